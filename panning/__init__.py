@@ -1,0 +1,1 @@
+"""panning: find, before training, which weights of a network may go."""

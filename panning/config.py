@@ -1,0 +1,90 @@
+"""Configurations: frozen pydantic models beside the code they configure, read from YAML by one loader.
+
+Unknown keys are refused with the nearest right name, and every error of a file comes in one message.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from panning.errors import ConfigError
+from panning.registry import nearest
+
+
+class Config(BaseModel):
+    """Base of all configurations: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def parse_config(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
+    """``values`` as a ``kind``.
+
+    Raises:
+        ConfigError: with one line for each wrong key or value; ``source`` says where they came from.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: expected keys and values at the top level, found {type(values).__name__}.")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_line(kind, entry) for entry in error.errors(include_url=False)]
+        raise ConfigError("\n".join([f"{source}: {len(lines)} error(s)", *lines])) from None
+
+
+def load_config(kind: type[ConfigT], path: str | Path) -> ConfigT:
+    """Read a YAML file as a ``kind``; see ``parse_config``."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"No configuration file '{path}'.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    return parse_config(kind, values, str(path))
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML that ``load_config`` reads back to an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _line(kind: type[BaseModel], entry: Any) -> str:
+    where = ".".join(map(str, entry["loc"])) or "(top level)"
+    if entry["type"] == "extra_forbidden":
+        owner = _owner(kind, entry["loc"][:-1])
+        allowed = sorted(owner.model_fields) if owner else []
+        near = nearest(str(entry["loc"][-1]), allowed)
+        hint = f" Did you mean '{near}'?" if near else f" Allowed: {', '.join(allowed)}." if allowed else ""
+        return f"  {where}: unknown key.{hint}"
+    given = repr(entry["input"])
+    shown = given if len(given) <= 80 else given[:77] + "..."
+    return f"  {where}: {entry['msg']} (given: {shown})"
+
+
+def _owner(kind: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel] | None:
+    """The model class that the keys at ``location`` belong to; None where it is not a plain model field."""
+    owner: type[BaseModel] = kind
+    for key in location:
+        if isinstance(key, int):
+            continue
+        field = owner.model_fields.get(key)
+        if field is None:
+            continue  # a union's tag stands in the location too
+        models = [arg for arg in _leaves(field.annotation) if isinstance(arg, type) and issubclass(arg, BaseModel)]
+        if len(models) != 1:
+            return None
+        owner = models[0]
+    return owner
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    arguments = getattr(annotation, "__args__", ())
+    return [leaf for argument in arguments for leaf in _leaves(argument)] if arguments else [annotation]

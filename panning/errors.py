@@ -1,0 +1,56 @@
+"""Every error a user can cause or meet. Each message says what was given, what is allowed and what to do.
+
+The command line prints the message alone and ends with the class's ``exit_code``: 2 for wrong input, 1 for a job that
+failed.
+"""
+
+
+class PanningError(Exception):
+    """Base of all errors of this package."""
+
+    exit_code = 2
+
+
+class UnknownNameError(PanningError, KeyError):
+    """A name that is not in its table; the message lists the nearest and all allowed names."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of its argument
+        return str(self.args[0])
+
+
+class ConfigError(PanningError):
+    """A configuration file or option with at least one wrong key or value; all of them are in one message."""
+
+
+class DensityError(PanningError):
+    """A density outside (0, 1], or a number of weights that cannot be kept."""
+
+
+class DataError(PanningError):
+    """A data set that is absent, malformed or larger than allowed."""
+
+
+class ModelError(PanningError):
+    """A model that cannot be built, scored or matched with the data."""
+
+
+class MaskError(PanningError):
+    """A mask or mask file that is broken or belongs to another network."""
+
+
+class PolicyError(PanningError):
+    """A policy file that is broken, or was made for other observations or actions."""
+
+
+class JobError(PanningError):
+    """A job that was well asked for and failed while running."""
+
+    exit_code = 1
+
+
+class NonFiniteError(JobError):
+    """A loss, gradient or score that is NaN or infinite."""
+
+
+class WorkerError(JobError):
+    """A worker that died or went silent more often than it may."""

@@ -1,0 +1,194 @@
+"""Masks: which weights are kept. Immutable, bool, True = kept, keyed by ``state_dict`` names in forward order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from panning.errors import DensityError, MaskError
+from panning.layout import Layout
+
+
+def check_density(density: float) -> float:
+    """``density`` if it lies in (0, 1].
+
+    Raises:
+        DensityError: otherwise.
+    """
+    if not 0.0 < density <= 1.0:
+        raise DensityError(f"Density is {density}, but must be in (0, 1]: the fraction of weights that is kept.")
+    return float(density)
+
+
+def n_kept_at(density: float, n_prunable: int) -> int:
+    """Number of weights kept at ``density``: round(density * n_prunable), halves up.
+
+    Raises:
+        DensityError: if the density is outside (0, 1] or keeps no weight at all.
+    """
+    n_kept = int(check_density(density) * n_prunable + 0.5)
+    if n_kept == 0:
+        raise DensityError(
+            f"Density {density} keeps none of {n_prunable} weights; the smallest that keeps one is {1 / n_prunable:.3g}."
+        )
+    return n_kept
+
+
+@dataclass(frozen=True, eq=False)
+class Masks(Mapping[str, Tensor]):
+    """A mapping from ``state_dict`` names to bool tensors of the parameters' shapes.
+
+    Attributes:
+        layout: names and shapes.
+        flat: bool [n_prunable]; do not write into it, a new mask is a new object.
+        manifest: JSON-able facts about where the mask comes from (method, seed, data, ...); saved with it.
+    """
+
+    layout: Layout
+    flat: Tensor
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.flat.dtype != torch.bool or self.flat.shape != (self.layout.n_prunable,):
+            raise MaskError(
+                f"A flat mask must be bool of shape ({self.layout.n_prunable},), "
+                f"given {self.flat.dtype} of shape {tuple(self.flat.shape)}."
+            )
+
+    @classmethod
+    def dense(cls, layout: Layout) -> Masks:
+        """The mask that keeps everything."""
+        return cls(layout, torch.ones(layout.n_prunable, dtype=torch.bool))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], manifest: dict[str, Any] | None = None) -> Masks:
+        """Masks from named tensors whose entries are all 0 or 1."""
+        if not tensors:
+            raise MaskError("A mask needs at least one named tensor.")
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.bool and not bool(((tensor == 0) | (tensor == 1)).all()):
+                raise MaskError(f"The mask of '{name}' has entries other than 0 and 1.")
+        layout = Layout(tuple(tensors), tuple(tuple(tensor.shape) for tensor in tensors.values()))
+        flat = torch.cat([tensor.detach().to("cpu", torch.bool).reshape(-1) for tensor in tensors.values()])
+        return cls(layout, flat, manifest or {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            index = self.layout.names.index(name)
+        except ValueError:
+            raise KeyError(name) from None
+        return self.flat[self.layout.slices()[index]].view(self.layout.shapes[index])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout.names)
+
+    def __len__(self) -> int:
+        return len(self.layout.names)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Masks):
+            return NotImplemented
+        return self.layout == other.layout and torch.equal(self.flat, other.flat)
+
+    __hash__ = None  # type: ignore[assignment]  # equality looks at the weights, not at the object
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} layers, {self.n_kept} of {self.n_prunable} weights, density {self.density:.6g})"
+
+    @property
+    def n_prunable(self) -> int:
+        return self.layout.n_prunable
+
+    @property
+    def n_kept(self) -> int:
+        return int(self.flat.sum())
+
+    @property
+    def density(self) -> float:
+        """kept / prunable, in [0, 1]."""
+        return self.n_kept / self.n_prunable
+
+    @property
+    def compression(self) -> float:
+        """1 / density; infinite for an empty mask."""
+        return self.n_prunable / self.n_kept if self.n_kept else float("inf")
+
+    def layer_densities(self) -> dict[str, float]:
+        """Density of each parameter."""
+        counts = self.layout.counts(self.flat)
+        return {name: n / size for name, n, size in zip(self.layout.names, counts, self.layout.sizes, strict=True)}
+
+    def overlap(self, other: Masks) -> float:
+        """Jaccard overlap |A and B| / |A or B|, in [0, 1]."""
+        self._check_same_layout(other)
+        union = int((self.flat | other.flat).sum())
+        return int((self.flat & other.flat).sum()) / union if union else 1.0
+
+    def effective_density(self, model: nn.Module, input_shape: tuple[int, ...] | None = None) -> float:
+        """Alive weights / prunable weights: a kept weight that no path from input to output uses does not count.
+
+        Args:
+            model: the network the mask belongs to; only its structure is used.
+            input_shape: shape of one input, without the batch; needed if the mask does not carry it.
+        """
+        from panning.connectivity import alive_flat  # connectivity is a layer above; only this method needs it
+
+        return int(alive_flat(model, self, input_shape).sum()) / self.n_prunable
+
+    def with_manifest(self, **facts: Any) -> Masks:
+        """The same mask with more facts in its manifest."""
+        return Masks(self.layout, self.flat, {**self.manifest, **facts})
+
+    def _check_same_layout(self, other: Masks) -> None:
+        if self.layout != other.layout:
+            raise MaskError("The two masks belong to different networks.\n" + layout_difference(self.layout, other.layout))
+
+
+def layout_difference(mask_layout: Layout, model_layout: Layout, limit: int = 8) -> str:
+    """What differs between two layouts, one line each: missing, unexpected, other shape, other order."""
+    left, right = (dict(zip(lay.names, lay.shapes, strict=True)) for lay in (mask_layout, model_layout))
+    lines = [f"  only in the first: {name} {left[name]}" for name in left if name not in right]
+    lines += [f"  only in the second: {name} {right[name]}" for name in right if name not in left]
+    lines += [
+        f"  {name}: {left[name]} in the first, {right[name]} in the second"
+        for name in left
+        if name in right and left[name] != right[name]
+    ]
+    if not lines and mask_layout.names != model_layout.names:
+        lines = ["  the same names in another order"]
+    return "\n".join(lines[:limit] + ([f"  and {len(lines) - limit} more"] if len(lines) > limit else []))
+
+
+def check_masks_fit(model: nn.Module, masks: Masks) -> dict[str, nn.Parameter]:
+    """The masked parameters of ``model`` by name.
+
+    Raises:
+        MaskError: if a masked name is absent or has another shape; the message says which.
+    """
+    parameters = dict(model.named_parameters())
+    wrong = [
+        f"  {name}: mask {shape}, model "
+        + (str(tuple(parameters[name].shape)) if name in parameters else "has no such parameter")
+        for name, shape in zip(masks.layout.names, masks.layout.shapes, strict=True)
+        if name not in parameters or tuple(parameters[name].shape) != shape
+    ]
+    if wrong:
+        shown = wrong[:8] + ([f"  and {len(wrong) - 8} more"] if len(wrong) > 8 else [])
+        raise MaskError("\n".join(["The mask belongs to another network:", *shown]))
+    return {name: parameters[name] for name in masks.layout.names}
+
+
+def apply_masks(model: nn.Module, masks: Masks) -> None:
+    """Set every masked weight of ``model`` to zero, in place; no ``state_dict`` key changes.
+
+    Raises:
+        MaskError: if the mask belongs to another network; the model is then untouched.
+    """
+    parameters = check_masks_fit(model, masks)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask.to(parameters[name].device))

@@ -1,0 +1,160 @@
+"""Records: every number that is shown comes from one, with the config, seed, commit, versions and hardware behind it.
+
+Files are written aside and renamed, so that a reader never sees half of one; the record store is JSON lines, appended
+with fsync, and a torn last line (a killed process) is dropped by the next reader.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panning.errors import PanningError
+
+VERSIONED_PACKAGES = ("panning", "torch", "torchvision", "numpy", "gymnasium", "stable-baselines3", "ray")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished evaluation.
+
+    ``key`` identifies what was asked (a content hash of ``config``), so that a store never holds the same work twice.
+    """
+
+    key: str
+    kind: str
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+def content_key(config: Any) -> str:
+    """A short hash that is equal for equal JSON-able values, whatever the order of their keys."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:20]
+
+
+def canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write ``data`` so that ``path`` holds either what it held before or all of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+class RecordStore:
+    """An append-only file of records, one JSON object a line, one writing process."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._records = {record.key: record for record in read_records(self.path)} if self.path.exists() else {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._records
+
+    def __getitem__(self, key: str) -> RunRecord:
+        return self._records[key]
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        return iter(self._records.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def append(self, record: RunRecord) -> None:
+        """Add a record durably; one with a key that is already there is refused."""
+        if record.key in self._records:
+            raise PanningError(f"{self.path} already holds a record with the key {record.key}.")
+        line = canonical_json(asdict(record)) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_tail(self.path)
+        with open(self.path, "ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._records[record.key] = record
+
+
+def read_records(path: str | Path) -> list[RunRecord]:
+    """All complete records of a file; a last line without its end is left out."""
+    path = Path(path)
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            records.append(RunRecord(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise PanningError(f"{path}, line {number}: not a record ({error}).") from None
+    return records
+
+
+def _drop_torn_tail(path: Path) -> None:
+    if not path.exists():
+        return
+    with open(path, "r+b") as file:
+        data = file.read()
+        if data and not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+@functools.cache
+def _environment() -> str:
+    versions = {}
+    for package in VERSIONED_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return json.dumps(
+        {
+            "versions": {"python": platform.python_version(), **versions},
+            "commit": _commit(),
+            "hardware": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+        }
+    )
+
+
+def environment_info() -> dict[str, Any]:
+    """Versions of what computes, commit of the checkout (None outside one) and hardware; no path, no host name."""
+    info: dict[str, Any] = json.loads(_environment())
+    return info
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
