@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from panning.errors import ModelError
 
 #: Modules whose ``weight`` is prunable. Biases and norm parameters never are (every method agrees, METHODS 0).
-PRUNABLE_MODULES: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+PRUNABLE_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ class Layout:
         return [int(part.sum()) for part in mask.split(self.sizes)]
 
 
-def prunable_layout(
-    model: nn.Module, include: tuple[str, ...] | None = None, exclude: tuple[str, ...] = ()
-) -> Layout:
+def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, exclude: tuple[str, ...] = ()) -> Layout:
     """The layout of every Linear and Conv weight of ``model``.
 
     Args:

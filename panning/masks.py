@@ -33,7 +33,7 @@ def n_kept_at(density: float, n_prunable: int) -> int:
     n_kept = int(check_density(density) * n_prunable + 0.5)
     if n_kept == 0:
         raise DensityError(
-            f"Density {density} keeps none of {n_prunable} weights; the smallest that keeps one is {1 / n_prunable:.3g}."
+            f"Density {density} keeps none of {n_prunable} weights; a density of {1 / n_prunable:.3g} keeps one."
         )
     return n_kept
 
@@ -145,7 +145,9 @@ class Masks(Mapping[str, Tensor]):
 
     def _check_same_layout(self, other: Masks) -> None:
         if self.layout != other.layout:
-            raise MaskError("The two masks belong to different networks.\n" + layout_difference(self.layout, other.layout))
+            raise MaskError(
+                "The two masks belong to different networks.\n" + layout_difference(self.layout, other.layout)
+            )
 
 
 def layout_difference(mask_layout: Layout, model_layout: Layout, limit: int = 8) -> str:
@@ -191,4 +193,5 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
     parameters = check_masks_fit(model, masks)
     with torch.no_grad():
         for name, mask in masks.items():
-            parameters[name].mul_(mask.to(parameters[name].device))
+            # Not a product with the mask: NaN and infinite weights would stay, and zeros get the sign of the weight.
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
