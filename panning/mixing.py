@@ -1,0 +1,70 @@
+"""Mixing indices into one score: a sum of normalised indices or a product of their powers (Kang et al. 2022, sec. 3).
+
+Indices live on scales that differ by many orders of magnitude, so each is normalised over all layers first:
+
+- ``mean``: |x| / mean |x|. Keeps the index's own order; a zero stays a zero.
+- ``zscore``: |x - mean x| / std x, the Panning authors' form. NOTE it folds: a weight whose index is average scores 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from panning.errors import ConfigError
+from panning.indices import INDICES
+from panning.registry import lookup
+from panning.signals import Signals
+
+Normaliser = Literal["mean", "zscore"]
+Combination = Literal["sum", "product"]
+
+
+def mix(
+    weights: Mapping[str, float],
+    signals: Signals,
+    combination: Combination = "sum",
+    normaliser: Normaliser = "mean",
+) -> Tensor:
+    """The mixed score, flat [n_prunable]. An index whose weight is 0 is not computed.
+
+    Args:
+        weights: index name -> weight in the sum, or exponent in the product; >= 0, not all 0.
+
+    A single index under ``mean`` comes back as it is: normalising would not change its order. This is the only way a
+    signed index can be used.
+    """
+    active = {name: weight for name, weight in weights.items() if weight != 0}
+    if not active or min(active.values()) < 0:
+        raise ConfigError(f"Index weights must be >= 0 and not all 0, given {dict(weights)}.")
+    rows = {name: lookup(INDICES, name, "index") for name in active}
+    signals.request(*{need for row in rows.values() for need in row.needs})
+    if len(active) == 1 and normaliser == "mean":
+        (row,) = rows.values()
+        return row.formula(signals)
+    for name, row in rows.items():
+        if row.signed:
+            raise ConfigError(f"Index '{name}' has negative scores and cannot be mixed; use its magnitude form.")
+    mixed: Tensor | None = None
+    for name, weight in active.items():
+        normal = normalise(rows[name].formula(signals), normaliser)
+        if combination == "sum":
+            mixed = weight * normal if mixed is None else mixed + weight * normal
+        else:
+            mixed = normal**weight if mixed is None else mixed * normal**weight
+    assert mixed is not None  # active is not empty
+    return mixed
+
+
+def normalise(scores: Tensor, normaliser: Normaliser) -> Tensor:
+    """``scores`` on a common scale, >= 0, in float64; a constant index becomes 0 under ``zscore``."""
+    scores = scores.double()
+    if normaliser == "mean":
+        scores = scores.abs()
+        mean = scores.mean()
+        return scores / mean if mean > 0 else scores
+    deviation = scores.std()
+    return (scores - scores.mean()).abs() / deviation if deviation > 0 else torch.zeros_like(scores)

@@ -1,0 +1,80 @@
+"""Problem: a network with its initial weights, its loss and its scoring batches; what every pruner and episode works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panning.errors import DataError
+from panning.layout import Layout, prunable_layout
+from panning.seeding import torch_generator
+
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+BatchSource = Callable[[int], Batch]  # the scoring batch of round i; equal for equal i
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is pruned, and on what it is scored.
+
+    Everything random derives from ``seed`` by named streams, so that equal problems give equal masks.
+
+    Attributes:
+        model: the network at its initial weights; never changed.
+        layout: its prunable parameters.
+        input_shape: one input, without the batch.
+        batches: the scoring batch of a round; None if the methods in use need no data.
+        loss: a scalar from logits [batch, classes] and targets.
+        seed: of this pruning run.
+        temperature: the logits are divided by it before the loss (GraSP's release uses 200).
+    """
+
+    model: nn.Module
+    layout: Layout
+    input_shape: tuple[int, ...]
+    batches: BatchSource | None
+    loss: Loss = F.cross_entropy
+    seed: int = 0
+    temperature: float = 1.0
+
+    @classmethod
+    def of(cls, model: nn.Module, input_shape: tuple[int, ...], batches: BatchSource | None, **rest: object) -> Problem:
+        """A problem over all Linear and Conv weights of ``model``."""
+        return cls(model, prunable_layout(model), tuple(input_shape), batches, **rest)  # type: ignore[arg-type]
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The dense initial weights, flat [n_prunable], detached."""
+        return self.layout.flatten(dict(self.model.named_parameters()))
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """One uniform draw in [0, 1) per weight, flat; fixed for the whole run, so that random masks are nested."""
+        generator = torch_generator(self.seed, "noise")
+        return torch.rand(self.layout.n_prunable, generator=generator, dtype=torch.float64).to(self.weight.device)
+
+    def batch(self, number: int) -> Batch:
+        """The scoring batch of round ``number``.
+
+        Raises:
+            DataError: if the problem has no data.
+        """
+        if self.batches is None:
+            raise DataError("This method scores with a loss and needs data: pass a batch, a DataLoader or a Dataset.")
+        inputs, targets = self.batches(number)
+        return inputs.to(self.weight.device), targets.to(self.weight.device)
+
+    def other_parameters(self) -> dict[str, Tensor]:
+        """The parameters that are not prunable (biases, norms), detached."""
+        masked = set(self.layout.names)
+        return {name: p.detach() for name, p in self.model.named_parameters() if name not in masked}
+
+    def ones(self, dtype: torch.dtype) -> Tensor:
+        """A batch of one input, all ones."""
+        return torch.ones(1, *self.input_shape, dtype=dtype, device=self.weight.device)

@@ -1,0 +1,28 @@
+"""Random masks with layer quotas: exact counts per layer, positions drawn uniformly (METHODS A1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from panning.allocation import allocate_by_layer, erk_counts, uniform_counts
+from panning.layout import Layout
+from panning.masks import n_kept_at
+from panning.problem import Problem
+from panning.pruners.rounds import PruneResult
+
+QUOTAS: dict[str, Callable[[Layout, int], list[int]]] = {"uniform": uniform_counts, "erk": erk_counts}
+
+
+@dataclass(frozen=True)
+class RandomQuotas:
+    """A pruner: ``quotas`` names how many weights each layer keeps. It works in one round whatever is asked."""
+
+    quotas: str
+
+    def __call__(
+        self, problem: Problem, density: float, n_rounds: int | None = None, schedule: str | None = None
+    ) -> PruneResult:
+        counts = QUOTAS[self.quotas](problem.layout, n_kept_at(density, problem.layout.n_prunable))
+        mask = allocate_by_layer(problem.noise, counts, problem.layout)
+        return PruneResult(problem.layout, mask, problem.noise, ({"round": 1, "density": density},))

@@ -1,0 +1,65 @@
+"""Staged ("artificial") Panning (Kang et al., ACCV 2022, arXiv 2209.13378; METHODS A11).
+
+Many rounds, each ranking all weights by a mix of SynFlow (P), SNIP (C) and GraSP (F) whose weights change in stages with
+the sparsity reached. SynFlow is taken at the masked network; SNIP and GraSP at the dense one, as the authors do. Masked
+weights may return in every round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from panning.mixing import Combination
+from panning.problem import Problem
+from panning.pruners.rounds import PruneResult, RoundAction, prune_round
+from panning.schedules import densities
+from panning.signals import Signals
+
+#: The next stage begins when the sparsity passes these values.
+STAIRS = (0.80, 0.90, 0.98, 0.99, 1.0)
+#: Weights of SynFlow, SNIP and GraSP in each stage.
+SUM_STAGES = ((0.2, 0.5, 0.3), (0.2, 0.4, 0.4), (0.2, 0.3, 0.5), (0.4, 0.2, 0.4), (0.5, 0.0, 0.5))
+#: Exponents for the product form.
+PRODUCT_STAGES = ((0.3, 1.0, 0.2), (0.3, 1.0, 0.4), (0.5, 0.5, 0.6), (0.8, 0.0, 1.0), (1.0, 0.0, 1.0))
+
+
+def stage_weights(stage: int, combination: Combination = "sum") -> dict[str, float]:
+    """Index weights of a stage, 0 to 4."""
+    synflow, snip, grasp = (SUM_STAGES if combination == "sum" else PRODUCT_STAGES)[stage]
+    return {"synflow": synflow, "snip": snip, "grasp": grasp}
+
+
+def next_stage(stage: int, density: float) -> int:
+    """The stage after a round that left ``density``: at most one further."""
+    return min(stage + 1, len(STAIRS) - 1) if 1.0 - density > STAIRS[stage] else stage
+
+
+@dataclass(frozen=True)
+class StagedPanning:
+    """A pruner; 100 rounds and temperature 200 as in the authors' code.
+
+    NOTE The authors draw a fresh scoring batch every round, and so do we.
+    """
+
+    combination: Combination = "sum"
+    n_rounds: int = 100
+    temperature: float = 200.0
+
+    def __call__(
+        self, problem: Problem, density: float, n_rounds: int | None = None, schedule: str | None = None
+    ) -> PruneResult:
+        problem = dataclasses.replace(problem, temperature=self.temperature)
+        mask = torch.ones_like(problem.weight, dtype=torch.bool)
+        history, stage = [], 0
+        for number, target in enumerate(densities(schedule or "exponential", n_rounds or self.n_rounds, density)):
+            stage = next_stage(stage, target)
+            action = RoundAction(
+                stage_weights(stage, self.combination), target, combination=self.combination, normaliser="zscore"
+            )
+            result = prune_round(Signals(problem, mask, number, dense_loss=True), action)
+            mask = result.mask
+            history.append({"round": number + 1, "density": target, "stage": stage})
+        return PruneResult(problem.layout, mask, result.scores, tuple(history))
