@@ -1,0 +1,52 @@
+"""The command line. One file per command or group, each with an ``app``; a new one costs its name in ``COMMANDS``.
+
+Command files import torch and the rest of the package inside their functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from panning.cli import mask
+from panning.errors import PanningError
+
+COMMANDS = (mask,)
+
+app = typer.Typer(
+    name="panning",
+    help="Find, before training, which weights of a network may go.",
+    epilog="Start with: panning demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for command in COMMANDS:
+    app.add_typer(command.app)
+
+INTERRUPTED = 130
+
+
+@app.callback()
+def panning() -> None:
+    """Find, before training, which weights of a network may go."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit: 0 if it worked, 2 for wrong input, 1 for a job that failed, 130 if interrupted.
+
+    Args:
+        arguments: instead of the process's own.
+    """
+    try:
+        app(args=arguments, prog_name="panning")
+    except PanningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, SystemExit) as error:  # typer turns the one into the other
+        if isinstance(error, SystemExit) and error.code != INTERRUPTED:
+            raise
+        print("Interrupted; run the same command again to go on.", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,165 @@
+"""``panning mask``: look at mask files, compare two, check one against its network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from panning.cli import output
+from panning.errors import MaskError
+
+if TYPE_CHECKING:
+    from panning.masks import Masks
+
+app = typer.Typer(name="mask", help="Show, compare and check mask files.", no_args_is_help=True)
+
+MaskFile = Annotated[Path, typer.Argument(help="A mask file.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def show(file: MaskFile, as_json: AsJson = False) -> None:
+    """Show which layers keep how much, and where the mask comes from.
+
+    Example: panning mask show runs/demo/mask.safetensors
+    """
+    from panning.maskfile import fingerprint, load_masks
+
+    masks = load_masks(file)
+    layers = _layers(masks)
+    if as_json:
+        facts = {"fingerprint": fingerprint(masks.layout), **_totals(masks), "layers": layers}
+        output.print_json({**facts, "manifest": masks.manifest})
+        return
+    rows = [
+        [row["name"], "x".join(map(str, row["shape"])), row["n_kept"], row["n_weights"], f"{row['density']:.4g}"]
+        for row in layers
+    ]
+    output.print_table(["layer", "shape", "kept", "of", "density"], rows)
+    output.say(f"{masks.n_kept} of {masks.n_prunable} weights kept, density {masks.density:.6g}")
+    if _is_number(masks.manifest.get("effective_density")):
+        output.say(
+            f"effective density {masks.manifest['effective_density']:.6g} when it was saved (verify recomputes it)"
+        )
+    for key, value in masks.manifest.items():
+        if key != "effective_density":
+            output.say(f"{ascii(key)[1:-1]}: {_one_line(value)}")
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A mask file.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another for the same network.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two masks of one network, layer by layer.
+
+    Overlap is the number of weights that both keep by the number that either keeps.
+    """
+    from panning.maskfile import load_masks
+
+    a, b = load_masks(first), load_masks(second)
+    overlap = a.overlap(b)
+    counts = {
+        "n_kept_a": a.layout.counts(a.flat),
+        "n_kept_b": a.layout.counts(b.flat),
+        "n_both": a.layout.counts(a.flat & b.flat),
+        "n_only_a": a.layout.counts(a.flat & ~b.flat),
+        "n_only_b": a.layout.counts(b.flat & ~a.flat),
+    }
+    rows = [[name, *values] for name, *values in zip(a.layout.names, *counts.values(), strict=True)]
+    if as_json:
+        layers = [dict(zip(["name", *counts], row, strict=True)) for row in rows]
+        totals = {key: sum(values) for key, values in counts.items()}
+        output.print_json({"equal": a == b, "overlap": overlap, **totals, "layers": layers})
+        return
+    rows.append(["all layers", *(sum(values) for values in counts.values())])
+    output.print_table(["layer", "kept in A", "kept in B", "in both", "only in A", "only in B"], rows)
+    output.say("the masks are equal" if a == b else f"overlap {overlap:.4g}")
+
+
+@app.command()
+def verify(
+    file: MaskFile,
+    model: Annotated[str | None, typer.Option(help="Also check that it fits this model.")] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="C,H,W", help="Shape of one input; default: what the mask says.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes; default: what the mask says.")] = None,
+) -> None:
+    """Check a mask file, and with --model also that it fits and that its effective density is what it claims.
+
+    Example: panning mask verify mask.safetensors --model resnet20 --input-shape 3,32,32 --classes 10
+    """
+    from panning.maskfile import fingerprint, load_masks
+
+    if model is None and (input_shape is not None or classes is not None):
+        raise typer.BadParameter("--input-shape and --classes describe the model; name it with --model.")
+    given_shape = _parse_shape(input_shape) if input_shape is not None else None
+    masks = load_masks(file)
+    if model is not None:
+        shape = given_shape or _shape_in(masks.manifest)
+        n_classes = classes or masks.manifest.get("n_classes")
+        if shape is None or type(n_classes) is not int or n_classes < 1:
+            raise typer.BadParameter(
+                f"{file} does not say its input shape and classes; add --input-shape C,H,W and --classes N."
+            )
+        _check_model(file, masks, model, shape, n_classes)
+    output.say(f"ok: {masks.n_kept} of {masks.n_prunable} weights kept, fingerprint {fingerprint(masks.layout)}")
+
+
+def _check_model(file: Path, masks: Masks, name: str, input_shape: tuple[int, ...], n_classes: int) -> None:
+    from panning.models import build_model
+
+    model = build_model(name, input_shape=input_shape, n_classes=n_classes, seed=0, allow_import=True)
+    effective = masks.effective_density(model, input_shape)
+    claimed = masks.manifest.get("effective_density")
+    # Both are a count divided by n_prunable; half a weight is what rounding in a manifest may cost.
+    if _is_number(claimed) and abs(claimed - effective) * masks.n_prunable > 0.5:
+        raise MaskError(
+            f"{file} claims an effective density of {claimed:.6g}, but in model '{name}' it is {effective:.6g}; "
+            "check --model and --input-shape, or prune again."
+        )
+    output.say(f"fits model '{name}'; effective density {effective:.6g} of density {masks.density:.6g}")
+
+
+def _layers(masks: Masks) -> list[dict[str, Any]]:
+    layout = masks.layout
+    return [
+        {"name": name, "shape": list(shape), "n_weights": n_weights, "n_kept": n_kept, "density": n_kept / n_weights}
+        for name, shape, n_weights, n_kept in zip(
+            layout.names, layout.shapes, layout.sizes, layout.counts(masks.flat), strict=True
+        )
+    ]
+
+
+def _totals(masks: Masks) -> dict[str, Any]:
+    return {"n_prunable": masks.n_prunable, "n_kept": masks.n_kept, "density": masks.density}
+
+
+def _parse_shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise typer.BadParameter(f"--input-shape is '{text}', but must be sizes with commas between, as in 3,32,32.")
+    return shape
+
+
+def _shape_in(manifest: dict[str, Any]) -> tuple[int, ...] | None:
+    shape = manifest.get("input_shape")
+    good = isinstance(shape, list) and shape and all(type(size) is int and size >= 1 for size in shape)
+    return tuple(shape) if good else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _one_line(value: object) -> str:
+    """A manifest value as short, printable ASCII: it comes from outside and goes to a terminal."""
+    text = ascii(value)
+    return text if len(text) <= 160 else text[:157] + "..."
