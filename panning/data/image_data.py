@@ -1,0 +1,111 @@
+"""ImageData: one image classification data set as every other part of the package sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from panning.data.splits import Split, check_labels
+from panning.errors import DataError
+
+Augmentation = Literal["none", "crop_flip"]
+
+#: Channel statistics are taken from this many images, evenly spaced over the train part.
+N_STATISTICS_IMAGES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set: uint8 in memory, normalised per batch.
+
+    Attributes:
+        name: as given to ``load_data``.
+        label: its name in tables.
+        input_shape: (channels, height, width).
+        mean: per channel, in [0, 1] units, of the train part.
+        std: likewise, at least one grey level (1/255).
+        augmentation: what ``augment_batch`` should do while training.
+        load_test: reads the test part; ask ``test_split`` for it.
+    """
+
+    name: str
+    label: str
+    train: Split
+    validation: Split
+    n_classes: int
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    load_test: Callable[[], Split] = field(repr=False)
+
+    def test_split(self) -> Split:
+        """The test part, read now; for the final evaluation alone, nothing may be chosen by it.
+
+        Raises:
+            DataError: if it is absent, broken, or does not match the train part.
+        """
+        split = self.load_test()
+        check_labels(split.labels, self.n_classes, f"The test part of {self.label}")
+        if split.image_shape != self.input_shape:
+            raise DataError(
+                f"The test part of {self.label} has images {split.image_shape}, the train part {self.input_shape}."
+            )
+        return split
+
+    def batch(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised inputs float32 [b, C, H, W] and labels int64 [b] of ``indices`` [b] of ``split``."""
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        # (x / 255 - mean) / std in two passes over the batch instead of three
+        inputs = split.images(indices).float().mul_(1 / (255 * std)).sub_(mean / std)
+        return inputs, split.labels[indices]
+
+
+def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over pixels, in [0, 1] units, from evenly spaced images.
+
+    The sums are integers, so that the result depends neither on the order nor on the number of threads.
+    """
+    n_images = min(len(split), N_STATISTICS_IMAGES)
+    chosen = torch.arange(n_images) * len(split) // n_images
+    channels, height, width = split.image_shape
+    total = torch.zeros(channels, dtype=torch.int64)
+    squares = torch.zeros(channels, dtype=torch.int64)
+    for part in chosen.split(256):
+        pixels = split.images(part).to(torch.int32)  # 255**2 does not fit uint8
+        total += pixels.sum((0, 2, 3), dtype=torch.int64)
+        squares += (pixels * pixels).sum((0, 2, 3), dtype=torch.int64)
+    n_pixels = n_images * height * width
+    mean = total.double() / n_pixels
+    std = (squares.double() / n_pixels - mean**2).clamp_(min=1.0).sqrt()  # a constant channel is not divided by 0
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def balanced_batch(data: ImageData, split: Split, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Exactly ``per_class`` images of every class, sorted by class, then in the order drawn.
+
+    Drawn without replacement; with replacement only from a class that has fewer images than asked.
+
+    Returns:
+        Inputs float32 [n_classes * per_class, C, H, W] and labels int64 [n_classes * per_class].
+
+    Raises:
+        DataError: if ``per_class`` is below 1 or a class has no image in ``split``.
+    """
+    if per_class < 1:
+        raise DataError(f"per_class is {per_class}, but at least 1 image of each class must be drawn.")
+    drawn = []
+    for label in range(data.n_classes):
+        members = split.class_indices.get(label)
+        if members is None:
+            raise DataError(f"{data.label}: class {label} has no image in this split; use a larger n_train.")
+        if len(members) >= per_class:
+            rows = torch.randperm(len(members), generator=generator)[:per_class]
+        else:
+            rows = torch.randint(len(members), (per_class,), generator=generator)
+        drawn.append(members[rows])
+    return data.batch(split, torch.cat(drawn))

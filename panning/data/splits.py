@@ -1,0 +1,149 @@
+"""Splits: parts of a data set, held as uint8 images and int64 labels, and the fixed ways of dividing them.
+
+How a data set is divided never depends on a run's seed: two runs that are compared have seen the same images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from panning.errors import DataError
+
+#: Seed of every division of a data set into parts.
+SPLIT_SEED = 0
+
+
+class Split(ABC):
+    """A part of a data set.
+
+    Attributes:
+        labels: int64 [n].
+        image_shape: (channels, height, width) of every image.
+    """
+
+    labels: Tensor
+    image_shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def images(self, indices: Tensor) -> Tensor:
+        """Images as uint8 [b, C, H, W] for int64 ``indices`` [b]."""
+
+    @abstractmethod
+    def subset(self, indices: Tensor) -> Split:
+        """A split of these images alone, in this order."""
+
+    def in_memory(self) -> Split:
+        """The same split held in memory, where it fits."""
+        return self
+
+    @cached_property
+    def class_indices(self) -> dict[int, Tensor]:
+        """Where each class that occurs lies: int64 indices, ascending."""
+        order = torch.argsort(self.labels, stable=True)
+        classes, counts = torch.unique(self.labels, return_counts=True)
+        return dict(zip(classes.tolist(), order.split(counts.tolist()), strict=True))
+
+
+class InMemorySplit(Split):
+    """Images uint8 [n, C, H, W] and labels [n] in memory."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"Images must be uint8 [n, C, H, W] with labels [n], given {images.dtype} {list(images.shape)} "
+                f"with labels {list(labels.shape)}."
+            )
+        self._images = images
+        self.labels = labels.to(torch.int64)
+        channels, height, width = images.shape[1:]
+        self.image_shape = (channels, height, width)
+
+    def images(self, indices: Tensor) -> Tensor:
+        return self._images.index_select(0, indices)
+
+    def subset(self, indices: Tensor) -> InMemorySplit:
+        # A copy rather than a view: what is sent to a worker process is then only what it needs.
+        return InMemorySplit(self.images(indices), self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a source delivers, before validation is split off and statistics are taken.
+
+    Attributes:
+        validation: None if the source has no such part.
+        load_test: reads the test part; called by the final evaluation alone.
+    """
+
+    train: Split
+    validation: Split | None
+    load_test: Callable[[], Split]
+
+
+def stratified_holdout(labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Divide [0, n) into (rest, held out): of each class round(fraction * count) are held out, halves up.
+
+    A class of at least two has at least one on each side; a class of one stays in the rest. Both index tensors ascend.
+    """
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in torch.unique(labels).tolist():
+        members = torch.nonzero(labels == label).squeeze(1)
+        n_held = int(fraction * len(members) + 0.5)
+        n_held = min(max(n_held, 1), len(members) - 1)
+        held[members[torch.randperm(len(members), generator=generator)[:n_held]]] = True
+    return torch.nonzero(~held).squeeze(1), torch.nonzero(held).squeeze(1)
+
+
+def stratified_order(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """A permutation of [0, n) of which every prefix has about the class shares of the whole.
+
+    The first prefix that can hold every class does, however rare a class is.
+    """
+    key = torch.empty(len(labels), dtype=torch.float64)
+    for label in torch.unique(labels).tolist():
+        members = torch.nonzero(labels == label).squeeze(1)
+        rank = torch.randperm(len(members), generator=generator).double()
+        jitter = torch.rand(len(members), generator=generator, dtype=torch.float64)
+        key[members] = torch.where(rank == 0, jitter - 1, (rank + jitter) / len(members))
+    return torch.argsort(key, stable=True)
+
+
+def check_labels(labels: Tensor, n_classes: int, where: str) -> None:
+    """Refuse labels outside 0..n_classes - 1.
+
+    Raises:
+        DataError: naming ``where``, the label found and the range allowed.
+    """
+    if len(labels) == 0:
+        raise DataError(f"{where} holds no images.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= n_classes:
+        raise DataError(f"{where}: labels lie in {low}..{high}, but must lie in 0..{n_classes - 1}.")
+
+
+def count_classes(labels: Tensor, where: str) -> int:
+    """Number of classes of a train part, whose labels must be 0..n_classes - 1 without a gap.
+
+    Raises:
+        DataError: if labels are negative, or a class between 0 and the highest has no image.
+    """
+    # A label as large as 10**9 must not make a table of that size: the labels that occur are counted, not the range.
+    present = torch.unique(labels)
+    if len(present) == 0:
+        raise DataError(f"{where} holds no images.")
+    low, high = int(present[0]), int(present[-1])
+    if low != 0 or high != len(present) - 1:
+        raise DataError(
+            f"{where}: {len(present)} different labels in {low}..{high}, but they must be 0..{len(present) - 1} "
+            "without a gap; renumber the classes."
+        )
+    return len(present)
