@@ -1,0 +1,116 @@
+"""Networks: one table of our own, torchvision's by name, and a user's own by import path on the local command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from panning.errors import ModelError, UnknownNameError
+from panning.models.check import check_model_fits
+from panning.models.imported import build_imported
+from panning.models.lenet import LeNet5
+from panning.models.mlp import MLP
+from panning.models.resnet import ResNet
+from panning.models.torchvision_models import PREFIX, build_torchvision, torchvision_names
+from panning.models.vgg import VGG
+from panning.registry import nearest
+from panning.seeding import derive_seed, isolated_torch_rng
+
+__all__ = ["MODELS", "ModelRow", "build_model", "check_model_fits", "model_names"]
+
+_RESNET = "He et al., CVPR 2016"
+_VGG = "Simonyan and Zisserman, ICLR 2015"
+_LENET = "LeCun et al., Proc. IEEE 1998"
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One named network.
+
+    Attributes:
+        factory: called with ``input_shape`` and ``n_classes``; draws its initial weights from torch's global generator.
+        label: its name in tables.
+        source: the paper.
+        natural_shape: the inputs it is mostly used with, (channels, height, width).
+    """
+
+    factory: Callable[[Any, int], nn.Module]
+    label: str
+    source: str
+    natural_shape: tuple[int, int, int]
+
+
+_GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
+
+MODELS: dict[str, ModelRow] = {
+    "mlp": ModelRow(partial(MLP, hidden=(256, 128)), "MLP-256-128", "for the digits", (1, 8, 8)),
+    "lenet300_100": ModelRow(partial(MLP, hidden=(300, 100)), "LeNet-300-100", _LENET, _GREY),
+    "lenet5": ModelRow(LeNet5, "LeNet-5", _LENET, _GREY),
+    "resnet20": ModelRow(partial(ResNet, widths=(16, 32, 64), n_blocks=3), "ResNet-20", _RESNET, _COLOUR),
+    "resnet32": ModelRow(partial(ResNet, widths=(16, 32, 64), n_blocks=5), "ResNet-32", _RESNET, _COLOUR),
+    "resnet56": ModelRow(partial(ResNet, widths=(16, 32, 64), n_blocks=9), "ResNet-56", _RESNET, _COLOUR),
+    "resnet32x2": ModelRow(partial(ResNet, widths=(32, 64, 128), n_blocks=5), "ResNet-32 (2x wide)", _RESNET, _COLOUR),
+    "resnet18": ModelRow(partial(ResNet, widths=(64, 128, 256, 512), n_blocks=2), "ResNet-18", _RESNET, _COLOUR),
+    "vgg16": ModelRow(partial(VGG, n_convs=(2, 2, 3, 3, 3)), "VGG-16", _VGG, _COLOUR),
+    "vgg19": ModelRow(partial(VGG, n_convs=(2, 2, 4, 4, 4)), "VGG-19", _VGG, _COLOUR),
+}
+
+
+def model_names() -> list[str]:
+    """The names in ``MODELS``; torchvision's names and, locally, import paths are allowed besides."""
+    return list(MODELS)
+
+
+def build_model(
+    name: str, *, input_shape: tuple[int, ...], n_classes: int, seed: int, allow_import: bool = False
+) -> nn.Module:
+    """Build and initialise a network on the CPU; equal arguments give equal weights, global random state stays.
+
+    Args:
+        name: a name in ``MODELS``; one of torchvision's classification models, as 'torchvision:NAME' or as bare NAME
+            where that is none of ours; or, with ``allow_import``, 'package.module:factory'.
+        input_shape: (channels, height, width) of one image.
+        allow_import: whether ``name`` may import and run the user's code. Never for a name that comes from a file or
+            over the network.
+
+    Raises:
+        UnknownNameError: with the nearest and all allowed names.
+        ModelError: if the network cannot be built for these inputs.
+    """
+    if not input_shape or min(input_shape) < 1 or n_classes < 1:
+        raise ModelError(
+            f"A model needs a positive input_shape and n_classes, given {tuple(input_shape)} and {n_classes}."
+        )
+    with isolated_torch_rng(derive_seed(seed, "init")):
+        if name in MODELS:
+            if len(input_shape) != 3:
+                raise ModelError(f"'{name}' takes inputs (channels, height, width), given {tuple(input_shape)}.")
+            return MODELS[name].factory(tuple(input_shape), n_classes)
+        bare = name.removeprefix(PREFIX)
+        if (":" not in name or name.startswith(PREFIX)) and bare in torchvision_names():
+            return build_torchvision(bare, input_shape, n_classes)
+        if ":" not in name or name.startswith(PREFIX):
+            raise UnknownNameError(_unknown_message(name, bare))
+        if not allow_import:
+            raise ModelError(
+                f"'{name}' is an import path. These run code, and are for the local command line alone (--model "
+                "package.module:factory); files and requests must name a known model."
+            )
+        model = build_imported(name, tuple(input_shape), n_classes)
+    check_model_fits(model, tuple(input_shape), n_classes)
+    return model
+
+
+def _unknown_message(name: str, bare: str) -> str:
+    """As ``registry.unknown_name_message``, without listing all of torchvision's names."""
+    near = nearest(bare, [*MODELS, *torchvision_names()])
+    hint = f" Did you mean '{near}'?" if near else ""
+    return (
+        f"Unknown model '{name}'.{hint} Allowed: {', '.join(sorted(MODELS))}; torchvision's classification models "
+        f"('torchvision:NAME', or NAME alone where it is none of these); on the local command line also "
+        "package.module:factory."
+    )
