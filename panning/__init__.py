@@ -1,1 +1,44 @@
-"""panning: find, before training, which weights of a network may go."""
+"""panning: find, before training, which weights of a network may go.
+
+    masks = panning.prune(model, data, density=0.02, method="synflow", all_alive=True)
+    panning.save_masks(masks, "mask.safetensors")
+    panning.apply_masks(model, masks)
+
+Importing the package starts nothing and opens no file. It registers the Gymnasium environment ``Panning-v0``; the names
+below are imported when first used, so that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from panning.api import prune
+    from panning.errors import PanningError
+    from panning.maskfile import load_masks, save_masks
+    from panning.masks import Masks, apply_masks
+
+__all__ = ["Masks", "PanningError", "apply_masks", "load_masks", "prune", "save_masks"]
+
+_HOMES = {
+    "Masks": "panning.masks",
+    "PanningError": "panning.errors",
+    "apply_masks": "panning.masks",
+    "load_masks": "panning.maskfile",
+    "prune": "panning.api",
+    "save_masks": "panning.maskfile",
+}
+
+# Gymnasium 1.x loads no entry points: registration is a side effect of the import, which "panning:Panning-v0" and the
+# workers of vector environments trigger.
+if "Panning-v0" not in gymnasium.registry:
+    gymnasium.register("Panning-v0", entry_point="panning.envs:PanningEnv")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'panning' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -18,6 +18,7 @@ from panning import flow
 from panning.errors import DensityError, MaskError
 from panning.layout import Layout
 from panning.masks import Masks, check_masks_fit
+from panning.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,10 @@ class Connectivity:
     model: nn.Module
     layout: Layout
     input_shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, problem: Problem) -> Connectivity:
+        return cls(problem.model, problem.layout, problem.input_shape)
 
     def connected(self, mask: Tensor) -> Tensor:
         """Flat bool: where a kept weight would be alive, given all *other* kept weights.

@@ -11,7 +11,7 @@ from panning.connectivity import Connectivity
 from panning.errors import DataError
 from panning.masks import n_kept_at
 from panning.problem import Problem
-from panning.pruners.all_alive import all_alive
+from panning.pruners.all_alive import all_alive, make_all_alive
 from panning.pruners.quotas import RandomQuotas
 from panning.pruners.rounds import PruneResult, Round, RoundAction, prune_round
 from panning.pruners.score_rounds import ScoreRounds
@@ -19,7 +19,8 @@ from panning.pruners.staged import StagedPanning
 from panning.registry import lookup
 
 __all__ = [
-    "PRUNERS", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "all_alive", "prune_problem", "prune_round",
+    "PRUNERS", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "all_alive", "make_all_alive", "prune_problem",
+    "prune_round",
 ]  # fmt: skip
 
 
@@ -97,12 +98,8 @@ def prune_problem(
     """
     row = lookup(PRUNERS, method, "method")
     n_kept = n_kept_at(density, problem.layout.n_prunable)
-    connectivity = Connectivity(problem.model, problem.layout, problem.input_shape)
-    connectivity.check_reachable(n_kept)
+    Connectivity.of(problem).check_reachable(n_kept)
     if row.needs_data and problem.batches is None:
         raise DataError(f"Method '{method}' scores with a loss and needs data: pass a batch, a DataLoader or a Dataset.")
     result = row.pruner(problem, density, n_rounds, schedule)
-    if not all_alive_weights:
-        return result
-    mask = all_alive(connectivity, result.mask, result.scores)
-    return PruneResult(result.layout, mask, result.scores, result.history)
+    return make_all_alive(problem, result) if all_alive_weights else result

@@ -15,6 +15,14 @@ from torch import Tensor
 
 from panning.connectivity import Connectivity
 from panning.errors import DensityError
+from panning.problem import Problem
+from panning.pruners.rounds import PruneResult
+
+
+def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
+    """The same number of weights, all alive; see ``all_alive``."""
+    mask = all_alive(Connectivity.of(problem), result.mask, result.scores)
+    return PruneResult(result.layout, mask, result.scores, result.history)
 
 
 def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tensor:

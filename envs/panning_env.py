@@ -1,0 +1,176 @@
+"""The environment: a thin Gymnasium shell around the pure episode of ``panning.pruners.episode``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from panning.config import parse_config
+from panning.envs import rendering
+from panning.envs.reward import RewardSpec, TrainingAdvantage, round_reward, round_terms
+from panning.errors import ConfigError
+from panning.masks import check_density
+from panning.pruners.actions import ActionSpec
+from panning.pruners.episode import EpisodeState, decode, initial, is_terminated, transition
+from panning.pruners.observations import OBSERVATIONS, observe
+from panning.tasks import DataSource, Task, TaskSpec, load_task
+
+DEFAULT_TASK = TaskSpec(model="mlp", data="digits")
+
+
+class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
+    """Prune one network before training, in rounds, down to a target density.
+
+    ## Description
+    An episode starts with a dense network at its initial weights. In each round the agent says how to weigh the scoring
+    indices, how much to cut, and how far the weights of a layer are spread. Masked weights may return in every round.
+
+    ## Action Space
+    ``form="mix"``: ``Box(-1, 1)``, one weight per index (-1 off, 1 full), the step, the spread.
+    ``form="pick"``: ``MultiDiscrete``: which index, which step, which spread. See ``panning.pruners.actions``.
+
+    ## Observation Space
+    ``Box(-1, 1, (16,))``, the features of ``panning.pruners.observations.OBSERVATIONS`` in their order; the same for
+    every architecture.
+
+    ## Rewards
+    Per round the paper's terms (alive, loss, gradient) with fixed normalisers; at the end, if ``reward.training`` > 0,
+    the advantage of a short training over a fixed policy. See ``panning.envs.reward``.
+
+    ## Starting State
+    A task, a seed and a target density drawn from ``tasks``, ``seeds`` and ``densities``; ``options`` of ``reset`` fixes
+    any of them: ``{"task": 0, "seed": 3, "density": 0.01}``.
+
+    ## Episode End
+    Terminated when the target is reached, after ``n_rounds`` rounds at the latest, or when no path from input to output
+    is left. Never truncated by itself; ``max_episode_steps`` of ``gymnasium.make`` is such an outside limit.
+
+    ## Information
+    ``density``, ``effective_density``, ``target_density``, ``task``, ``seed``, ``round`` and the reward's terms; at the
+    end of an episode with training reward also ``accuracy`` and ``advantage``.
+
+    ## Arguments
+    Args:
+        tasks: specs, or mappings with their keys.
+        densities: targets; each episode draws one.
+        seeds: of the initial weights and scoring batches; each episode draws one.
+        n_rounds: the most rounds an episode may take.
+        data_root: where data sets lie.
+        render_mode: ``ansi`` (text) or ``rgb_array`` (picture): density of each layer over the rounds.
+
+    ## References
+    Kang et al., Neural Network Panning, ACCV 2022, arXiv 2209.13378.
+
+    ## Version History
+    - v0: first version.
+    """
+
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 2}
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskSpec | Mapping[str, Any]] = (DEFAULT_TASK,),
+        densities: Sequence[float] = (0.05,),
+        seeds: Sequence[int] = (0,),
+        n_rounds: int = 6,
+        *,
+        action: ActionSpec | Mapping[str, Any] = ActionSpec(),  # noqa: B008 (frozen)
+        reward: RewardSpec | Mapping[str, Any] = RewardSpec(),  # noqa: B008 (frozen)
+        data_root: str | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if not (tasks and densities and seeds) or n_rounds < 1:
+            raise ConfigError("The environment needs at least one task, one density, one seed and one round.")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ConfigError(f"Unknown render mode '{render_mode}'. Allowed: {self.metadata['render_modes']}.")
+        self.tasks = tuple(t if isinstance(t, TaskSpec) else parse_config(TaskSpec, dict(t), "task") for t in tasks)
+        self.densities = tuple(check_density(density) for density in densities)
+        self.seeds = tuple(seeds)
+        self.n_rounds = n_rounds
+        self.spec_of_action = action if isinstance(action, ActionSpec) else parse_config(ActionSpec, dict(action), "action")
+        self.spec_of_reward = reward if isinstance(reward, RewardSpec) else parse_config(RewardSpec, dict(reward), "reward")
+        self.source = DataSource(root=data_root)
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(-1.0, 1.0, (len(OBSERVATIONS),), np.float32)
+        self.action_space = action_space(self.spec_of_action)
+        self._advantage = TrainingAdvantage(self.spec_of_reward, n_rounds)
+        self._tasks: dict[tuple[int, int], Task] = {}
+        self._task: Task | None = None
+        self._state: EpisodeState | None = None
+        self._frames: list[rendering.Frame] = []
+
+    @property
+    def state(self) -> EpisodeState:
+        """Where the episode stands; its mask is the product."""
+        if self._state is None:
+            raise ConfigError("Call reset() before the first step.")
+        return self._state
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        super().reset(seed=seed)
+        options = options or {}
+        if unknown := set(options) - {"task", "seed", "density"}:
+            raise ConfigError(f"Unknown reset options {sorted(unknown)}. Allowed: task, seed, density.")
+        drawn = [int(self.np_random.integers(len(pool))) for pool in (self.tasks, self.seeds, self.densities)]
+        self._task_number = int(options.get("task", drawn[0]))
+        task_seed = int(options.get("seed", self.seeds[drawn[1]]))
+        density = float(options.get("density", self.densities[drawn[2]]))
+        self._task = self._load(self._task_number, task_seed)
+        self._state = initial(self._task.problem, density, self.n_rounds)
+        self._frames = [rendering.frame(self._state)]
+        return observe(self._state), self._info()
+
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        if is_terminated(self.state):
+            raise ConfigError("The episode is over; call reset() first.")
+        assert self._task is not None  # reset() set it together with the state
+        self._state = transition(self.state, decode(self.spec_of_action, action, self.state))
+        self._frames.append(rendering.frame(self._state))
+        terminated = is_terminated(self._state)
+        reward = round_reward(self.spec_of_reward, self._state)
+        info = self._info()
+        if terminated and self.spec_of_reward.training > 0:
+            accuracy = self._advantage.accuracy(self._task, self._state)
+            advantage = accuracy - self._advantage.reference(self._task, self._state.target_density)
+            reward += self.spec_of_reward.training * advantage
+            info.update(accuracy=accuracy, advantage=advantage)
+        return observe(self._state), float(reward), terminated, False, info
+
+    def render(self) -> Any:
+        if self.render_mode == "ansi":
+            return rendering.as_text(self._frames)
+        if self.render_mode == "rgb_array":
+            return rendering.as_picture(self._frames)
+        return None
+
+    def _load(self, number: int, seed: int) -> Task:
+        if not 0 <= number < len(self.tasks):
+            raise ConfigError(f"Task {number} does not exist; there are {len(self.tasks)}.")
+        if (number, seed) not in self._tasks:
+            self._tasks[number, seed] = load_task(self.tasks[number], seed, self.source)
+        return self._tasks[number, seed]
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "density": self.state.density,
+            "effective_density": self.state.effective_density,
+            "target_density": self.state.target_density,
+            "task": self._task_number,
+            "seed": self.state.problem.seed,
+            "round": self.state.round_number,
+            **round_terms(self.state),
+        }
+
+
+def action_space(spec: ActionSpec) -> spaces.Space[Any]:
+    """The Gymnasium space of an action's spec."""
+    if spec.form == "pick":
+        return spaces.MultiDiscrete(spec.choices)
+    return spaces.Box(-1.0, 1.0, (len(spec.dimensions),), np.float32)

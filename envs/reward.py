@@ -1,0 +1,109 @@
+"""Reward: what a round and an episode are worth. Pure functions of states; normalisers are the dense network's values,
+fixed at reset.
+
+The paper's terms (Kang et al. 2022; METHODS A11), per round and divided by the number of rounds:
+
+- alive: -(kept weights that are dead) / kept weights. NOTE the paper takes 100 |target - effective|, which is at most
+  100 (1 - target sparsity) and so blind exactly where sparsity is high; the share of the budget lost is not.
+- loss: -|L_m - L| / L, gradient: -|G_m - G| / G with G the squared gradient norm, each cut at 1; L and G of the dense
+  network on the same batch.
+- a dead network ends the episode and loses 1 for the rounds it did not live to see.
+
+And, as an option, the only term that knows about accuracy: a short training of the final mask, as an advantage over a
+fixed policy with the same initial weights and the same batches.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from panning.config import Config
+from panning.pruners import PruneResult, make_all_alive
+from panning.pruners.actions import ActionSpec
+from panning.pruners.episode import EpisodeState, result_of, run_policy
+from panning.pruners.policies import POLICIES, make_policy
+from panning.registry import lookup
+from panning.tasks import Task
+from panning.training import Recipe
+from panning.training.short import train_copy
+
+
+class RewardSpec(Config):
+    """Weights of the reward's terms.
+
+    Attributes:
+        training: weight of the terminal advantage, in reward per unit of validation accuracy; 0 trains nothing.
+        recipe: of the short training.
+        reference: the fixed policy that the advantage is taken over.
+        all_alive: give the budget of dead weights back before the short training, for both.
+    """
+
+    alive: Annotated[float, Field(ge=0)] = 1.0
+    loss: Annotated[float, Field(ge=0)] = 1.0
+    gradient: Annotated[float, Field(ge=0)] = 0.2
+    training: Annotated[float, Field(ge=0)] = 0.0
+    recipe: Recipe = Recipe(epochs=1, learning_rate=0.05)
+    reference: str = "synflow"
+    all_alive: bool = True
+
+    @field_validator("reference")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            lookup(POLICIES, name, "policy")
+        except KeyError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+
+def round_terms(state: EpisodeState) -> dict[str, float]:
+    """The paper's terms after a round, each in [-1, 0], unweighted."""
+    dense_energy = max(state.dense_grad_norm**2, 1e-12)
+    return {
+        "alive": state.effective_density / state.density - 1.0,
+        "loss": -min(1.0, abs(state.signals.loss - state.dense_loss) / max(state.dense_loss, 1e-12)),
+        "gradient": -min(1.0, abs(state.signals.grad_norm**2 - dense_energy) / dense_energy),
+    }
+
+
+def round_reward(spec: RewardSpec, state: EpisodeState) -> float:
+    """The weighted terms of one round; over an episode without loss they add up to at most 0."""
+    terms = round_terms(state)
+    reward = sum(getattr(spec, name) * value for name, value in terms.items()) / state.n_rounds
+    return reward - state.rounds_left / state.n_rounds if state.is_dead else reward
+
+
+class TrainingAdvantage:
+    """Validation accuracy after the short training, minus that of the reference policy on the same task and target.
+
+    The reference's accuracy is computed once for each (task, target) and kept.
+    """
+
+    def __init__(self, spec: RewardSpec, n_rounds: int) -> None:
+        self.spec = spec
+        self.n_rounds = n_rounds
+        self._reference: dict[tuple[Task, float], float] = {}
+
+    def accuracy(self, task: Task, state: EpisodeState) -> float:
+        """Of the state's mask; chance for a dead network."""
+        return 1.0 / task.data.n_classes if state.is_dead else self._train(task, result_of(state))
+
+    def reference(self, task: Task, target_density: float) -> float:
+        """Of the fixed policy."""
+        key = (task, target_density)
+        if key not in self._reference:
+            # The reference is the same whatever the agent may weigh: it has an action space of its own.
+            spec = ActionSpec()
+            result, _ = run_policy(
+                task.problem, target_density, make_policy(self.spec.reference, spec), spec, self.n_rounds
+            )
+            self._reference[key] = self._train(task, result)
+        return self._reference[key]
+
+    def _train(self, task: Task, result: PruneResult) -> float:
+        if self.spec.all_alive:
+            result = make_all_alive(task.problem, result)
+        _, trained = train_copy(task, result.masks, self.spec.recipe, task.problem.seed)
+        return trained.final["accuracy"]

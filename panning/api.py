@@ -1,0 +1,145 @@
+"""The library's one call: ``panning.prune``. No Ray, no files, no config."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from panning.connectivity import Connectivity
+from panning.errors import DataError
+from panning.layout import prunable_layout
+from panning.masks import Masks
+from panning.problem import Batch, BatchSource, Loss, Problem
+from panning.pruners import prune_problem
+from panning.seeding import numpy_rng
+
+#: Samples in a scoring batch drawn from a Dataset.
+SCORING_BATCH = 128
+
+
+def prune(
+    model: nn.Module,
+    data: Batch | DataLoader[Any] | Dataset[Any] | None = None,
+    *,
+    density: float,
+    method: str = "synflow",
+    all_alive: bool = False,
+    seed: int = 0,
+    loss: Loss = F.cross_entropy,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    schedule: str | None = None,
+    n_rounds: int | None = None,
+    device: str | torch.device | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> Masks:
+    """Find which weights of ``model`` may go, before it is trained. The model is not changed.
+
+    Args:
+        model: at its initial weights.
+        data: one batch (inputs, targets), a DataLoader or a Dataset. Methods that score without data use its input shape
+            only; for them ``input_shape`` will do instead.
+        density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept.
+        method: a row of ``panning.pruners.PRUNERS``.
+        all_alive: give the budget of dead weights to the best-ranked that can be alive.
+        seed: of everything random. Equal arguments give equal masks.
+        loss: a scalar from outputs and targets.
+        include: shell-style name patterns of prunable weights; None takes every Linear and Conv weight.
+        exclude: patterns of weights that stay dense.
+        schedule, n_rounds: replace the method's own.
+        device: where to score; None takes the model's. The model comes back where it was.
+        input_shape: of one input, without the batch.
+
+    Returns:
+        Masks on the CPU, keyed by ``state_dict`` names.
+
+    Raises:
+        PanningError: with what was given, what is allowed and what to do.
+    """
+    batches = None if data is None else _batch_source(data, seed)
+    if input_shape is None:
+        if batches is None:
+            raise DataError("Pass data, or input_shape=(channels, height, width) for a method that needs no data.")
+        input_shape = tuple(batches(0)[0].shape[1:])
+    layout = prunable_layout(model, tuple(include) if include is not None else None, tuple(exclude))
+    with _on_device(model, device):
+        problem = Problem(model, layout, tuple(input_shape), batches, loss, seed)
+        result = prune_problem(
+            problem, density, method, all_alive_weights=all_alive, n_rounds=n_rounds, schedule=schedule
+        )
+        effective = Connectivity.of(problem).n_alive(result.mask) / layout.n_prunable
+    return result.masks.with_manifest(
+        method=method, all_alive=all_alive, seed=seed, input_shape=list(input_shape), effective_density=effective
+    )
+
+
+def _batch_source(data: Any, seed: int) -> BatchSource:
+    if isinstance(data, DataLoader):
+        return _from_loader(data)
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        inputs, targets = data
+        if len(inputs) != len(targets) or len(inputs) == 0:
+            raise DataError(f"A batch needs as many targets as inputs, given {len(inputs)} inputs and {len(targets)} targets.")
+        return lambda number: (inputs, targets)
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return _from_dataset(data, seed)
+    raise DataError(f"Data must be a batch (inputs, targets), a DataLoader or a Dataset, given {type(data).__name__}.")
+
+
+def _from_loader(loader: DataLoader[Any]) -> BatchSource:
+    """Round i gets batch i of a pass over the loader; a pass that ends starts again."""
+    batches: list[Batch] = []
+    passes: list[Iterator[Any]] = []
+
+    def batch(number: int) -> Batch:
+        while len(batches) <= number:
+            if not passes:
+                passes.append(iter(loader))
+            try:
+                inputs, targets = next(passes[-1])
+            except StopIteration:
+                if not batches:
+                    raise DataError("The DataLoader is empty.") from None
+                return batches[number % len(batches)]
+            except (TypeError, ValueError):
+                raise DataError("The DataLoader must give pairs (inputs, targets).") from None
+            batches.append((inputs, targets))
+        return batches[number]
+
+    return batch
+
+
+def _from_dataset(dataset: Any, seed: int) -> BatchSource:
+    """Round i gets ``SCORING_BATCH`` samples drawn for (seed, i)."""
+    if len(dataset) == 0:
+        raise DataError("The Dataset is empty.")
+
+    def batch(number: int) -> Batch:
+        rng = numpy_rng(seed, "dataset", number)
+        chosen = rng.choice(len(dataset), min(SCORING_BATCH, len(dataset)), replace=False)
+        try:
+            inputs, targets = default_collate([dataset[int(i)] for i in chosen])
+        except (TypeError, ValueError):
+            raise DataError("The Dataset must give pairs (input, target) that stack into a batch.") from None
+        return inputs, targets
+
+    return batch
+
+
+@contextlib.contextmanager
+def _on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
+    home = next(model.parameters()).device
+    if device is None or torch.device(device) == home:
+        yield
+        return
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(home)

@@ -1,0 +1,168 @@
+"""An episode: one network pruned in rounds to a target density. Pure functions over a frozen state.
+
+``initial`` and ``transition`` are the dynamics; the Gymnasium environment is a shell around them, and ``run_policy`` runs
+them with any policy to prune a network. A policy is a callable: observation -> action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from panning.connectivity import Connectivity
+from panning.errors import DensityError
+from panning.masks import n_kept_at
+from panning.problem import Problem
+from panning.pruners.actions import ActionSpec
+from panning.pruners.observations import observe
+from panning.pruners.rounds import PruneResult, RoundAction, prune_round
+from panning.signals import Signals
+
+Observation = NDArray[np.float32]
+Action = NDArray[Any]
+Policy = Callable[[Observation], Action]
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeState:
+    """Where an episode stands.
+
+    Attributes:
+        mask: flat bool, after ``round_number`` rounds.
+        scores: flat, of the last round; None before the first.
+        signals: at ``mask``; what the next round ranks by. The same scoring batch serves the whole episode, so that a
+            change of the loss is the mask's doing.
+        alive: flat bool, the alive weights of ``mask``.
+        dense_loss, dense_grad_norm: at the dense network: the fixed normalisers of observation and reward.
+        last_action: what the last round did; None before the first.
+        previous_loss, previous_grad_norm: before the last round.
+    """
+
+    problem: Problem
+    connectivity: Connectivity
+    target_density: float
+    n_rounds: int
+    round_number: int
+    mask: Tensor
+    scores: Tensor | None
+    signals: Signals
+    alive: Tensor
+    dense_loss: float
+    dense_grad_norm: float
+    last_action: RoundAction | None
+    previous_loss: float
+    previous_grad_norm: float
+
+    @property
+    def rounds_left(self) -> int:
+        return self.n_rounds - self.round_number
+
+    @cached_property
+    def n_kept(self) -> int:
+        return int(self.mask.sum())
+
+    @property
+    def density(self) -> float:
+        return self.n_kept / self.mask.numel()
+
+    @cached_property
+    def effective_density(self) -> float:
+        return int(self.alive.sum()) / self.mask.numel()
+
+    @property
+    def reached_target(self) -> bool:
+        return self.n_kept <= n_kept_at(self.target_density, self.mask.numel())
+
+    @property
+    def is_dead(self) -> bool:
+        """No path from input to output is left."""
+        return not bool(self.alive.any())
+
+
+def initial(problem: Problem, target_density: float, n_rounds: int) -> EpisodeState:
+    """The dense network before the first round.
+
+    Raises:
+        DensityError: if the target is no density, keeps fewer weights than a path needs, or there are no rounds.
+    """
+    if n_rounds < 1:
+        raise DensityError(f"Number of rounds is {n_rounds}, but must be at least 1.")
+    n_target = n_kept_at(target_density, problem.layout.n_prunable)
+    connectivity = Connectivity.of(problem)
+    connectivity.check_reachable(n_target)
+    mask = torch.ones_like(problem.weight, dtype=torch.bool)
+    signals = Signals(problem, mask)
+    signals.request("loss")
+    return EpisodeState(
+        problem, connectivity, target_density, n_rounds, 0, mask, None, signals, connectivity.alive(mask),
+        signals.loss, signals.grad_norm, None, signals.loss, signals.grad_norm,
+    )  # fmt: skip
+
+
+def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
+    """The state after one round."""
+    result = prune_round(state.signals, action)
+    signals = Signals(state.problem, result.mask)
+    signals.request("loss")
+    return replace(
+        state,
+        round_number=state.round_number + 1,
+        mask=result.mask,
+        scores=result.scores,
+        signals=signals,
+        alive=state.connectivity.alive(result.mask),
+        last_action=action,
+        previous_loss=state.signals.loss,
+        previous_grad_norm=state.signals.grad_norm,
+    )
+
+
+def is_terminated(state: EpisodeState) -> bool:
+    """The target is reached, or the network is dead."""
+    return state.reached_target or state.is_dead
+
+
+def decode(spec: ActionSpec, action: Action, state: EpisodeState) -> RoundAction:
+    """What an agent's action means in this state."""
+    return spec.decode(action, state.density, state.target_density, state.rounds_left)
+
+
+def run_policy(
+    problem: Problem, target_density: float, policy: Policy, spec: ActionSpec, n_rounds: int
+) -> tuple[PruneResult, list[Action]]:
+    """Prune with a policy; also returns the actions taken, which replay the episode on another seed.
+
+    A dead network is pruned on to the target all the same, so that the result has the number of weights asked for
+    (``all_alive`` can still mend it).
+    """
+    state = initial(problem, target_density, n_rounds)
+    actions: list[Action] = []
+    history: list[dict[str, Any]] = []
+    while not state.reached_target:
+        action = policy(observe(state))
+        actions.append(action)
+        chosen = decode(spec, action, state)
+        state = transition(state, chosen)
+        history.append(
+            {
+                "round": state.round_number,
+                "density": state.density,
+                "effective_density": state.effective_density,
+                "weights": dict(chosen.weights),
+                "spread": chosen.spread,
+            }
+        )
+    return replace(result_of(state), history=tuple(history)), actions
+
+
+def result_of(state: EpisodeState) -> PruneResult:
+    """The mask of a state and the scores that ranked it; before the first round, magnitudes."""
+    scores = state.problem.weight.abs() if state.scores is None else state.scores
+    return PruneResult(state.problem.layout, state.mask, scores)

@@ -1,0 +1,136 @@
+"""Observations: what a policy sees of an episode. Fixed length, independent of the architecture, each in [-1, 1].
+
+The first seven are the paper's (METHODS A11): loss, gradient norm, their change by the last mask, effective density,
+target, progress. The rest says where the budget lies and what kind of network it is. A new feature is a function and a
+row; the order of the rows is the order in the vector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from panning.pruners.episode import EpisodeState
+
+#: log density is shown as a fraction of this one's: 1e-5 is sparser than anything that still trains.
+SPARSEST = math.log(1e-5)
+TINY = 1e-12
+
+
+def _log_ratio(value: float, reference: float) -> float:
+    return math.log10(max(value, TINY) / max(reference, TINY))
+
+
+def _log_density(density: float) -> float:
+    return math.log(max(density, 1e-5)) / SPARSEST
+
+
+def loss(state: EpisodeState) -> float:
+    """log10 of loss / dense loss; on the same scoring batch."""
+    return _log_ratio(state.signals.loss, state.dense_loss)
+
+
+def grad_norm(state: EpisodeState) -> float:
+    """log10 of gradient norm / dense gradient norm, kept weights only, over 4."""
+    return _log_ratio(state.signals.grad_norm, state.dense_grad_norm) / 4.0
+
+
+def loss_change(state: EpisodeState) -> float:
+    """log10 of loss / loss before the last round, times 5."""
+    return 5.0 * _log_ratio(state.signals.loss, state.previous_loss)
+
+
+def grad_norm_change(state: EpisodeState) -> float:
+    """log10 of gradient norm / gradient norm before the last round, over 2."""
+    return _log_ratio(state.signals.grad_norm, state.previous_grad_norm) / 2.0
+
+
+def effective_density(state: EpisodeState) -> float:
+    """log of the alive density: 0 dense, 1 at 1e-5."""
+    return _log_density(state.effective_density)
+
+
+def target_density(state: EpisodeState) -> float:
+    """log of the target: 0 dense, 1 at 1e-5."""
+    return _log_density(state.target_density)
+
+
+def progress(state: EpisodeState) -> float:
+    """The share of the way to the target, in log density."""
+    return math.log(state.density) / math.log(state.target_density) if state.target_density < 1.0 else 1.0
+
+
+def rounds_left(state: EpisodeState) -> float:
+    """The share of the rounds still to come."""
+    return state.rounds_left / state.n_rounds
+
+
+def alive_share(state: EpisodeState) -> float:
+    """Alive weights / kept weights."""
+    return state.effective_density / state.density
+
+
+def sparsest_layer(state: EpisodeState) -> float:
+    """log of the lowest layer density, alive weights only; 1 if a layer has collapsed."""
+    return _log_density(min(_layer_densities(state)))
+
+
+def layer_contrast(state: EpisodeState) -> float:
+    """Standard deviation of the layers' log densities, as a share of log 1e-5."""
+    logs = [_log_density(density) for density in _layer_densities(state)]
+    return float(np.std(logs)) * 2.0
+
+
+def units_in_use(state: EpisodeState) -> float:
+    """The share of output units with an alive weight, mean over layers: how spread out the mask is."""
+    views = state.problem.layout.views(state.alive)
+    return float(np.mean([float(view.flatten(1).any(1).float().mean()) for view in views.values()]))
+
+
+def last_spread(state: EpisodeState) -> float:
+    """The spread of the last round."""
+    return state.last_action.spread if state.last_action else 0.0
+
+
+def network_size(state: EpisodeState) -> float:
+    """log10 of the number of prunable weights, over 8."""
+    return math.log10(state.problem.layout.n_prunable) / 8.0
+
+
+def network_depth(state: EpisodeState) -> float:
+    """log10 of the number of prunable layers, over 2."""
+    return math.log10(len(state.problem.layout.names)) / 2.0
+
+
+def linear_share(state: EpisodeState) -> float:
+    """The share of the prunable weights that lies in Linear layers."""
+    layout = state.problem.layout
+    linear = sum(size for size, shape in zip(layout.sizes, layout.shapes, strict=True) if len(shape) == 2)
+    return linear / layout.n_prunable
+
+
+def _layer_densities(state: EpisodeState) -> list[float]:
+    layout = state.problem.layout
+    return [count / size for count, size in zip(layout.counts(state.alive), layout.sizes, strict=True)]
+
+
+OBSERVATIONS: dict[str, Callable[["EpisodeState"], float]] = {
+    function.__name__: function
+    for function in (
+        loss, grad_norm, loss_change, grad_norm_change, effective_density, target_density, progress, rounds_left,
+        alive_share, sparsest_layer, layer_contrast, units_in_use, last_spread, network_size, network_depth, linear_share,
+    )
+}  # fmt: skip
+
+
+def observe(state: EpisodeState) -> NDArray[np.float32]:
+    """The observation vector, float32 [len(OBSERVATIONS)], each entry clipped to [-1, 1]."""
+    with torch.no_grad():
+        values = [function(state) for function in OBSERVATIONS.values()]
+    return np.clip(np.array(values, dtype=np.float32), -1.0, 1.0)

@@ -1,0 +1,138 @@
+"""A trained policy as a plain network: a safetensors file that the core runs without Stable-Baselines3.
+
+The metadata says what the policy was made for: the action's spec, the names of the observations, the number of rounds. A
+policy made for other observations is refused; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from panning.config import parse_config
+from panning.errors import PanningError, PolicyError
+from panning.pruners.actions import ActionSpec
+from panning.pruners.episode import Action, Observation
+from panning.pruners.observations import OBSERVATIONS
+from panning.records import write_atomic
+
+FORMAT_VERSION = 1
+MAX_POLICY_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyNet:
+    """A multi-layer perceptron with tanh between the layers: observation -> action.
+
+    Attributes:
+        weights, biases: of each layer, float32; the last gives the action's mean (``mix``) or logits (``pick``).
+        log_std: of the action's Gaussian, for sampling; empty for ``pick``.
+        facts: JSON-able, of the training.
+    """
+
+    spec: ActionSpec
+    n_rounds: int
+    weights: tuple[NDArray[np.float32], ...]
+    biases: tuple[NDArray[np.float32], ...]
+    log_std: NDArray[np.float32]
+    facts: dict[str, Any]
+
+    def __call__(self, observation: Observation) -> Action:
+        """The most likely action."""
+        output = self.output(observation)
+        if self.spec.form == "mix":
+            return output.clip(-1.0, 1.0)
+        return np.array([int(logits.argmax()) for logits in self._heads(output)], np.float32)
+
+    def sample(self, observation: Observation, rng: np.random.Generator) -> Action:
+        """An action drawn from the policy."""
+        output = self.output(observation)
+        if self.spec.form == "mix":
+            noise = rng.standard_normal(len(output)).astype(np.float32)
+            return (output + np.exp(self.log_std) * noise).clip(-1.0, 1.0)
+        choices = [(logits + rng.gumbel(size=len(logits))).argmax() for logits in self._heads(output)]
+        return np.array(choices, np.float32)
+
+    def output(self, observation: Observation) -> NDArray[np.float32]:
+        """The raw output of the last layer."""
+        hidden = observation.astype(np.float32)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            hidden = np.tanh(weight @ hidden + bias)
+        return self.weights[-1] @ hidden + self.biases[-1]
+
+    def _heads(self, output: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return np.split(output, np.cumsum(self.spec.choices)[:-1])
+
+
+def save_policy(policy: PolicyNet, path: str | Path) -> None:
+    """Write a policy, whole or not at all."""
+    tensors = {"log_std": torch.from_numpy(policy.log_std.copy())}
+    for i, (weight, bias) in enumerate(zip(policy.weights, policy.biases, strict=True)):
+        tensors[f"layers.{i}.weight"] = torch.from_numpy(weight.copy())
+        tensors[f"layers.{i}.bias"] = torch.from_numpy(bias.copy())
+    description = {
+        "format_version": FORMAT_VERSION,
+        "action": policy.spec.model_dump(mode="json"),
+        "observations": list(OBSERVATIONS),
+        "n_rounds": policy.n_rounds,
+        "facts": policy.facts,
+    }
+    write_atomic(path, save(tensors, {"format": "pt", "panning_policy": json.dumps(description, sort_keys=True)}))
+
+
+def load_policy(path: str | Path) -> PolicyNet:
+    """Read a policy.
+
+    Raises:
+        PolicyError: if the file is absent, broken, or made for other observations or by a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PolicyError(f"No policy file '{path}'; 'panning train-agent' makes one.")
+    if path.stat().st_size > MAX_POLICY_BYTES:
+        raise PolicyError(f"{path} is larger than a policy may be ({MAX_POLICY_BYTES >> 20} MiB).")
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        description = json.loads(header["__metadata__"]["panning_policy"])
+        version = description["format_version"]
+        if version != FORMAT_VERSION:
+            raise PolicyError(f"{path} has policy format {version}; this version reads {FORMAT_VERSION}.")
+        seen = description["observations"]
+        if seen != list(OBSERVATIONS):
+            raise PolicyError(f"{path} was made for other observations:\n  file {seen}\n  here {list(OBSERVATIONS)}")
+        spec = parse_config(ActionSpec, description["action"], f"{path}, action")
+        n_layers = sum(name.endswith(".weight") for name in tensors)
+        weights = tuple(tensors[f"layers.{i}.weight"].float().numpy() for i in range(n_layers))
+        biases = tuple(tensors[f"layers.{i}.bias"].float().numpy() for i in range(n_layers))
+        policy = PolicyNet(
+            spec, int(description["n_rounds"]), weights, biases, tensors["log_std"].float().numpy(), description["facts"]
+        )
+        _check_shapes(policy, path)
+    except PanningError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PolicyError(f"{path} is not a panning policy file ({error}).") from None
+    return policy
+
+
+def _check_shapes(policy: PolicyNet, path: Path) -> None:
+    n_output = len(policy.spec.dimensions) if policy.spec.form == "mix" else sum(policy.spec.choices)
+    sizes = [len(OBSERVATIONS), *(weight.shape[0] for weight in policy.weights)]
+    shapes_fit = bool(policy.weights) and all(
+        weight.shape == (n_out, n_in) and bias.shape == (n_out,)
+        for weight, bias, n_in, n_out in zip(policy.weights, policy.biases, sizes[:-1], sizes[1:], strict=True)
+    )
+    n_log_std = n_output if policy.spec.form == "mix" else 0
+    finite = all(np.isfinite(a).all() for a in (*policy.weights, *policy.biases, policy.log_std))
+    if not shapes_fit or sizes[-1] != n_output or policy.log_std.shape != (n_log_std,) or not finite:
+        raise PolicyError(f"{path}: the layers do not fit {len(OBSERVATIONS)} observations and {n_output} outputs.")

@@ -1,0 +1,215 @@
+"""One training loop for dense and masked networks.
+
+Masked weights are zero before the first step and their gradients are zeroed before every step. With SGD, zero weights
+whose gradient is zero have zero momentum and zero weight decay, so they are exactly zero after every step.
+
+Everything random in epoch e (order, augmentation, dropout) derives from (seed, e): a run that goes on from a checkpoint
+gives the same weights, bit for bit on one thread, as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from panning.config import Config
+from panning.data import ImageData, Split, augment_batch
+from panning.errors import NonFiniteError
+from panning.masks import Masks, apply_masks, check_masks_fit
+from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
+from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+EVALUATION_BATCH = 1000
+
+
+class Recipe(Config):
+    """How a network is trained.
+
+    Attributes:
+        epochs: may be a fraction; the last epoch is then cut short.
+        schedule: ``cosine`` falls from ``learning_rate`` to 0, ``one_cycle`` rises over the first quarter and falls
+            linearly to 0, ``constant`` stays.
+        precision: ``bfloat16`` runs the forward pass under autocast, channels last; weights stay float32.
+        n_images: train on the first so many images of each epoch's order only; None uses all. Short trainings use it.
+    """
+
+    epochs: Annotated[float, Field(gt=0)] = 10.0
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    nesterov: bool = False
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    augment: bool = True
+    n_images: Annotated[int, Field(ge=1)] | None = None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run gives: one entry of ``history`` an epoch, and what it cost."""
+
+    history: tuple[dict[str, float], ...]
+    images_seen: int
+    wall_s: float
+    final: dict[str, float] = field(default_factory=dict)  # the last entry's validation figures
+
+
+EpochCallback = Callable[[dict[str, float]], None]
+
+
+def train(
+    model: nn.Module,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    masks: Masks | None = None,
+    validate_every_epoch: bool = True,
+    on_epoch: EpochCallback | None = None,
+    checkpoint: Path | None = None,
+) -> TrainResult:
+    """Train ``model`` in place on the training part; look at the validation part only.
+
+    Args:
+        masks: which weights take part; None trains the dense network.
+        seed: of the batch order, the augmentation and dropout.
+        checkpoint: written after every epoch and removed at the end; where it exists, training goes on from it.
+
+    Raises:
+        NonFiniteError: if the loss becomes NaN or infinite.
+        MaskError: if the mask belongs to another network.
+    """
+    started = time.perf_counter()
+    gates = _gates(model, masks)
+    if masks is not None:
+        apply_masks(model, masks)
+    if recipe.precision == "bfloat16":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+    )  # fmt: skip
+    plan = _Plan.of(recipe, len(data.train))
+    history: list[dict[str, float]] = []
+    if checkpoint is not None and (saved := load_checkpoint(checkpoint, model, optimizer)) is not None:
+        history = saved.history
+    for epoch in range(len(history), plan.n_epochs):
+        with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
+            loss = _train_epoch(model, data, recipe, plan, optimizer, gates, epoch, seed)
+        entry = {"epoch": epoch + 1.0, "train_loss": loss}
+        if validate_every_epoch or epoch + 1 == plan.n_epochs:
+            entry.update(evaluate(model, data, data.validation, recipe.precision))
+        history.append(entry)
+        if on_epoch is not None:
+            on_epoch(entry)
+        if checkpoint is not None and epoch + 1 < plan.n_epochs:
+            save_checkpoint(checkpoint, model, optimizer, Checkpoint(history))
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    images = min(plan.n_steps * recipe.batch_size, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
+    return TrainResult(tuple(history), images, time.perf_counter() - started, dict(history[-1]))
+
+
+def evaluate(model: nn.Module, data: ImageData, split: Split, precision: str = "float32") -> dict[str, float]:
+    """Accuracy in [0, 1] and mean cross-entropy of ``model`` on a part of the data; modes and weights stay."""
+    was_training = model.training
+    model.eval()
+    correct, loss = 0, 0.0
+    try:
+        with torch.no_grad():
+            for indices in torch.arange(len(split)).split(EVALUATION_BATCH):
+                inputs, labels = data.batch(split, indices)
+                logits = _forward(model, inputs, precision)
+                correct += int((logits.argmax(1) == labels).sum())
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    finally:
+        model.train(was_training)
+    return {"accuracy": correct / len(split), "loss": loss / len(split)}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    images_per_epoch: int
+    steps_per_epoch: int
+    n_steps: int
+    n_epochs: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, n_train: int) -> _Plan:
+        images = min(n_train, recipe.n_images or n_train)
+        steps = max(1, images // recipe.batch_size)  # the ragged last batch is left out, as BatchNorm likes it
+        n_steps = max(1, round(recipe.epochs * steps))
+        return cls(images, steps, n_steps, math.ceil(n_steps / steps))
+
+
+def learning_rate_at(recipe: Recipe, step: int, n_steps: int) -> float:
+    """The learning rate of step ``step`` of ``n_steps``, counted from 0."""
+    progress = step / n_steps
+    if recipe.schedule == "cosine":
+        return recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+    if recipe.schedule == "one_cycle":
+        rising = (step + 1) / (0.25 * n_steps)
+        return recipe.learning_rate * max(0.0, min(1.0, rising, (1.0 - progress) / 0.75))
+    return recipe.learning_rate
+
+
+def _train_epoch(
+    model: nn.Module, data: ImageData, recipe: Recipe, plan: _Plan, optimizer: torch.optim.Optimizer,
+    gates: list[tuple[nn.Parameter, Tensor]], epoch: int, seed: int,
+) -> float:  # fmt: skip
+    """One epoch; returns the mean training loss of its steps."""
+    model.train()
+    generator = torch_generator(seed, "epoch", epoch)
+    order = torch.randperm(len(data.train), generator=generator)[: plan.images_per_epoch]
+    total, n_batches = torch.zeros(()), 0
+    first_step = epoch * plan.steps_per_epoch
+    for step in range(first_step, min(first_step + plan.steps_per_epoch, plan.n_steps)):
+        start = (step - first_step) * recipe.batch_size
+        inputs, labels = data.batch(data.train, order[start : start + recipe.batch_size])
+        if recipe.augment:
+            inputs = augment_batch(inputs, data.augmentation, generator)
+        loss = F.cross_entropy(_forward(model, inputs, recipe.precision), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter, gate in gates:
+            if parameter.grad is not None:
+                parameter.grad.mul_(gate)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(recipe, step, plan.n_steps)
+        optimizer.step()
+        total += loss.detach()
+        n_batches += 1
+    mean = float(total) / n_batches
+    if not math.isfinite(mean):
+        raise NonFiniteError(
+            f"The training loss is {mean} in epoch {epoch + 1}: lower the learning rate (now {recipe.learning_rate})."
+        )
+    return mean
+
+
+def _forward(model: nn.Module, inputs: Tensor, precision: str) -> Tensor:
+    if precision == "float32":
+        logits: Tensor = model(inputs)
+        return logits
+    if inputs.dim() == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+        logits = model(inputs)
+    return logits.float()
+
+
+def _gates(model: nn.Module, masks: Masks | None) -> list[tuple[nn.Parameter, Tensor]]:
+    if masks is None:
+        return []
+    parameters: dict[str, Any] = check_masks_fit(model, masks)
+    return [(parameters[name], mask.to(parameters[name].dtype)) for name, mask in masks.items()]
