@@ -1,0 +1,22 @@
+"""What every test runs under: one thread, no deadlines, the same hypothesis examples each time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+torch.set_num_threads(1)  # the networks are tiny, and several test runs may share the machine
+
+# A timing is never asserted, and a red test must be red again when it is run again.
+settings.register_profile("panning", deadline=None, derandomize=True, database=None)
+settings.load_profile("panning")
+
+
+@pytest.fixture
+def tiny_mlp() -> nn.Module:
+    """4 inputs, 3 hidden units, 2 outputs; 18 prunable weights, the same in every test."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
