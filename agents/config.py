@@ -1,0 +1,80 @@
+"""What an agent is trained on and how."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from panning.config import Config
+from panning.envs.panning_env import PanningEnv
+from panning.envs.reward import RewardSpec
+from panning.pruners.actions import ActionSpec
+from panning.tasks import DataSource, TaskSpec
+
+Density = Annotated[float, Field(gt=0, le=1)]
+
+
+class EnvSpec(Config):
+    """The environment an agent is trained on; each episode draws a task, a seed and a density."""
+
+    tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
+    densities: Annotated[tuple[Density, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
+    n_rounds: Annotated[int, Field(ge=1)] = 6
+    action: ActionSpec = ActionSpec()
+    reward: RewardSpec = RewardSpec()
+
+    def make(self, source: DataSource) -> PanningEnv:
+        """A fresh environment."""
+        return PanningEnv(
+            self.tasks, self.densities, self.seeds, self.n_rounds, action=self.action, reward=self.reward,
+            data_root=source.root,
+        )  # fmt: skip
+
+
+class PPOSpec(Config):
+    """PPO's settings (Schulman et al. 2017), in Stable-Baselines3's names where it has one.
+
+    Attributes:
+        n_rollouts: collected and learned from, one after the other; a checkpoint is written after each.
+        n_envs: environments side by side; part of the result, the number of workers is not.
+        n_steps: rounds of each environment in a rollout. A multiple of the episode's rounds wastes least.
+        gamma: episodes are short and the reward comes at their end: no discount.
+        log_std_init: of the Gaussian of ``mix``; actions live in [-1, 1].
+    """
+
+    n_rollouts: Annotated[int, Field(ge=1)] = 30
+    n_envs: Annotated[int, Field(ge=1)] = 4
+    n_steps: Annotated[int, Field(ge=2)] = 24
+    batch_size: Annotated[int, Field(ge=2)] = 48
+    n_epochs: Annotated[int, Field(ge=1)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    clip_range: Annotated[float, Field(gt=0)] = 0.2
+    ent_coef: Annotated[float, Field(ge=0)] = 0.002
+    log_std_init: float = -0.7
+    net_arch: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> PPOSpec:
+        if (self.n_steps * self.n_envs) % self.batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} must divide a rollout of n_steps * n_envs = {self.n_steps * self.n_envs}"
+            )
+        return self
+
+
+class AgentConfig(Config):
+    """A training run of an agent."""
+
+    env: EnvSpec
+    ppo: PPOSpec = PPOSpec()
+    seed: int = 0
+    data_root: str | None = None
+    download: bool = False
+
+    @property
+    def source(self) -> DataSource:
+        return DataSource(root=self.data_root, download=self.download)

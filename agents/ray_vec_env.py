@@ -1,0 +1,128 @@
+"""A ``VecEnv`` whose environments live in Ray actors, each with one torch thread.
+
+Every actor wraps Stable-Baselines3's own ``DummyVecEnv`` of its share, so that results do not depend on the number of
+workers. An actor that dies is replaced: the new one is seeded, reset and stepped through the actions since the last
+reset, which brings it to the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ray
+from ray.exceptions import RayActorError
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from panning.errors import WorkerError
+
+EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
+MAX_REPLACEMENTS = 5
+
+
+@ray.remote(num_cpus=1, max_restarts=0)
+class _EnvWorker:
+    def __init__(self, makers: list[EnvMaker]) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.envs = DummyVecEnv(makers)
+
+    def spaces(self) -> tuple[Any, Any]:
+        return self.envs.observation_space, self.envs.action_space
+
+    def reset(self, seeds: list[int | None]) -> Any:
+        self.envs._seeds = list(seeds)
+        return np.copy(self.envs.reset())  # type: ignore[arg-type]
+
+    def step(self, actions: Any) -> Any:
+        observations, rewards, dones, infos = self.envs.step(actions)
+        return np.copy(observations), rewards, dones, infos  # type: ignore[arg-type]
+
+    def replay(self, seeds: list[int | None], actions: list[Any]) -> Any:
+        result = self.reset(seeds)
+        for action in actions:
+            result = self.step(action)
+        return result
+
+
+class RayVecEnv(VecEnv):
+    """``len(makers)`` environments over at most ``n_workers`` actors. Ray must be running."""
+
+    def __init__(self, makers: Sequence[EnvMaker], n_workers: int) -> None:
+        shares = np.array_split(np.arange(len(makers)), min(n_workers, len(makers)))
+        self._makers = [[makers[i] for i in share] for share in shares]
+        self._slices = [slice(int(share[0]), int(share[-1]) + 1) for share in shares]
+        self._workers = [_EnvWorker.remote(part) for part in self._makers]
+        self._reset_seeds: list[int | None] = [None] * len(makers)
+        self._actions: list[Any] = []
+        self._replacements = 0
+        observation_space, action_space = ray.get(self._workers[0].spaces.remote())
+        self.render_mode = None
+        super().__init__(len(makers), observation_space, action_space)
+
+    def reset(self) -> VecEnvObs:
+        self._reset_seeds, self._actions = list(self._seeds), []
+        calls = [
+            worker.reset.remote(self._reset_seeds[part]) for worker, part in zip(self._workers, self._slices, strict=True)
+        ]
+        observations = [self._result(i, call) for i, call in enumerate(calls)]
+        self._reset_seeds_used()
+        return np.concatenate(observations)
+
+    def step_async(self, actions: Any) -> None:
+        self._actions.append(np.copy(actions))
+        self._calls = [
+            worker.step.remote(actions[part]) for worker, part in zip(self._workers, self._slices, strict=True)
+        ]
+
+    def step_wait(self) -> VecEnvStepReturn:
+        results = [self._result(i, call) for i, call in enumerate(self._calls)]
+        observations, rewards, dones, infos = zip(*results, strict=True)
+        return np.concatenate(observations), np.concatenate(rewards), np.concatenate(dones), sum(infos, [])
+
+    def _reset_seeds_used(self) -> None:
+        self._seeds = [None] * self.num_envs  # as DummyVecEnv: a seed serves one reset
+
+    def _result(self, number: int, call: Any) -> Any:
+        try:
+            return ray.get(call)
+        except RayActorError:
+            return self._replace(number)
+
+    def _replace(self, number: int) -> Any:
+        """A new actor in the state the dead one should have reached; its last result."""
+        part = self._slices[number]
+        while True:
+            self._replacements += 1
+            if self._replacements > MAX_REPLACEMENTS:
+                raise WorkerError(f"Rollout workers died {self._replacements} times; is the memory enough?")
+            self._workers[number] = _EnvWorker.remote(self._makers[number])
+            try:
+                return ray.get(
+                    self._workers[number].replay.remote(self._reset_seeds[part], [a[part] for a in self._actions])
+                )
+            except RayActorError:
+                continue
+
+    def close(self) -> None:
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        if attr_name == "render_mode":
+            return [None] * len(list(self._get_indices(indices)))
+        raise NotImplementedError("Attributes of environments in Ray actors are not reachable.")
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise NotImplementedError("Attributes of environments in Ray actors are not reachable.")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        raise NotImplementedError("Methods of environments in Ray actors are not reachable.")

@@ -1,0 +1,166 @@
+"""Train a panning agent with PPO, rollout by rollout, resumable after each.
+
+At the start of every rollout all environments are reset and all global random states set from (seed, rollout). A rollout
+then depends on the parameters, the optimizer's state and its number alone: a run resumed from a checkpoint, or run with
+another number of workers, ends with the same policy, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from panning.agents.config import AgentConfig
+from panning.agents.saving import export_policy, load_agent, save_agent
+from panning.errors import ConfigError
+from panning.pruners.policy_net import PolicyNet, save_policy
+from panning.records import RecordStore, RunRecord, content_key, environment_info, write_atomic
+from panning.seeding import derive_seed, isolated_global_rngs
+from panning.tasks import DataSource, load_task_data
+
+#: Keys of the environment's info that the logs keep of each episode.
+LOGGED = ("effective_density", "target_density", "alive")
+
+OnRollout = Callable[[int, int, dict[str, float]], None]  # rollouts done, of how many, figures
+
+
+def train_agent(
+    config: AgentConfig, out: Path, *, n_workers: int = 0, on_rollout: OnRollout | None = None
+) -> PolicyNet:
+    """Train, or go on training, in the folder ``out``.
+
+    Leaves ``agent.safetensors`` (checkpoint), ``policy.safetensors`` (the exported network), ``rollouts.jsonl`` (a record
+    a rollout), ``logs/`` (TensorBoard and CSV).
+
+    Args:
+        n_workers: Ray actors for the rollouts; 0 runs them in this process. The result is the same. Ray must be running
+            if > 0.
+        on_rollout: called after each rollout.
+
+    Raises:
+        ConfigError: if ``out`` holds the training of another config.
+    """
+    identity = config.model_dump(mode="json", exclude={"data_root", "download"})
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out / "agent.json", identity)
+    store = RecordStore(out / "rollouts.jsonl")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the workers, or the last bits of the scores would differ
+    envs: VecEnv | None = None
+    try:
+        for task in config.env.tasks:
+            load_task_data(task, config.source)  # one clear error here instead of one from every worker
+        with isolated_global_rngs(derive_seed(config.seed, "agent")):
+            envs = _make_envs(config, n_workers)
+            model = _build(config, envs)
+            done = 0
+            if (out / "agent.safetensors").exists():
+                done = int(load_agent(out / "agent.safetensors", model)["rollouts"])
+            model.num_timesteps = done * config.ppo.n_steps * config.ppo.n_envs
+            if done < config.ppo.n_rollouts:
+                with _logger(out / "logs" / f"from-rollout-{done:05d}") as logger:
+                    model.set_logger(logger)
+                    for rollout in range(done, config.ppo.n_rollouts):
+                        figures = _one_rollout(model, config, rollout)
+                        save_agent(out / "agent.safetensors", model, {"rollouts": rollout + 1})
+                        _record(store, identity, rollout, figures)
+                        if on_rollout is not None:
+                            on_rollout(rollout + 1, config.ppo.n_rollouts, figures)
+            facts = {"config": identity, "rollouts": config.ppo.n_rollouts}
+            policy = export_policy(model, config.env.action, config.env.n_rounds, facts)
+    finally:
+        torch.set_num_threads(threads)
+        if envs is not None:
+            envs.close()
+    save_policy(policy, out / "policy.safetensors")
+    return policy
+
+
+def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, float]:
+    seed = derive_seed(config.seed, "rollout", rollout) % 2**31
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    assert model.env is not None  # built with one
+    model.env.seed(seed)
+    model._last_obs = None  # makes learn() reset the environments
+    if model.ep_info_buffer is not None:
+        model.ep_info_buffer.clear()
+    model.learn(config.ppo.n_steps * config.ppo.n_envs, reset_num_timesteps=False, log_interval=1)
+    episodes: list[dict[str, Any]] = list(model.ep_info_buffer or [])
+    figures = {"episodes": float(len(episodes)), "timesteps": float(model.num_timesteps)}
+    if episodes:
+        figures["reward"] = float(np.mean([episode["r"] for episode in episodes]))
+        for key in ("effective_density", "alive", "advantage"):
+            if key in episodes[0]:
+                figures[key] = float(np.mean([episode[key] for episode in episodes]))
+    return figures
+
+
+def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
+    makers = [partial(_make_env, config.env.model_dump(mode="json"), config.source)] * config.ppo.n_envs
+    if n_workers == 0:
+        return DummyVecEnv(list(makers))
+    from panning.agents.ray_vec_env import RayVecEnv  # imports Ray
+
+    return RayVecEnv(makers, n_workers)
+
+
+def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:  # type: ignore[type-arg]
+    from panning.agents.config import EnvSpec
+
+    spec = EnvSpec.model_validate(env)
+    keywords = (*LOGGED, "advantage") if spec.reward.training > 0 else LOGGED
+    return Monitor(spec.make(source), info_keywords=keywords)
+
+
+def _build(config: AgentConfig, envs: VecEnv) -> PPO:
+    ppo = config.ppo
+    return PPO(
+        "MlpPolicy",
+        envs,
+        learning_rate=ppo.learning_rate,
+        n_steps=ppo.n_steps,
+        batch_size=ppo.batch_size,
+        n_epochs=ppo.n_epochs,
+        gamma=ppo.gamma,
+        gae_lambda=ppo.gae_lambda,
+        clip_range=ppo.clip_range,
+        ent_coef=ppo.ent_coef,
+        policy_kwargs={"net_arch": list(ppo.net_arch), "log_std_init": ppo.log_std_init},
+        seed=derive_seed(config.seed, "ppo") % 2**31,
+        device="cpu",  # the network is tiny, and equal results on every machine matter more
+    )
+
+
+@contextlib.contextmanager
+def _logger(folder: Path) -> Iterator[Logger]:
+    logger = configure(str(folder), ["csv", "tensorboard"])
+    try:
+        yield logger
+    finally:
+        logger.close()
+
+
+def _record(store: RecordStore, identity: dict[str, Any], rollout: int, figures: dict[str, float]) -> None:
+    config = {"agent": content_key(identity), "rollout": rollout}
+    if (key := content_key(config)) not in store:  # killed between checkpoint and record: the record came first
+        store.append(RunRecord(key, "rollout", config, figures, environment_info()))
+
+
+def _claim(path: Path, identity: dict[str, Any]) -> None:
+    if path.exists():
+        if json.loads(path.read_text()) != identity:
+            raise ConfigError(f"{path.parent} holds the training of another agent; give another --out or delete it.")
+        return
+    write_atomic(path, json.dumps(identity, indent=2))
