@@ -7,7 +7,9 @@ headers, and checked, before memory is asked for; nothing is unpickled.
 
 from __future__ import annotations
 
+import lzma
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +29,9 @@ from panning.errors import DataError
 MAX_NPZ_BYTES = 4 * 2**30
 #: More "channels" than this are most likely a width: the layout is [n, H, W, C].
 MAX_CHANNELS = 4
+
+#: What zipfile and the decompressors raise on a damaged or hostile archive, BadZipFile apart.
+_DAMAGE = (OSError, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, struct.error)
 
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -73,7 +78,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except zipfile.BadZipFile as error:
         raise DataError(f"{path} is not a complete .npz (zip) archive: {error}. Write it with numpy.savez.") from None
-    except (OSError, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise DataError(f"{path} is truncated or damaged, or cannot be read: {error}") from None
 
 
@@ -113,7 +118,7 @@ def _header(archive: zipfile.ZipFile, path: Path, key: str) -> _Header:
             if version not in _READ_HEADER:
                 raise ValueError(f"array format {version} is not known")
             shape, _, dtype = _READ_HEADER[version](stream)
-        except ValueError as error:
+        except Exception as error:  # NumPy parses the header as Python and raises whatever that led to
             raise DataError(f"{path}: '{key}' is not a NumPy array: {error}") from None
         n_bytes = archive.getinfo(member).file_size - stream.tell()
     if dtype.hasobject:

@@ -107,7 +107,7 @@ def build_model(
 
 def _unknown_message(name: str, bare: str) -> str:
     """As ``registry.unknown_name_message``, without listing all of torchvision's names."""
-    near = nearest(bare, [*MODELS, *torchvision_names()])
+    near = nearest(bare, [*(MODELS if bare == name else []), *torchvision_names()])
     hint = f" Did you mean '{near}'?" if near else ""
     return (
         f"Unknown model '{name}'.{hint} Allowed: {', '.join(sorted(MODELS))}; torchvision's classification models "

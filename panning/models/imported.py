@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from panning.errors import ModelError
+from panning.seeding import isolated_torch_rng
 
 
 def build_imported(path: str, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
@@ -38,7 +39,8 @@ def build_imported(path: str, input_shape: tuple[int, ...], n_classes: int) -> n
 
 def _factory(path: str, module_name: str, factory_name: str) -> Callable[..., Any]:
     try:
-        module = importlib.import_module(module_name)
+        with isolated_torch_rng(0):  # what a first import draws must not change what the factory draws
+            module = importlib.import_module(module_name)
     except Exception as error:  # an import runs the module, which may raise anything
         raise ModelError(
             f"'{path}': module '{module_name}' cannot be imported: {type(error).__name__}: {error}. It is looked for "

@@ -45,6 +45,6 @@ def build_torchvision(name: str, input_shape: tuple[int, ...], n_classes: int) -
         arguments["image_size"] = input_shape[1]  # the only family whose parameters depend on it
     try:
         model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=n_classes, **arguments)
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (AssertionError, ValueError, RuntimeError, TypeError) as error:  # torchvision asserts sizes
         raise ModelError(f"torchvision's '{name}' cannot be built for inputs {tuple(input_shape)}: {error}") from error
     return model
