@@ -344,6 +344,8 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     [
         (LAYOUT, {"loss": float("nan")}, "not JSON compliant"),
         (LAYOUT, {"model": object()}, "not JSON serializable"),
+        (LAYOUT, json.loads('{"a":' * 300 + "0" + "}" * 300), "recursion limit"),
+        (LAYOUT, ["snip"], "manifest"),
         (LAYOUT, {"notes": "x" * MAX_HEADER_BYTES}, "shorten the manifest"),
         (Layout(("a\n", "b"), LAYOUT.shapes), {}, "printable"),
         (Layout(("__metadata__", "b"), LAYOUT.shapes), {}, "printable"),
