@@ -39,10 +39,8 @@ def show(file: MaskFile, as_json: AsJson = False) -> None:
     ]
     output.print_table(["layer", "shape", "kept", "of", "density"], rows)
     output.say(f"{masks.n_kept} of {masks.n_prunable} weights kept, density {masks.density:.6g}")
-    if _is_number(masks.manifest.get("effective_density")):
-        output.say(
-            f"effective density {masks.manifest['effective_density']:.6g} when it was saved (verify recomputes it)"
-        )
+    if isinstance(claimed := masks.manifest.get("effective_density"), int | float):
+        output.say(f"effective density {claimed:.6g} when it was saved (verify recomputes it)")
     for key, value in masks.manifest.items():
         if key != "effective_density":
             output.say(f"{ascii(key)[1:-1]}: {_one_line(value)}")
@@ -117,7 +115,7 @@ def _check_model(file: Path, masks: Masks, name: str, input_shape: tuple[int, ..
     effective = masks.effective_density(model, input_shape)
     claimed = masks.manifest.get("effective_density")
     # Both are a count divided by n_prunable; half a weight is what rounding in a manifest may cost.
-    if _is_number(claimed) and abs(claimed - effective) * masks.n_prunable > 0.5:
+    if isinstance(claimed, int | float) and abs(claimed - effective) * masks.n_prunable > 0.5:
         raise MaskError(
             f"{file} claims an effective density of {claimed:.6g}, but in model '{name}' it is {effective:.6g}; "
             "check --model and --input-shape, or prune again."
@@ -151,12 +149,9 @@ def _parse_shape(text: str) -> tuple[int, ...]:
 
 def _shape_in(manifest: dict[str, Any]) -> tuple[int, ...] | None:
     shape = manifest.get("input_shape")
-    good = isinstance(shape, list) and shape and all(type(size) is int and size >= 1 for size in shape)
-    return tuple(shape) if good else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(shape, list) or not shape or any(type(size) is not int or size < 1 for size in shape):
+        return None
+    return tuple(shape)
 
 
 def _one_line(value: object) -> str:

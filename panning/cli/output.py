@@ -60,8 +60,8 @@ def progress(description: str, total: int) -> Iterator[Advance]:
     """
     console = Console(stderr=True)
     if console.is_terminal:
-        with _bar(console, description, total) as advance:
-            yield advance
+        with _bar(console, description, total) as advance_bar:
+            yield advance_bar
         return
     n_done = 0
 
