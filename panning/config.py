@@ -16,7 +16,7 @@ from panning.registry import nearest
 
 
 class Config(BaseModel):
-    """Base of all configurations: immutable, no unknown keys, no silent conversion of types."""
+    """Base of all configurations: immutable, no unknown keys, no NaN; of conversions only pydantic's own ("3" -> 3)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
