@@ -29,7 +29,7 @@ def save_agent(path: Path, model: PPO, facts: dict[str, Any]) -> None:
     for index, state in model.policy.optimizer.state_dict()["state"].items():
         for key, value in state.items():
             tensors[f"optimizer.{index}.{key}"] = value.contiguous()
-    write_atomic(path, save(tensors, {"format": "pt", "panning_agent": json.dumps(facts, sort_keys=True)}))
+    write_atomic(path, save(tensors, {"panning_agent": json.dumps(facts, sort_keys=True)}))
 
 
 def load_agent(path: Path, model: PPO) -> dict[str, Any]:

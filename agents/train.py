@@ -8,7 +8,6 @@ another number of workers, ends with the same policy, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,14 +22,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from panning.agents.config import AgentConfig
 from panning.agents.saving import export_policy, load_agent, save_agent
-from panning.errors import ConfigError
 from panning.pruners.policy_net import PolicyNet, save_policy
-from panning.records import RecordStore, RunRecord, content_key, environment_info, write_atomic
+from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info
 from panning.seeding import derive_seed, isolated_global_rngs
 from panning.tasks import DataSource, load_task_data
 
 #: Keys of the environment's info that the logs keep of each episode.
 LOGGED = ("effective_density", "target_density", "alive")
+LOGGED_WITH_TRAINING = ("advantage", "images_seen")
 
 OnRollout = Callable[[int, int, dict[str, float]], None]  # rollouts done, of how many, figures
 
@@ -52,8 +51,7 @@ def train_agent(
         ConfigError: if ``out`` holds the training of another config.
     """
     identity = config.model_dump(mode="json", exclude={"data_root", "download"})
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out / "agent.json", identity)
+    claim_folder(out, identity)
     store = RecordStore(out / "rollouts.jsonl")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the workers, or the last bits of the scores would differ
@@ -104,6 +102,7 @@ def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, flo
         for key in ("effective_density", "alive", "advantage"):
             if key in episodes[0]:
                 figures[key] = float(np.mean([episode[key] for episode in episodes]))
+        figures["images_seen"] = float(sum(episode.get("images_seen", 0) for episode in episodes))
     return figures
 
 
@@ -120,7 +119,7 @@ def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:  # type: igno
     from panning.agents.config import EnvSpec
 
     spec = EnvSpec.model_validate(env)
-    keywords = (*LOGGED, "advantage") if spec.reward.training > 0 else LOGGED
+    keywords = (*LOGGED, *LOGGED_WITH_TRAINING) if spec.reward.training > 0 else LOGGED
     return Monitor(spec.make(source), info_keywords=keywords)
 
 
@@ -139,6 +138,7 @@ def _build(config: AgentConfig, envs: VecEnv) -> PPO:
         ent_coef=ppo.ent_coef,
         policy_kwargs={"net_arch": list(ppo.net_arch), "log_std_init": ppo.log_std_init},
         seed=derive_seed(config.seed, "ppo") % 2**31,
+        stats_window_size=ppo.n_steps * ppo.n_envs,  # all episodes of a rollout, for its figures
         device="cpu",  # the network is tiny, and equal results on every machine matter more
     )
 
@@ -156,11 +156,3 @@ def _record(store: RecordStore, identity: dict[str, Any], rollout: int, figures:
     config = {"agent": content_key(identity), "rollout": rollout}
     if (key := content_key(config)) not in store:  # killed between checkpoint and record: the record came first
         store.append(RunRecord(key, "rollout", config, figures, environment_info()))
-
-
-def _claim(path: Path, identity: dict[str, Any]) -> None:
-    if path.exists():
-        if json.loads(path.read_text()) != identity:
-            raise ConfigError(f"{path.parent} holds the training of another agent; give another --out or delete it.")
-        return
-    write_atomic(path, json.dumps(identity, indent=2))

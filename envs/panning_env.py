@@ -52,7 +52,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
 
     ## Information
     ``density``, ``effective_density``, ``target_density``, ``task``, ``seed``, ``round`` and the reward's terms; at the
-    end of an episode with training reward also ``accuracy`` and ``advantage``.
+    end of an episode with training reward also ``accuracy``, ``advantage`` and ``images_seen`` (what it cost).
 
     ## Arguments
     Args:
@@ -137,10 +137,12 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         reward = round_reward(self.spec_of_reward, self._state)
         info = self._info()
         if terminated and self.spec_of_reward.training > 0:
+            images_before = self._advantage.images_seen
             accuracy = self._advantage.accuracy(self._task, self._state)
             advantage = accuracy - self._advantage.reference(self._task, self._state.target_density)
             reward += self.spec_of_reward.training * advantage
-            info.update(accuracy=accuracy, advantage=advantage)
+            images_seen = self._advantage.images_seen - images_before
+            info.update(accuracy=accuracy, advantage=advantage, images_seen=images_seen)
         return observe(self._state), float(reward), terminated, False, info
 
     def render(self) -> Any:

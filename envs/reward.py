@@ -84,6 +84,7 @@ class TrainingAdvantage:
     def __init__(self, spec: RewardSpec, n_rounds: int) -> None:
         self.spec = spec
         self.n_rounds = n_rounds
+        self.images_seen = 0  # by all short trainings so far: what the reward has cost
         self._reference: dict[tuple[Task, float], float] = {}
 
     def accuracy(self, task: Task, state: EpisodeState) -> float:
@@ -106,4 +107,5 @@ class TrainingAdvantage:
         if self.spec.all_alive:
             result = make_all_alive(task.problem, result)
         _, trained = train_copy(task, result.masks, self.spec.recipe, task.problem.seed)
+        self.images_seen += trained.images_seen
         return trained.final["accuracy"]

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, BinaryIO, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -78,15 +79,28 @@ def save_masks(masks: Masks, path: str | Path, *, packed: bool = True) -> None:
     Raises:
         MaskError: if the manifest is no JSON, a name or shape cannot be stored, or the file cannot be written.
     """
-    try:
-        _check_layout(masks.layout)
-        data = _encode(masks, "bits" if packed else "bytes")
-    except (_Broken, ValueError, TypeError, RecursionError) as error:
-        raise MaskError(f"These masks cannot be saved as {path}; nothing was written.\n{error}") from None
+    data = dump_masks(masks, packed=packed)
     try:
         write_atomic(path, data)
     except OSError as error:
         raise MaskError(f"The mask file {path} cannot be written: {error.strerror or error}.") from None
+
+
+def dump_masks(masks: Masks, *, packed: bool = True) -> bytes:
+    """The bytes of a mask file; see ``save_masks``."""
+    try:
+        _check_layout(masks.layout)
+        return _encode(masks, "bits" if packed else "bytes")
+    except (_Broken, ValueError, TypeError, RecursionError) as error:
+        raise MaskError(f"These masks cannot be saved; nothing was written.\n{error}") from None
+
+
+def parse_masks(data: bytes, source: str) -> Masks:
+    """Masks from the bytes of a mask file; checked as ``load_masks`` does. ``source`` is what errors call them."""
+    try:
+        return _decode(*_read_stream(io.BytesIO(data), len(data)))
+    except _Broken as error:
+        raise MaskError(f"{source} is not a usable mask file.\n{error}") from None
 
 
 def load_masks(path: str | Path) -> Masks:
@@ -143,17 +157,20 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             _broken("a pipe or device", "a regular file")
-        size = status.st_size
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if size < 10 or length < 2 or 8 + length > size:
-            if start.startswith((b"PK", b"\x80")):
-                _broken("a pickle or archive as torch.save makes; not opened, it may hold code", EXPECTED)
-            _broken(f"{size} bytes, the first of which announce a header of {length}", f"{EXPECTED}; is it cut?")
-        if length > MAX_HEADER_BYTES:
-            _broken(f"a header of {length} bytes", f"at most {MAX_HEADER_BYTES}")
-        header = _json_object(file.read(length), "header")
-        data = file.read(size - 8 - length)
+        return _read_stream(file, status.st_size)
+
+
+def _read_stream(file: BinaryIO, size: int) -> tuple[dict[str, Any], bytes]:
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if size < 10 or length < 2 or 8 + length > size:
+        if start.startswith((b"PK", b"\x80")):
+            _broken("a pickle or archive as torch.save makes; not opened, it may hold code", EXPECTED)
+        _broken(f"{size} bytes, the first of which announce a header of {length}", f"{EXPECTED}; is it cut?")
+    if length > MAX_HEADER_BYTES:
+        _broken(f"a header of {length} bytes", f"at most {MAX_HEADER_BYTES}")
+    header = _json_object(file.read(length), "header")
+    data = file.read(size - 8 - length)
     if len(data) != size - 8 - length:
         _broken("a file that shrinks while it is read", "one that nobody writes")
     return header, data

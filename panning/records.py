@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panning.errors import PanningError
+from panning.errors import ConfigError, PanningError
 
 VERSIONED_PACKAGES = ("panning", "torch", "torchvision", "numpy", "gymnasium", "stable-baselines3", "ray")
 
@@ -59,6 +59,28 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def claim_folder(out: Path, identity: dict[str, Any]) -> None:
+    """Make a folder the home of one run: what goes on there later must be the same run.
+
+    Raises:
+        ConfigError: if the folder holds another run, naming what differs.
+    """
+    path = out / "run.json"
+    if not path.exists():
+        write_atomic(path, json.dumps(identity, indent=2))
+        return
+    try:
+        held = json.loads(path.read_text())
+    except ValueError:
+        raise ConfigError(f"{path} is damaged; delete {out} to start again.") from None
+    if held != identity:
+        differing = sorted(k for k in {*held, *identity} if held.get(k) != identity.get(k))
+        raise ConfigError(
+            f"{out} holds another run (it differs in: {', '.join(differing)}); give another --out, or delete the folder "
+            "to start again."
+        )
 
 
 class RecordStore:

@@ -85,7 +85,9 @@ def save_policy(policy: PolicyNet, path: str | Path) -> None:
         "n_rounds": policy.n_rounds,
         "facts": policy.facts,
     }
-    write_atomic(path, save(tensors, {"format": "pt", "panning_policy": json.dumps(description, sort_keys=True)}))
+    # One metadata key only: safetensors orders several by a hash that differs from call to call, and equal policies
+    # shall be equal files.
+    write_atomic(path, save(tensors, {"panning_policy": json.dumps(description, sort_keys=True)}))
 
 
 def load_policy(path: str | Path) -> PolicyNet:
@@ -99,33 +101,37 @@ def load_policy(path: str | Path) -> PolicyNet:
         raise PolicyError(f"No policy file '{path}'; 'panning train-agent' makes one.")
     if path.stat().st_size > MAX_POLICY_BYTES:
         raise PolicyError(f"{path} is larger than a policy may be ({MAX_POLICY_BYTES >> 20} MiB).")
-    data = path.read_bytes()
+    return parse_policy(path.read_bytes(), str(path))
+
+
+def parse_policy(data: bytes, source: str) -> PolicyNet:
+    """A policy from the bytes of its file; checked as ``load_policy`` does. ``source`` is what errors call them."""
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         description = json.loads(header["__metadata__"]["panning_policy"])
         version = description["format_version"]
         if version != FORMAT_VERSION:
-            raise PolicyError(f"{path} has policy format {version}; this version reads {FORMAT_VERSION}.")
+            raise PolicyError(f"{source} has policy format {version}; this version reads {FORMAT_VERSION}.")
         seen = description["observations"]
         if seen != list(OBSERVATIONS):
-            raise PolicyError(f"{path} was made for other observations:\n  file {seen}\n  here {list(OBSERVATIONS)}")
-        spec = parse_config(ActionSpec, description["action"], f"{path}, action")
+            raise PolicyError(f"{source} was made for other observations:\n  file {seen}\n  here {list(OBSERVATIONS)}")
+        spec = parse_config(ActionSpec, description["action"], f"{source}, action")
         n_layers = sum(name.endswith(".weight") for name in tensors)
         weights = tuple(tensors[f"layers.{i}.weight"].float().numpy() for i in range(n_layers))
         biases = tuple(tensors[f"layers.{i}.bias"].float().numpy() for i in range(n_layers))
         policy = PolicyNet(
             spec, int(description["n_rounds"]), weights, biases, tensors["log_std"].float().numpy(), description["facts"]
         )
-        _check_shapes(policy, path)
+        _check_shapes(policy, source)
     except PanningError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PolicyError(f"{path} is not a panning policy file ({error}).") from None
+        raise PolicyError(f"{source} is not a panning policy file ({error}).") from None
     return policy
 
 
-def _check_shapes(policy: PolicyNet, path: Path) -> None:
+def _check_shapes(policy: PolicyNet, source: str) -> None:
     n_output = len(policy.spec.dimensions) if policy.spec.form == "mix" else sum(policy.spec.choices)
     sizes = [len(OBSERVATIONS), *(weight.shape[0] for weight in policy.weights)]
     shapes_fit = bool(policy.weights) and all(
@@ -135,4 +141,4 @@ def _check_shapes(policy: PolicyNet, path: Path) -> None:
     n_log_std = n_output if policy.spec.form == "mix" else 0
     finite = all(np.isfinite(a).all() for a in (*policy.weights, *policy.biases, policy.log_std))
     if not shapes_fit or sizes[-1] != n_output or policy.log_std.shape != (n_log_std,) or not finite:
-        raise PolicyError(f"{path}: the layers do not fit {len(OBSERVATIONS)} observations and {n_output} outputs.")
+        raise PolicyError(f"{source}: the layers do not fit {len(OBSERVATIONS)} observations and {n_output} outputs.")

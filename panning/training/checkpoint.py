@@ -29,7 +29,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         for key, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value.contiguous()
-    write_atomic(path, save(tensors, {"format": "pt", "history": json.dumps(checkpoint.history)}))
+    write_atomic(path, save(tensors, {"history": json.dumps(checkpoint.history)}))
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint | None:

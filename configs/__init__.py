@@ -1,0 +1,1 @@
+"""Configuration files (YAML) that come with the package."""

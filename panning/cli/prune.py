@@ -1,0 +1,94 @@
+"""``panning prune``: one mask by any method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panning.cli import options, output
+
+app = typer.Typer()
+
+
+@app.command()
+def prune(
+    model: options.Model,
+    data: options.Data,
+    density: Annotated[float, typer.Option("--density", help="Fraction of weights to keep, in (0, 1].")],
+    method: Annotated[str, typer.Option("--method", help="A pruning method; see the README for all.")] = "synflow",
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Prune with this trained agent instead of a method.")
+    ] = None,
+    all_alive: Annotated[
+        bool, typer.Option("--all-alive", help="Give the budget of dead weights to weights that can be alive.")
+    ] = False,
+    seed: options.Seed = 0,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Instead of the method's own number.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", help="Density over the rounds.")] = None,
+    out: options.Out = None,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Find one mask for a network at its initial weights and write it.
+
+    Example: panning prune --model lenet5 --data fashion_mnist --density 0.02 --method snip --all-alive
+    """
+    from panning.connectivity import Connectivity, report
+    from panning.errors import PolicyError
+    from panning.maskfile import save_masks
+    from panning.masks import n_kept_at
+    from panning.pruners import make_all_alive, prune_problem
+    from panning.pruners.episode import run_policy
+    from panning.pruners.policy_net import load_policy
+    from panning.records import RunRecord, claim_folder, content_key, environment_info, write_atomic
+    from panning.tasks import DataSource, TaskSpec, load_task
+
+    if policy is not None and (rounds is not None or schedule is not None):
+        raise PolicyError("A policy brings its own rounds; --rounds and --schedule do not go with --policy.")
+    net = load_policy(policy) if policy is not None else None
+    name = "panning" if net is not None else method
+    source = DataSource(root=str(data_root) if data_root else None, download=download)
+    task = load_task(TaskSpec(model=model, data=data), seed, source, allow_import=True)
+    problem = task.problem
+    n_kept_at(density, problem.layout.n_prunable)
+    if net is None:
+        result = prune_problem(
+            problem, density, method, all_alive_weights=all_alive, n_rounds=rounds, schedule=schedule
+        )
+    else:
+        result, _ = run_policy(problem, density, net, net.spec, net.n_rounds)
+        result = make_all_alive(problem, result) if all_alive else result
+    facts = report(Connectivity.of(problem), result.mask)
+    masks = result.masks.with_manifest(
+        model=model, data=task.data.label, method=name, all_alive=all_alive, seed=seed,
+        input_shape=list(problem.input_shape), effective_density=facts.effective_density,
+    )  # fmt: skip
+    identity = {
+        "model": model, "data": data, "density": density, "method": name, "all_alive": all_alive, "seed": seed,
+        "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None,
+    }  # fmt: skip
+    folder = out or Path("runs") / f"prune-{content_key(identity)[:10]}"
+    claim_folder(folder, identity)
+    save_masks(masks, folder / "mask.safetensors")
+    figures = {
+        "n_kept": facts.n_kept, "density": facts.density, "effective_density": facts.effective_density,
+        "collapsed_layers": list(facts.collapsed_layers), "layer_densities": masks.layer_densities(),
+    }  # fmt: skip
+    record = RunRecord(content_key(identity), "prune", identity, figures, environment_info())
+    from panning.cli.report import write_mask_report
+
+    write_mask_report(folder, masks, record)
+    if as_json:
+        output.print_json({"mask": str(folder / "mask.safetensors"), **figures})
+        return
+    output.print_table(["layer", "density"], [[n, f"{d:.5f}"] for n, d in masks.layer_densities().items()])
+    output.say(
+        f"{name}: {facts.n_kept} of {masks.n_prunable} weights kept, density {facts.density:.6g}, "
+        f"effective density {facts.effective_density:.6g}"
+    )
+    for layer in facts.collapsed_layers:
+        output.note(f"warning: layer '{layer}' has no alive weight")
+    output.say(f"Mask: {folder / 'mask.safetensors'}")

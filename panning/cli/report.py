@@ -1,0 +1,60 @@
+"""What single-mask and single-training commands leave in their folder beside the mask: record, table, picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from panning.records import RunRecord, write_atomic
+
+if TYPE_CHECKING:
+    from panning.masks import Masks
+
+
+def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """``table.md`` and ``table.csv``."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    write_atomic(folder / "table.md", "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_atomic(folder / "table.csv", text.getvalue())
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """``records.jsonl`` with this one record."""
+    write_atomic(folder / "records.jsonl", json.dumps(asdict(record), sort_keys=True) + "\n")
+
+
+def write_mask_report(folder: Path, masks: Masks, record: RunRecord) -> None:
+    """Record, table and ``layers.png`` of one mask."""
+    write_record(folder, record)
+    densities = masks.layer_densities()
+    counts = masks.layout.counts(masks.flat)
+    write_table(folder, ["layer", "kept", "density"], [
+        [name, count, f"{density:.6f}"] for (name, density), count in zip(densities.items(), counts, strict=True)
+    ])  # fmt: skip
+    names = [name.removesuffix(".weight") for name in densities]
+    draw_lines(folder / "layers.png", {"density of the layer": [max(d, 1e-6) for d in densities.values()]}, names, log=True)
+
+
+def draw_lines(path: Path, lines: dict[str, list[float]], ticks: Sequence[Any], *, log: bool = False) -> None:
+    """A picture with one panel a line."""
+    from matplotlib.figure import Figure  # slow to import, and only pictures need it
+
+    figure = Figure(figsize=(4.6 * len(lines), 3.4), dpi=110)
+    for axes, (label, values) in zip(figure.subplots(1, len(lines), squeeze=False)[0], lines.items(), strict=True):
+        axes.plot(range(len(values)), values, "o-", markersize=3)
+        axes.set_xticks(range(len(ticks)), list(ticks), rotation=60, fontsize=7)
+        axes.set_ylabel(label)
+        if log:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,67 @@
+"""``panning search`` and ``panning demo``: the main job, from the agent to the table."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panning.cli import options, output
+
+app = typer.Typer()
+
+
+@app.command()
+def search(
+    config: Annotated[Path, typer.Argument(help="A search config (YAML).", show_default=False)],
+    out: options.Out = None,
+    workers: options.Workers = None,
+    ray_address: options.RayAddress = None,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train an agent, search for masks, train the winner and all baselines, write the table.
+
+    Example: panning search configs/search/fashion-lenet5.yaml --data-root DIR
+    """
+    _run(config, out or Path("runs") / config.stem, workers, ray_address, data_root, download, as_json)
+
+
+@app.command()
+def demo(
+    out: options.Out = None,
+    workers: options.Workers = None,
+    ray_address: options.RayAddress = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Run the whole job on the embedded digits in a few minutes; run it again to go on after an interruption."""
+    with resources.as_file(resources.files("panning.configs") / "demo" / "digits.yaml") as config:
+        _run(config, out or Path("runs") / "demo", workers, ray_address, None, False, as_json)
+
+
+def _run(
+    path: Path, out: Path, workers: int | None, ray_address: str | None, data_root: Path | None, download: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from panning.config import load_config
+    from panning.search import SearchConfig, run_search
+    from panning.search.report import COLUMNS, as_json_text, findings, table_cells, write_report
+    from panning.tasks import load_task_data
+
+    config = load_config(SearchConfig, path).with_data_root(data_root, download)
+    load_task_data(config.task, config.source)  # before Ray starts: wrong input is answered at once
+    n_workers = os.cpu_count() or 1 if workers is None else workers
+    with options.executor(n_workers, ray_address, config.job_timeout_s) as executor:
+        result = run_search(config, out, executor, agent_workers=n_workers, show=output.progress)
+    write_report(result, out)
+    if as_json:
+        print(as_json_text(result))
+        return
+    output.print_table(list(COLUMNS), table_cells(result))
+    for sentence in findings(result):
+        output.say(sentence)
+    output.say(f"Masks, table, pictures and records: {out}")

@@ -1,0 +1,64 @@
+"""``panning train-agent``: train a panning agent alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panning.cli import options, output
+
+app = typer.Typer()
+
+
+@app.command("train-agent")
+def train_agent(
+    config: Annotated[Path, typer.Argument(help="An agent config (YAML).", show_default=False)],
+    out: options.Out = None,
+    workers: options.Workers = None,
+    ray_address: options.RayAddress = None,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train an agent; leaves policy.safetensors, which a search config or `panning prune --policy` takes.
+
+    Example: panning train-agent configs/agent/digits.yaml
+    """
+    from contextlib import nullcontext
+
+    from panning import agents
+    from panning.config import dump_config, load_config
+    from panning.records import write_atomic
+    from panning.tasks import load_task_data
+
+    settings = load_config(agents.AgentConfig, config)
+    settings = settings.model_copy(
+        update={"data_root": str(data_root) if data_root else settings.data_root, "download": download}
+    )
+    for task in settings.env.tasks:
+        load_task_data(task, settings.source)
+    folder = out or Path("runs") / config.stem
+    n_workers = os.cpu_count() or 1 if workers is None else workers
+    running = nullcontext()
+    if n_workers:
+        from panning.search.ray_executor import ray_running
+
+        running = ray_running(n_workers, ray_address)
+    figures: dict[str, float] = {}
+    with running, output.progress("training the agent", settings.ppo.n_rollouts) as advance:
+        done = 0
+
+        def on_rollout(number: int, _: int, latest: dict[str, float]) -> None:
+            nonlocal done, figures
+            advance(number - done, note=f"reward {latest.get('reward', float('nan')):.3f}")
+            done, figures = number, latest
+
+        agents.train_agent(settings, folder, n_workers=n_workers, on_rollout=on_rollout)
+    write_atomic(folder / "config.yaml", dump_config(settings))
+    if as_json:
+        output.print_json({"policy": str(folder / "policy.safetensors"), "last_rollout": figures})
+        return
+    output.say(f"Policy: {folder / 'policy.safetensors'}")

@@ -1,0 +1,56 @@
+"""Candidates: every fixed policy and the agent's episodes, each with and without all-alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from panning.pruners.policies import available_policies
+from panning.search.config import AgentPart
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to make a mask for any seed's network.
+
+    Attributes:
+        name: as tables show it.
+        by: what a ``prune`` job wants to know (see ``prune_job``).
+    """
+
+    name: str
+    by: dict[str, Any]
+    all_alive: bool
+
+    @property
+    def is_agent(self) -> bool:
+        return self.by.get("policy") in ("agent", "actions")
+
+
+def with_and_without_all_alive(name: str, by: dict[str, Any]) -> list[Candidate]:
+    """Both forms of a way to prune."""
+    return [Candidate(name, by, False), Candidate(f"{name} + all-alive", by, True)]
+
+
+def fixed_candidates(part: AgentPart) -> list[Candidate]:
+    """Every fixed policy that the action space can express, and the agent itself."""
+    episode = {"n_rounds": part.n_rounds, "action": part.action.model_dump(mode="json")}
+    candidates = []
+    for name in (*available_policies(part.action), "agent"):
+        candidates += with_and_without_all_alive(name, {"policy": name, **episode})
+    return candidates
+
+
+def sample_by(part: AgentPart, number: int) -> dict[str, Any]:
+    """How sampled episode ``number`` of the agent is made on one network; its actions then replay it on others."""
+    return {
+        "policy": "agent", "sample": number, "n_rounds": part.n_rounds, "action": part.action.model_dump(mode="json"),
+    }  # fmt: skip
+
+
+def replay_candidates(part: AgentPart, number: int, actions: list[list[float]]) -> list[Candidate]:
+    """A sampled episode as a candidate for every seed."""
+    by = {
+        "policy": "actions", "actions": actions, "n_rounds": part.n_rounds, "action": part.action.model_dump(mode="json"),
+    }  # fmt: skip
+    return with_and_without_all_alive(f"agent, sample {number}", by)

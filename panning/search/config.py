@@ -1,0 +1,142 @@
+"""What a search does: the task, the candidates, the rungs, the final comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from panning.agents.config import AgentConfig, Density, EnvSpec, PPOSpec
+from panning.config import Config
+from panning.data import data_names
+from panning.envs.reward import RewardSpec
+from panning.models import model_names
+from panning.pruners import PRUNERS
+from panning.pruners.actions import ActionSpec
+from panning.registry import lookup, unknown_name_message
+from panning.tasks import DataSource, TaskSpec
+from panning.training import Recipe
+
+#: Rows of ``PRUNERS`` that every search is compared with.
+DEFAULT_BASELINES = ("erk", "magnitude", "snip", "grasp", "synflow", "iter_snip", "panning_staged")
+
+
+class AgentPart(Config):
+    """The agent of a search; it is trained on the search's task and densities, on networks of other seeds.
+
+    Attributes:
+        policy: a policy file to use instead of training one.
+        tasks: further tasks to train on.
+        seeds: of the networks the agent is trained on; none of the final seeds.
+    """
+
+    policy: str | None = None
+    tasks: tuple[TaskSpec, ...] = ()
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
+    seed: int = 0
+    n_rounds: Annotated[int, Field(ge=1)] = 6
+    action: ActionSpec = ActionSpec()
+    reward: RewardSpec = RewardSpec()
+    ppo: PPOSpec = PPOSpec()
+
+
+class Rung(Config):
+    """One step of successive halving (Jamieson & Talwalkar 2016).
+
+    Attributes:
+        recipe: how long every candidate that is left is trained.
+        keep: how many go on, by validation accuracy; the last rung keeps 1.
+        n_seeds: on how many of the final seeds' networks each is tried, the first ones.
+    """
+
+    recipe: Recipe
+    keep: Annotated[int, Field(ge=1)]
+    n_seeds: Annotated[int, Field(ge=1)] = 1
+
+
+class SearchConfig(Config):
+    """A whole search.
+
+    Attributes:
+        densities: each is searched for on its own.
+        seeds: of the networks in the final table; the search looks at their validation results only.
+        n_samples: sampled episodes of the agent among the candidates, for each density.
+        recipe: the full training of winner and baselines.
+        job_timeout_s: a worker that is silent for so long is replaced and its job run again.
+    """
+
+    name: str
+    task: TaskSpec
+    densities: Annotated[tuple[Density, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    agent: AgentPart = AgentPart()
+    n_samples: Annotated[int, Field(ge=0)] = 8
+    rungs: Annotated[tuple[Rung, ...], Field(min_length=1)]
+    recipe: Recipe
+    baselines: tuple[str, ...] = DEFAULT_BASELINES
+    data_root: str | None = None
+    download: bool = False
+    job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, task: TaskSpec) -> TaskSpec:
+        check_task_names(task)
+        return task
+
+    @field_validator("baselines")
+    @classmethod
+    def _known_baselines(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                lookup(PRUNERS, name, "method")
+            except KeyError as error:
+                raise ValueError(str(error)) from None
+        return names
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SearchConfig:
+        if self.rungs[-1].keep != 1:
+            raise ValueError(f"the last rung must keep 1 candidate, not {self.rungs[-1].keep}")
+        if overlap := set(self.seeds) & set(self.agent.seeds):
+            raise ValueError(f"seeds {sorted(overlap)} are used both to train the agent and in the final table")
+        for number, rung in enumerate(self.rungs):
+            if rung.n_seeds > len(self.seeds):
+                raise ValueError(f"rung {number} wants {rung.n_seeds} seeds, there are {len(self.seeds)}")
+        if len(set(self.seeds)) < len(self.seeds) or len(set(self.densities)) < len(self.densities):
+            raise ValueError("a seed or a density is named twice")
+        return self
+
+    @property
+    def source(self) -> DataSource:
+        """Where the data lie, for this machine."""
+        return DataSource(root=self.data_root, download=self.download)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that results depend on."""
+        return self.model_dump(mode="json", exclude={"data_root", "download", "job_timeout_s"})
+
+    def agent_config(self) -> AgentConfig:
+        """The training run of this search's agent."""
+        part = self.agent
+        env = EnvSpec(
+            tasks=(self.task, *part.tasks), densities=self.densities, seeds=part.seeds, n_rounds=part.n_rounds,
+            action=part.action, reward=part.reward,
+        )  # fmt: skip
+        return AgentConfig(env=env, ppo=part.ppo, seed=part.seed, data_root=self.data_root, download=self.download)
+
+    def with_data_root(self, root: Path | None, download: bool) -> SearchConfig:
+        """The same search with the data elsewhere."""
+        return self.model_copy(
+            update={"data_root": str(root) if root else self.data_root, "download": download or self.download}
+        )
+
+
+def check_task_names(task: TaskSpec) -> None:
+    """Raise ValueError, with the nearest names, if the task's model or data set is in no table."""
+    if task.model not in model_names() and not task.model.startswith("torchvision:"):
+        raise ValueError(unknown_name_message("model", task.model, model_names()))
+    if task.data not in data_names() and not task.data.startswith(("npz:", "folder:")):
+        raise ValueError(unknown_name_message("data set", task.data, data_names()))

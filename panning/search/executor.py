@@ -1,0 +1,35 @@
+"""Executors: run jobs somewhere and hand back the outcomes as they come. All give the same outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from panning.search.jobs import Job, Outcome, execute
+
+
+class Executor(Protocol):
+    """Where jobs run."""
+
+    @property
+    def n_workers(self) -> int:
+        """Jobs that run at the same time."""
+        ...
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Every job with its outcome, in the order in which they end.
+
+        Raises:
+            PanningError: what a job raised, or WorkerError if workers keep dying.
+        """
+        ...
+
+
+class SerialExecutor:
+    """One job after the other, in this process; the one for tests and for debugging."""
+
+    n_workers = 1
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        for job in jobs:
+            yield job, execute(job)

@@ -1,0 +1,176 @@
+"""Jobs: the units of work that executors run. A pure function of a JSON-able description, equal on every worker.
+
+- ``prune``: one network, one density, one policy or method -> a mask.
+- ``train``: one network, one mask or none, one recipe -> validation (and, for the final table, test) accuracy.
+
+What belongs to a job but not to its identity, like where the data lie, travels beside the description; masks and policies
+are in the identity by their hash.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from panning.connectivity import Connectivity, report
+from panning.errors import DensityError, NonFiniteError, PanningError
+from panning.maskfile import dump_masks, parse_masks
+from panning.pruners import PruneResult, make_all_alive, prune_problem
+from panning.pruners.episode import Policy, run_policy
+from panning.pruners.actions import ActionSpec
+from panning.pruners.policies import Replay, make_policy
+from panning.pruners.policy_net import parse_policy
+from panning.records import content_key
+from panning.seeding import derive_seed, numpy_rng
+from panning.tasks import DataSource, Task, TaskSpec, load_task
+from panning.training import Recipe, evaluate
+from panning.training.short import train_copy
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A unit of work.
+
+    Attributes:
+        kind: ``prune`` or ``train``.
+        config: the JSON-able description; equal descriptions give equal outcomes.
+        source: where the data lie.
+        attachment: the bytes of a mask file (``train``) or policy file (``prune`` by the agent), hashed in ``config``.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    source: DataSource = DataSource()
+    attachment: bytes | None = None
+
+    @functools.cached_property
+    def key(self) -> str:
+        return content_key({"kind": self.kind, **self.config})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job gives: JSON-able metrics and, for ``prune``, a mask file's bytes.
+
+    ``error`` is set instead where the work was possible but failed: a diverged training, a network that cannot be pruned
+    so far. It belongs to the result of a comparison, and is recorded as one.
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    mask: bytes | None = None
+    error: str | None = None
+
+
+def digest(data: bytes) -> str:
+    """The hash by which a job's identity names its attachment."""
+    return hashlib.sha256(data).hexdigest()[:20]
+
+
+def prune_job(
+    task: TaskSpec, source: DataSource, seed: int, density: float, by: dict[str, Any], all_alive: bool,
+    policy: bytes | None = None,
+) -> Job:  # fmt: skip
+    """A job that makes a mask.
+
+    Args:
+        by: ``{"method": row of PRUNERS}``; or an episode: ``{"policy": row of POLICIES | "agent" | "actions", "n_rounds",
+            "action"}`` with ``"sample": number`` for a sampled episode of the agent and ``"actions"`` for a replay.
+        policy: the agent's file, where ``by`` asks for it.
+    """
+    config = {
+        "task": task.model_dump(mode="json"), "seed": seed, "density": density, "by": by, "all_alive": all_alive,
+        "policy": digest(policy) if policy is not None else None,
+    }  # fmt: skip
+    return Job("prune", config, source, policy)
+
+
+def train_job(
+    task: TaskSpec, source: DataSource, seed: int, mask: bytes | None, recipe: Recipe, test: bool = False
+) -> Job:
+    """A job that trains a network under a mask file, or dense; only with ``test`` is the test part read, at the end."""
+    config = {
+        "task": task.model_dump(mode="json"), "seed": seed, "mask": digest(mask) if mask is not None else None,
+        "recipe": recipe.model_dump(mode="json"), "test": test,
+    }  # fmt: skip
+    return Job("train", config, source, mask)
+
+
+def execute(job: Job) -> Outcome:
+    """Run a job in this process, on one thread, so that its result is the same everywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        task = load_task(TaskSpec.model_validate(job.config["task"]), job.config["seed"], job.source)
+        return {"prune": _prune, "train": _train}[job.kind](job, task)
+    except (NonFiniteError, DensityError) as error:
+        return Outcome(error=str(error))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _prune(job: Job, task: Task) -> Outcome:
+    config, by = job.config, job.config["by"]
+    problem, density = task.problem, config["density"]
+    actions: list[list[float]] = []
+    if "method" in by:
+        result = prune_problem(problem, density, by["method"])
+    else:
+        spec = ActionSpec.model_validate(by["action"])
+        result, taken = run_policy(problem, density, _policy(job, spec), spec, by["n_rounds"])
+        actions = [[float(value) for value in action] for action in taken]
+    if config["all_alive"]:
+        result = make_all_alive(problem, result)
+    facts = report(Connectivity.of(problem), result.mask)
+    metrics = {
+        "n_kept": facts.n_kept, "density": facts.density, "effective_density": facts.effective_density,
+        "collapsed_layers": list(facts.collapsed_layers), "layer_densities": result.masks.layer_densities(),
+        "actions": actions,
+    }  # fmt: skip
+    return Outcome(metrics, _mask_file(job, task, result, facts.effective_density))
+
+
+def _mask_file(job: Job, task: Task, result: PruneResult, effective_density: float) -> bytes:
+    by = job.config["by"]
+    masks = result.masks.with_manifest(
+        model=job.config["task"]["model"], data=task.data.label, method=by.get("method", by.get("policy")),
+        all_alive=job.config["all_alive"], seed=job.config["seed"], input_shape=list(task.problem.input_shape),
+        effective_density=effective_density,
+    )  # fmt: skip
+    return dump_masks(masks)
+
+
+def _policy(job: Job, spec: ActionSpec) -> Policy:
+    by = job.config["by"]
+    if by["policy"] == "actions":
+        return Replay(by["actions"])
+    if by["policy"] != "agent":
+        return make_policy(by["policy"], spec)
+    if job.attachment is None:
+        raise PanningError("A job for the agent carries no policy file.")
+    net = parse_policy(job.attachment, "the agent's policy")
+    if (sample := by.get("sample")) is None:
+        return net
+    rng = numpy_rng(job.config["seed"], "sampled episode", sample)
+    return lambda observation: net.sample(observation, rng)
+
+
+def _train(job: Job, task: Task) -> Outcome:
+    config = job.config
+    masks = parse_masks(job.attachment, "the job's mask") if job.attachment is not None else None
+    recipe = Recipe.model_validate(config["recipe"])
+    model, result = train_copy(task, masks, recipe, derive_seed(config["seed"], "training"))
+    metrics: dict[str, Any] = {
+        "accuracy": result.final["accuracy"], "loss": result.final["loss"],
+        "train_loss": result.final["train_loss"], "images_seen": result.images_seen, "wall_s": round(result.wall_s, 3),
+    }  # fmt: skip
+    if config["test"]:
+        test = evaluate(model, task.data, task.data.test_split(), recipe.precision)
+        metrics.update(test_accuracy=test["accuracy"], test_loss=test["loss"])
+    if not all(math.isfinite(value) for value in metrics.values()):
+        return Outcome(error="the evaluation loss is not finite")
+    return Outcome(metrics)

@@ -1,0 +1,169 @@
+"""Jobs on Ray: one actor a worker, each with one torch thread, reused for all jobs.
+
+Dispatching is our own, since Ray's ActorPool does not replace dead actors: one job in flight a worker, a dead or silent
+worker is replaced and its job run again on a fresh one. Jobs are pure, so running one twice does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from panning import errors
+from panning.errors import PanningError, WorkerError
+from panning.search.jobs import Job, Outcome
+
+#: A job whose worker died so often is not tried again.
+MAX_ATTEMPTS = 3
+POLL_S = 1.0
+
+
+@contextlib.contextmanager
+def ray_running(n_workers: int, address: str | None = None) -> Iterator[None]:
+    """Ray for the time of a block: the cluster at ``address`` or ``RAY_ADDRESS`` if given, else a local one.
+
+    A Ray that runs already in this process is used as it is and left running.
+
+    Raises:
+        WorkerError: if there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address is None or address == "local":
+            ray.init("local", num_cpus=n_workers, include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise WorkerError(f"No Ray cluster at '{address}': {error}") from None
+    try:
+        if (n_cores := int(ray.cluster_resources().get("CPU", 0))) < n_workers:
+            raise WorkerError(f"The Ray cluster has {n_cores} cores for {n_workers} workers; ask for fewer (--workers).")
+        yield
+    finally:
+        ray.shutdown()
+
+
+@ray.remote(num_cpus=1, max_restarts=0)
+class _JobWorker:
+    def pid(self) -> int:
+        return os.getpid()
+
+    def execute(self, job: Job) -> Outcome | tuple[str, str]:
+        """The outcome, or the name and message of the PanningError it raised."""
+        from panning.search.jobs import execute
+
+        try:
+            return execute(job)
+        except PanningError as error:
+            return type(error).__name__, str(error)
+
+
+@dataclass
+class _Flight:
+    job: Job
+    worker: int
+    deadline: float
+
+
+class RayExecutor:
+    """``n_workers`` Ray actors, started at the first job; Ray must be running (``ray_running``).
+
+    Until then their cores are free for others: the agent's rollouts come first.
+
+    Args:
+        job_timeout_s: after so long without an answer a worker counts as dead.
+    """
+
+    def __init__(self, n_workers: int, job_timeout_s: float = 3600.0) -> None:
+        self.n_workers = n_workers
+        self.job_timeout_s = job_timeout_s
+        self._workers: list[Any] = []
+
+    def __enter__(self) -> RayExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []
+
+    def start(self) -> None:
+        """Start the actors, if they are not there yet."""
+        if not self._workers:
+            self._workers = [_JobWorker.remote() for _ in range(self.n_workers)]
+
+    def pids(self) -> list[int]:
+        """The process of each worker on its machine."""
+        pids: list[int] = ray.get([worker.pid.remote() for worker in self._workers])
+        return pids
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        if not jobs:
+            return
+        self.start()
+        waiting = deque(jobs)
+        attempts: dict[str, int] = {}
+        idle = list(range(self.n_workers))
+        flights: dict[Any, _Flight] = {}
+        try:
+            while waiting or flights:
+                while waiting and idle:
+                    self._send(waiting.popleft(), idle.pop(0), flights)
+                ready, _ = ray.wait(list(flights), num_returns=1, timeout=POLL_S)
+                for call in [*ready, *self._overdue(flights)]:
+                    flight = flights.pop(call, None)
+                    if flight is None:
+                        continue
+                    outcome = self._land(call, flight) if call in ready else None
+                    if outcome is None:  # the worker died, or was silent for too long
+                        self._replace(flight, attempts)
+                        waiting.appendleft(flight.job)
+                    idle.append(flight.worker)
+                    if outcome is not None:
+                        yield flight.job, outcome
+        finally:
+            for call, flight in flights.items():  # the caller stopped early: what still runs is not wanted any more
+                del call
+                ray.kill(self._workers[flight.worker])
+                self._workers[flight.worker] = _JobWorker.remote()
+
+    def _send(self, job: Job, worker: int, flights: dict[Any, _Flight]) -> None:
+        call = self._workers[worker].execute.remote(job)
+        flights[call] = _Flight(job, worker, time.monotonic() + self.job_timeout_s)
+
+    def _overdue(self, flights: dict[Any, _Flight]) -> list[Any]:
+        now = time.monotonic()
+        return [call for call, flight in flights.items() if flight.deadline < now]
+
+    def _land(self, call: Any, flight: _Flight) -> Outcome | None:
+        try:
+            answer = ray.get(call)
+        except RayActorError:
+            return None
+        if isinstance(answer, Outcome):
+            return answer
+        name, message = answer
+        raise getattr(errors, name, PanningError)(message)
+
+    def _replace(self, flight: _Flight, attempts: dict[str, int]) -> None:
+        attempts[flight.job.key] = attempts.get(flight.job.key, 0) + 1
+        if attempts[flight.job.key] >= MAX_ATTEMPTS:
+            raise WorkerError(
+                f"The workers of a {flight.job.kind} job died or were silent for {self.job_timeout_s:.0f} s, "
+                f"{MAX_ATTEMPTS} times; is the memory enough? The job: {flight.job.config}"
+            )
+        ray.kill(self._workers[flight.worker])
+        self._workers[flight.worker] = _JobWorker.remote()

@@ -1,0 +1,202 @@
+"""What a search leaves for people: a table (Markdown, CSV, JSON) and pictures (PNG)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from panning.records import environment_info, read_records, write_atomic
+from panning.search.run import SearchResult
+
+COLUMNS = ("density", "method", "effective density", "collapsed layers", "test accuracy %", "validation accuracy %", "n")
+
+
+def table_cells(result: SearchResult) -> list[list[str]]:
+    """The table's rows as text: each density's methods by mean test accuracy, dense last."""
+    ordered = sorted(result.rows, key=lambda row: (row.method == "dense", -row.density, -_mean(row.test)))
+    return [
+        [
+            f"{row.density:g}",
+            f"{row.method} ({row.detail})" if row.detail else row.method,
+            f"{statistics.fmean(row.effective_density):.5f}" if row.effective_density else "-",
+            f"{max(row.collapsed_layers)}" if row.collapsed_layers else "-",
+            _spread(row.test),
+            _spread(row.validation),
+            f"{len(_good(row.test))}",
+        ]
+        for row in ordered
+    ]
+
+
+def write_report(result: SearchResult, out: Path) -> None:
+    """``table.md``, ``table.csv``, ``result.json``, ``accuracy.png``, ``layers.png`` and, if an agent was trained,
+    ``reward.png``."""
+    write_atomic(out / "table.md", markdown(result))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *table_cells(result)])
+    write_atomic(out / "table.csv", text.getvalue())
+    write_atomic(out / "result.json", as_json_text(result))
+    write_atomic(out / "accuracy.png", _accuracy_picture(result))
+    write_atomic(out / "layers.png", _layer_picture(result))
+    rollouts = out / "agent" / "rollouts.jsonl"
+    if rollouts.exists():
+        write_atomic(out / "reward.png", _reward_picture(rollouts))
+
+
+def markdown(result: SearchResult) -> str:
+    """The table with what one must know to read it; nothing in it depends on when or how fast it was made."""
+    config, info = result.config, environment_info()
+    lines = [
+        f"# {config.name}",
+        "",
+        f"{config.task.model} on {result.data_label}; mean ± standard deviation over {len(config.seeds)} seeds; last "
+        f"epoch of {config.recipe.epochs:g}; the test part was read once, at the end.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "|".join(" --- " for _ in COLUMNS) + "|",
+        *("| " + " | ".join(row) + " |" for row in table_cells(result)),
+        "",
+        *findings(result),
+        "",
+        f"Cost in dense epochs (passes over the training part): agent {result.agent_epochs:.1f}, search "
+        f"{result.search_epochs:.1f}, final trainings of all rows {result.final_epochs:.1f}.",
+        "",
+        f"Commit {info['commit']}; " + ", ".join(f"{k} {v}" for k, v in info["versions"].items())
+        + f"; {info['hardware']['processor']}, {info['hardware']['cores']} cores.",
+        "",
+    ]  # fmt: skip
+    errors = [f"- {row.method} at {row.density:g}: {e}" for row in result.rows for e in row.errors]
+    return "\n".join(lines + (["Failed:", "", *errors, ""] if errors else []))
+
+
+def findings(result: SearchResult) -> list[str]:
+    """One sentence a density: where panning stands among the methods, first or not."""
+    sentences = []
+    for density in result.config.densities:
+        rows = sorted((r for r in result.rows if r.density == density), key=lambda row: -_mean(row.test))
+        place = next(i for i, row in enumerate(rows) if row.method == "panning")
+        ours, other = rows[place], rows[1 if place == 0 else 0]
+        if not _good(ours.test):
+            sentences.append(f"At density {density:g} panning failed.")
+        elif len(rows) == 1:
+            sentences.append(f"At density {density:g} panning stands alone.")
+        else:
+            gap = 100 * (_mean(ours.test) - _mean(other.test))
+            word = "first" if place == 0 else f"number {place + 1} of {len(rows)}"
+            sentences.append(f"At density {density:g} panning is {word}: {gap:+.2f} points against {other.method}.")
+    return sentences
+
+
+def as_json(result: SearchResult) -> dict[str, Any]:
+    """Everything the table shows, unrounded."""
+    return {
+        "name": result.config.name,
+        "data": result.data_label,
+        "winners": {
+            f"{d:g}": {"name": c.name, "by": c.by, "all_alive": c.all_alive} for d, c in result.winners.items()
+        },
+        "rows": [vars(row) for row in result.rows],
+        "rungs": result.rungs,
+        "cost_epochs": {
+            "agent": result.agent_epochs, "search": result.search_epochs, "final": result.final_epochs,
+        },
+        "environment": environment_info(),
+    }  # fmt: skip
+
+
+def as_json_text(result: SearchResult) -> str:
+    """``as_json`` as text."""
+    return json.dumps(as_json(result), indent=2)
+
+
+def _good(values: list[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: list[float | None]) -> float:
+    good = _good(values)
+    return statistics.fmean(good) if good else -1.0
+
+
+def _spread(values: list[float | None]) -> str:
+    good = _good(values)
+    if not good:
+        return "failed"
+    deviation = f" ± {100 * statistics.stdev(good):.2f}" if len(good) > 1 else ""
+    return f"{100 * statistics.fmean(good):.2f}{deviation}"
+
+
+# --- pictures ---
+
+
+def _accuracy_picture(result: SearchResult) -> bytes:
+    """Test accuracy of every method, one panel a density: a dot a seed, a bar at the mean, the dense network dashed."""
+    figure, panels = _figure(len(result.config.densities), width=4.6, height=4.0)
+    dense = _mean(next(row for row in result.rows if row.method == "dense").test)
+    for axes, density in zip(panels, result.config.densities, strict=True):
+        rows = sorted((r for r in result.rows if r.density == density), key=lambda row: _mean(row.test))
+        for place, row in enumerate(rows):
+            colour = "tab:red" if row.method == "panning" else "tab:blue"
+            values = [100 * value for value in _good(row.test)]
+            axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.6, markersize=5)
+            if values:
+                axes.plot([statistics.fmean(values)], [place], "|", color=colour, markersize=16)
+        axes.set_yticks(range(len(rows)), [row.method for row in rows])
+        if dense >= 0:
+            axes.axvline(100 * dense, linestyle="--", color="grey", linewidth=1)
+        axes.set_xlabel("test accuracy, %")
+        axes.set_title(f"density {density:g}")
+    return _png(figure)
+
+
+def _layer_picture(result: SearchResult) -> bytes:
+    """Density of each layer by method, log scale, one panel a density."""
+    figure, panels = _figure(len(result.config.densities), width=4.6, height=4.0)
+    for axes, density in zip(panels, result.config.densities, strict=True):
+        for row in (r for r in result.rows if r.density == density and r.layer_densities):
+            ours = row.method == "panning"
+            values = [max(value, 1e-6) for value in row.layer_densities.values()]
+            axes.plot(range(len(values)), values, "o-", label=row.method, linewidth=2.5 if ours else 1.0,
+                      color="tab:red" if ours else None, markersize=3)  # fmt: skip
+        names = next((list(r.layer_densities) for r in result.rows if r.layer_densities), [])
+        axes.set_xticks(range(len(names)), [n.removesuffix(".weight") for n in names], rotation=60, fontsize=7)
+        axes.set_yscale("log")
+        axes.set_ylabel("density of the layer")
+        axes.set_title(f"density {density:g}")
+    panels[-1].legend(fontsize=6)
+    return _png(figure)
+
+
+def _reward_picture(path: Path) -> bytes:
+    """Mean episode reward of each rollout; where the reward trains, the advantage over the fixed policy too."""
+    records = sorted(read_records(path), key=lambda record: record.config["rollout"])
+    with_advantage = any("advantage" in record.metrics for record in records)
+    figure, panels = _figure(2 if with_advantage else 1, width=4.6, height=3.2)
+    for axes, key, label in zip(
+        panels, ("reward", "advantage"), ("mean episode reward", "advantage over the fixed policy, points"), strict=False
+    ):
+        scale = 100.0 if key == "advantage" else 1.0
+        points = [(r.config["rollout"] + 1, scale * r.metrics[key]) for r in records if key in r.metrics]
+        axes.plot([x for x, _ in points], [y for _, y in points])
+        axes.set_xlabel("rollout")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def _figure(n_panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure  # slow to import, and only pictures need it
+
+    figure = Figure(figsize=(width * n_panels, height), dpi=110)
+    return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
+
+
+def _png(figure: Any) -> bytes:
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,278 @@
+"""One search from the agent to the table, resumable at every job.
+
+1. The agent is trained, on networks of other seeds (or a policy file is read).
+2. Every candidate prunes the first seed's network; dead networks go out.
+3. Rungs of short trainings, judged on the validation part, leave one winner for each density.
+4. The winner, the baselines and the dense network are trained in full on every seed; only now is the test part read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from panning.agents.train import train_agent
+from panning.config import dump_config
+from panning.errors import JobError
+from panning.maskfile import parse_masks
+from panning.masks import n_kept_at
+from panning.pruners import PRUNERS
+from panning.pruners.policy_net import load_policy
+from panning.records import claim_folder, write_atomic
+from panning.search.candidates import Candidate, fixed_candidates, replay_candidates, sample_by
+from panning.search.config import Rung, SearchConfig
+from panning.search.executor import Executor
+from panning.search.jobs import Job, Outcome, prune_job, train_job
+from panning.search.store import JobStore, OnJob
+from panning.tasks import load_task_data
+
+Advance = Callable[..., None]
+
+
+class ShowProgress(Protocol):
+    """Called with what is done and in how many steps; the block calls what it gets after each step."""
+
+    def __call__(self, description: str, total: int) -> AbstractContextManager[Advance]: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one density in the final table.
+
+    Attributes:
+        test, validation: accuracies in [0, 1], one per seed; None where the training or pruning failed.
+    """
+
+    density: float
+    method: str
+    detail: str
+    effective_density: list[float]
+    collapsed_layers: list[int]
+    test: list[float | None]
+    validation: list[float | None]
+    layer_densities: dict[str, float]
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Winners, table rows, and what the search cost in images trained on, per image of the training part."""
+
+    config: SearchConfig
+    data_label: str
+    winners: dict[float, Candidate]
+    rungs: list[dict[str, Any]]
+    rows: list[Row]
+    search_epochs: float
+    agent_epochs: float
+    final_epochs: float
+
+
+class Search:
+    """A search in its folder. ``run`` goes through the stages; each asks the store for what is done already."""
+
+    def __init__(
+        self, config: SearchConfig, out: Path, executor: Executor, agent_workers: int, show: ShowProgress
+    ) -> None:
+        self.config = config
+        self.out = out
+        self.executor = executor
+        self.agent_workers = agent_workers
+        self.show = show
+        self.store = JobStore(out)
+        self.rung_log: list[dict[str, Any]] = []
+        self.search_images = 0
+
+    def run(self) -> SearchResult:
+        config = self.config
+        claim_folder(self.out, config.identity)
+        write_atomic(self.out / "config.yaml", dump_config(config))
+        data = load_task_data(config.task, config.source)  # one clear error here, not one from every worker
+        policy, agent_images = self._agent()
+        candidates = {density: self._candidates(density, policy) for density in config.densities}
+        for number, rung in enumerate(config.rungs):
+            candidates = self._rung(number, rung, candidates, policy)
+        winners = {density: left[0] for density, left in candidates.items()}
+        rows, final_images = self._final(winners, policy)
+        n_train = len(data.train)
+        return SearchResult(
+            config, data.label, winners, self.rung_log, rows, self.search_images / n_train, agent_images / n_train,
+            final_images / n_train,
+        )  # fmt: skip
+
+    # --- stages ---
+
+    def _agent(self) -> tuple[bytes, int]:
+        """The policy's file, and how many images the agent's rewards were trained on."""
+        part = self.config.agent
+        if part.policy is not None:
+            load_policy(part.policy)
+            return Path(part.policy).read_bytes(), 0
+        config = self.config.agent_config()
+        with self.show("training the agent", config.ppo.n_rollouts) as advance:
+            done = 0
+
+            def on_rollout(number: int, _: int, figures: dict[str, float]) -> None:
+                nonlocal done
+                advance(number - done, note=f"reward {figures.get('reward', float('nan')):.3f}")
+                done = number
+
+            train_agent(config, self.out / "agent", n_workers=self.agent_workers, on_rollout=on_rollout)
+            advance(config.ppo.n_rollouts - done)
+        rollouts = (self.out / "agent" / "rollouts.jsonl").read_text().splitlines()
+        images = sum(int(json.loads(line)["metrics"].get("images_seen", 0)) for line in rollouts)
+        return (self.out / "agent" / "policy.safetensors").read_bytes(), images
+
+    def _candidates(self, density: float, policy: bytes) -> list[Candidate]:
+        """All candidates of one density that leave a path through the first seed's network, without duplicates."""
+        config, seed = self.config, self.config.seeds[0]
+        samples = [
+            prune_job(config.task, config.source, seed, density, sample_by(config.agent, i), False, policy)
+            for i in range(config.n_samples)
+        ]
+        outcomes = self._work(f"sampling the agent at {density:g}", samples)
+        candidates = fixed_candidates(config.agent)
+        for number, job in enumerate(samples):
+            if (outcome := outcomes[job.key]).error is None:
+                candidates += replay_candidates(config.agent, number, outcome.metrics["actions"])
+        jobs = [self._prune(candidate, seed, density, policy) for candidate in candidates]
+        outcomes = self._work(f"pruning with every candidate at {density:g}", jobs)
+        alive: dict[bytes, Candidate] = {}
+        for candidate, job in zip(candidates, jobs, strict=True):
+            outcome = outcomes[job.key]
+            if outcome.mask is not None and outcome.metrics["effective_density"] > 0:
+                alive.setdefault(_mask_bits(outcome.mask), candidate)
+        if not alive:
+            raise JobError(f"No candidate leaves a path through the network at density {density:g}; ask for more weights.")
+        return list(alive.values())
+
+    def _rung(
+        self, number: int, rung: Rung, candidates: dict[float, list[Candidate]], policy: bytes
+    ) -> dict[float, list[Candidate]]:
+        """Train every candidate shortly; keep the best of each density by mean validation accuracy."""
+        seeds = self.config.seeds[: rung.n_seeds]
+        pruned = self._prune_all([(d, c, s) for d, left in candidates.items() for c in left for s in seeds], policy,
+                                 f"rung {number + 1}: pruning")  # fmt: skip
+        trainings = {
+            key: self._train(key[2], outcome, rung.recipe) for key, outcome in pruned.items() if outcome.error is None
+        }
+        outcomes = self._work(f"rung {number + 1}: short trainings", list(trainings.values()))
+        self.search_images += sum(int(o.metrics.get("images_seen", 0)) for o in outcomes.values())
+        kept: dict[float, list[Candidate]] = {}
+        for density, left in candidates.items():
+            scored = []
+            for candidate in left:
+                runs = [
+                    outcomes[trainings[key].key] if (key := (density, candidate.name, seed)) in trainings else None
+                    for seed in seeds
+                ]
+                scored.append((candidate, _mean_validation(runs)))
+            scored.sort(key=lambda pair: pair[1], reverse=True)  # stable: candidates come in a fixed order
+            kept[density] = [candidate for candidate, _ in scored[: rung.keep]]
+            self.rung_log += [
+                {"density": density, "rung": number + 1, "candidate": c.name, "accuracy": a, "kept": i < rung.keep}
+                for i, (c, (a, _)) in enumerate(scored)
+            ]
+        return kept
+
+    def _final(self, winners: dict[float, Candidate], policy: bytes) -> tuple[list[Row], int]:
+        """The comparison on the test part: winner, baselines, dense; the same recipe and seeds for all."""
+        config = self.config
+        baselines = [Candidate(PRUNERS[name].label, {"method": name}, False) for name in config.baselines]
+        contenders = [(d, c, s) for d in config.densities for c in (winners[d], *baselines) for s in config.seeds]
+        pruned = self._prune_all(contenders, policy, "pruning with every method")
+        trainings = {
+            key: self._train(key[2], outcome, config.recipe, test=True)
+            for key, outcome in pruned.items()
+            if outcome.error is None
+        }
+        dense = {s: train_job(config.task, config.source, s, None, config.recipe, test=True) for s in config.seeds}
+        outcomes = self._work("training every method in full", [*dense.values(), *trainings.values()])
+        rows = []
+        for density in config.densities:
+            for candidate in (winners[density], *baselines):
+                is_winner = candidate is winners[density]
+                keys = [(density, candidate.name, seed) for seed in config.seeds]
+                rows.append(
+                    _row(
+                        density, "panning" if is_winner else candidate.name, candidate.name if is_winner else "",
+                        [pruned[key] for key in keys],
+                        [outcomes[trainings[key].key] if key in trainings else None for key in keys],
+                    )  # fmt: skip
+                )
+            self._save_winner_masks(density, [pruned[density, winners[density].name, seed] for seed in config.seeds])
+        whole = Outcome({"effective_density": 1.0, "collapsed_layers": [], "layer_densities": {}})
+        rows.append(_row(1.0, "dense", "", [whole for _ in config.seeds], [outcomes[j.key] for j in dense.values()]))
+        images = sum(int(outcome.metrics.get("images_seen", 0)) for outcome in outcomes.values())
+        return rows, images
+
+    # --- jobs ---
+
+    def _prune(self, candidate: Candidate, seed: int, density: float, policy: bytes) -> Job:
+        attachment = policy if candidate.by.get("policy") == "agent" else None
+        config = self.config
+        return prune_job(config.task, config.source, seed, density, candidate.by, candidate.all_alive, attachment)
+
+    def _prune_all(
+        self, contenders: Sequence[tuple[float, Candidate, int]], policy: bytes, description: str
+    ) -> dict[tuple[float, str, int], Outcome]:
+        jobs = {(d, c.name, s): self._prune(c, s, d, policy) for d, c, s in contenders}
+        outcomes = self._work(description, list(jobs.values()))
+        return {key: outcomes[job.key] for key, job in jobs.items()}
+
+    def _train(self, seed: int, pruned: Outcome, recipe: Any, test: bool = False) -> Job:
+        return train_job(self.config.task, self.config.source, seed, pruned.mask, recipe, test)
+
+    def _work(self, description: str, jobs: list[Job]) -> dict[str, Outcome]:
+        with self.show(description, len({job.key for job in jobs})) as advance:
+            on_job: OnJob = lambda job, outcome: advance(1)  # noqa: E731
+            return self.store.run(jobs, self.executor, on_job)
+
+    def _save_winner_masks(self, density: float, outcomes: list[Outcome]) -> None:
+        for seed, outcome in zip(self.config.seeds, outcomes, strict=True):
+            if outcome.mask is not None:
+                write_atomic(self.out / f"panning-density{density:g}-seed{seed}.safetensors", outcome.mask)
+
+
+def run_search(
+    config: SearchConfig, out: Path, executor: Executor, *, agent_workers: int, show: ShowProgress
+) -> SearchResult:
+    """Run a search, or go on with one, in the folder ``out``.
+
+    Raises:
+        ConfigError: if the folder holds another search.
+    """
+    for density in config.densities:
+        n_kept_at(density, 10**9)
+    return Search(config, out, executor, agent_workers, show).run()
+
+
+def _mask_bits(mask: bytes) -> bytes:
+    """The mask itself, without the manifest that says who made it."""
+    return parse_masks(mask, "a candidate's mask").flat.numpy().tobytes()
+
+
+def _mean_validation(runs: list[Outcome | None]) -> tuple[float, float]:
+    """Mean validation accuracy, and minus the mean loss to part equals; what failed counts as nothing right."""
+    good = [run.metrics for run in runs if run is not None and run.error is None]
+    if len(good) < len(runs):
+        return 0.0, float("-inf")
+    return sum(m["accuracy"] for m in good) / len(good), -sum(m["loss"] for m in good) / len(good)
+
+
+def _row(density: float, method: str, detail: str, pruned: list[Outcome], trained: list[Outcome | None]) -> Row:
+    def accuracy(name: str) -> list[float | None]:
+        return [None if t is None or t.error is not None else float(t.metrics[name]) for t in trained]
+
+    errors = [o.error for o in [*pruned, *(t for t in trained if t is not None)] if o.error is not None]
+    layers: dict[str, float] = next((p.metrics["layer_densities"] for p in pruned if p.error is None), {})
+    return Row(
+        density, method, detail,
+        [float(p.metrics["effective_density"]) for p in pruned if p.error is None],
+        [len(p.metrics["collapsed_layers"]) for p in pruned if p.error is None],
+        accuracy("test_accuracy"), accuracy("accuracy"), layers, tuple(dict.fromkeys(errors)),
+    )  # fmt: skip
