@@ -67,7 +67,8 @@ class RayVecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         self._reset_seeds, self._actions = list(self._seeds), []
         calls = [
-            worker.reset.remote(self._reset_seeds[part]) for worker, part in zip(self._workers, self._slices, strict=True)
+            worker.reset.remote(self._reset_seeds[part])
+            for worker, part in zip(self._workers, self._slices, strict=True)
         ]
         observations = [self._result(i, call) for i, call in enumerate(calls)]
         self._reset_seeds_used()

@@ -92,8 +92,12 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self.densities = tuple(check_density(density) for density in densities)
         self.seeds = tuple(seeds)
         self.n_rounds = n_rounds
-        self.spec_of_action = action if isinstance(action, ActionSpec) else parse_config(ActionSpec, dict(action), "action")
-        self.spec_of_reward = reward if isinstance(reward, RewardSpec) else parse_config(RewardSpec, dict(reward), "reward")
+        self.spec_of_action = (
+            action if isinstance(action, ActionSpec) else parse_config(ActionSpec, dict(action), "action")
+        )
+        self.spec_of_reward = (
+            reward if isinstance(reward, RewardSpec) else parse_config(RewardSpec, dict(reward), "reward")
+        )
         self.source = DataSource(root=data_root)
         self.render_mode = render_mode
         self.observation_space = spaces.Box(-1.0, 1.0, (len(OBSERVATIONS),), np.float32)

@@ -85,7 +85,9 @@ def _batch_source(data: Any, seed: int) -> BatchSource:
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         inputs, targets = data
         if len(inputs) != len(targets) or len(inputs) == 0:
-            raise DataError(f"A batch needs as many targets as inputs, given {len(inputs)} inputs and {len(targets)} targets.")
+            raise DataError(
+                f"A batch needs as many targets as inputs, given {len(inputs)} inputs and {len(targets)} targets."
+            )
         return lambda number: (inputs, targets)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return _from_dataset(data, seed)

@@ -70,7 +70,12 @@ def run(
         name: buffer.detach().to(dtype, copy=True) if buffer.is_floating_point() else buffer.clone()
         for name, buffer in model.named_buffers()
     }
-    with _in_evaluation_mode(model), isolated_torch_rng(0), _Flow(rules), torch.autocast(inputs.device.type, enabled=False):
+    with (
+        _in_evaluation_mode(model),
+        isolated_torch_rng(0),
+        _Flow(rules),
+        torch.autocast(inputs.device.type, enabled=False),
+    ):
         output = functional_call(model, {**parameters, **buffers}, (inputs,))
     if not isinstance(output, Tensor):
         raise ModelError(f"The model returns {type(output).__name__}; a tensor of logits [batch, classes] is needed.")
@@ -94,9 +99,7 @@ def _in_evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def _batch_statistics(function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, *rest: Any,
                       eps: float = 1e-5, **_: Any) -> Tensor:  # fmt: skip
-    if function is torch.batch_norm:  # (.., training, momentum, eps, cudnn)
-        eps = rest[2]
-    elif len(rest) >= 3:  # F.batch_norm: (.., training, momentum, eps)
+    if function is torch.batch_norm or len(rest) >= 3:  # (.., training, momentum, eps, cudnn)
         eps = rest[2]
     if x.numel() == x.shape[1]:  # one value per channel has no variance; its normalised value is 0
         x = x.expand(2, *x.shape[1:])
@@ -186,7 +189,9 @@ def _open_gate(function: Any, x: Tensor) -> Tensor:
 #: Every value is 0 (no unmasked path from the input arrives) or positive; every gradient likewise from the output.
 BOOLEAN: dict[Any, Rule] = {
     **{function: _boolean_product for function in (*LINEAR, *CONVOLUTIONS)},
-    **{function: _first_argument for function in (*BATCH_NORMS, *OTHER_NORMS, *UNSCALED_NORMS, *DROPOUTS, *ACTIVATIONS)},
+    **{
+        function: _first_argument for function in (*BATCH_NORMS, *OTHER_NORMS, *UNSCALED_NORMS, *DROPOUTS, *ACTIVATIONS)
+    },
     **{function: _open_gate for function in GATES},
     **{function: _average_like(pool) for function, pool in MAX_POOLS.items()},
     **{function: _adaptive_average_like(pool) for function, pool in ADAPTIVE_MAX_POOLS.items()},

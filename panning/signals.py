@@ -119,7 +119,9 @@ class Signals:
     def _keep(self, name: str, values: Tensor) -> None:
         if not torch.isfinite(values).all():
             layer = next(n for n, part in self.problem.layout.views(values).items() if not torch.isfinite(part).all())
-            raise NonFiniteError(f"The signal '{name}' is NaN or infinite in layer '{layer}' at density {self._density():.3g}.")
+            raise NonFiniteError(
+                f"The signal '{name}' is NaN or infinite in layer '{layer}' at density {self._density():.3g}."
+            )
         self._known[name] = values.detach()
 
     def _density(self) -> float:

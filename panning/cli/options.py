@@ -21,14 +21,10 @@ Workers = Annotated[
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", help="Join this Ray cluster. Default: $RAY_ADDRESS, else start one here.")
 ]
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", help="Where data sets lie. Default: $PANNING_DATA.")
-]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Where data sets lie. Default: $PANNING_DATA.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a torchvision data set that is not there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Model = Annotated[
-    str, typer.Option("--model", help="A model's name, torchvision:NAME, or package.module:factory.")
-]
+Model = Annotated[str, typer.Option("--model", help="A model's name, torchvision:NAME, or package.module:factory.")]
 Data = Annotated[str, typer.Option("--data", help="A data set's name, npz:PATH or folder:PATH.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of initial weights, batches and everything random.")]
 

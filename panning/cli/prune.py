@@ -43,7 +43,7 @@ def prune(
     from panning.pruners import make_all_alive, prune_problem
     from panning.pruners.episode import run_policy
     from panning.pruners.policy_net import load_policy
-    from panning.records import RunRecord, claim_folder, content_key, environment_info, write_atomic
+    from panning.records import RunRecord, claim_folder, content_key, environment_info
     from panning.tasks import DataSource, TaskSpec, load_task
 
     if policy is not None and (rounds is not None or schedule is not None):

@@ -39,7 +39,9 @@ def write_mask_report(folder: Path, masks: Masks, record: RunRecord) -> None:
         [name, count, f"{density:.6f}"] for (name, density), count in zip(densities.items(), counts, strict=True)
     ])  # fmt: skip
     names = [name.removesuffix(".weight") for name in densities]
-    draw_lines(folder / "layers.png", {"density of the layer": [max(d, 1e-6) for d in densities.values()]}, names, log=True)
+    draw_lines(
+        folder / "layers.png", {"density of the layer": [max(d, 1e-6) for d in densities.values()]}, names, log=True
+    )
 
 
 def draw_lines(path: Path, lines: dict[str, list[float]], ticks: Sequence[Any], *, log: bool = False) -> None:

@@ -100,6 +100,8 @@ def prune_problem(
     n_kept = n_kept_at(density, problem.layout.n_prunable)
     Connectivity.of(problem).check_reachable(n_kept)
     if row.needs_data and problem.batches is None:
-        raise DataError(f"Method '{method}' scores with a loss and needs data: pass a batch, a DataLoader or a Dataset.")
+        raise DataError(
+            f"Method '{method}' scores with a loss and needs data: pass a batch, a DataLoader or a Dataset."
+        )
     result = row.pruner(problem, density, n_rounds, schedule)
     return make_all_alive(problem, result) if all_alive_weights else result

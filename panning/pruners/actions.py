@@ -94,7 +94,9 @@ class ActionSpec(Config):
         """
         values = np.asarray(action, dtype=np.float64).reshape(-1)
         if values.shape != (len(self.dimensions),) or not np.isfinite(values).all():
-            raise PolicyError(f"An action needs {len(self.dimensions)} finite entries {self.dimensions}, given {values}.")
+            raise PolicyError(
+                f"An action needs {len(self.dimensions)} finite entries {self.dimensions}, given {values}."
+            )
         if self.form == "pick":
             picked = values.astype(int)
             if any(not 0 <= choice < n for choice, n in zip(picked, self.choices, strict=True)):

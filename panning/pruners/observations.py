@@ -120,7 +120,7 @@ def _layer_densities(state: EpisodeState) -> list[float]:
     return [count / size for count, size in zip(layout.counts(state.alive), layout.sizes, strict=True)]
 
 
-OBSERVATIONS: dict[str, Callable[["EpisodeState"], float]] = {
+OBSERVATIONS: dict[str, Callable[[EpisodeState], float]] = {
     function.__name__: function
     for function in (
         loss, grad_norm, loss_change, grad_norm_change, effective_density, target_density, progress, rounds_left,

@@ -121,7 +121,12 @@ def parse_policy(data: bytes, source: str) -> PolicyNet:
         weights = tuple(tensors[f"layers.{i}.weight"].float().numpy() for i in range(n_layers))
         biases = tuple(tensors[f"layers.{i}.bias"].float().numpy() for i in range(n_layers))
         policy = PolicyNet(
-            spec, int(description["n_rounds"]), weights, biases, tensors["log_std"].float().numpy(), description["facts"]
+            spec,
+            int(description["n_rounds"]),
+            weights,
+            biases,
+            tensors["log_std"].float().numpy(),
+            description["facts"],
         )
         _check_shapes(policy, source)
     except PanningError:

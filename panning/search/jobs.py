@@ -21,8 +21,8 @@ from panning.connectivity import Connectivity, report
 from panning.errors import DensityError, NonFiniteError, PanningError
 from panning.maskfile import dump_masks, parse_masks
 from panning.pruners import PruneResult, make_all_alive, prune_problem
-from panning.pruners.episode import Policy, run_policy
 from panning.pruners.actions import ActionSpec
+from panning.pruners.episode import Policy, run_policy
 from panning.pruners.policies import Replay, make_policy
 from panning.pruners.policy_net import parse_policy
 from panning.records import content_key

@@ -50,7 +50,9 @@ def ray_running(n_workers: int, address: str | None = None) -> Iterator[None]:
         raise WorkerError(f"No Ray cluster at '{address}': {error}") from None
     try:
         if (n_cores := int(ray.cluster_resources().get("CPU", 0))) < n_workers:
-            raise WorkerError(f"The Ray cluster has {n_cores} cores for {n_workers} workers; ask for fewer (--workers).")
+            raise WorkerError(
+                f"The Ray cluster has {n_cores} cores for {n_workers} workers; ask for fewer (--workers)."
+            )
         yield
     finally:
         ray.shutdown()

@@ -12,7 +12,15 @@ from typing import Any
 from panning.records import environment_info, read_records, write_atomic
 from panning.search.run import SearchResult
 
-COLUMNS = ("density", "method", "effective density", "collapsed layers", "test accuracy %", "validation accuracy %", "n")
+COLUMNS = (
+    "density",
+    "method",
+    "effective density",
+    "collapsed layers",
+    "test accuracy %",
+    "validation accuracy %",
+    "n",
+)
 
 
 def table_cells(result: SearchResult) -> list[list[str]]:
@@ -177,7 +185,10 @@ def _reward_picture(path: Path) -> bytes:
     with_advantage = any("advantage" in record.metrics for record in records)
     figure, panels = _figure(2 if with_advantage else 1, width=4.6, height=3.2)
     for axes, key, label in zip(
-        panels, ("reward", "advantage"), ("mean episode reward", "advantage over the fixed policy, points"), strict=False
+        panels,
+        ("reward", "advantage"),
+        ("mean episode reward", "advantage over the fixed policy, points"),
+        strict=False,
     ):
         scale = 100.0 if key == "advantage" else 1.0
         points = [(r.config["rollout"] + 1, scale * r.metrics[key]) for r in records if key in r.metrics]

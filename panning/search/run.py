@@ -147,7 +147,9 @@ class Search:
             if outcome.mask is not None and outcome.metrics["effective_density"] > 0:
                 alive.setdefault(_mask_bits(outcome.mask), candidate)
         if not alive:
-            raise JobError(f"No candidate leaves a path through the network at density {density:g}; ask for more weights.")
+            raise JobError(
+                f"No candidate leaves a path through the network at density {density:g}; ask for more weights."
+            )
         return list(alive.values())
 
     def _rung(
@@ -199,7 +201,9 @@ class Search:
                 keys = [(density, candidate.name, seed) for seed in config.seeds]
                 rows.append(
                     _row(
-                        density, "panning" if is_winner else candidate.name, candidate.name if is_winner else "",
+                        density,
+                        "panning" if is_winner else candidate.name,
+                        candidate.name if is_winner else "",
                         [pruned[key] for key in keys],
                         [outcomes[trainings[key].key] if key in trainings else None for key in keys],
                     )  # fmt: skip

@@ -46,7 +46,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise PanningError(f"{path} is not a checkpoint of this training; delete it to start again ({error}).") from None
+        raise PanningError(
+            f"{path} is not a checkpoint of this training; delete it to start again ({error})."
+        ) from None
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
