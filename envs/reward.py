@@ -20,6 +20,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from panning.config import Config
+from panning.errors import NonFiniteError
 from panning.pruners import PruneResult, make_all_alive
 from panning.pruners.actions import ActionSpec
 from panning.pruners.episode import EpisodeState, result_of, run_policy
@@ -106,6 +107,9 @@ class TrainingAdvantage:
     def _train(self, task: Task, result: PruneResult) -> float:
         if self.spec.all_alive:
             result = make_all_alive(task.problem, result)
-        _, trained = train_copy(task, result.masks, self.spec.recipe, task.problem.seed)
+        try:
+            _, trained = train_copy(task, result.masks, self.spec.recipe, task.problem.seed)
+        except NonFiniteError:
+            return 1.0 / task.data.n_classes  # diverged: no better than guessing
         self.images_seen += trained.images_seen
         return trained.final["accuracy"]

@@ -93,7 +93,7 @@ class Search:
         write_atomic(self.out / "config.yaml", dump_config(config))
         data = load_task_data(config.task, config.source)  # one clear error here, not one from every worker
         policy, agent_images = self._agent()
-        candidates = {density: self._candidates(density, policy) for density in config.densities}
+        candidates = self._candidates(policy)
         for number, rung in enumerate(config.rungs):
             candidates = self._rung(number, rung, candidates, policy)
         winners = {density: left[0] for density, left in candidates.items()}
@@ -127,30 +127,36 @@ class Search:
         images = sum(int(json.loads(line)["metrics"].get("images_seen", 0)) for line in rollouts)
         return (self.out / "agent" / "policy.safetensors").read_bytes(), images
 
-    def _candidates(self, density: float, policy: bytes) -> list[Candidate]:
-        """All candidates of one density that leave a path through the first seed's network, without duplicates."""
+    def _candidates(self, policy: bytes) -> dict[float, list[Candidate]]:
+        """For each density, all candidates that leave a path through the first seed's network, without duplicates."""
         config, seed = self.config, self.config.seeds[0]
-        samples = [
-            prune_job(config.task, config.source, seed, density, sample_by(config.agent, i), False, policy)
-            for i in range(config.n_samples)
-        ]
-        outcomes = self._work(f"sampling the agent at {density:g}", samples)
-        candidates = fixed_candidates(config.agent)
-        for number, job in enumerate(samples):
-            if (outcome := outcomes[job.key]).error is None:
-                candidates += replay_candidates(config.agent, number, outcome.metrics["actions"])
-        jobs = [self._prune(candidate, seed, density, policy) for candidate in candidates]
-        outcomes = self._work(f"pruning with every candidate at {density:g}", jobs)
-        alive: dict[bytes, Candidate] = {}
-        for candidate, job in zip(candidates, jobs, strict=True):
-            outcome = outcomes[job.key]
-            if outcome.mask is not None and outcome.metrics["effective_density"] > 0:
-                alive.setdefault(_mask_bits(outcome.mask), candidate)
-        if not alive:
-            raise JobError(
-                f"No candidate leaves a path through the network at density {density:g}; ask for more weights."
+        samples = {
+            (density, i): prune_job(
+                config.task, config.source, seed, density, sample_by(config.agent, i), False, policy
             )
-        return list(alive.values())
+            for density in config.densities
+            for i in range(config.n_samples)
+        }
+        sampled = self._work("sampling the agent", list(samples.values()))
+        candidates = {density: fixed_candidates(config.agent) for density in config.densities}
+        for (density, number), job in samples.items():
+            if (outcome := sampled[job.key]).error is None:
+                candidates[density] += replay_candidates(config.agent, number, outcome.metrics["actions"])
+        contenders = [(density, c, seed) for density, some in candidates.items() for c in some]
+        pruned = self._prune_all(contenders, policy, "pruning with every candidate")
+        return {density: self._distinct(density, some, pruned) for density, some in candidates.items()}
+
+    def _distinct(
+        self, density: float, candidates: list[Candidate], pruned: dict[tuple[float, str, int], Outcome]
+    ) -> list[Candidate]:
+        by_mask: dict[bytes, Candidate] = {}
+        for candidate in candidates:
+            outcome = pruned[density, candidate.name, self.config.seeds[0]]
+            if outcome.mask is not None and outcome.metrics["effective_density"] > 0:
+                by_mask.setdefault(_mask_bits(outcome.mask), candidate)
+        if not by_mask:
+            raise JobError(f"No candidate leaves a path through the network at density {density:g}; keep more weights.")
+        return list(by_mask.values())
 
     def _rung(
         self, number: int, rung: Rung, candidates: dict[float, list[Candidate]], policy: bytes
