@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,8 @@ class PPOSpec(Config):
         n_steps: rounds of each environment in a rollout. A multiple of the episode's rounds wastes least.
         gamma: episodes are short and the reward comes at their end: no discount.
         log_std_init: of the Gaussian of ``mix``; actions live in [-1, 1].
+        start: a fixed policy whose action the untrained agent's mean is near, so that exploration begins at a method
+            that works and not in the middle of the action space; None begins there.
     """
 
     n_rollouts: Annotated[int, Field(ge=1)] = 30
@@ -55,6 +57,7 @@ class PPOSpec(Config):
     clip_range: Annotated[float, Field(gt=0)] = 0.2
     ent_coef: Annotated[float, Field(ge=0)] = 0.002
     log_std_init: float = -0.7
+    start: Literal["magnitude", "snip", "grasp", "synflow"] | None = None
     net_arch: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
 
     @model_validator(mode="after")

@@ -22,6 +22,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from panning.agents.config import AgentConfig
 from panning.agents.saving import export_policy, load_agent, save_agent
+from panning.pruners.actions import ActionSpec
+from panning.pruners.observations import OBSERVATIONS
+from panning.pruners.policies import make_policy
 from panning.pruners.policy_net import PolicyNet, save_policy
 from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info
 from panning.seeding import derive_seed, isolated_global_rngs
@@ -125,7 +128,7 @@ def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:  # type: igno
 
 def _build(config: AgentConfig, envs: VecEnv) -> PPO:
     ppo = config.ppo
-    return PPO(
+    model = PPO(
         "MlpPolicy",
         envs,
         learning_rate=ppo.learning_rate,
@@ -141,6 +144,22 @@ def _build(config: AgentConfig, envs: VecEnv) -> PPO:
         stats_window_size=ppo.n_steps * ppo.n_envs,  # all episodes of a rollout, for its figures
         device="cpu",  # the network is tiny, and equal results on every machine matter more
     )
+    if ppo.start is not None:
+        _start_near(model, config.env.action, ppo.start)
+    return model
+
+
+def _start_near(model: PPO, spec: ActionSpec, policy: str) -> None:
+    """Move the action's mean (``mix``) or most likely choices (``pick``) to a fixed policy's action."""
+    action = make_policy(policy, spec)(np.zeros(len(OBSERVATIONS), np.float32))
+    with torch.no_grad():
+        if spec.form == "mix":  # short of the bounds, or half of the exploration would be clipped away
+            model.policy.action_net.bias.copy_(0.8 * torch.from_numpy(action))
+            return
+        offset = 0
+        for choice, n_choices in zip(action.astype(int), spec.choices, strict=True):
+            model.policy.action_net.bias[offset + int(choice)] += 2.0
+            offset += n_choices
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from panning.pruners.actions import ActionSpec
 from panning.pruners.episode import EpisodeState, result_of, run_policy
 from panning.pruners.policies import POLICIES, make_policy
 from panning.registry import lookup
-from panning.tasks import Task
+from panning.tasks import Task, TaskSpec
 from panning.training import Recipe
 from panning.training.short import train_copy
 
@@ -76,40 +76,52 @@ def round_reward(spec: RewardSpec, state: EpisodeState) -> float:
     return reward - state.rounds_left / state.n_rounds if state.is_dead else reward
 
 
+#: (accuracy, images seen) of reference policies, shared by all environments of a process.
+_REFERENCES: dict[tuple[TaskSpec, int, float, RewardSpec, int], tuple[float, int]] = {}
+
+
 class TrainingAdvantage:
     """Validation accuracy after the short training, minus that of the reference policy on the same task and target.
 
-    The reference's accuracy is computed once for each (task, target) and kept.
+    Attributes:
+        images_seen: by all short trainings so far: what the reward has cost. A reference counts once an environment,
+            though a process trains it once: the figure shall not depend on which environments share a process.
     """
 
     def __init__(self, spec: RewardSpec, n_rounds: int) -> None:
         self.spec = spec
         self.n_rounds = n_rounds
-        self.images_seen = 0  # by all short trainings so far: what the reward has cost
-        self._reference: dict[tuple[Task, float], float] = {}
+        self.images_seen = 0
+        self._charged: set[tuple[TaskSpec, int, float, RewardSpec, int]] = set()
 
     def accuracy(self, task: Task, state: EpisodeState) -> float:
         """Of the state's mask; chance for a dead network."""
-        return 1.0 / task.data.n_classes if state.is_dead else self._train(task, result_of(state))
+        if state.is_dead:
+            return 1.0 / task.data.n_classes
+        accuracy, images = self._train(task, result_of(state))
+        self.images_seen += images
+        return accuracy
 
     def reference(self, task: Task, target_density: float) -> float:
         """Of the fixed policy."""
-        key = (task, target_density)
-        if key not in self._reference:
+        key = (task.spec, task.problem.seed, target_density, self.spec, self.n_rounds)
+        if key not in _REFERENCES:
             # The reference is the same whatever the agent may weigh: it has an action space of its own.
-            spec = ActionSpec()
-            result, _ = run_policy(
-                task.problem, target_density, make_policy(self.spec.reference, spec), spec, self.n_rounds
-            )
-            self._reference[key] = self._train(task, result)
-        return self._reference[key]
+            action = ActionSpec()
+            policy = make_policy(self.spec.reference, action)
+            result, _ = run_policy(task.problem, target_density, policy, action, self.n_rounds)
+            _REFERENCES[key] = self._train(task, result)
+        accuracy, images = _REFERENCES[key]
+        if key not in self._charged:
+            self._charged.add(key)
+            self.images_seen += images
+        return accuracy
 
-    def _train(self, task: Task, result: PruneResult) -> float:
+    def _train(self, task: Task, result: PruneResult) -> tuple[float, int]:
         if self.spec.all_alive:
             result = make_all_alive(task.problem, result)
         try:
             _, trained = train_copy(task, result.masks, self.spec.recipe, task.problem.seed)
         except NonFiniteError:
-            return 1.0 / task.data.n_classes  # diverged: no better than guessing
-        self.images_seen += trained.images_seen
-        return trained.final["accuracy"]
+            return 1.0 / task.data.n_classes, 0  # diverged: no better than guessing
+        return trained.final["accuracy"], trained.images_seen

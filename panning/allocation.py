@@ -131,6 +131,7 @@ def erk_counts(layout: Layout, n_kept: int) -> list[int]:
     sizes = layout.sizes
     raw = [sum(shape) / size for shape, size in zip(layout.shapes, sizes, strict=True)]
     dense: set[int] = set()
+    scale = 0.0
     while True:
         rest = [i for i in range(len(sizes)) if i not in dense]
         budget = n_kept - sum(sizes[i] for i in dense)

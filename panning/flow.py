@@ -135,13 +135,14 @@ def _scale_last(function: Any, x: Tensor, shape: Any, weight: Any = None, *args:
     return x * weight
 
 
-#: Biases and means gone, norms reduced to their scale, no dropout. With absolute parameters and a positive input the
-#: output is the sum over all paths of the product of |weights|.
+#: Biases and means gone, norms reduced to their scale, activations and dropout the identity (ReLU is that on positive
+#: values; tanh or ReLU6 would saturate). With absolute parameters and a positive input the output is the sum over all
+#: paths of the product of |weights|.
 POSITIVE_LINEAR: dict[Any, Rule] = {
     **{function: _without_bias for function in (*LINEAR, *CONVOLUTIONS)},
     **{function: _scale_channels for function in BATCH_NORMS},
     **{function: _scale_last for function in OTHER_NORMS},
-    **{function: _first_argument for function in (*UNSCALED_NORMS, *DROPOUTS)},
+    **{function: _first_argument for function in (*UNSCALED_NORMS, *DROPOUTS, *ACTIVATIONS)},
 }
 
 

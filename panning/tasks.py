@@ -44,6 +44,7 @@ class DataSource(Config):
 class Task:
     """A loaded spec for one seed."""
 
+    spec: TaskSpec
     problem: Problem
     data: ImageData
 
@@ -75,4 +76,4 @@ def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, al
         problem = Problem.of(model, data.input_shape, batches, seed=seed)
     except ModelError as error:
         raise ModelError(f"Model '{spec.model}': {error}") from None
-    return Task(problem, data)
+    return Task(spec, problem, data)

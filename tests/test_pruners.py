@@ -1,0 +1,213 @@
+"""Pruners: a contract over the table, each method's own law, and all-alive."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import chain, flat_mask, mlp_problem, residual_problem
+
+import panning.pruners.score_rounds as score_rounds
+from panning.allocation import top_k
+from panning.connectivity import Connectivity
+from panning.errors import DataError, DensityError
+from panning.indices import INDICES
+from panning.problem import Problem
+from panning.pruners import PRUNERS, PruneResult, all_alive, make_all_alive, prune_problem
+from panning.pruners.all_alive import first, ranking, trim
+from panning.pruners.score_rounds import ScoreRounds
+from panning.pruners.staged import next_stage, stage_weights
+from panning.signals import Signals
+
+FEW_ROUNDS = {"n_rounds": 5}
+
+
+def test_the_table_holds_every_method_of_the_comparison() -> None:
+    assert set(PRUNERS) >= {"random", "erk", "magnitude", "snip", "iter_snip", "grasp", "synflow", "panning_staged"}
+
+
+@pytest.mark.parametrize("with_all_alive", [False, True])
+@pytest.mark.parametrize("density", [0.5, 0.1, 0.02])
+@pytest.mark.parametrize("method", PRUNERS)
+def test_every_method_keeps_exactly_k_and_leaves_the_model_alone(
+    method: str, density: float, with_all_alive: bool
+) -> None:
+    problem = residual_problem()
+    before = {name: tensor.clone() for name, tensor in problem.model.state_dict().items()}
+    result = prune_problem(problem, density, method, all_alive_weights=with_all_alive, **FEW_ROUNDS)
+    k = int(density * problem.layout.n_prunable + 0.5)
+    assert int(result.mask.sum()) == k == result.masks.n_kept
+    assert torch.isfinite(result.scores).all() and len(result.history) >= 1
+    if with_all_alive:
+        assert Connectivity.of(problem).n_alive(result.mask) == k
+    assert all(torch.equal(tensor, before[name]) for name, tensor in problem.model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", PRUNERS)
+def test_one_seed_gives_one_mask_whatever_the_global_random_state(method: str) -> None:
+    first_mask = prune_problem(residual_problem(), 0.1, method, **FEW_ROUNDS).mask
+    torch.rand(3)
+    assert torch.equal(first_mask, prune_problem(residual_problem(), 0.1, method, **FEW_ROUNDS).mask)
+
+
+@pytest.mark.parametrize("method", PRUNERS)
+def test_methods_say_truly_whether_they_need_data(method: str) -> None:
+    problem = dataclasses.replace(residual_problem(), batches=None)
+    if PRUNERS[method].needs_data:
+        with pytest.raises(DataError, match="needs data"):
+            prune_problem(problem, 0.1, method, **FEW_ROUNDS)
+    else:
+        prune_problem(problem, 0.1, method, **FEW_ROUNDS)
+
+
+def test_wrong_names_and_densities_are_refused() -> None:
+    problem = residual_problem()
+    with pytest.raises(KeyError, match="Did you mean 'synflow'"):
+        prune_problem(problem, 0.1, "synflo")
+    for density in (0.0, -1.0, 1.5, float("nan")):
+        with pytest.raises(DensityError, match="must be in"):
+            prune_problem(problem, density, "snip")
+    with pytest.raises(DensityError, match="a path needs 3"):
+        prune_problem(problem, 2 / problem.layout.n_prunable, "magnitude")
+
+
+def test_one_shot_keeps_the_highest_scores() -> None:
+    problem = mlp_problem()
+    scores = INDICES["snip"].formula(Signals(problem, torch.ones_like(problem.weight, dtype=torch.bool)))
+    assert torch.equal(prune_problem(problem, 0.2, "snip").mask, top_k(scores, round(0.2 * scores.numel())))
+
+
+def test_grasp_keeps_what_the_gradient_norm_needs() -> None:
+    # Signed: the most negative w Hg goes first, whatever its magnitude.
+    problem = dataclasses.replace(mlp_problem(), temperature=200.0)
+    signals = Signals(problem, torch.ones_like(problem.weight, dtype=torch.bool))
+    scores = signals.weight * signals.hessian_grad
+    kept = prune_problem(mlp_problem(), 0.9, "grasp").mask
+    assert scores[kept].min() >= scores[~kept].max() and scores[~kept].min() == scores.min()
+
+
+def test_force_in_one_round_is_snip() -> None:
+    problem = mlp_problem()
+    assert torch.equal(
+        prune_problem(problem, 0.1, "force", n_rounds=1).mask, prune_problem(problem, 0.1, "snip").mask
+    )
+
+
+def masks_of_rounds(pruner: ScoreRounds, problem: Problem, density: float, monkeypatch: Any) -> list[torch.Tensor]:
+    seen = []
+    real = score_rounds.prune_round
+
+    def spy(*args: Any) -> Any:
+        result = real(*args)
+        seen.append(result.mask)
+        return result
+
+    monkeypatch.setattr(score_rounds, "prune_round", spy)
+    pruner(problem, density)
+    return seen
+
+
+def test_without_revival_masks_are_nested_and_with_it_weights_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = residual_problem()
+    for revive in (False, True):
+        masks = masks_of_rounds(ScoreRounds({"snip": 1.0}, 8, revive), problem, 0.02, monkeypatch)
+        returned = sum(int((after & ~before).sum()) for before, after in zip(masks[:-1], masks[1:], strict=True))
+        assert (returned > 0) == revive
+
+
+def test_synflow_avoids_layer_collapse_down_to_one_weight_a_layer() -> None:
+    problem = mlp_problem(sizes=(8, 16, 16, 3))
+    result = prune_problem(problem, 3 / problem.layout.n_prunable, "synflow", n_rounds=100)
+    assert problem.layout.counts(result.mask) == [1, 1, 1]
+    assert Connectivity.of(problem).n_alive(result.mask) == 3
+
+
+def test_random_methods_have_exact_layer_counts() -> None:
+    problem = residual_problem()
+    counts = problem.layout.counts(prune_problem(problem, 0.25, "random").mask)
+    assert all(abs(count - 0.25 * size) <= 1 for count, size in zip(counts, problem.layout.sizes, strict=True))
+
+
+def test_stages_switch_at_the_stairs_one_at_a_time() -> None:
+    assert next_stage(0, 0.20) == 0 and next_stage(0, 0.199) == 1
+    assert next_stage(0, 0.001) == 1  # at most one stage a round
+    assert next_stage(1, 0.099) == 2 and next_stage(2, 0.0199) == 3 and next_stage(3, 0.0099) == 4
+    assert next_stage(4, 1e-6) == 4
+    assert stage_weights(0) == {"synflow": 0.2, "snip": 0.5, "grasp": 0.3}
+    assert stage_weights(4, "product") == {"synflow": 1.0, "snip": 0.0, "grasp": 1.0}
+
+
+def test_staged_panning_records_its_stages() -> None:
+    history = prune_problem(residual_problem(), 0.005, "panning_staged", n_rounds=40).history
+    stages = [entry["stage"] for entry in history]
+    assert stages[0] == 0 and stages[-1] == 4 and stages == sorted(stages)
+
+
+# --- all-alive ---
+
+
+def alive_result(problem: Problem, mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    return make_all_alive(problem, PruneResult(problem.layout, mask, scores)).mask
+
+
+def test_all_alive_gives_a_dead_weights_budget_to_the_best_weight_that_can_live() -> None:
+    # 2-2-1: the mask keeps input 0 -> hidden 0, which leads nowhere, and the whole of hidden 1's path.
+    model = chain([[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0]])
+    problem = Problem.of(model, (2,), None)
+    mask = torch.tensor([True, False, False, True, False, True])
+    scores = torch.tensor([9.0, 1.0, 5.0, 8.0, 2.0, 7.0])
+    # The best weight between living units is input 0 -> hidden 1 (score 5).
+    assert alive_result(problem, mask, scores).tolist() == [False, False, True, True, False, True]
+
+
+def test_an_all_alive_mask_comes_back_as_it_is() -> None:
+    problem = residual_problem()
+    mask = torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+    assert alive_result(problem, mask, problem.weight.abs()) is mask
+
+
+@settings(max_examples=40)
+@given(st.integers(3, 300), st.integers(0, 10_000), st.sampled_from(["mlp", "residual"]))
+def test_all_alive_keeps_exactly_k_alive_weights(k: int, seed: int, kind: str) -> None:
+    problem = mlp_problem(sizes=(12, 20, 20, 4)) if kind == "mlp" else residual_problem()
+    scores = torch.rand(problem.layout.n_prunable, generator=torch.Generator().manual_seed(seed))
+    mask = top_k(scores, k)
+    result = alive_result(problem, mask, scores)
+    assert int(result.sum()) == k == Connectivity.of(problem).n_alive(result)
+
+
+@pytest.mark.parametrize("k", [3, 4, 5, 6, 7, 11, 29])
+def test_all_alive_works_where_scores_tie_and_layers_starve(k: int) -> None:
+    problem = mlp_problem(sizes=(12, 20, 20, 4))
+    scores = torch.zeros(problem.layout.n_prunable)
+    scores[: 12 * 20] = 1.0  # everything in the first layer first
+    result = alive_result(problem, top_k(scores, k), scores)
+    assert int(result.sum()) == k == Connectivity.of(problem).n_alive(result)
+
+
+def test_all_alive_refuses_what_no_path_fits() -> None:
+    problem = mlp_problem()
+    mask = top_k(problem.weight.abs(), 2)
+    with pytest.raises(DensityError, match="a path needs 3"):
+        all_alive(Connectivity.of(problem), mask, problem.weight.abs())
+
+
+def test_the_ranking_puts_the_mask_first_and_is_stable() -> None:
+    order = ranking(torch.tensor([False, True, False, True, True]), torch.tensor([9.0, 1.0, 9.0, 2.0, 1.0]))
+    assert order.tolist() == [3, 1, 4, 0, 2]
+    assert first(order, 2).tolist() == [False, True, False, True, False]
+
+
+def test_trimming_takes_the_lowest_first_and_never_below_the_bound() -> None:
+    problem = mlp_problem(sizes=(6, 8, 8, 3))
+    net = Connectivity.of(problem)
+    scores = problem.weight.abs()
+    alive = net.alive(flat_mask(problem.layout, 0.8, 0))
+    order = ranking(alive, scores)
+    trimmed = trim(net, alive, order, at_least=40)
+    assert 40 <= int(trimmed.sum()) <= 41 and torch.equal(net.alive(trimmed), trimmed)
+    assert not bool((trimmed & ~alive).any())

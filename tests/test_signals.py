@@ -1,0 +1,273 @@
+"""Signals and indices: hand-made values, definitions, theorems, and that scoring leaves the model alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from toys import chain, flat_mask, mlp_problem, residual_problem
+
+from panning.errors import ConfigError, DataError, NonFiniteError
+from panning.indices import INDICES
+from panning.mixing import mix, normalise
+from panning.problem import Problem
+from panning.signals import Signals
+
+
+def dense(problem: Problem) -> Tensor:
+    return torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+
+
+def loss_at(problem: Problem, effective: Tensor) -> Tensor:
+    """The loss as a plain function of the effective weights; only for networks without norms."""
+    inputs, labels = problem.batch(0)
+    parameters = {**problem.other_parameters(), **problem.layout.views(effective)}
+    return F.cross_entropy(functional_call(problem.model, parameters, (inputs,)) / problem.temperature, labels)
+
+
+def test_indices_of_a_linear_chain_are_as_computed_by_hand() -> None:
+    # y = b * (a * x) with loss = y: dL/da = b x, dL/db = a x; g = (b x, a x), H = [[0, x], [x, 0]].
+    model = chain([[2.0]], [[-3.0]])
+    problem = Problem.of(model, (1,), lambda n: (torch.tensor([[5.0]]), torch.zeros(1)), loss=lambda y, t: y.sum())
+    signals = Signals(problem, dense(problem))
+    assert signals.loss == -30.0
+    assert signals.grad.tolist() == [-15.0, 10.0]
+    assert signals.grad_norm == pytest.approx((225 + 100) ** 0.5)
+    assert signals.hessian_grad.tolist() == [50.0, -75.0]
+    assert signals.path_grad.tolist() == [3.0, 2.0]
+    expected = {
+        "magnitude": [2.0, 3.0], "snip": [30.0, 30.0], "grasp_signed": [100.0, 225.0], "grasp": [100.0, 225.0],
+        "synflow": [6.0, 6.0],
+    }  # fmt: skip
+    for name, scores in expected.items():
+        assert INDICES[name].formula(signals).tolist() == scores, name
+
+
+def test_a_masked_weight_has_signals_too() -> None:
+    # Only the first of two paths is kept: the gradient at the masked weight is that of adding it.
+    model = chain([[1.0], [2.0]], [[3.0, 4.0]])
+    problem = Problem.of(model, (1,), lambda n: (torch.ones(1, 1), torch.zeros(1)), loss=lambda y, t: y.sum())
+    signals = Signals(problem, torch.tensor([True, False, True, True]))
+    assert signals.grad.tolist() == [3.0, 4.0, 1.0, 0.0]
+    assert signals.grad_norm == pytest.approx((9 + 1) ** 0.5)  # kept weights only
+    assert INDICES["synflow"].formula(signals).tolist() == [3.0, 8.0, 3.0, 0.0]
+
+
+def test_snip_is_the_gradient_of_explicit_gates() -> None:
+    problem = mlp_problem()
+    gates = torch.ones(problem.layout.n_prunable, requires_grad=True)
+    (grad,) = torch.autograd.grad(loss_at(problem, problem.weight * gates), gates)
+    scores = INDICES["snip"].formula(Signals(problem, dense(problem)))
+    torch.testing.assert_close(scores, grad.abs())
+
+
+def test_snip_is_the_finite_difference_of_the_loss_in_a_gate() -> None:
+    problem = mlp_problem(dtype=torch.float64)
+    scores = INDICES["snip"].formula(Signals(problem, dense(problem)))
+    step = 1e-6
+    for j in (0, 17, 50, problem.layout.n_prunable - 1):
+        gate = torch.ones_like(problem.weight)
+        gate[j] += step
+        up = loss_at(problem, problem.weight * gate)
+        gate[j] -= 2 * step
+        down = loss_at(problem, problem.weight * gate)
+        assert abs(float(up - down)) / (2 * step) == pytest.approx(float(scores[j]), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.6])
+def test_hessian_grad_is_a_central_difference_of_half_the_squared_gradient_norm(density: float) -> None:
+    problem = mlp_problem(dtype=torch.float64)
+    mask = flat_mask(problem.layout, density, 1) if density < 1 else dense(problem)
+    signals = Signals(problem, mask)
+
+    def energy(effective: Tensor) -> float:
+        effective = effective.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss_at(problem, effective), effective)
+        return 0.5 * float((grad * mask).square().sum())
+
+    base = problem.weight * mask
+    for j in range(0, problem.layout.n_prunable, 11):
+        step = torch.zeros_like(base)
+        step[j] = 1e-5
+        difference = (energy(base + step) - energy(base - step)) / 2e-5
+        assert float(signals.hessian_grad[j]) == pytest.approx(difference, rel=1e-5, abs=1e-10)
+
+
+def test_hessian_grad_equals_the_dense_hessian_times_the_gradient() -> None:
+    problem = mlp_problem(sizes=(3, 5, 4, 2), dtype=torch.float64)
+    hessian = torch.autograd.functional.hessian(lambda u: loss_at(problem, u), problem.weight)
+    signals = Signals(problem, dense(problem))
+    torch.testing.assert_close(signals.hessian_grad, hessian @ signals.grad)
+
+
+def test_one_second_order_pass_yields_first_order_signals_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = residual_problem()
+    signals = Signals(problem, dense(problem))
+    signals.request("grad", "hessian_grad", "loss", "grad_norm")
+    alone = Signals(problem, dense(problem))
+    monkeypatch.setattr(Signals, "_loss_pass", lambda *_, **__: pytest.fail("a second pass"))
+    torch.testing.assert_close(signals.grad.norm(), torch.tensor(signals.grad_norm))
+    monkeypatch.undo()
+    torch.testing.assert_close(signals.grad, alone.grad)
+
+
+def test_what_no_index_weighs_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = residual_problem()
+    monkeypatch.setattr(Signals, "_loss_pass", lambda *_, **__: pytest.fail("no loss was asked for"))
+    mix({"magnitude": 1.0, "synflow": 0.5, "snip": 0.0, "grasp": 0.0}, Signals(problem, dense(problem)))
+
+
+def test_synflow_is_conserved_at_hidden_units_and_across_layers() -> None:
+    problem = mlp_problem(sizes=(6, 8, 7, 3))
+    scores = problem.layout.views(INDICES["synflow"].formula(Signals(problem, dense(problem))))
+    first, second, third = scores.values()
+    torch.testing.assert_close(first.sum(1), second.sum(0), rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(second.sum(1), third.sum(0), rtol=1e-9, atol=0.0)
+    assert float(first.sum()) == pytest.approx(float(third.sum()), rel=1e-9)
+
+
+def test_with_batch_statistics_snip_cancels_within_every_filter_that_feeds_a_norm() -> None:
+    # The loss does not depend on the scale of such a filter, so sum_j w_j g_j = 0 (METHODS 0).
+    problem = residual_problem()
+    signals = Signals(problem, dense(problem))
+    product = problem.layout.views(signals.weight * signals.grad)["stem.weight"]
+    torch.testing.assert_close(product.sum((1, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0.0)
+    assert float(product.abs().sum()) > 1e-2
+
+
+def test_synflow_does_not_depend_on_running_statistics() -> None:
+    fresh, used = residual_problem(), residual_problem()
+    used.model.norm.running_mean.fill_(3.0)  # type: ignore[union-attr,operator]
+    used.model.norm.running_var.fill_(9.0)  # type: ignore[union-attr,operator]
+    mask = dense(fresh)
+    assert torch.equal(Signals(fresh, mask).path_grad, Signals(used, mask).path_grad)
+
+
+def test_dense_loss_takes_snip_and_grasp_at_the_dense_network_and_synflow_at_the_mask() -> None:
+    problem = residual_problem()
+    mask = flat_mask(problem.layout, 0.4, 0)
+    mixed = Signals(problem, mask, dense_loss=True)
+    assert torch.equal(mixed.grad, Signals(problem, dense(problem)).grad)
+    assert torch.equal(mixed.path_grad, Signals(problem, mask).path_grad)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("index", INDICES)
+def test_scoring_leaves_the_model_as_it_was(index: str, training: bool, inplace: bool) -> None:
+    problem = residual_problem(inplace=inplace)
+    model = problem.model.train(training)
+    next(model.parameters()).grad = torch.full_like(next(model.parameters()), 7.0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    random_state = torch.get_rng_state()
+    scores = INDICES[index].formula(Signals(problem, flat_mask(problem.layout, 0.5, 3)))
+    assert scores.shape == (problem.layout.n_prunable,) and torch.isfinite(scores).all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert (parameter.grad is None) == (gradient is None)
+        assert gradient is None or torch.equal(parameter.grad, gradient)  # type: ignore[arg-type]
+
+
+def test_scores_do_not_depend_on_the_mode_or_the_global_random_state() -> None:
+    problem = residual_problem()
+    problem.model.train()
+    first = Signals(problem, dense(problem)).grad
+    torch.rand(5)
+    problem.model.eval()
+    assert torch.equal(first, Signals(problem, dense(problem)).grad)
+
+
+@pytest.mark.parametrize("index", INDICES)
+def test_every_index_scores_higher_what_is_kept_and_declares_what_it_reads(index: str) -> None:
+    problem = residual_problem()
+    row = INDICES[index]
+    signals = Signals(problem, dense(problem))
+    signals.request(*row.needs)
+    known = set(signals._known)
+    scores = row.formula(signals)
+    assert set(signals._known) == known, "the formula read a signal it does not declare"
+    assert row.signed == bool((scores < 0).any())
+
+
+def test_the_tables_are_not_empty() -> None:
+    assert {"magnitude", "snip", "grasp", "synflow", "random"} <= set(INDICES)
+
+
+def test_mixing_by_sum_and_by_product() -> None:
+    problem = mlp_problem()
+    signals = Signals(problem, dense(problem))
+    a, b = (normalise(INDICES[name].formula(signals), "mean") for name in ("magnitude", "snip"))
+    assert float(a.mean()) == pytest.approx(1.0)
+    torch.testing.assert_close(mix({"magnitude": 0.5, "snip": 2.0}, signals), 0.5 * a + 2.0 * b)
+    torch.testing.assert_close(mix({"magnitude": 0.5, "snip": 2.0}, signals, "product"), a**0.5 * b**2)
+
+
+def test_zscore_is_the_absolute_standard_score() -> None:
+    scores = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    torch.testing.assert_close(normalise(scores, "zscore"), ((scores - 3.0).abs() / scores.std()).double())
+    assert normalise(torch.full((3,), 5.0), "zscore").tolist() == [0.0, 0.0, 0.0]
+
+
+def test_panning_with_one_index_alone_is_that_index_under_zscore() -> None:
+    problem = mlp_problem()
+    signals = Signals(problem, dense(problem))
+    expected = normalise(INDICES["synflow"].formula(signals), "zscore")
+    torch.testing.assert_close(mix({"synflow": 1.0, "snip": 0.0}, signals, normaliser="zscore"), expected)
+
+
+def test_mixing_refuses_what_has_no_meaning() -> None:
+    signals = Signals(mlp_problem(), dense(mlp_problem()))
+    with pytest.raises(ConfigError, match="not all 0"):
+        mix({"snip": 0.0}, signals)
+    with pytest.raises(ConfigError, match="magnitude form"):
+        mix({"grasp_signed": 1.0, "snip": 1.0}, signals)
+    with pytest.raises(KeyError, match="Did you mean 'snip'"):
+        mix({"snp": 1.0}, signals)
+
+
+def test_no_data_and_not_a_number_are_said_clearly() -> None:
+    problem = mlp_problem()
+    with pytest.raises(DataError, match="needs data"):
+        _ = Signals(dataclasses.replace(problem, batches=None), dense(problem)).grad
+    broken = dataclasses.replace(problem, loss=lambda y, t: y.sum() * float("nan"))
+    with pytest.raises(NonFiniteError, match="loss on the scoring batch is nan"):
+        _ = Signals(broken, dense(problem)).grad
+    poisoned = mlp_problem()
+    poisoned.model[2].weight.data[0, 0] = float("inf")  # type: ignore[index,union-attr]
+    with pytest.raises(NonFiniteError, match=r"'2\.weight'|'0\.weight'|'4\.weight'"):
+        _ = Signals(poisoned, dense(poisoned)).path_grad
+
+
+def test_functional_code_is_scored_like_modules() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+            self.out = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(F.max_pool2d(F.relu(self.conv(x)), 2).flatten(1))
+
+    class Modular(Functional):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.act = nn.MaxPool2d(2), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.pool(self.act(self.conv(x))).flatten(1))
+
+    first, second = Functional(), Modular()
+    second.load_state_dict(first.state_dict())
+    for model in (first, second):
+        model.double()
+    problems = [Problem.of(model, (1, 6, 6), None) for model in (first, second)]
+    masks = [dense(problem) for problem in problems]
+    assert torch.equal(Signals(problems[0], masks[0]).path_grad, Signals(problems[1], masks[1]).path_grad)
