@@ -1,0 +1,179 @@
+"""Agents: they learn, resume to the same policy, do not depend on workers, and load without pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+
+from panning.agents import AgentConfig, train_agent
+from panning.agents import train as training
+from panning.agents.saving import export_policy, load_agent, save_agent
+from panning.errors import ConfigError, PolicyError
+from panning.pruners.actions import ActionSpec
+from panning.pruners.observations import OBSERVATIONS
+from panning.pruners.policy_net import load_policy
+
+TASK = {"model": "mlp", "data": "digits", "n_train": 200}
+
+
+def config(**ppo: Any) -> AgentConfig:
+    env = {"tasks": [TASK], "densities": [0.05], "seeds": [5, 6], "n_rounds": 2}
+    return AgentConfig.model_validate({
+        "env": env, "ppo": {"n_rollouts": 3, "n_envs": 2, "n_steps": 4, "batch_size": 4, "n_epochs": 2, **ppo},
+    })  # fmt: skip
+
+
+class Aim(gymnasium.Env[Any, Any]):
+    """One step: the reward is how near the action is to a target shown in the observation."""
+
+    def __init__(self, spec: ActionSpec) -> None:
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (len(OBSERVATIONS),), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(spec.dimensions),), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.target = np.float32(self.np_random.choice([-0.5, 0.5]))
+        return np.full(self.observation_space.shape, self.target, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        reward = -float(np.abs(action - self.target).mean())
+        return np.zeros(self.observation_space.shape, np.float32), reward, True, False, {}
+
+
+def test_ppo_beats_the_random_policy_on_a_toy_problem() -> None:
+    spec = ActionSpec(indices=("snip",))
+    settings = config(n_steps=32, n_envs=2, batch_size=32, n_epochs=10, learning_rate=3e-3)
+    with training.isolated_global_rngs(0):
+        from stable_baselines3.common.vec_env import DummyVecEnv
+
+        model = training._build(settings, DummyVecEnv([lambda: Aim(spec)] * 2))
+        model.learn(1500)
+    policy = export_policy(model, spec, 1, {})
+
+    def mean_reward(act: Any) -> float:
+        rewards = []
+        env = Aim(spec)
+        for seed in range(40):
+            observation, _ = env.reset(seed=seed)
+            rewards.append(env.step(act(observation))[1])
+        return float(np.mean(rewards))
+
+    rng = np.random.default_rng(0)
+    assert mean_reward(lambda _: rng.uniform(-1, 1, 3)) < -0.4
+    assert mean_reward(policy) > -0.15
+
+
+@pytest.mark.parametrize("form", ["mix", "pick"])
+def test_the_exported_network_acts_as_the_agent(form: str, tmp_path: Path) -> None:
+    settings = config()
+    env = settings.env.model_copy(update={"action": ActionSpec(form=form)})  # type: ignore[arg-type]
+    settings = settings.model_copy(update={"env": env})
+    train_agent(settings, tmp_path)
+    envs = training._make_envs(settings, 0)
+    model = training._build(settings, envs)
+    load_agent(tmp_path / "agent.safetensors", model)
+    policy = load_policy(tmp_path / "policy.safetensors")
+    for seed in range(5):
+        observation = np.random.default_rng(seed).uniform(-1, 1, len(OBSERVATIONS)).astype(np.float32)
+        expected, _ = model.predict(observation, deterministic=True)
+        np.testing.assert_allclose(policy(observation), expected, atol=1e-5)
+
+
+def test_an_interrupted_training_ends_with_the_same_policy(tmp_path: Path) -> None:
+    train_agent(config(), tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int, figures: dict[str, float]) -> None:
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_agent(config(), tmp_path / "cut", on_rollout=kill)
+    assert not (tmp_path / "cut" / "policy.safetensors").exists()
+    train_agent(config(), tmp_path / "cut")
+    names = ("policy.safetensors", "agent.safetensors")
+    assert all((tmp_path / "cut" / n).read_bytes() == (tmp_path / "whole" / n).read_bytes() for n in names)
+    lines = [(tmp_path / name / "rollouts.jsonl").read_text().splitlines() for name in ("cut", "whole")]
+    assert [json.loads(a)["metrics"] for a in lines[0]] == [json.loads(b)["metrics"] for b in lines[1]]
+    assert len(lines[0]) == 3 and list((tmp_path / "cut" / "logs").glob("*/progress.csv"))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_workers_do_not_change_the_policy(n_workers: int, tmp_path: Path, local_ray: None) -> None:
+    train_agent(config(), tmp_path / "serial")
+    train_agent(config(), tmp_path / "ray", n_workers=n_workers)
+    name = "policy.safetensors"
+    assert (tmp_path / "serial" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
+
+
+@pytest.mark.ray
+def test_a_dead_rollout_worker_is_replaced_in_the_state_it_had(local_ray: None) -> None:
+    import ray
+
+    from panning.agents.ray_vec_env import RayVecEnv
+
+    makers = [training.partial(training._make_env, config().env.model_dump(mode="json"), config().source)] * 2
+    envs, twin = RayVecEnv(makers, 2), RayVecEnv(makers, 2)
+    for each in (envs, twin):
+        each.seed(3)
+    assert np.array_equal(envs.reset(), twin.reset())  # type: ignore[arg-type]
+    action = np.zeros((2, 6), np.float32)
+    for step in range(4):
+        if step == 2:
+            ray.kill(envs._workers[1])
+        ours, theirs = envs.step(action), twin.step(action)
+        assert np.array_equal(ours[0], theirs[0]) and np.array_equal(ours[1], theirs[1])  # type: ignore[arg-type]
+        assert np.array_equal(ours[2], theirs[2])
+    envs.close()
+    twin.close()
+
+
+def test_a_folder_holds_one_agent_only(tmp_path: Path) -> None:
+    train_agent(config(n_rollouts=1), tmp_path)
+    with pytest.raises(ConfigError, match="holds another run"):
+        train_agent(config(n_rollouts=2), tmp_path)
+
+
+def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
+    settings = config(n_rollouts=1)
+    train_agent(settings, tmp_path)
+    for content in (b"\x80\x04junk", (tmp_path / "policy.safetensors").read_bytes(), b""):
+        (tmp_path / "agent.safetensors").write_bytes(content)
+        with pytest.raises(PolicyError, match="not a checkpoint of this agent"):
+            train_agent(settings, tmp_path)
+
+
+def test_an_agent_can_start_near_a_fixed_policy(tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path)
+    settings = config(n_rollouts=1, start="synflow", learning_rate=1e-9)
+    policy = train_agent(settings, tmp_path)
+    action = policy(np.zeros(len(OBSERVATIONS), np.float32))
+    np.testing.assert_allclose(action, [-0.8, -0.8, -0.8, 0.8, 0.0, -0.8], atol=1e-3)
+
+
+def test_adam_survives_a_checkpoint(tmp_path: Path) -> None:
+    settings = config(n_rollouts=1)
+    envs = training._make_envs(settings, 0)
+    with training.isolated_global_rngs(0):
+        first, second = training._build(settings, envs), training._build(settings, envs)
+        first.learn(8)
+    save_agent(tmp_path / "a", first, {"rollouts": 1})
+    assert load_agent(tmp_path / "a", second) == {"rollouts": 1}
+    states = [model.policy.optimizer.state_dict()["state"] for model in (first, second)]
+    assert states[0].keys() == states[1].keys() and states[0]
+    assert all(torch.equal(states[0][i][k], states[1][i][k]) for i in states[0] for k in states[0][i])
+
+
+def test_the_type_of_agent_is_stable_baselines3s_own() -> None:
+    assert isinstance(training._build(config(), training._make_envs(config(), 0)), PPO)

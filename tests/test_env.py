@@ -1,0 +1,171 @@
+"""The Gymnasium environment: the checkers, one trajectory per seed, rewards, endings, pictures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
+
+import panning  # noqa: F401 (registers the environment)
+from panning.envs import PanningEnv, RewardSpec
+from panning.envs.reward import TrainingAdvantage, round_reward, round_terms
+from panning.errors import ConfigError
+from panning.pruners.actions import ActionSpec
+from panning.pruners.episode import initial, transition
+from panning.pruners.policies import make_policy
+from panning.pruners.rounds import RoundAction
+from panning.tasks import TaskSpec, load_task
+
+TASK = {"model": "mlp", "data": "digits", "n_train": 200}
+SHORT = {"epochs": 1, "batch_size": 32, "learning_rate": 0.05}
+
+
+def make(**arguments: Any) -> PanningEnv:
+    return PanningEnv(**{"tasks": [TASK], "n_rounds": 3, **arguments})
+
+
+@pytest.mark.parametrize("form", ["mix", "pick"])
+def test_the_checkers_of_gymnasium_and_sb3_pass_without_a_warning(form: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gymnasium.make("panning:Panning-v0", tasks=[TASK], action={"form": form}, render_mode="ansi")
+        check_env(env.unwrapped)
+        check_env_of_sb3(env.unwrapped)
+
+
+def test_registration_happens_on_import_and_only_once() -> None:
+    code = (
+        "import gymnasium, importlib, sys\n"
+        "assert 'ray' not in sys.modules\n"
+        "import panning; importlib.reload(panning)\n"
+        "env = gymnasium.make('panning:Panning-v0')\n"
+        "assert env.spec.id == 'Panning-v0' and 'ray' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
+
+
+def trajectory(env: PanningEnv, seed: int) -> list[Any]:
+    observation, info = env.reset(seed=seed)
+    env.action_space.seed(seed)
+    steps: list[Any] = [observation.tolist(), info]
+    terminated = False
+    while not terminated:
+        observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        assert not truncated
+        steps += [observation.tolist(), reward, info]
+    return steps
+
+
+@pytest.mark.parametrize("form", ["mix", "pick"])
+def test_one_seed_gives_one_trajectory(form: str) -> None:
+    arguments: dict[str, Any] = {"densities": [0.1, 0.05], "seeds": [0, 1, 2], "action": {"form": form}}
+    first = trajectory(make(**arguments), 7)
+    assert first == trajectory(make(**arguments), 7)
+    assert first != trajectory(make(**arguments), 8)
+
+
+def test_reset_options_fix_what_is_drawn() -> None:
+    env = make(densities=[0.1], seeds=[0])
+    _, info = env.reset(seed=1, options={"seed": 5, "density": 0.02})
+    assert (info["seed"], info["target_density"], info["task"]) == (5, 0.02, 0)
+    with pytest.raises(ConfigError, match="Unknown reset options"):
+        env.reset(options={"sed": 5})
+    with pytest.raises(ConfigError, match="Task 3 does not exist"):
+        env.reset(options={"task": 3})
+
+
+def test_the_episode_ends_on_the_target_and_then_wants_a_reset() -> None:
+    env = make(densities=[0.05])
+    with pytest.raises(ConfigError, match="reset"):
+        env.step(env.action_space.sample())
+    env.reset(seed=0)
+    action = make_policy("synflow", env.spec_of_action)(np.zeros(16, np.float32))
+    endings = [env.step(action)[2] for _ in range(3)]
+    assert endings == [False, False, True]
+    assert env.state.n_kept == round(0.05 * env.state.mask.numel())
+    with pytest.raises(ConfigError, match="over"):
+        env.step(action)
+
+
+def test_an_outside_limit_truncates() -> None:
+    env = gymnasium.make("panning:Panning-v0", tasks=[TASK], n_rounds=5, max_episode_steps=2)
+    env.reset(seed=0)
+    action = make_policy("synflow", ActionSpec())(np.zeros(16, np.float32))
+    assert env.step(action)[2:4] == (False, False)
+    assert env.step(action)[2:4] == (False, True)
+
+
+def test_reward_terms_are_the_papers_with_fixed_normalisers() -> None:
+    state = initial(load_task(TaskSpec.model_validate(TASK), 0).problem, 0.02, 4)
+    assert set(round_terms(state).values()) == {0.0}
+    state = transition(state, RoundAction({"snip": 1.0}, 0.05))
+    terms = round_terms(state)
+    assert terms["alive"] == pytest.approx(state.effective_density / state.density - 1)
+    assert terms["loss"] == pytest.approx(-abs(state.signals.loss - state.dense_loss) / state.dense_loss)
+    assert -1.0 <= terms["gradient"] <= 0.0
+    spec = RewardSpec(alive=2.0, loss=3.0, gradient=0.5)
+    expected = (2 * terms["alive"] + 3 * terms["loss"] + 0.5 * terms["gradient"]) / 4
+    assert round_reward(spec, state) == pytest.approx(expected)
+
+
+def test_a_dead_network_costs_the_rounds_it_did_not_see() -> None:
+    task = load_task(TaskSpec.model_validate(TASK), 0)
+    state = initial(task.problem, 0.002, 4)
+    state = transition(state, RoundAction({"random": 1.0}, 0.0003))
+    assert state.is_dead
+    alone = RewardSpec(alive=0.0, loss=0.0, gradient=0.0)
+    assert round_reward(alone, state) == pytest.approx(-3 / 4)
+
+
+def test_the_training_reward_is_an_advantage_over_the_fixed_policy() -> None:
+    reward = {"alive": 0, "loss": 0, "gradient": 0, "training": 10.0, "recipe": SHORT, "reference": "synflow"}
+    env = make(densities=[0.05], reward=reward)
+    env.reset(seed=0)
+    action = make_policy("synflow", env.spec_of_action)(np.zeros(16, np.float32))
+    rewards = [env.step(action) for _ in range(3)]
+    info = rewards[-1][4]
+    assert info["advantage"] == 0.0 and rewards[-1][1] == 0.0  # the reference itself, same batches
+    assert 0.1 < info["accuracy"] <= 1.0 and info["images_seen"] == 2 * 192  # the mask's and the reference's training
+    env.reset(seed=0)
+    magnitude = make_policy("magnitude_spread", env.spec_of_action)(np.zeros(16, np.float32))
+    while not (outcome := env.step(magnitude))[2]:
+        pass
+    assert outcome[1] == pytest.approx(10.0 * outcome[4]["advantage"] + round_reward(env.spec_of_reward, env.state))
+    assert outcome[4]["advantage"] < 0
+
+
+def test_a_short_training_that_diverges_counts_as_guessing() -> None:
+    spec = RewardSpec.model_validate({"training": 1.0, "recipe": {**SHORT, "learning_rate": 1e6}})
+    task = load_task(TaskSpec.model_validate(TASK), 0)
+    state = transition(initial(task.problem, 0.3, 1), RoundAction({"snip": 1.0}, 0.3))
+    assert TrainingAdvantage(spec, 1).accuracy(task, state) == 0.1
+
+
+def test_episodes_are_shown_as_text_and_as_pictures() -> None:
+    env = make(render_mode="ansi")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    text = env.render()
+    assert "classifier.weight" in text and "round 1: density" in text
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    picture = env.render()
+    assert picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8 and picture.std() > 0
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one"):
+        make(densities=[])
+    with pytest.raises(ConfigError, match="render mode"):
+        make(render_mode="human")
+    with pytest.raises(ConfigError, match=r"Did you mean 'model'"):
+        PanningEnv(tasks=[{"modle": "mlp", "data": "digits"}])
+    with pytest.raises(ConfigError, match=r"reward.*\n.*reference"):
+        make(reward={"reference": "synflo"})
