@@ -92,9 +92,7 @@ def test_grasp_keeps_what_the_gradient_norm_needs() -> None:
 
 def test_force_in_one_round_is_snip() -> None:
     problem = mlp_problem()
-    assert torch.equal(
-        prune_problem(problem, 0.1, "force", n_rounds=1).mask, prune_problem(problem, 0.1, "snip").mask
-    )
+    assert torch.equal(prune_problem(problem, 0.1, "force", n_rounds=1).mask, prune_problem(problem, 0.1, "snip").mask)
 
 
 def masks_of_rounds(pruner: ScoreRounds, problem: Problem, density: float, monkeypatch: Any) -> list[torch.Tensor]:

@@ -1,0 +1,121 @@
+"""The library's public interface: ``panning.prune`` and what goes with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from toys import ResidualNet, residual_problem
+
+import panning
+from panning.errors import DataError, DensityError, ModelError
+
+IMAGES, LABELS = residual_problem().batch(0)
+
+
+def model() -> nn.Module:
+    return residual_problem().model
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (IMAGES, LABELS),
+        TensorDataset(IMAGES, LABELS),
+        DataLoader(TensorDataset(IMAGES, LABELS), batch_size=6),
+    ],
+    ids=["batch", "dataset", "loader"],
+)
+def test_data_may_be_a_batch_a_dataset_or_a_loader(data: Any) -> None:
+    masks = panning.prune(model(), data, density=0.1, method="iter_snip", n_rounds=3)
+    assert masks.n_kept == round(0.1 * masks.n_prunable)
+    assert masks == panning.prune(model(), data, density=0.1, method="iter_snip", n_rounds=3)
+
+
+def test_the_whole_way_from_pruning_to_a_masked_model(tmp_path: Path) -> None:
+    network = model()
+    keys = list(network.state_dict())
+    masks = panning.prune(network, (IMAGES, LABELS), density=0.05, method="snip", all_alive=True, seed=3)
+    assert masks.manifest["effective_density"] == masks.density == masks.effective_density(network)
+    panning.save_masks(masks, tmp_path / "m.safetensors")
+    loaded = panning.load_masks(tmp_path / "m.safetensors")
+    assert loaded == masks and loaded.manifest["seed"] == 3
+    panning.apply_masks(network, loaded)
+    assert list(network.state_dict()) == keys
+    assert int(sum(p.count_nonzero() for n, p in network.named_parameters() if n in masks)) == masks.n_kept
+
+
+def test_methods_without_data_need_the_input_shape_only() -> None:
+    masks = panning.prune(model(), density=0.1, method="synflow", input_shape=(2, 8, 8), n_rounds=5)
+    assert masks.density == pytest.approx(0.1, abs=1e-3)
+    with pytest.raises(DataError, match="input_shape"):
+        panning.prune(model(), density=0.1, method="synflow")
+    with pytest.raises(DataError, match="needs data"):
+        panning.prune(model(), density=0.1, method="snip", input_shape=(2, 8, 8))
+
+
+def test_names_choose_what_is_prunable() -> None:
+    masks = panning.prune(model(), (IMAGES, LABELS), density=0.5, method="magnitude", exclude=("classifier*", "stem*"))
+    assert list(masks) == ["block1.weight", "block2.weight", "down.weight", "shortcut.weight"]
+    masks = panning.prune(model(), (IMAGES, LABELS), density=0.5, method="magnitude", include=("block*",))
+    assert list(masks) == ["block1.weight", "block2.weight"]
+    with pytest.raises(ModelError, match="matches none"):
+        panning.prune(model(), (IMAGES, LABELS), density=0.5, exclude=("nothing*",))
+
+
+def test_any_loss_of_outputs_and_targets_will_do() -> None:
+    targets = torch.randn(12, 3)
+    masks = panning.prune(model(), (IMAGES, targets), density=0.2, method="snip", loss=F.mse_loss)
+    assert masks != panning.prune(model(), (IMAGES, LABELS), density=0.2, method="snip")
+
+
+def test_schedule_and_rounds_replace_the_methods_own() -> None:
+    arguments: dict[str, Any] = {"density": 0.02, "method": "iter_snip", "n_rounds": 4}
+    exponential = panning.prune(model(), (IMAGES, LABELS), **arguments)
+    linear = panning.prune(model(), (IMAGES, LABELS), schedule="linear", **arguments)
+    assert exponential.n_kept == linear.n_kept and exponential != linear
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"density": 0.0}, DensityError),
+        ({"density": 2 / 1e4}, DensityError),
+        ({"density": 0.5, "method": "sinp"}, KeyError),
+        ({"density": 0.5, "schedule": "expo"}, KeyError),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        panning.prune(model(), (IMAGES, LABELS), **arguments)
+
+
+@pytest.mark.parametrize(
+    "data", [(IMAGES, LABELS[:3]), 5, DataLoader(TensorDataset(IMAGES[:0], LABELS[:0])), TensorDataset(IMAGES)]
+)
+def test_data_of_the_wrong_kind_are_refused(data: Any) -> None:
+    with pytest.raises(DataError):
+        panning.prune(model(), data, density=0.5, method="snip")
+
+
+def test_a_model_without_prunable_weights_is_refused() -> None:
+    with pytest.raises(ModelError, match="no prunable weight"):
+        panning.prune(nn.Sequential(nn.ReLU()), (IMAGES, LABELS), density=0.5)
+
+
+def test_the_model_comes_back_unchanged_in_every_respect() -> None:
+    network = ResidualNet().train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    panning.prune(network, (IMAGES, LABELS), density=0.1, method="panning_staged", n_rounds=3, all_alive=True)
+    assert network.training and all(p.grad is None for p in network.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_unknown_public_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'prun'"):
+        _ = panning.prun  # type: ignore[attr-defined]

@@ -1,0 +1,195 @@
+"""The command line as a user meets it: products, resuming, and one clear message for every wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from test_search import CONFIG
+
+import panning
+from panning.cli import main
+from panning.masks import Masks
+
+PRUNE = ["prune", "--model", "mlp", "--data", "digits", "--density", "0.05"]
+TRAIN = [
+    "train",
+    "--model",
+    "mlp",
+    "--data",
+    "digits",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "64",
+    "--learning-rate",
+    "0.05",
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command runs in an empty folder, without a data root."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PANNING_DATA", raising=False)
+
+
+def run(*arguments: str) -> int:
+    """The exit code of a command run in this process."""
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def files() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+def test_prune_writes_mask_record_table_and_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*PRUNE, "--method", "snip", "--all-alive", "--out", "p", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    masks = panning.load_masks("p/mask.safetensors")
+    assert masks.n_kept == printed["n_kept"] and printed["effective_density"] == masks.density
+    assert masks.manifest["method"] == "snip" and masks.manifest["all_alive"] is True
+    assert {f"p/{name}" for name in ("layers.png", "records.jsonl", "table.csv", "table.md", "run.json")} < set(files())
+
+
+def test_the_same_command_gives_the_same_mask_in_another_process() -> None:
+    assert run(*PRUNE, "--method", "iter_snip", "--rounds", "4", "--out", "a") == 0
+    command = [sys.executable, "-c", "from panning.cli import main; main()", *PRUNE]
+    subprocess.run([*command, "--method", "iter_snip", "--rounds", "4", "--out", "b"], check=True, capture_output=True)
+    assert Path("a/mask.safetensors").read_bytes() == Path("b/mask.safetensors").read_bytes()
+
+
+def test_train_with_and_without_a_mask(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*PRUNE, "--out", "p") == 0
+    assert run(*TRAIN, "--mask", "p/mask.safetensors", "--out", "t", "--json") == 0
+    printed = json.loads(capsys.readouterr().out.split("safetensors\n", 1)[1])
+    assert printed["density"] == panning.load_masks("p/mask.safetensors").density
+    assert 0.1 < printed["test_accuracy"] <= 1 and {"t/model.safetensors", "t/curve.png"} < set(files())
+    assert run(*TRAIN, "--out", "dense") == 0
+    assert "at density 1" in capsys.readouterr().out
+
+
+def test_train_agent_and_prune_with_its_policy() -> None:
+    Path("agent.yaml").write_text(
+        yaml.safe_dump({
+            "env": {"tasks": [CONFIG["task"]], "densities": [0.1], "seeds": [9], "n_rounds": 2},
+            "ppo": {"n_rollouts": 1, "n_envs": 1, "n_steps": 4, "batch_size": 4},
+        })
+    )  # fmt: skip
+    assert run("train-agent", "agent.yaml", "--workers", "0", "--out", "agent") == 0
+    assert run(*PRUNE, "--policy", "agent/policy.safetensors", "--out", "p") == 0
+    assert panning.load_masks("p/mask.safetensors").manifest["method"] == "panning"
+
+
+def test_search_prints_its_table_and_runs_again_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("s.yaml").write_text(yaml.safe_dump(CONFIG))
+    assert run("search", "s.yaml", "--workers", "0", "--out", "s") == 0
+    first = capsys.readouterr().out
+    assert "panning" in first and "dense" in first and Path("s/table.md").exists()
+    assert run("search", "s.yaml", "--workers", "0", "--out", "s") == 0
+    assert capsys.readouterr().out == first
+
+
+def test_validate_says_what_a_file_is_and_collects_all_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("good.yaml").write_text(yaml.safe_dump(CONFIG))
+    assert run("validate", "good.yaml") == 0
+    assert "a well-formed search config" in capsys.readouterr().out
+    Path("bad.yaml").write_text(yaml.safe_dump({**CONFIG, "densitis": 1, "n_samples": -1}))
+    Path("worse.yaml").write_text("a: [")
+    assert run("validate", "bad.yaml", "worse.yaml", "absent.yaml") == 2
+    message = capsys.readouterr().err
+    assert "Did you mean 'densities'" in message and "n_samples" in message
+    assert "not valid YAML" in message and "No configuration file 'absent.yaml'" in message
+
+
+def write_foreign_mask() -> str:
+    panning.save_masks(Masks.from_tensors({"other.weight": torch.ones(2, 3)}), "foreign.safetensors")
+    return "foreign.safetensors"
+
+
+def bad_config(**change: Any) -> str:
+    Path("bad.yaml").write_text(yaml.safe_dump({**CONFIG, **change}))
+    return "bad.yaml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([*PRUNE, "--method", "synflo"], 2, "Did you mean 'synflow'"),
+        (["prune", "--model", "lenet_5", "--data", "digits", "--density", "0.1"], 2, "Did you mean 'lenet5'"),
+        (["prune", "--model", "mlp", "--data", "digts", "--density", "0.1"], 2, "Did you mean 'digits'"),
+        ([*PRUNE[:-1], "0"], 2, "must be in (0, 1]"),
+        ([*PRUNE[:-1], "1.01"], 2, "must be in (0, 1]"),
+        ([*PRUNE[:-1], "nan"], 2, "must be in (0, 1]"),
+        ([*PRUNE[:-1], "0.00004"], 2, "a path needs 3"),
+        ([*PRUNE, "--schedule", "cubik"], 2, "Did you mean 'cubic'"),
+        ([*PRUNE, "--policy", "absent"], 2, "No policy file"),
+        (["prune", "--model", "lenet5", "--data", "mnist", "--density", "0.1"], 2, "--data-root"),
+        (["prune", "--model", "lenet5", "--data", "mnist", "--density", "0.1", "--data-root", "."], 2, "MNIST"),
+        (["prune", "--model", "mlp", "--data", "npz:absent.npz", "--density", "0.1"], 2, "absent.npz"),
+        (["prune", "--model", "no.such:thing", "--data", "digits", "--density", "0.1"], 2, "no.such"),
+        ([*TRAIN, "--mask", "absent.safetensors"], 2, "absent.safetensors"),
+        ([*TRAIN, "--schedule", "cosin"], 2, "schedule"),
+        ([*TRAIN, "--epochs", "0"], 2, "epochs"),
+        ([*TRAIN[:-1], "1e9"], 1, "training loss is"),
+        (["search", "absent.yaml"], 2, "No configuration file"),
+        (["train-agent", "absent.yaml"], 2, "No configuration file"),
+        (["nonsense"], 2, "No such command"),
+        ([*PRUNE, "--densty", "1"], 2, "No such option"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_wrong_input_gives_one_message_no_traceback_and_no_half_written_file(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == code
+    shown = capsys.readouterr()
+    assert message in shown.err and "Traceback" not in shown.err + shown.out
+    left = [file for file in files() if not file.endswith("run.json")]
+    assert left == [], "something was written"
+
+
+def test_a_mask_of_another_network_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*TRAIN, "--mask", write_foreign_mask()) == 2
+    assert "belongs to another network" in capsys.readouterr().err and files() == ["foreign.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baselines": ["sinp"]}, "Did you mean 'snip'"),
+        ({"task": {"model": "mlp", "data": "mnist"}}, "--data-root"),
+        ({"task": {"model": "mlp", "data": "digits", "n_train": 5}}, "n_train"),
+        ({"densities": [2]}, "densities"),
+    ],
+)
+def test_a_wrong_search_config_is_refused_before_anything_starts(
+    change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("search", bad_config(**change), "--out", "s") == 2
+    assert message in capsys.readouterr().err and files() == ["bad.yaml"]
+
+
+def test_a_folder_of_another_run_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*PRUNE, "--out", "p") == 0
+    before = {name: Path(name).read_bytes() for name in files()}
+    assert run(*PRUNE, "--seed", "1", "--out", "p") == 2
+    assert "differs in: seed" in capsys.readouterr().err
+    assert {name: Path(name).read_bytes() for name in files()} == before
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    for command in ("prune", "train-agent", "search", "train", "mask", "validate", "demo"):
+        assert command in shown

@@ -1,0 +1,132 @@
+"""Training: masked weights stay zero, resuming is exact, the schedule and the plan are what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from panning.data import load_data
+from panning.errors import MaskError, NonFiniteError, PanningError
+from panning.masks import Masks
+from panning.models import build_model
+from panning.tasks import TaskSpec, load_task
+from panning.training import Recipe, evaluate, train
+from panning.training.loop import learning_rate_at
+from panning.training.short import train_copy
+
+DATA = load_data("digits", n_train=300)
+RECIPE = Recipe(epochs=3, batch_size=50, learning_rate=0.05)
+
+
+def network(seed: int = 0) -> nn.Module:
+    return build_model("mlp", input_shape=DATA.input_shape, n_classes=10, seed=seed)
+
+
+def random_masks(model: nn.Module, density: float = 0.2) -> Masks:
+    generator = torch.Generator().manual_seed(0)
+    weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}
+    return Masks.from_tensors({n: torch.rand(p.shape, generator=generator) < density for n, p in weights.items()})
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_masked_weights_stay_exactly_zero_and_kept_ones_learn(nesterov: bool, precision: str) -> None:
+    model, start = network(), network()
+    masks = random_masks(model)
+    recipe = RECIPE.model_copy(
+        update={"nesterov": nesterov, "precision": precision, "weight_decay": 0.01, "epochs": 12}
+    )
+    result = train(model, DATA, recipe, seed=0, masks=masks)
+    before = dict(start.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name in masks:
+            assert not parameter[~masks[name]].any()
+            assert not torch.equal(parameter[masks[name]], before[name][masks[name]])
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert result.final["accuracy"] > 0.5
+
+
+def test_one_seed_gives_one_training() -> None:
+    models = [network(), network(), network()]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        train(model, DATA, RECIPE, seed=seed)
+        torch.rand(3)
+    flat = [torch.cat([p.flatten() for p in model.parameters()]) for model in models]
+    assert torch.equal(flat[0], flat[1]) and not torch.equal(flat[0], flat[2])
+
+
+def test_a_resumed_training_gives_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    whole, cut = network(), network()
+    masks = random_masks(whole)
+    complete = train(whole, DATA, RECIPE, seed=0, masks=masks)
+    path = tmp_path / "checkpoint"
+
+    class Killed(Exception):
+        pass
+
+    def kill(entry: dict[str, float]) -> None:
+        if entry["epoch"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(cut, DATA, RECIPE, seed=0, masks=masks, checkpoint=path, on_epoch=kill)
+    fresh = network()
+    resumed = train(fresh, DATA, RECIPE, seed=0, masks=masks, checkpoint=path)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
+    assert resumed.history == complete.history and not path.exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(b"junk")
+    with pytest.raises(PanningError, match="not a checkpoint"):
+        train(network(), DATA, RECIPE, seed=0, checkpoint=path)
+
+
+def test_a_diverging_loss_is_an_error_that_says_so() -> None:
+    with pytest.raises(NonFiniteError, match="training loss is (nan|inf) in epoch 1: lower the learning rate"):
+        train(network(), DATA, Recipe(epochs=1, batch_size=50, learning_rate=1e9), seed=0)
+
+
+def test_a_mask_of_another_network_is_refused_before_anything_changes() -> None:
+    model = network()
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(MaskError, match="another network"):
+        train(model, DATA, RECIPE, seed=0, masks=Masks.from_tensors({"nowhere.weight": torch.ones(2, 2)}))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_epochs_may_be_fractions_and_images_are_counted() -> None:
+    result = train(network(), DATA, Recipe(epochs=1.5, batch_size=100), seed=0)
+    assert len(result.history) == 2 and result.images_seen == 400  # 3 steps and 1.5 -> 2 steps
+    result = train(network(), DATA, Recipe(epochs=1, batch_size=50, n_images=120), seed=0)
+    assert result.images_seen == 100
+
+
+def test_learning_rate_schedules() -> None:
+    recipe = Recipe(learning_rate=0.4)
+    assert learning_rate_at(recipe, 0, 10) == 0.4 and learning_rate_at(recipe, 5, 10) == pytest.approx(0.2)
+    cycle = recipe.model_copy(update={"schedule": "one_cycle"})
+    rates = [learning_rate_at(cycle, step, 8) for step in range(8)]
+    assert rates[0] == pytest.approx(0.2) and max(rates) == pytest.approx(0.4) and rates[-1] == pytest.approx(0.4 / 6)
+    assert learning_rate_at(recipe.model_copy(update={"schedule": "constant"}), 7, 8) == 0.4
+
+
+def test_evaluation_counts_and_leaves_the_mode() -> None:
+    model = network().train()
+    figures = evaluate(model, DATA, DATA.validation)
+    inputs, labels = DATA.batch(DATA.validation, torch.arange(len(DATA.validation)))
+    with torch.no_grad():
+        expected = (model(inputs).argmax(1) == labels).float().mean()
+    assert figures["accuracy"] == pytest.approx(float(expected)) and model.training
+
+
+def test_a_copy_is_trained_and_the_task_keeps_its_initial_weights() -> None:
+    task = load_task(TaskSpec(model="mlp", data="digits", n_train=200), 0)
+    before = task.problem.weight.clone()
+    trained, _ = train_copy(task, None, Recipe(epochs=1, batch_size=50), 0)
+    assert torch.equal(task.problem.layout.flatten(dict(task.problem.model.named_parameters())), before)
+    assert not torch.equal(task.problem.layout.flatten(dict(trained.named_parameters())), before)
