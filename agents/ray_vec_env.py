@@ -23,7 +23,6 @@ EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
 MAX_REPLACEMENTS = 5
 
 
-@ray.remote(num_cpus=1, max_restarts=0)
 class _EnvWorker:
     def __init__(self, makers: list[EnvMaker]) -> None:
         import torch
@@ -49,6 +48,9 @@ class _EnvWorker:
         return result
 
 
+_RemoteEnvWorker: Any = ray.remote(num_cpus=1, max_restarts=0)(_EnvWorker)
+
+
 class RayVecEnv(VecEnv):
     """``len(makers)`` environments over at most ``n_workers`` actors. Ray must be running."""
 
@@ -56,8 +58,8 @@ class RayVecEnv(VecEnv):
         shares = np.array_split(np.arange(len(makers)), min(n_workers, len(makers)))
         self._makers = [[makers[i] for i in share] for share in shares]
         self._slices = [slice(int(share[0]), int(share[-1]) + 1) for share in shares]
-        self._workers = [_EnvWorker.remote(part) for part in self._makers]
-        self._reset_seeds: list[int | None] = [None] * len(makers)
+        self._workers = [_RemoteEnvWorker.remote(part) for part in self._makers]
+        self._episode_seeds: list[int | None] = [None] * len(makers)  # of the last reset
         self._actions: list[Any] = []
         self._replacements = 0
         observation_space, action_space = ray.get(self._workers[0].spaces.remote())
@@ -65,13 +67,13 @@ class RayVecEnv(VecEnv):
         super().__init__(len(makers), observation_space, action_space)
 
     def reset(self) -> VecEnvObs:
-        self._reset_seeds, self._actions = list(self._seeds), []
+        self._episode_seeds, self._actions = list(self._seeds), []
         calls = [
-            worker.reset.remote(self._reset_seeds[part])
+            worker.reset.remote(self._episode_seeds[part])
             for worker, part in zip(self._workers, self._slices, strict=True)
         ]
         observations = [self._result(i, call) for i, call in enumerate(calls)]
-        self._reset_seeds_used()
+        self._reset_seeds()  # a seed serves one reset, as in DummyVecEnv
         return np.concatenate(observations)
 
     def step_async(self, actions: Any) -> None:
@@ -84,9 +86,6 @@ class RayVecEnv(VecEnv):
         results = [self._result(i, call) for i, call in enumerate(self._calls)]
         observations, rewards, dones, infos = zip(*results, strict=True)
         return np.concatenate(observations), np.concatenate(rewards), np.concatenate(dones), sum(infos, [])
-
-    def _reset_seeds_used(self) -> None:
-        self._seeds = [None] * self.num_envs  # as DummyVecEnv: a seed serves one reset
 
     def _result(self, number: int, call: Any) -> Any:
         try:
@@ -101,10 +100,10 @@ class RayVecEnv(VecEnv):
             self._replacements += 1
             if self._replacements > MAX_REPLACEMENTS:
                 raise WorkerError(f"Rollout workers died {self._replacements} times; is the memory enough?")
-            self._workers[number] = _EnvWorker.remote(self._makers[number])
+            self._workers[number] = _RemoteEnvWorker.remote(self._makers[number])
             try:
                 return ray.get(
-                    self._workers[number].replay.remote(self._reset_seeds[part], [a[part] for a in self._actions])
+                    self._workers[number].replay.remote(self._episode_seeds[part], [a[part] for a in self._actions])
                 )
             except RayActorError:
                 continue

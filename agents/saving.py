@@ -59,7 +59,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def export_policy(model: PPO, spec: ActionSpec, n_rounds: int, facts: dict[str, Any]) -> PolicyNet:
     """The actor as a plain network."""
-    policy = model.policy
+    policy: Any = model.policy
     hidden = [layer for layer in policy.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
     layers = [*hidden, policy.action_net]
     log_std = policy.log_std if spec.form == "mix" else torch.zeros(0)

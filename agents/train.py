@@ -118,7 +118,7 @@ def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
     return RayVecEnv(makers, n_workers)
 
 
-def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:  # type: ignore[type-arg]
+def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:
     from panning.agents.config import EnvSpec
 
     spec = EnvSpec.model_validate(env)
@@ -152,13 +152,14 @@ def _build(config: AgentConfig, envs: VecEnv) -> PPO:
 def _start_near(model: PPO, spec: ActionSpec, policy: str) -> None:
     """Move the action's mean (``mix``) or most likely choices (``pick``) to a fixed policy's action."""
     action = make_policy(policy, spec)(np.zeros(len(OBSERVATIONS), np.float32))
+    bias: Any = model.policy.action_net.bias
     with torch.no_grad():
         if spec.form == "mix":  # short of the bounds, or half of the exploration would be clipped away
-            model.policy.action_net.bias.copy_(0.8 * torch.from_numpy(action))
+            bias.copy_(0.8 * torch.from_numpy(action))
             return
         offset = 0
         for choice, n_choices in zip(action.astype(int), spec.choices, strict=True):
-            model.policy.action_net.bias[offset + int(choice)] += 2.0
+            bias[offset + int(choice)] += 2.0
             offset += n_choices
 
 

@@ -178,5 +178,5 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
 def action_space(spec: ActionSpec) -> spaces.Space[Any]:
     """The Gymnasium space of an action's spec."""
     if spec.form == "pick":
-        return spaces.MultiDiscrete(spec.choices)
+        return spaces.MultiDiscrete(list(spec.choices))
     return spaces.Box(-1.0, 1.0, (len(spec.dimensions),), np.float32)

@@ -27,7 +27,7 @@ def train_agent(
 
     Example: panning train-agent configs/agent/digits.yaml
     """
-    from contextlib import nullcontext
+    from contextlib import AbstractContextManager, nullcontext
 
     from panning import agents
     from panning.config import dump_config, load_config
@@ -42,7 +42,7 @@ def train_agent(
         load_task_data(task, settings.source)
     folder = out or Path("runs") / config.stem
     n_workers = os.cpu_count() or 1 if workers is None else workers
-    running = nullcontext()
+    running: AbstractContextManager[None] = nullcontext()
     if n_workers:
         from panning.search.ray_executor import ray_running
 

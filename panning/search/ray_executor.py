@@ -58,7 +58,6 @@ def ray_running(n_workers: int, address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-@ray.remote(num_cpus=1, max_restarts=0)
 class _JobWorker:
     def pid(self) -> int:
         return os.getpid()
@@ -71,6 +70,9 @@ class _JobWorker:
             return execute(job)
         except PanningError as error:
             return type(error).__name__, str(error)
+
+
+_RemoteJobWorker: Any = ray.remote(num_cpus=1, max_restarts=0)(_JobWorker)
 
 
 @dataclass
@@ -105,7 +107,7 @@ class RayExecutor:
     def start(self) -> None:
         """Start the actors, if they are not there yet."""
         if not self._workers:
-            self._workers = [_JobWorker.remote() for _ in range(self.n_workers)]
+            self._workers = [_RemoteJobWorker.remote() for _ in range(self.n_workers)]
 
     def pids(self) -> list[int]:
         """The process of each worker on its machine."""
@@ -140,7 +142,7 @@ class RayExecutor:
             for call, flight in flights.items():  # the caller stopped early: what still runs is not wanted any more
                 del call
                 ray.kill(self._workers[flight.worker])
-                self._workers[flight.worker] = _JobWorker.remote()
+                self._workers[flight.worker] = _RemoteJobWorker.remote()
 
     def _send(self, job: Job, worker: int, flights: dict[Any, _Flight]) -> None:
         call = self._workers[worker].execute.remote(job)
@@ -168,4 +170,4 @@ class RayExecutor:
                 f"{MAX_ATTEMPTS} times; is the memory enough? The job: {flight.job.config}"
             )
         ray.kill(self._workers[flight.worker])
-        self._workers[flight.worker] = _JobWorker.remote()
+        self._workers[flight.worker] = _RemoteJobWorker.remote()

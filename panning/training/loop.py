@@ -94,7 +94,7 @@ def train(
     if masks is not None:
         apply_masks(model, masks)
     if recipe.precision == "bfloat16":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov and recipe.momentum > 0,
@@ -180,7 +180,7 @@ def _train_epoch(
             inputs = augment_batch(inputs, data.augmentation, generator)
         loss = F.cross_entropy(_forward(model, inputs, recipe.precision), labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for parameter, gate in gates:
             if parameter.grad is not None:
                 parameter.grad.mul_(gate)
