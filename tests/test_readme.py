@@ -1,0 +1,51 @@
+"""The README names what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from panning.data import data_names
+from panning.models import model_names
+from panning.pruners import PRUNERS
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def method_rows() -> list[str]:
+    """The README's table of methods, from the table of methods."""
+    return [
+        f"| `{name}` | {row.label}: {row.paper} | {'yes' if row.needs_data else 'no'} |"
+        for name, row in PRUNERS.items()
+    ]
+
+
+def test_the_table_of_methods_is_the_table_of_methods() -> None:
+    shown = re.findall(r"^\| `[a-z_]+` \| .* \| (?:yes|no) \|$", README, re.MULTILINE)
+    assert shown == method_rows()
+
+
+def test_every_own_model_and_data_set_is_named() -> None:
+    missing = [name for name in (*model_names(), *data_names()) if f"`{name}`" not in README]
+    assert missing == []
+
+
+def test_the_readmes_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    inputs, labels = torch.randn(30, 8), torch.arange(30) % 3
+    names: dict[str, Any] = {
+        "model": model, "inputs": inputs, "labels": labels, "loader": [(inputs, labels)] * 3,
+        "optimizer": torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-3),
+        "loss_function": nn.functional.cross_entropy,
+    }  # fmt: skip
+    code = README.split("```python\n")[1].split("```")[0]
+    exec(code.replace("density=0.02", "density=0.2"), names)
+    for name, parameter in model.named_parameters():
+        if name in names["masks"]:
+            assert not parameter[~names["masks"][name]].any()
