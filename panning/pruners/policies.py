@@ -82,18 +82,22 @@ def _alone(index: str, spread: float = 0.0) -> Callable[[ActionSpec], Policy]:
     return lambda spec: Constant(spec.encode({index: 1.0}, spread=spread))
 
 
-#: Name -> maker. "spread" places each layer's weights at random and keeps the index's layer quotas.
+#: Name -> maker. "half" and "spread" keep the index's layer quotas, and place a layer's weights half and wholly at random.
 POLICIES: dict[str, Callable[[ActionSpec], Policy]] = {
     "magnitude": _alone("magnitude"),
     "snip": _alone("snip"),
     "grasp": _alone("grasp"),
     "synflow": _alone("synflow"),
+    "magnitude_half": _alone("magnitude", 0.5),
+    "snip_half": _alone("snip", 0.5),
+    "grasp_half": _alone("grasp", 0.5),
+    "synflow_half": _alone("synflow", 0.5),
     "magnitude_spread": _alone("magnitude", 1.0),
     "snip_spread": _alone("snip", 1.0),
     "grasp_spread": _alone("grasp", 1.0),
     "synflow_spread": _alone("synflow", 1.0),
-    "staged": lambda spec: Staged(spec),
-    "random": lambda spec: Random(spec),
+    "staged": Staged,
+    "random": Random,
 }
 
 
