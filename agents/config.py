@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from panning.config import Config
 from panning.envs.panning_env import PanningEnv
 from panning.envs.reward import RewardSpec
 from panning.pruners.actions import ActionSpec
-from panning.tasks import DataSource, TaskSpec
+from panning.tasks import DataSource, TaskSpec, check_task_names
 
 Density = Annotated[float, Field(gt=0, le=1)]
 
@@ -24,6 +24,8 @@ class EnvSpec(Config):
     n_rounds: Annotated[int, Field(ge=1)] = 6
     action: ActionSpec = ActionSpec()
     reward: RewardSpec = RewardSpec()
+
+    _names = field_validator("tasks")(check_task_names)
 
     def make(self, source: DataSource) -> PanningEnv:
         """A fresh environment."""
@@ -80,4 +82,4 @@ class AgentConfig(Config):
 
     @property
     def source(self) -> DataSource:
-        return DataSource(root=self.data_root, download=self.download)
+        return DataSource.at(self.data_root, self.download)

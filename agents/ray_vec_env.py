@@ -13,11 +13,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from panning.errors import WorkerError
+from panning.errors import PanningError, WorkerError
 
 EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
 MAX_REPLACEMENTS = 5
@@ -92,6 +92,10 @@ class RayVecEnv(VecEnv):
             return ray.get(call)
         except RayActorError:
             return self._replace(number)
+        except RayTaskError as error:
+            if isinstance(error.cause, PanningError):
+                raise error.cause from None  # as itself, without the worker's traceback
+            raise
 
     def _replace(self, number: int) -> Any:
         """A new actor in the state the dead one should have reached; its last result."""

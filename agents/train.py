@@ -28,7 +28,7 @@ from panning.pruners.policies import make_policy
 from panning.pruners.policy_net import PolicyNet, save_policy
 from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info
 from panning.seeding import derive_seed, isolated_global_rngs
-from panning.tasks import DataSource, load_task_data
+from panning.tasks import DataSource, load_task
 
 #: Keys of the environment's info that the logs keep of each episode.
 LOGGED = ("effective_density", "target_density", "alive")
@@ -61,7 +61,7 @@ def train_agent(
     envs: VecEnv | None = None
     try:
         for task in config.env.tasks:
-            load_task_data(task, config.source)  # one clear error here instead of one from every worker
+            load_task(task, config.env.seeds[0], config.source)  # one clear error here, not one from every worker
         with isolated_global_rngs(derive_seed(config.seed, "agent")):
             envs = _make_envs(config, n_workers)
             model = _build(config, envs)
@@ -74,8 +74,9 @@ def train_agent(
                     model.set_logger(logger)
                     for rollout in range(done, config.ppo.n_rollouts):
                         figures = _one_rollout(model, config, rollout)
-                        save_agent(out / "agent.safetensors", model, {"rollouts": rollout + 1})
+                        # The record first: killed in between, the rollout is run again and its record is there.
                         _record(store, identity, rollout, figures)
+                        save_agent(out / "agent.safetensors", model, {"rollouts": rollout + 1})
                         if on_rollout is not None:
                             on_rollout(rollout + 1, config.ppo.n_rollouts, figures)
             facts = {"config": identity, "rollouts": config.ppo.n_rollouts}
@@ -174,5 +175,5 @@ def _logger(folder: Path) -> Iterator[Logger]:
 
 def _record(store: RecordStore, identity: dict[str, Any], rollout: int, figures: dict[str, float]) -> None:
     config = {"agent": content_key(identity), "rollout": rollout}
-    if (key := content_key(config)) not in store:  # killed between checkpoint and record: the record came first
+    if (key := content_key(config)) not in store:
         store.append(RunRecord(key, "rollout", config, figures, environment_info()))

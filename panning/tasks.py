@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from panning.config import Config
-from panning.data import ImageData, balanced_batch, load_data
+from panning.data import ImageData, balanced_batch, data_names, load_data
 from panning.errors import ModelError
-from panning.models import build_model
+from panning.models import build_model, model_names
 from panning.problem import Problem
+from panning.registry import unknown_name_message
 from panning.seeding import torch_generator
 
 
@@ -38,6 +41,29 @@ class DataSource(Config):
 
     root: str | None = None
     download: bool = False
+
+    @classmethod
+    def at(cls, root: str | Path | None, download: bool = False) -> DataSource:
+        """``root`` or else $PANNING_DATA, as an absolute path: workers may run in another folder."""
+        root = root or os.environ.get("PANNING_DATA") or None
+        return cls(root=str(Path(root).expanduser().absolute()) if root else None, download=download)
+
+
+Tasks = TypeVar("Tasks", TaskSpec, tuple[TaskSpec, ...])
+
+
+def check_task_names(tasks: Tasks) -> Tasks:
+    """``tasks``, for validators of configs: models and data must be in the tables, import paths are refused.
+
+    Raises:
+        ValueError: with the nearest right name.
+    """
+    for task in (tasks,) if isinstance(tasks, TaskSpec) else tasks:
+        if task.model not in model_names() and not task.model.startswith("torchvision:"):
+            raise ValueError(unknown_name_message("model", task.model, model_names()))
+        if task.data not in data_names() and not task.data.startswith(("npz:", "folder:")):
+            raise ValueError(unknown_name_message("data set", task.data, data_names()))
+    return tasks
 
 
 @dataclass(frozen=True, eq=False)

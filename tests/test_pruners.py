@@ -75,6 +75,14 @@ def test_wrong_names_and_densities_are_refused() -> None:
         prune_problem(problem, 2 / problem.layout.n_prunable, "magnitude")
 
 
+def test_rounds_are_counted_and_told() -> None:
+    told: list[tuple[int, int]] = []
+    prune_problem(mlp_problem(), 0.2, "iter_snip", n_rounds=3, on_round=lambda *numbers: told.append(numbers))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    with pytest.raises(DensityError, match="at least 1"):
+        prune_problem(mlp_problem(), 0.2, "iter_snip", n_rounds=0)
+
+
 def test_one_shot_keeps_the_highest_scores() -> None:
     problem = mlp_problem()
     scores = INDICES["snip"].formula(Signals(problem, torch.ones_like(problem.weight, dtype=torch.bool)))

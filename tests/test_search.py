@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from panning.config import load_config, parse_config
-from panning.errors import ConfigError, JobError, PanningError, UnknownNameError, WorkerError
+from panning.errors import ConfigError, DensityError, PanningError, UnknownNameError, WorkerError
 from panning.maskfile import load_masks
 from panning.records import read_records
 from panning.search import Job, Outcome, SearchConfig, SearchResult, SerialExecutor, execute, run_search
@@ -219,9 +219,17 @@ def test_a_folder_holds_one_search_only(whole: tuple[Path, SearchResult]) -> Non
         search(whole[0], n_samples=2)
 
 
-def test_densities_that_no_network_survives_end_the_search(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="No candidate leaves a path"):
-        search(tmp_path, densities=[2 / 50432], agent={**CONFIG["agent"], "policy": str(policy_file(tmp_path))})
+def test_impossible_densities_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(DensityError, match="a path needs 3"):
+        search(tmp_path / "s", densities=[0.1, 2 / 50432])
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_trained_policy_can_be_searched_with(tmp_path: Path) -> None:
+    part = {**CONFIG["agent"], "policy": str(policy_file(tmp_path))}
+    result = search(tmp_path / "s", densities=[0.1], agent=part, baselines=[])
+    assert result.agent_epochs == 0 and not (tmp_path / "s" / "agent").exists()
+    assert [row.method for row in result.rows] == ["panning", "dense"]
 
 
 def policy_file(folder: Path) -> Path:

@@ -50,17 +50,27 @@ def prune(
         raise PolicyError("A policy brings its own rounds; --rounds and --schedule do not go with --policy.")
     net = load_policy(policy) if policy is not None else None
     name = "panning" if net is not None else method
-    source = DataSource(root=str(data_root) if data_root else None, download=download)
+    source = DataSource.at(data_root, download)
     task = load_task(TaskSpec(model=model, data=data), seed, source, allow_import=True)
     problem = task.problem
     n_kept_at(density, problem.layout.n_prunable)
-    if net is None:
-        result = prune_problem(
-            problem, density, method, all_alive_weights=all_alive, n_rounds=rounds, schedule=schedule
-        )
-    else:
-        result, _ = run_policy(problem, density, net, net.spec, net.n_rounds)
-        result = make_all_alive(problem, result) if all_alive else result
+    with output.progress("pruning", 100) as advance:  # in percent: each method has its own number of rounds
+        done = 0
+
+        def on_round(number: int, n_rounds: int) -> None:
+            nonlocal done
+            advance(100 * number // n_rounds - done)
+            done = 100 * number // n_rounds
+
+        if net is None:
+            result = prune_problem(
+                problem, density, method, all_alive_weights=all_alive, n_rounds=rounds, schedule=schedule,
+                on_round=on_round,
+            )  # fmt: skip
+        else:
+            result, _ = run_policy(problem, density, net, net.spec, net.n_rounds)
+            result = make_all_alive(problem, result) if all_alive else result
+        advance(100 - done)
     facts = report(Connectivity.of(problem), result.mask)
     masks = result.masks.with_manifest(
         model=model, data=task.data.label, method=name, all_alive=all_alive, seed=seed,

@@ -50,10 +50,10 @@ def _run(
     from panning.config import load_config
     from panning.search import SearchConfig, run_search
     from panning.search.report import COLUMNS, as_json_text, findings, table_cells, write_report
-    from panning.tasks import load_task_data
+    from panning.search.run import check_search
 
     config = load_config(SearchConfig, path).with_data_root(data_root, download)
-    load_task_data(config.task, config.source)  # before Ray starts: wrong input is answered at once
+    check_search(config)  # before Ray starts: wrong input is answered at once
     n_workers = os.cpu_count() or 1 if workers is None else workers
     with options.executor(n_workers, ray_address, config.job_timeout_s) as executor:
         result = run_search(config, out, executor, agent_workers=n_workers, show=output.progress)

@@ -53,7 +53,7 @@ def train(
         "options",
     )  # fmt: skip
     masks = load_masks(mask) if mask is not None else None
-    source = DataSource(root=str(data_root) if data_root else None, download=download)
+    source = DataSource.at(data_root, download)
     task = load_task(TaskSpec(model=model, data=data), seed, source, allow_import=True)
     network = task.problem.model
     if masks is not None:

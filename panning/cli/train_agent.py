@@ -32,14 +32,14 @@ def train_agent(
     from panning import agents
     from panning.config import dump_config, load_config
     from panning.records import write_atomic
-    from panning.tasks import load_task_data
+    from panning.tasks import load_task
 
     settings = load_config(agents.AgentConfig, config)
     settings = settings.model_copy(
         update={"data_root": str(data_root) if data_root else settings.data_root, "download": download}
     )
     for task in settings.env.tasks:
-        load_task_data(task, settings.source)
+        load_task(task, settings.env.seeds[0], settings.source)  # before Ray starts: wrong input is answered at once
     folder = out or Path("runs") / config.stem
     n_workers = os.cpu_count() or 1 if workers is None else workers
     running: AbstractContextManager[None] = nullcontext()

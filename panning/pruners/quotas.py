@@ -9,7 +9,7 @@ from panning.allocation import allocate_by_layer, erk_counts, uniform_counts
 from panning.layout import Layout
 from panning.masks import n_kept_at
 from panning.problem import Problem
-from panning.pruners.rounds import PruneResult
+from panning.pruners.rounds import OnRound, PruneResult
 
 QUOTAS: dict[str, Callable[[Layout, int], list[int]]] = {"uniform": uniform_counts, "erk": erk_counts}
 
@@ -21,7 +21,12 @@ class RandomQuotas:
     quotas: str
 
     def __call__(
-        self, problem: Problem, density: float, n_rounds: int | None = None, schedule: str | None = None
+        self,
+        problem: Problem,
+        density: float,
+        n_rounds: int | None = None,
+        schedule: str | None = None,
+        on_round: OnRound | None = None,
     ) -> PruneResult:
         counts = QUOTAS[self.quotas](problem.layout, n_kept_at(density, problem.layout.n_prunable))
         mask = allocate_by_layer(problem.noise, counts, problem.layout)

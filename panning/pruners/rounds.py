@@ -5,7 +5,7 @@ The pruners and the environment call this same function, so that what an agent w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from panning.layout import Layout
 from panning.masks import Masks, n_kept_at
 from panning.mixing import Combination, Normaliser, mix
 from panning.signals import Signals
+
+#: Called after each round with its number, from 1, and the number of all rounds.
+OnRound = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 
 from panning.mixing import Combination, Normaliser
 from panning.problem import Problem
-from panning.pruners.rounds import PruneResult, RoundAction, prune_round
+from panning.pruners.rounds import OnRound, PruneResult, RoundAction, prune_round
 from panning.schedules import densities
 from panning.signals import Signals
 
@@ -38,16 +38,24 @@ class ScoreRounds:
     normaliser: Normaliser = "mean"
 
     def __call__(
-        self, problem: Problem, density: float, n_rounds: int | None = None, schedule: str | None = None
+        self,
+        problem: Problem,
+        density: float,
+        n_rounds: int | None = None,
+        schedule: str | None = None,
+        on_round: OnRound | None = None,
     ) -> PruneResult:
         problem = dataclasses.replace(problem, temperature=self.temperature)
         mask = torch.ones_like(problem.weight, dtype=torch.bool)
+        targets = densities(schedule or self.schedule, self.n_rounds if n_rounds is None else n_rounds, density)
         history = []
-        for number, target in enumerate(densities(schedule or self.schedule, n_rounds or self.n_rounds, density)):
+        for number, target in enumerate(targets):
             action = RoundAction(
                 self.weights, target, self.spread, self.combination, self.normaliser, revive=self.revive
             )
             result = prune_round(Signals(problem, mask, number), action)
             mask = result.mask
+            if on_round is not None:
+                on_round(number + 1, len(targets))
             history.append({"round": number + 1, "density": target})
         return PruneResult(problem.layout, mask, result.scores, tuple(history))

@@ -9,13 +9,11 @@ from pydantic import Field, field_validator, model_validator
 
 from panning.agents.config import AgentConfig, Density, EnvSpec, PPOSpec
 from panning.config import Config
-from panning.data import data_names
 from panning.envs.reward import RewardSpec
-from panning.models import model_names
 from panning.pruners import PRUNERS
 from panning.pruners.actions import ActionSpec
-from panning.registry import lookup, unknown_name_message
-from panning.tasks import DataSource, TaskSpec
+from panning.registry import lookup
+from panning.tasks import DataSource, TaskSpec, check_task_names
 from panning.training import Recipe
 
 #: Rows of ``PRUNERS`` that every search is compared with.
@@ -39,6 +37,8 @@ class AgentPart(Config):
     action: ActionSpec = ActionSpec()
     reward: RewardSpec = RewardSpec()
     ppo: PPOSpec = PPOSpec()
+
+    _names = field_validator("tasks")(check_task_names)
 
 
 class Rung(Config):
@@ -79,11 +79,7 @@ class SearchConfig(Config):
     download: bool = False
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
-    @field_validator("task")
-    @classmethod
-    def _known_task(cls, task: TaskSpec) -> TaskSpec:
-        check_task_names(task)
-        return task
+    _names = field_validator("task")(check_task_names)
 
     @field_validator("baselines")
     @classmethod
@@ -111,7 +107,7 @@ class SearchConfig(Config):
     @property
     def source(self) -> DataSource:
         """Where the data lie, for this machine."""
-        return DataSource(root=self.data_root, download=self.download)
+        return DataSource.at(self.data_root, self.download)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -132,11 +128,3 @@ class SearchConfig(Config):
         return self.model_copy(
             update={"data_root": str(root) if root else self.data_root, "download": download or self.download}
         )
-
-
-def check_task_names(task: TaskSpec) -> None:
-    """Raise ValueError, with the nearest names, if the task's model or data set is in no table."""
-    if task.model not in model_names() and not task.model.startswith("torchvision:"):
-        raise ValueError(unknown_name_message("model", task.model, model_names()))
-    if task.data not in data_names() and not task.data.startswith(("npz:", "folder:")):
-        raise ValueError(unknown_name_message("data set", task.data, data_names()))

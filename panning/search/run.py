@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from panning.agents.train import train_agent
 from panning.config import dump_config
+from panning.connectivity import Connectivity
 from panning.errors import JobError
 from panning.maskfile import parse_masks
 from panning.masks import n_kept_at
@@ -28,7 +29,7 @@ from panning.search.config import Rung, SearchConfig
 from panning.search.executor import Executor
 from panning.search.jobs import Job, Outcome, prune_job, train_job
 from panning.search.store import JobStore, OnJob
-from panning.tasks import load_task_data
+from panning.tasks import load_task, load_task_data
 
 Advance = Callable[..., None]
 
@@ -91,7 +92,7 @@ class Search:
         config = self.config
         claim_folder(self.out, config.identity)
         write_atomic(self.out / "config.yaml", dump_config(config))
-        data = load_task_data(config.task, config.source)  # one clear error here, not one from every worker
+        data = load_task_data(config.task, config.source)
         policy, agent_images = self._agent()
         candidates = self._candidates(policy)
         for number, rung in enumerate(config.rungs):
@@ -110,7 +111,6 @@ class Search:
         """The policy's file, and how many images the agent's rewards were trained on."""
         part = self.config.agent
         if part.policy is not None:
-            load_policy(part.policy)
             return Path(part.policy).read_bytes(), 0
         config = self.config.agent_config()
         with self.show("training the agent", config.ppo.n_rollouts) as advance:
@@ -256,9 +256,18 @@ def run_search(
     Raises:
         ConfigError: if the folder holds another search.
     """
-    for density in config.densities:
-        n_kept_at(density, 10**9)
+    check_search(config)
     return Search(config, out, executor, agent_workers, show).run()
+
+
+def check_search(config: SearchConfig) -> None:
+    """Raise what is wrong with a search's data, model or densities before anything is started or written."""
+    problem = load_task(config.task, config.seeds[0], config.source).problem
+    connectivity = Connectivity.of(problem)
+    for density in config.densities:
+        connectivity.check_reachable(n_kept_at(density, problem.layout.n_prunable))
+    if config.agent.policy is not None:
+        load_policy(config.agent.policy)
 
 
 def _mask_bits(mask: bytes) -> bytes:
