@@ -87,6 +87,7 @@ def test_train_agent_and_prune_with_its_policy() -> None:
         })
     )  # fmt: skip
     assert run("train-agent", "agent.yaml", "--workers", "0", "--out", "agent") == 0
+    assert {f"agent/{name}" for name in ("config.yaml", "reward.png", "table.csv", "table.md")} < set(files())
     assert run(*PRUNE, "--policy", "agent/policy.safetensors", "--out", "p") == 0
     assert panning.load_masks("p/mask.safetensors").manifest["method"] == "panning"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated
@@ -30,8 +31,10 @@ def train_agent(
     from contextlib import AbstractContextManager, nullcontext
 
     from panning import agents
+    from panning.cli.report import write_table
     from panning.config import dump_config, load_config
-    from panning.records import write_atomic
+    from panning.records import read_records, write_atomic
+    from panning.search.report import reward_picture
     from panning.tasks import load_task
 
     settings = load_config(agents.AgentConfig, config)
@@ -47,18 +50,22 @@ def train_agent(
         from panning.search.ray_executor import ray_running
 
         running = ray_running(n_workers, ray_address)
-    figures: dict[str, float] = {}
     with running, output.progress("training the agent", settings.ppo.n_rollouts) as advance:
         done = 0
 
         def on_rollout(number: int, _: int, latest: dict[str, float]) -> None:
-            nonlocal done, figures
+            nonlocal done
             advance(number - done, note=f"reward {latest.get('reward', float('nan')):.3f}")
-            done, figures = number, latest
+            done = number
 
         agents.train_agent(settings, folder, n_workers=n_workers, on_rollout=on_rollout)
     write_atomic(folder / "config.yaml", dump_config(settings))
+    records = sorted(read_records(folder / "rollouts.jsonl"), key=lambda record: record.config["rollout"])
+    columns = [name for name in records[-1].metrics if name not in ("episodes", "timesteps")]
+    rows = [[r.config["rollout"] + 1, *(f"{r.metrics.get(name, math.nan):.4g}" for name in columns)] for r in records]
+    write_table(folder, ["rollout", *columns], rows)
+    write_atomic(folder / "reward.png", reward_picture(folder / "rollouts.jsonl"))
     if as_json:
-        output.print_json({"policy": str(folder / "policy.safetensors"), "last_rollout": figures})
+        output.print_json({"policy": str(folder / "policy.safetensors"), "last_rollout": records[-1].metrics})
         return
     output.say(f"Policy: {folder / 'policy.safetensors'}")

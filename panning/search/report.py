@@ -50,9 +50,8 @@ def write_report(result: SearchResult, out: Path) -> None:
     write_atomic(out / "result.json", as_json_text(result))
     write_atomic(out / "accuracy.png", _accuracy_picture(result))
     write_atomic(out / "layers.png", _layer_picture(result))
-    rollouts = out / "agent" / "rollouts.jsonl"
-    if rollouts.exists():
-        write_atomic(out / "reward.png", _reward_picture(rollouts))
+    if (out / "agent" / "rollouts.jsonl").exists():
+        write_atomic(out / "reward.png", reward_picture(out / "agent" / "rollouts.jsonl"))
 
 
 def markdown(result: SearchResult) -> str:
@@ -179,7 +178,7 @@ def _layer_picture(result: SearchResult) -> bytes:
     return _png(figure)
 
 
-def _reward_picture(path: Path) -> bytes:
+def reward_picture(path: Path) -> bytes:
     """Mean episode reward of each rollout; where the reward trains, the advantage over the fixed policy too."""
     records = sorted(read_records(path), key=lambda record: record.config["rollout"])
     with_advantage = any("advantage" in record.metrics for record in records)
