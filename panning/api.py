@@ -16,7 +16,7 @@ from panning.errors import DataError
 from panning.layout import prunable_layout
 from panning.masks import Masks
 from panning.problem import Batch, BatchSource, Loss, Problem
-from panning.pruners import prune_problem
+from panning.pruners import Rounds, prune_problem
 from panning.seeding import numpy_rng
 
 #: Samples in a scoring batch drawn from a Dataset.
@@ -70,9 +70,7 @@ def prune(
     layout = prunable_layout(model, tuple(include) if include is not None else None, tuple(exclude))
     with _on_device(model, device):
         problem = Problem(model, layout, tuple(input_shape), batches, loss, seed)
-        result = prune_problem(
-            problem, density, method, all_alive_weights=all_alive, n_rounds=n_rounds, schedule=schedule
-        )
+        result = prune_problem(problem, density, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule))
         effective = Connectivity.of(problem).n_alive(result.mask) / layout.n_prunable
     return result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=seed, input_shape=list(input_shape), effective_density=effective

@@ -39,6 +39,10 @@ class Connectivity:
         True also for a masked weight between a unit that the input reaches and one that reaches the output: keeping it
         as well makes exactly this one more weight alive.
         """
+        with torch.enable_grad():  # callers may ask inside an evaluation loop
+            return self._connected(mask)
+
+    def _connected(self, mask: Tensor) -> Tensor:
         gates = mask.to(torch.float32).requires_grad_()
         masked = set(self.layout.names)
         others = {
@@ -65,7 +69,8 @@ class Connectivity:
         Layers are left out one at a time, those with many weights first (a block's convolutions before its shortcut);
         on chains and residual networks what remains is the shortest path.
         """
-        needed = torch.ones(self.layout.n_prunable, dtype=torch.bool)
+        device = next(self.model.parameters()).device
+        needed = torch.ones(self.layout.n_prunable, dtype=torch.bool, device=device)
         parts = self.layout.slices()
         kept_layers = 0
         for index in sorted(range(len(parts)), key=lambda i: -self.layout.sizes[i]):

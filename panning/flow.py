@@ -26,7 +26,7 @@ Rule = Callable[..., Any]  # called as rule(function, *args, **kwargs) in place 
 
 LINEAR = (F.linear,)
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-BATCH_NORMS = (F.batch_norm, torch.batch_norm)
+BATCH_NORMS = (F.batch_norm,)
 OTHER_NORMS = (F.layer_norm, torch.layer_norm, F.group_norm, torch.group_norm, F.rms_norm, torch.rms_norm)
 UNSCALED_NORMS = (F.instance_norm, F.local_response_norm)
 DROPOUTS = (
@@ -36,6 +36,7 @@ ACTIVATIONS = (
     F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu6, F.elu, F.selu, F.celu, F.gelu,
     F.silu, F.mish, F.leaky_relu, F.prelu, torch.prelu, F.rrelu, F.hardswish, F.hardtanh, F.softplus, F.softsign,
     F.tanh, torch.tanh, torch.Tensor.tanh, F.log_softmax, torch.log_softmax, torch.Tensor.log_softmax,
+    F.softmax, torch.softmax, torch.Tensor.softmax, F.logsigmoid,
 )  # fmt: skip
 GATES = (F.sigmoid, torch.sigmoid, torch.Tensor.sigmoid, F.hardsigmoid)
 MAX_POOLS = {
@@ -97,10 +98,10 @@ def _in_evaluation_mode(model: nn.Module) -> Iterator[None]:
 # --- rules: scoring with the loss -----------------------------------------------------------------------------------
 
 
-def _batch_statistics(function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, *rest: Any,
-                      eps: float = 1e-5, **_: Any) -> Tensor:  # fmt: skip
-    if function is torch.batch_norm or len(rest) >= 3:  # (.., training, momentum, eps, cudnn)
-        eps = rest[2]
+def _batch_statistics(
+    function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
     if x.numel() == x.shape[1]:  # one value per channel has no variance; its normalised value is 0
         x = x.expand(2, *x.shape[1:])
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)[:1]
@@ -183,7 +184,7 @@ def _adaptive_average_like(pool: Any) -> Rule:
     return lambda function, x, output_size, return_indices=False: pool(x, output_size)
 
 
-def _open_gate(function: Any, x: Tensor) -> Tensor:
+def _open_gate(function: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
     return 1.0 + x  # a sigmoid is positive also where nothing reaches it, so it never cuts what it multiplies
 
 

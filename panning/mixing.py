@@ -3,7 +3,8 @@
 Indices live on scales that differ by many orders of magnitude, so each is normalised over all layers first:
 
 - ``mean``: |x| / mean |x|. Keeps the index's own order; a zero stays a zero.
-- ``zscore``: |x - mean x| / std x, the Panning authors' form. NOTE it folds: a weight whose index is average scores 0.
+- ``zscore``: |x - mean x| / std x of the index with its sign (w g, not |w g|), the Panning authors' form. NOTE where an
+  index has no sign (magnitude) this folds: an average weight scores 0.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def mix(
             raise ConfigError(f"Index '{name}' has negative scores and cannot be mixed; use its magnitude form.")
     mixed: Tensor | None = None
     for name, weight in active.items():
-        normal = normalise(rows[name].formula(signals), normaliser)
+        row = rows[name]
+        formula = row.with_sign if normaliser == "zscore" and row.with_sign is not None else row.formula
+        normal = normalise(formula(signals), normaliser)
         if combination == "sum":
             mixed = weight * normal if mixed is None else mixed + weight * normal
         else:

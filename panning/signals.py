@@ -45,6 +45,10 @@ class Signals:
     def request(self, *names: str) -> None:
         """Compute what is not known yet of ``names``, each pass once."""
         missing = [name for name in names if name not in self._known]
+        with torch.enable_grad():  # callers may score inside an evaluation loop
+            self._compute(missing)
+
+    def _compute(self, missing: list[str]) -> None:
         if "hessian_grad" in missing:
             self._loss_pass(second_order=True)
         elif {"grad", "loss", "grad_norm"} & set(missing):

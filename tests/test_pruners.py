@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import chain, flat_mask, mlp_problem, residual_problem
 
-import panning.pruners.score_rounds as score_rounds
+import panning.pruners.rounds as rounds_module
 from panning.allocation import top_k
 from panning.connectivity import Connectivity
 from panning.errors import DataError, DensityError
 from panning.indices import INDICES
 from panning.problem import Problem
-from panning.pruners import PRUNERS, PruneResult, all_alive, make_all_alive, prune_problem
+from panning.pruners import PRUNERS, PruneResult, Rounds, all_alive, make_all_alive, prune_problem
 from panning.pruners.all_alive import first, ranking, trim
 from panning.pruners.score_rounds import ScoreRounds
 from panning.pruners.staged import next_stage, stage_weights
 from panning.signals import Signals
 
-FEW_ROUNDS = {"n_rounds": 5}
+FEW_ROUNDS = Rounds(5)
 
 
 def test_the_table_holds_every_method_of_the_comparison() -> None:
@@ -38,7 +38,7 @@ def test_every_method_keeps_exactly_k_and_leaves_the_model_alone(
 ) -> None:
     problem = residual_problem()
     before = {name: tensor.clone() for name, tensor in problem.model.state_dict().items()}
-    result = prune_problem(problem, density, method, all_alive_weights=with_all_alive, **FEW_ROUNDS)
+    result = prune_problem(problem, density, method, all_alive_weights=with_all_alive, rounds=FEW_ROUNDS)
     k = int(density * problem.layout.n_prunable + 0.5)
     assert int(result.mask.sum()) == k == result.masks.n_kept
     assert torch.isfinite(result.scores).all() and len(result.history) >= 1
@@ -49,9 +49,9 @@ def test_every_method_keeps_exactly_k_and_leaves_the_model_alone(
 
 @pytest.mark.parametrize("method", PRUNERS)
 def test_one_seed_gives_one_mask_whatever_the_global_random_state(method: str) -> None:
-    first_mask = prune_problem(residual_problem(), 0.1, method, **FEW_ROUNDS).mask
+    first_mask = prune_problem(residual_problem(), 0.1, method, rounds=FEW_ROUNDS).mask
     torch.rand(3)
-    assert torch.equal(first_mask, prune_problem(residual_problem(), 0.1, method, **FEW_ROUNDS).mask)
+    assert torch.equal(first_mask, prune_problem(residual_problem(), 0.1, method, rounds=FEW_ROUNDS).mask)
 
 
 @pytest.mark.parametrize("method", PRUNERS)
@@ -59,9 +59,9 @@ def test_methods_say_truly_whether_they_need_data(method: str) -> None:
     problem = dataclasses.replace(residual_problem(), batches=None)
     if PRUNERS[method].needs_data:
         with pytest.raises(DataError, match="needs data"):
-            prune_problem(problem, 0.1, method, **FEW_ROUNDS)
+            prune_problem(problem, 0.1, method, rounds=FEW_ROUNDS)
     else:
-        prune_problem(problem, 0.1, method, **FEW_ROUNDS)
+        prune_problem(problem, 0.1, method, rounds=FEW_ROUNDS)
 
 
 def test_wrong_names_and_densities_are_refused() -> None:
@@ -77,10 +77,10 @@ def test_wrong_names_and_densities_are_refused() -> None:
 
 def test_rounds_are_counted_and_told() -> None:
     told: list[tuple[int, int]] = []
-    prune_problem(mlp_problem(), 0.2, "iter_snip", n_rounds=3, on_round=lambda *numbers: told.append(numbers))
+    prune_problem(mlp_problem(), 0.2, "iter_snip", rounds=Rounds(3, on_round=lambda *numbers: told.append(numbers)))
     assert told == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(DensityError, match="at least 1"):
-        prune_problem(mlp_problem(), 0.2, "iter_snip", n_rounds=0)
+        prune_problem(mlp_problem(), 0.2, "iter_snip", rounds=Rounds(0))
 
 
 def test_one_shot_keeps_the_highest_scores() -> None:
@@ -100,19 +100,21 @@ def test_grasp_keeps_what_the_gradient_norm_needs() -> None:
 
 def test_force_in_one_round_is_snip() -> None:
     problem = mlp_problem()
-    assert torch.equal(prune_problem(problem, 0.1, "force", n_rounds=1).mask, prune_problem(problem, 0.1, "snip").mask)
+    assert torch.equal(
+        prune_problem(problem, 0.1, "force", rounds=Rounds(1)).mask, prune_problem(problem, 0.1, "snip").mask
+    )
 
 
 def masks_of_rounds(pruner: ScoreRounds, problem: Problem, density: float, monkeypatch: Any) -> list[torch.Tensor]:
     seen = []
-    real = score_rounds.prune_round
+    real = rounds_module.prune_round
 
     def spy(*args: Any) -> Any:
         result = real(*args)
         seen.append(result.mask)
         return result
 
-    monkeypatch.setattr(score_rounds, "prune_round", spy)
+    monkeypatch.setattr(rounds_module, "prune_round", spy)
     pruner(problem, density)
     return seen
 
@@ -127,7 +129,7 @@ def test_without_revival_masks_are_nested_and_with_it_weights_return(monkeypatch
 
 def test_synflow_avoids_layer_collapse_down_to_one_weight_a_layer() -> None:
     problem = mlp_problem(sizes=(8, 16, 16, 3))
-    result = prune_problem(problem, 3 / problem.layout.n_prunable, "synflow", n_rounds=100)
+    result = prune_problem(problem, 3 / problem.layout.n_prunable, "synflow", rounds=Rounds(100))
     assert problem.layout.counts(result.mask) == [1, 1, 1]
     assert Connectivity.of(problem).n_alive(result.mask) == 3
 
@@ -148,9 +150,9 @@ def test_stages_switch_at_the_stairs_one_at_a_time() -> None:
 
 
 def test_staged_panning_records_its_stages() -> None:
-    history = prune_problem(residual_problem(), 0.005, "panning_staged", n_rounds=40).history
-    stages = [entry["stage"] for entry in history]
-    assert stages[0] == 0 and stages[-1] == 4 and stages == sorted(stages)
+    history = prune_problem(residual_problem(), 0.005, "panning_staged", rounds=Rounds(40)).history
+    seen = [entry["weights"] for entry in history]
+    assert seen[0] == stage_weights(0) and seen[-1] == stage_weights(4) and stage_weights(2) in seen
 
 
 # --- all-alive ---

@@ -216,11 +216,18 @@ def test_zscore_is_the_absolute_standard_score() -> None:
     assert normalise(torch.full((3,), 5.0), "zscore").tolist() == [0.0, 0.0, 0.0]
 
 
-def test_panning_with_one_index_alone_is_that_index_under_zscore() -> None:
+def test_the_panning_normalisation_starts_from_the_sign() -> None:
+    # METHODS A11, H9: with weights (1, 0, 0) the score is the absolute z-score of w * dR/d|w|, signed.
     problem = mlp_problem()
     signals = Signals(problem, dense(problem))
-    expected = normalise(INDICES["synflow"].formula(signals), "zscore")
-    torch.testing.assert_close(mix({"synflow": 1.0, "snip": 0.0}, signals, normaliser="zscore"), expected)
+    for name, signed in {
+        "synflow": signals.weight.double() * signals.path_grad,
+        "snip": (signals.weight * signals.grad).double(),
+        "grasp": (signals.weight * signals.hessian_grad).double(),
+    }.items():
+        expected = ((signed - signed.mean()) / signed.std()).abs()
+        torch.testing.assert_close(mix({name: 1.0}, signals, normaliser="zscore"), expected)
+        assert float(signed.min()) < 0
 
 
 def test_mixing_refuses_what_has_no_meaning() -> None:

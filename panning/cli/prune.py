@@ -40,7 +40,7 @@ def prune(
     from panning.errors import PolicyError
     from panning.maskfile import save_masks
     from panning.masks import n_kept_at
-    from panning.pruners import make_all_alive, prune_problem
+    from panning.pruners import Rounds, make_all_alive, prune_problem
     from panning.pruners.episode import run_policy
     from panning.pruners.policy_net import load_policy
     from panning.records import RunRecord, claim_folder, content_key, environment_info
@@ -63,10 +63,8 @@ def prune(
             done = 100 * number // n_rounds
 
         if net is None:
-            result = prune_problem(
-                problem, density, method, all_alive_weights=all_alive, n_rounds=rounds, schedule=schedule,
-                on_round=on_round,
-            )  # fmt: skip
+            chosen = Rounds(rounds, schedule, on_round)
+            result = prune_problem(problem, density, method, all_alive_weights=all_alive, rounds=chosen)
         else:
             result, _ = run_policy(problem, density, net, net.spec, net.n_rounds)
             result = make_all_alive(problem, result) if all_alive else result

@@ -13,32 +13,21 @@ from panning.masks import n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive, make_all_alive
 from panning.pruners.quotas import RandomQuotas
-from panning.pruners.rounds import OnRound, PruneResult, Round, RoundAction, prune_round
+from panning.pruners.rounds import METHODS_OWN, OnRound, PruneResult, Round, RoundAction, Rounds, prune_round
 from panning.pruners.score_rounds import ScoreRounds
 from panning.pruners.staged import StagedPanning
 from panning.registry import lookup
 
 __all__ = [
-    "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "all_alive", "make_all_alive",
-    "prune_problem", "prune_round",
+    "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds", "all_alive",
+    "make_all_alive", "prune_problem", "prune_round",
 ]  # fmt: skip
 
 
 class Pruner(Protocol):
-    """A method that prunes before training.
+    """A method that prunes before training; one without rounds ignores ``rounds``."""
 
-    ``n_rounds`` and ``schedule`` replace the method's own; a method without rounds ignores them. ``on_round`` is called
-    after each round.
-    """
-
-    def __call__(
-        self,
-        problem: Problem,
-        density: float,
-        n_rounds: int | None = None,
-        schedule: str | None = None,
-        on_round: OnRound | None = None,
-    ) -> PruneResult: ...
+    def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult: ...
 
 
 @dataclass(frozen=True)
@@ -91,9 +80,7 @@ def prune_problem(
     method: str,
     *,
     all_alive_weights: bool = False,
-    n_rounds: int | None = None,
-    schedule: str | None = None,
-    on_round: OnRound | None = None,
+    rounds: Rounds = METHODS_OWN,
 ) -> PruneResult:
     """Prune with a row of ``PRUNERS``.
 
@@ -110,5 +97,5 @@ def prune_problem(
         raise DataError(
             f"Method '{method}' scores with a loss and needs data: pass a batch, a DataLoader or a Dataset."
         )
-    result = row.pruner(problem, density, n_rounds, schedule, on_round)
+    result = row.pruner(problem, density, rounds)
     return make_all_alive(problem, result) if all_alive_weights else result

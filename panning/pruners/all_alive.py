@@ -53,8 +53,8 @@ def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tenso
         if int(trimmed.sum()) <= n_kept and (filled := _fill(connectivity, trimmed, order, n_kept)):
             return filled[0]
     raise DensityError(
-        f"No set of exactly {n_kept} alive weights was found; the shortest path has {connectivity.smallest_alive()}. "
-        "Ask for a few weights more."
+        f"No set of exactly {n_kept} alive weights was found; at most {connectivity.n_alive(torch.ones_like(mask))} weights "
+        f"of this network can be alive, and the shortest path has {connectivity.smallest_alive()}."
     )
 
 
@@ -118,9 +118,11 @@ def trim(connectivity: Connectivity, alive: Tensor, order: Tensor, at_least: int
         trial[chosen] = False
         trial = connectivity.alive(trial)
         if int(trial.sum()) >= at_least:
-            alive, position = trial, position + group
+            alive, position, group = trial, position + group, 2 * group
         elif group > 1:
-            group = max(1, group // 2)
+            group //= 2
+            continue
         else:
-            position += 1  # everything hangs on this one: it stays
+            position, group = position + 1, 2  # everything hangs on this one: it stays, and the next may go in groups
+        group = max(1, min(group, int(alive.sum()) - at_least))
     return alive

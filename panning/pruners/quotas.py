@@ -9,7 +9,7 @@ from panning.allocation import allocate_by_layer, erk_counts, uniform_counts
 from panning.layout import Layout
 from panning.masks import n_kept_at
 from panning.problem import Problem
-from panning.pruners.rounds import OnRound, PruneResult
+from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
 
 QUOTAS: dict[str, Callable[[Layout, int], list[int]]] = {"uniform": uniform_counts, "erk": erk_counts}
 
@@ -20,14 +20,7 @@ class RandomQuotas:
 
     quotas: str
 
-    def __call__(
-        self,
-        problem: Problem,
-        density: float,
-        n_rounds: int | None = None,
-        schedule: str | None = None,
-        on_round: OnRound | None = None,
-    ) -> PruneResult:
+    def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
         counts = QUOTAS[self.quotas](problem.layout, n_kept_at(density, problem.layout.n_prunable))
         mask = allocate_by_layer(problem.noise, counts, problem.layout)
         return PruneResult(problem.layout, mask, problem.noise, ({"round": 1, "density": density},))

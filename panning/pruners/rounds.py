@@ -9,16 +9,41 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from panning.allocation import allocate
 from panning.layout import Layout
 from panning.masks import Masks, n_kept_at
 from panning.mixing import Combination, Normaliser, mix
+from panning.problem import Problem
+from panning.schedules import densities
 from panning.signals import Signals
 
 #: Called after each round with its number, from 1, and the number of all rounds.
 OnRound = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What a caller may say about the rounds of any method; None leaves it to the method.
+
+    Attributes:
+        n_rounds: how many.
+        schedule: a row of ``SCHEDULES``.
+        on_round: called after each.
+    """
+
+    n_rounds: int | None = None
+    schedule: str | None = None
+    on_round: OnRound | None = None
+
+    def targets(self, n_rounds: int, schedule: str, density: float) -> list[float]:
+        """The density after each round, with the method's own number and schedule where the caller says nothing."""
+        return densities(self.schedule or schedule, n_rounds if self.n_rounds is None else self.n_rounds, density)
+
+
+METHODS_OWN = Rounds()
 
 
 @dataclass(frozen=True)
@@ -81,3 +106,29 @@ class PruneResult:
     @property
     def masks(self) -> Masks:
         return Masks(self.layout, self.mask.cpu())
+
+
+def run_rounds(
+    problem: Problem,
+    targets: list[float],
+    choose: Callable[[float], RoundAction],
+    *,
+    dense_loss: bool = False,
+    on_round: OnRound | None = None,
+) -> PruneResult:
+    """Prune in one round per target density, each with a scoring batch of its own, from the dense network on.
+
+    Args:
+        choose: the action that leads to a target.
+        dense_loss: see ``Signals``.
+    """
+    mask = torch.ones_like(problem.weight, dtype=torch.bool)
+    history = []
+    for number, target in enumerate(targets):
+        action = choose(target)
+        result = prune_round(Signals(problem, mask, number, dense_loss=dense_loss), action)
+        mask = result.mask
+        history.append({"round": number + 1, "density": target, "weights": dict(action.weights)})
+        if on_round is not None:
+            on_round(number + 1, len(targets))
+    return PruneResult(problem.layout, mask, result.scores, tuple(history))

@@ -10,13 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from panning.mixing import Combination, Normaliser
 from panning.problem import Problem
-from panning.pruners.rounds import OnRound, PruneResult, RoundAction, prune_round
-from panning.schedules import densities
-from panning.signals import Signals
+from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
 
 
 @dataclass(frozen=True)
@@ -37,25 +33,10 @@ class ScoreRounds:
     combination: Combination = "sum"
     normaliser: Normaliser = "mean"
 
-    def __call__(
-        self,
-        problem: Problem,
-        density: float,
-        n_rounds: int | None = None,
-        schedule: str | None = None,
-        on_round: OnRound | None = None,
-    ) -> PruneResult:
+    def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
+        def choose(target: float) -> RoundAction:
+            return RoundAction(self.weights, target, self.spread, self.combination, self.normaliser, self.revive)
+
+        targets = rounds.targets(self.n_rounds, self.schedule, density)
         problem = dataclasses.replace(problem, temperature=self.temperature)
-        mask = torch.ones_like(problem.weight, dtype=torch.bool)
-        targets = densities(schedule or self.schedule, self.n_rounds if n_rounds is None else n_rounds, density)
-        history = []
-        for number, target in enumerate(targets):
-            action = RoundAction(
-                self.weights, target, self.spread, self.combination, self.normaliser, revive=self.revive
-            )
-            result = prune_round(Signals(problem, mask, number), action)
-            mask = result.mask
-            if on_round is not None:
-                on_round(number + 1, len(targets))
-            history.append({"round": number + 1, "density": target})
-        return PruneResult(problem.layout, mask, result.scores, tuple(history))
+        return run_rounds(problem, targets, choose, on_round=rounds.on_round)

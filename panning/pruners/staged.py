@@ -10,13 +10,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import torch
-
 from panning.mixing import Combination
 from panning.problem import Problem
-from panning.pruners.rounds import OnRound, PruneResult, RoundAction, prune_round
-from panning.schedules import densities
-from panning.signals import Signals
+from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
 
 #: The next stage begins when the sparsity passes these values.
 STAIRS = (0.80, 0.90, 0.98, 0.99, 1.0)
@@ -48,26 +44,15 @@ class StagedPanning:
     n_rounds: int = 100
     temperature: float = 200.0
 
-    def __call__(
-        self,
-        problem: Problem,
-        density: float,
-        n_rounds: int | None = None,
-        schedule: str | None = None,
-        on_round: OnRound | None = None,
-    ) -> PruneResult:
-        problem = dataclasses.replace(problem, temperature=self.temperature)
-        mask = torch.ones_like(problem.weight, dtype=torch.bool)
-        targets = densities(schedule or "exponential", self.n_rounds if n_rounds is None else n_rounds, density)
-        history, stage = [], 0
-        for number, target in enumerate(targets):
+    def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
+        stage = 0
+
+        def choose(target: float) -> RoundAction:
+            nonlocal stage
             stage = next_stage(stage, target)
-            action = RoundAction(
-                stage_weights(stage, self.combination), target, combination=self.combination, normaliser="zscore"
-            )
-            result = prune_round(Signals(problem, mask, number, dense_loss=True), action)
-            mask = result.mask
-            if on_round is not None:
-                on_round(number + 1, len(targets))
-            history.append({"round": number + 1, "density": target, "stage": stage})
-        return PruneResult(problem.layout, mask, result.scores, tuple(history))
+            weights = stage_weights(stage, self.combination)
+            return RoundAction(weights, target, combination=self.combination, normaliser="zscore")
+
+        targets = rounds.targets(self.n_rounds, "exponential", density)
+        problem = dataclasses.replace(problem, temperature=self.temperature)
+        return run_rounds(problem, targets, choose, dense_loss=True, on_round=rounds.on_round)
