@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from panning.agents.config import AgentConfig
 from panning.agents.saving import export_policy, load_agent, save_agent
+from panning.errors import NonFiniteError
 from panning.pruners.actions import ActionSpec
 from panning.pruners.observations import OBSERVATIONS
 from panning.pruners.policies import make_policy
@@ -98,7 +99,11 @@ def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, flo
     model._last_obs = None  # makes learn() reset the environments
     if model.ep_info_buffer is not None:
         model.ep_info_buffer.clear()
-    model.learn(config.ppo.n_steps * config.ppo.n_envs, reset_num_timesteps=False, log_interval=1)
+    try:
+        model.learn(config.ppo.n_steps * config.ppo.n_envs, reset_num_timesteps=False, log_interval=1)
+    except ValueError as error:  # SB3's and torch's way to say that the policy's outputs are NaN
+        reason = str(error).splitlines()[0]
+        raise NonFiniteError(f"PPO failed in rollout {rollout + 1}: {reason} Lower the learning rate.") from None
     episodes: list[dict[str, Any]] = list(model.ep_info_buffer or [])
     figures = {"episodes": float(len(episodes)), "timesteps": float(model.num_timesteps)}
     if episodes:

@@ -20,7 +20,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from panning.config import Config
-from panning.errors import NonFiniteError
+from panning.errors import DensityError, NonFiniteError
 from panning.pruners import PruneResult, make_all_alive
 from panning.pruners.actions import ActionSpec
 from panning.pruners.episode import EpisodeState, result_of, run_policy
@@ -76,23 +76,23 @@ def round_reward(spec: RewardSpec, state: EpisodeState) -> float:
     return reward - state.rounds_left / state.n_rounds if state.is_dead else reward
 
 
-#: (accuracy, images seen) of reference policies, shared by all environments of a process.
-_REFERENCES: dict[tuple[TaskSpec, int, float, RewardSpec, int], tuple[float, int]] = {}
+#: Accuracies of reference policies, shared by all environments of a process.
+_REFERENCES: dict[tuple[TaskSpec, int, float, RewardSpec, int], float] = {}
 
 
 class TrainingAdvantage:
     """Validation accuracy after the short training, minus that of the reference policy on the same task and target.
 
     Attributes:
-        images_seen: by all short trainings so far: what the reward has cost. A reference counts once an environment,
-            though a process trains it once: the figure shall not depend on which environments share a process.
+        images_seen: by the short trainings of agents' masks so far: what the reward has cost. The references' trainings
+            are left out (one for each task, seed and density): how often they run depends on how many processes share
+            the work and how often it was interrupted.
     """
 
     def __init__(self, spec: RewardSpec, n_rounds: int) -> None:
         self.spec = spec
         self.n_rounds = n_rounds
         self.images_seen = 0
-        self._charged: set[tuple[TaskSpec, int, float, RewardSpec, int]] = set()
 
     def accuracy(self, task: Task, state: EpisodeState) -> float:
         """Of the state's mask; chance for a dead network."""
@@ -110,18 +110,15 @@ class TrainingAdvantage:
             action = ActionSpec()
             policy = make_policy(self.spec.reference, action)
             result, _ = run_policy(task.problem, target_density, policy, action, self.n_rounds)
-            _REFERENCES[key] = self._train(task, result)
-        accuracy, images = _REFERENCES[key]
-        if key not in self._charged:
-            self._charged.add(key)
-            self.images_seen += images
-        return accuracy
+            _REFERENCES[key], _ = self._train(task, result)
+        return _REFERENCES[key]
 
     def _train(self, task: Task, result: PruneResult) -> tuple[float, int]:
-        if self.spec.all_alive:
-            result = make_all_alive(task.problem, result)
+        """Accuracy, and the images it took; a mask that cannot be mended or diverges is no better than guessing."""
         try:
+            if self.spec.all_alive:
+                result = make_all_alive(task.problem, result)
             _, trained = train_copy(task, result.masks, self.spec.recipe, task.problem.seed)
-        except NonFiniteError:
-            return 1.0 / task.data.n_classes, 0  # diverged: no better than guessing
+        except (NonFiniteError, DensityError):
+            return 1.0 / task.data.n_classes, 0
         return trained.final["accuracy"], trained.images_seen

@@ -17,7 +17,7 @@ from panning.layout import prunable_layout
 from panning.masks import Masks
 from panning.problem import Batch, BatchSource, Loss, Problem
 from panning.pruners import Rounds, prune_problem
-from panning.seeding import numpy_rng
+from panning.seeding import derive_seed, isolated_global_rngs, numpy_rng
 
 #: Samples in a scoring batch drawn from a Dataset.
 SCORING_BATCH = 128
@@ -79,8 +79,11 @@ def prune(
 
 def _batch_source(data: Any, seed: int) -> BatchSource:
     if isinstance(data, DataLoader):
-        return _from_loader(data)
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        return _from_loader(data, seed)
+    if isinstance(data, tuple | list):
+        if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
+            kinds = ", ".join(type(part).__name__ for part in data[:4])
+            raise DataError(f"A batch must be two tensors (inputs, targets), given {len(data)} parts: {kinds}.")
         inputs, targets = data
         if len(inputs) != len(targets) or len(inputs) == 0:
             raise DataError(
@@ -92,17 +95,19 @@ def _batch_source(data: Any, seed: int) -> BatchSource:
     raise DataError(f"Data must be a batch (inputs, targets), a DataLoader or a Dataset, given {type(data).__name__}.")
 
 
-def _from_loader(loader: DataLoader[Any]) -> BatchSource:
+def _from_loader(loader: DataLoader[Any], seed: int) -> BatchSource:
     """Round i gets batch i of a pass over the loader; a pass that ends starts again."""
     batches: list[Batch] = []
     passes: list[Iterator[Any]] = []
 
     def batch(number: int) -> Batch:
         while len(batches) <= number:
-            if not passes:
-                passes.append(iter(loader))
             try:
-                inputs, targets = next(passes[-1])
+                # A shuffling loader draws from the global random state: equal calls shall give equal masks and leave it.
+                with isolated_global_rngs(derive_seed(seed, "loader", len(batches))):
+                    if not passes:
+                        passes.append(iter(loader))
+                    inputs, targets = next(passes[-1])
             except StopIteration:
                 if not batches:
                     raise DataError("The DataLoader is empty.") from None
@@ -124,8 +129,9 @@ def _from_dataset(dataset: Any, seed: int) -> BatchSource:
         rng = numpy_rng(seed, "dataset", number)
         chosen = rng.choice(len(dataset), min(SCORING_BATCH, len(dataset)), replace=False)
         try:
-            inputs, targets = default_collate([dataset[int(i)] for i in chosen])
-        except (TypeError, ValueError):
+            with isolated_global_rngs(derive_seed(seed, "dataset", number)):  # of random transforms
+                inputs, targets = default_collate([dataset[int(i)] for i in chosen])
+        except (TypeError, ValueError, RuntimeError):
             raise DataError("The Dataset must give pairs (input, target) that stack into a batch.") from None
         return inputs, targets
 

@@ -5,6 +5,7 @@ Unknown keys are refused with the nearest right name, and every error of a file 
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+
+MAX_CONFIG_BYTES = 1 << 20
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -41,14 +44,25 @@ def parse_config(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
 
 def load_config(kind: type[ConfigT], path: str | Path) -> ConfigT:
     """Read a YAML file as a ``kind``; see ``parse_config``."""
+    return parse_config(kind, read_yaml(path), str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain values of a YAML file.
+
+    Raises:
+        ConfigError: if there is no such file, it is larger than a configuration may be, or it is not YAML.
+    """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"No configuration file '{path}'.")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} is larger than a configuration may be ({MAX_CONFIG_BYTES >> 10} KiB).")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    return parse_config(kind, values, str(path))
 
 
 def dump_config(config: Config) -> str:
@@ -64,9 +78,8 @@ def _line(kind: type[BaseModel], entry: Any) -> str:
         near = nearest(str(entry["loc"][-1]), allowed)
         hint = f" Did you mean '{near}'?" if near else f" Allowed: {', '.join(allowed)}." if allowed else ""
         return f"  {where}: unknown key.{hint}"
-    given = repr(entry["input"])
-    shown = given if len(given) <= 80 else given[:77] + "..."
-    return f"  {where}: {entry['msg']} (given: {shown})"
+    # reprlib, since a few YAML aliases can stand for gigabytes when written out.
+    return f"  {where}: {entry['msg']} (given: {reprlib.repr(entry['input'])})"
 
 
 def _owner(kind: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel] | None:

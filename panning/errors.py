@@ -42,6 +42,10 @@ class PolicyError(PanningError):
     """A policy file that is broken, or was made for other observations or actions."""
 
 
+class OutputError(PanningError):
+    """A file or folder that cannot be written."""
+
+
 class JobError(PanningError):
     """A job that was well asked for and failed while running."""
 

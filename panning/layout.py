@@ -77,11 +77,14 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
     Raises:
         ModelError: if nothing is prunable, if a pattern matches nothing, or if two prunable parameters are one tensor.
     """
-    candidates = {
+    found = {
         f"{prefix}.weight" if prefix else "weight": module.weight
-        for prefix, module in model.named_modules()
+        for prefix, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, PRUNABLE_MODULES)
     }
+    # A weight that is computed (weight_norm, parametrizations) is no parameter and cannot be masked as one.
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    candidates = {name: weight for name, weight in found.items() if name in parameters}
     for pattern in (*(include or ()), *exclude):
         if not any(fnmatchcase(name, pattern) for name in candidates):
             raise ModelError(f"Pattern '{pattern}' matches none of the prunable weights: {', '.join(candidates)}.")

@@ -77,13 +77,11 @@ def save_masks(masks: Masks, path: str | Path, *, packed: bool = True) -> None:
         packed: one bit per weight; otherwise one byte, which other safetensors readers take for a bool mask as it is.
 
     Raises:
-        MaskError: if the manifest is no JSON, a name or shape cannot be stored, or the file cannot be written.
+        MaskError: if the manifest is no JSON, a name or shape cannot be stored.
+        OutputError: if the file cannot be written.
     """
     data = dump_masks(masks, packed=packed)
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise MaskError(f"The mask file {path} cannot be written: {error.strerror or error}.") from None
+    write_atomic(path, data)
 
 
 def dump_masks(masks: Masks, *, packed: bool = True) -> bytes:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panning.errors import ConfigError, PanningError
+from panning.errors import ConfigError, OutputError, PanningError
 
 VERSIONED_PACKAGES = ("panning", "torch", "torchvision", "numpy", "gymnasium", "stable-baselines3", "ray")
 
@@ -49,6 +49,13 @@ def canonical_json(value: Any) -> str:
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write ``data`` so that ``path`` holds either what it held before or all of it."""
     path = Path(path)
+    try:
+        _write_aside_and_rename(path, data)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def _write_aside_and_rename(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -75,6 +82,8 @@ def claim_folder(out: Path, identity: dict[str, Any]) -> None:
         held = json.loads(path.read_text())
     except ValueError:
         raise ConfigError(f"{path} is damaged; delete {out} to start again.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
     if held != identity:
         differing = sorted(k for k in {*held, *identity} if held.get(k) != identity.get(k))
         raise ConfigError(
@@ -107,12 +116,15 @@ class RecordStore:
         if record.key in self._records:
             raise PanningError(f"{self.path} already holds a record with the key {record.key}.")
         line = canonical_json(asdict(record)) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_tail(self.path)
-        with open(self.path, "ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_torn_tail(self.path)
+            with open(self.path, "ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror or error}.") from None
         self._records[record.key] = record
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from panning import flow
-from panning.errors import NonFiniteError
+from panning.errors import ModelError, NonFiniteError
 from panning.problem import Batch, Problem
 
 #: Everything that ``Signals.request`` accepts.
@@ -93,6 +93,8 @@ class Signals:
         batch = problem.batch(self.round_number)
         effective = (problem.weight * self._loss_mask).requires_grad_()
         loss = _loss(problem, effective, batch)
+        if loss.numel() != 1:
+            raise ModelError(f"The loss must be a scalar, given shape {tuple(loss.shape)}: use a mean over the batch.")
         if not torch.isfinite(loss):
             raise NonFiniteError(
                 f"The loss on the scoring batch is {float(loss.detach())} at density {self._density():.3g}: "

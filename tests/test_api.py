@@ -37,6 +37,21 @@ def test_data_may_be_a_batch_a_dataset_or_a_loader(data: Any) -> None:
     assert masks == panning.prune(model(), data, density=0.1, method="iter_snip", n_rounds=3)
 
 
+def test_a_shuffling_loader_gives_equal_masks_and_leaves_the_random_state() -> None:
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=4, shuffle=True)
+    state = torch.get_rng_state()
+    first = panning.prune(model(), loader, density=0.1, method="iter_snip", n_rounds=5)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.rand(3)
+    assert first == panning.prune(model(), loader, density=0.1, method="iter_snip", n_rounds=5)
+
+
+def test_pruning_and_counting_work_inside_no_grad() -> None:
+    with torch.no_grad():
+        masks = panning.prune(model(), (IMAGES, LABELS), density=0.1, method="grasp")
+        assert 0 < masks.effective_density(model()) <= masks.density
+
+
 def test_the_whole_way_from_pruning_to_a_masked_model(tmp_path: Path) -> None:
     network = model()
     keys = list(network.state_dict())
@@ -96,7 +111,15 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], error: type[Exce
 
 
 @pytest.mark.parametrize(
-    "data", [(IMAGES, LABELS[:3]), 5, DataLoader(TensorDataset(IMAGES[:0], LABELS[:0])), TensorDataset(IMAGES)]
+    "data",
+    [
+        (IMAGES, LABELS[:3]),
+        (IMAGES.numpy(), LABELS.numpy()),
+        (IMAGES,),
+        5,
+        DataLoader(TensorDataset(IMAGES[:0], LABELS[:0])),
+        TensorDataset(IMAGES),
+    ],
 )
 def test_data_of_the_wrong_kind_are_refused(data: Any) -> None:
     with pytest.raises(DataError):

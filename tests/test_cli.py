@@ -145,6 +145,7 @@ def bad_config(**change: Any) -> str:
         ([*TRAIN[:-1], "1e9"], 1, "training loss is"),
         (["search", "absent.yaml"], 2, "No configuration file"),
         (["train-agent", "absent.yaml"], 2, "No configuration file"),
+        ([*PRUNE, "--out", "/dev/null/x"], 2, "/dev/null"),
         (["nonsense"], 2, "No such command"),
         ([*PRUNE, "--densty", "1"], 2, "No such option"),
     ],

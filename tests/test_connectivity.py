@@ -186,3 +186,9 @@ def test_a_report_names_the_layers_without_an_alive_weight() -> None:
     facts = report(net, torch.tensor([True, False, True]))
     assert (facts.n_kept, facts.density, facts.effective_density) == (2, 2 / 3, 0.0)
     assert facts.collapsed_layers == ("0.weight", "2.weight", "4.weight")
+
+
+@pytest.mark.parametrize("ending", [nn.Softmax(-1), nn.LogSoftmax(-1), nn.Hardsigmoid(inplace=True), nn.Sigmoid()])
+def test_what_ends_a_network_cuts_nothing(ending: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Hardswish(inplace=True), nn.Linear(3, 2), ending)
+    assert connectivity(model, 2).n_alive(torch.ones(12, dtype=torch.bool)) == 12

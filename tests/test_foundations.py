@@ -176,7 +176,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
     for call in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, full_disk)
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(errors.OutputError, match="No space"):
                 write_atomic(file, "new")
         assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
     write_atomic(file, b"new")

@@ -219,3 +219,21 @@ def test_trimming_takes_the_lowest_first_and_never_below_the_bound() -> None:
     trimmed = trim(net, alive, order, at_least=40)
     assert 40 <= int(trimmed.sum()) <= 41 and torch.equal(net.alive(trimmed), trimmed)
     assert not bool((trimmed & ~alive).any())
+
+
+def test_trimming_after_a_collapse_takes_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The last layer is empty until the very last weights of the ranking: opening it wakes up everything before it, and
+    # the weight that everything hangs on is the first that trimming looks at.
+    problem = mlp_problem(sizes=(40, 60, 60, 3))
+    scores = torch.linspace(1.0, 0.5, problem.layout.n_prunable)
+    passes = 0
+    connected = Connectivity.connected
+
+    def counted(self: Connectivity, mask: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        return connected(self, mask)
+
+    monkeypatch.setattr(Connectivity, "connected", counted)
+    result = alive_result(problem, top_k(scores, 50), scores)
+    assert int(result.sum()) == 50 and passes < 200

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from panning.config import load_config, parse_config
-from panning.errors import ConfigError, DensityError, PanningError, UnknownNameError, WorkerError
+from panning.errors import ConfigError, DensityError, PanningError, PolicyError, UnknownNameError, WorkerError
 from panning.maskfile import load_masks
 from panning.records import read_records
 from panning.search import Job, Outcome, SearchConfig, SearchResult, SerialExecutor, execute, run_search
@@ -226,10 +226,17 @@ def test_impossible_densities_are_refused_before_anything_starts(tmp_path: Path)
 
 
 def test_a_trained_policy_can_be_searched_with(tmp_path: Path) -> None:
-    part = {**CONFIG["agent"], "policy": str(policy_file(tmp_path))}
+    part = {**CONFIG["agent"], "n_rounds": 4, "policy": str(policy_file(tmp_path))}
     result = search(tmp_path / "s", densities=[0.1], agent=part, baselines=[])
     assert result.agent_epochs == 0 and not (tmp_path / "s" / "agent").exists()
     assert [row.method for row in result.rows] == ["panning", "dense"]
+
+
+def test_a_policy_made_for_other_actions_is_refused(tmp_path: Path) -> None:
+    for other in ({"n_rounds": 3}, {"n_rounds": 4, "action": {"indices": ["synflow", "grasp", "snip", "magnitude"]}}):
+        with pytest.raises(PolicyError, match="made for other actions"):
+            search(tmp_path / "s", agent={**CONFIG["agent"], **other, "policy": str(policy_file(tmp_path))})
+    assert not (tmp_path / "s").exists()
 
 
 def policy_file(folder: Path) -> Path:

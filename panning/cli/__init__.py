@@ -45,6 +45,10 @@ def main(arguments: list[str] | None = None) -> None:
     except PanningError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that is a file: nothing the code could foresee
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as error:  # typer turns the one into the other
         if isinstance(error, SystemExit) and error.code != INTERRUPTED:
             raise

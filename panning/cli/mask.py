@@ -23,7 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def show(file: MaskFile, as_json: AsJson = False) -> None:
     """Show which layers keep how much, and where the mask comes from.
 
-    Example: panning mask show runs/demo/mask.safetensors
+    Example: panning mask show runs/demo/panning-density0.01-seed0.safetensors
     """
     from panning.maskfile import fingerprint, load_masks
 

@@ -72,7 +72,7 @@ def prune(
     facts = report(Connectivity.of(problem), result.mask)
     masks = result.masks.with_manifest(
         model=model, data=task.data.label, method=name, all_alive=all_alive, seed=seed,
-        input_shape=list(problem.input_shape), effective_density=facts.effective_density,
+        input_shape=list(problem.input_shape), n_classes=task.data.n_classes, effective_density=facts.effective_density,
     )  # fmt: skip
     identity = {
         "model": model, "data": data, "density": density, "method": name, "all_alive": all_alive, "seed": seed,

@@ -39,11 +39,14 @@ def train_agent(
 
     settings = load_config(agents.AgentConfig, config)
     settings = settings.model_copy(
-        update={"data_root": str(data_root) if data_root else settings.data_root, "download": download}
+        update={
+            "data_root": str(data_root) if data_root else settings.data_root,
+            "download": download or settings.download,
+        }
     )
     for task in settings.env.tasks:
         load_task(task, settings.env.seeds[0], settings.source)  # before Ray starts: wrong input is answered at once
-    folder = out or Path("runs") / config.stem
+    folder = out or Path("runs") / f"agent-{config.stem}"
     n_workers = os.cpu_count() or 1 if workers is None else workers
     running: AbstractContextManager[None] = nullcontext()
     if n_workers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,10 +20,8 @@ def validate(
 
     Example: panning validate configs/search/fashion-lenet5.yaml
     """
-    import yaml
-
     from panning.agents import AgentConfig
-    from panning.config import Config, load_config
+    from panning.config import Config, parse_config, read_yaml
     from panning.errors import ConfigError
     from panning.search import SearchConfig
 
@@ -31,16 +29,11 @@ def validate(
     failed = []
     for file in files:
         try:
-            keys: Any = yaml.safe_load(file.read_text()) if file.is_file() else {}
-            shared = {
-                name: len(set(keys) & set(kind.model_fields)) if isinstance(keys, dict) else 0
-                for name, kind in kinds.items()
-            }
-            name = max(shared, key=lambda kind: shared[kind])
-            load_config(kinds[name], file)
+            values = read_yaml(file)
+            keys = set(values) if isinstance(values, dict) else set()
+            name = max(kinds, key=lambda kind: len(keys & set(kinds[kind].model_fields)))
+            parse_config(kinds[name], values, str(file))
             output.say(f"{file}: a well-formed {name} config")
-        except yaml.YAMLError as error:
-            failed.append(f"{file} is not valid YAML: {error}")
         except ConfigError as error:
             failed.append(str(error))
     if failed:

@@ -92,7 +92,9 @@ def build_model(
             return MODELS[name].factory(tuple(input_shape), n_classes)
         bare = name.removeprefix(PREFIX)
         if (":" not in name or name.startswith(PREFIX)) and bare in torchvision_names():
-            return build_torchvision(bare, input_shape, n_classes)
+            model = build_torchvision(bare, input_shape, n_classes)
+            check_model_fits(model, tuple(input_shape), n_classes)
+            return model
         if ":" not in name or name.startswith(PREFIX):
             raise UnknownNameError(_unknown_message(name, bare))
         if not allow_import:

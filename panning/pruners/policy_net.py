@@ -131,14 +131,14 @@ def parse_policy(data: bytes, source: str) -> PolicyNet:
         _check_shapes(policy, source)
     except PanningError:
         raise
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PolicyError(f"{source} is not a panning policy file ({error}).") from None
     return policy
 
 
 def _check_shapes(policy: PolicyNet, source: str) -> None:
     n_output = len(policy.spec.dimensions) if policy.spec.form == "mix" else sum(policy.spec.choices)
-    sizes = [len(OBSERVATIONS), *(weight.shape[0] for weight in policy.weights)]
+    sizes = [len(OBSERVATIONS), *(weight.shape[0] if weight.ndim else 0 for weight in policy.weights)]
     shapes_fit = bool(policy.weights) and all(
         weight.shape == (n_out, n_in) and bias.shape == (n_out,)
         for weight, bias, n_in, n_out in zip(policy.weights, policy.biases, sizes[:-1], sizes[1:], strict=True)

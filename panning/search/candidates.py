@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from panning.pruners.policies import available_policies
+from panning.records import content_key
 from panning.search.config import AgentPart
 
 
@@ -23,13 +24,14 @@ class Candidate:
     all_alive: bool
 
     @property
-    def is_agent(self) -> bool:
-        return self.by.get("policy") in ("agent", "actions")
+    def key(self) -> str:
+        """Tells candidates apart: a policy and a baseline may have one name."""
+        return content_key({"by": self.by, "all_alive": self.all_alive})
 
 
 def with_and_without_all_alive(name: str, by: dict[str, Any]) -> list[Candidate]:
-    """Both forms of a way to prune."""
-    return [Candidate(name, by, False), Candidate(f"{name} + all-alive", by, True)]
+    """Both forms of a way to prune; of two that give one mask on the first network, the all-alive one is tried further."""
+    return [Candidate(f"{name} + all-alive", by, True), Candidate(name, by, False)]
 
 
 def fixed_candidates(part: AgentPart) -> list[Candidate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from panning.config import Config
 from panning.envs.reward import RewardSpec
 from panning.pruners import PRUNERS
 from panning.pruners.actions import ActionSpec
+from panning.pruners.policy_net import load_policy
 from panning.registry import lookup
 from panning.tasks import DataSource, TaskSpec, check_task_names
 from panning.training import Recipe
@@ -111,8 +113,12 @@ class SearchConfig(Config):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that results depend on."""
-        return self.model_dump(mode="json", exclude={"data_root", "download", "job_timeout_s"})
+        """All that results depend on; a policy file by its content."""
+        identity = self.model_dump(mode="json", exclude={"data_root", "download", "job_timeout_s"})
+        if self.agent.policy is not None:
+            load_policy(self.agent.policy)  # says what is wrong with the file, if something is
+            identity["agent"]["policy"] = hashlib.sha256(Path(self.agent.policy).read_bytes()).hexdigest()
+        return identity
 
     def agent_config(self) -> AgentConfig:
         """The training run of this search's agent."""

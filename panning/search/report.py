@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from panning.records import environment_info, read_records, write_atomic
-from panning.search.run import SearchResult
+from panning.search.run import Row, SearchResult
 
+#: Red is panning's.
+OTHER_COLOURS = [
+    f"tab:{name}" for name in ("blue", "orange", "green", "purple", "brown", "pink", "gray", "olive", "cyan")
+]
 COLUMNS = (
     "density",
     "method",
@@ -25,7 +29,7 @@ COLUMNS = (
 
 def table_cells(result: SearchResult) -> list[list[str]]:
     """The table's rows as text: each density's methods by mean test accuracy, dense last."""
-    ordered = sorted(result.rows, key=lambda row: (row.method == "dense", -row.density, -_mean(row.test)))
+    ordered = sorted(result.rows, key=lambda row: (row.method == "dense", -row.density, *_rank(row)))
     return [
         [
             f"{row.density:g}",
@@ -84,7 +88,7 @@ def findings(result: SearchResult) -> list[str]:
     """One sentence a density: where panning stands among the methods, first or not."""
     sentences = []
     for density in result.config.densities:
-        rows = sorted((r for r in result.rows if r.density == density), key=lambda row: -_mean(row.test))
+        rows = sorted((r for r in result.rows if r.density == density), key=_rank)
         place = next(i for i, row in enumerate(rows) if row.method == "panning")
         ours, other = rows[place], rows[1 if place == 0 else 0]
         if not _good(ours.test):
@@ -129,6 +133,11 @@ def _mean(values: list[float | None]) -> float:
     return statistics.fmean(good) if good else -1.0
 
 
+def _rank(row: Row) -> tuple[int, float]:
+    """Best first; a method that failed on a seed comes after those that did not."""
+    return len(row.test) - len(_good(row.test)), -_mean(row.test)
+
+
 def _spread(values: list[float | None]) -> str:
     good = _good(values)
     if not good:
@@ -164,11 +173,12 @@ def _layer_picture(result: SearchResult) -> bytes:
     """Density of each layer by method, log scale, one panel a density."""
     figure, panels = _figure(len(result.config.densities), width=4.6, height=4.0)
     for axes, density in zip(panels, result.config.densities, strict=True):
+        axes.set_prop_cycle(color=OTHER_COLOURS)
         for row in (r for r in result.rows if r.density == density and r.layer_densities):
             ours = row.method == "panning"
             values = [max(value, 1e-6) for value in row.layer_densities.values()]
             axes.plot(range(len(values)), values, "o-", label=row.method, linewidth=2.5 if ours else 1.0,
-                      color="tab:red" if ours else None, markersize=3)  # fmt: skip
+                      markersize=3, **({"color": "tab:red"} if ours else {}))  # fmt: skip
         names = next((list(r.layer_densities) for r in result.rows if r.layer_densities), [])
         axes.set_xticks(range(len(names)), [n.removesuffix(".weight") for n in names], rotation=60, fontsize=7)
         axes.set_yscale("log")

@@ -8,22 +8,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from panning.agents.train import train_agent
 from panning.config import dump_config
-from panning.connectivity import Connectivity
-from panning.errors import JobError
+from panning.connectivity import Connectivity, report
+from panning.errors import JobError, PolicyError
 from panning.maskfile import parse_masks
 from panning.masks import n_kept_at
 from panning.pruners import PRUNERS
 from panning.pruners.policy_net import load_policy
-from panning.records import claim_folder, write_atomic
+from panning.records import claim_folder, read_records, write_atomic
 from panning.search.candidates import Candidate, fixed_candidates, replay_candidates, sample_by
 from panning.search.config import Rung, SearchConfig
 from panning.search.executor import Executor
@@ -123,8 +124,8 @@ class Search:
 
             train_agent(config, self.out / "agent", n_workers=self.agent_workers, on_rollout=on_rollout)
             advance(config.ppo.n_rollouts - done)
-        rollouts = (self.out / "agent" / "rollouts.jsonl").read_text().splitlines()
-        images = sum(int(json.loads(line)["metrics"].get("images_seen", 0)) for line in rollouts)
+        records = read_records(self.out / "agent" / "rollouts.jsonl")
+        images = sum(int(record.metrics.get("images_seen", 0)) for record in records)
         return (self.out / "agent" / "policy.safetensors").read_bytes(), images
 
     def _candidates(self, policy: bytes) -> dict[float, list[Candidate]]:
@@ -151,7 +152,7 @@ class Search:
     ) -> list[Candidate]:
         by_mask: dict[bytes, Candidate] = {}
         for candidate in candidates:
-            outcome = pruned[density, candidate.name, self.config.seeds[0]]
+            outcome = pruned[density, candidate.key, self.config.seeds[0]]
             if outcome.mask is not None and outcome.metrics["effective_density"] > 0:
                 by_mask.setdefault(_mask_bits(outcome.mask), candidate)
         if not by_mask:
@@ -175,7 +176,7 @@ class Search:
             scored = []
             for candidate in left:
                 runs = [
-                    outcomes[trainings[key].key] if (key := (density, candidate.name, seed)) in trainings else None
+                    outcomes[trainings[key].key] if (key := (density, candidate.key, seed)) in trainings else None
                     for seed in seeds
                 ]
                 scored.append((candidate, _mean_validation(runs)))
@@ -204,7 +205,7 @@ class Search:
         for density in config.densities:
             for candidate in (winners[density], *baselines):
                 is_winner = candidate is winners[density]
-                keys = [(density, candidate.name, seed) for seed in config.seeds]
+                keys = [(density, candidate.key, seed) for seed in config.seeds]
                 rows.append(
                     _row(
                         density,
@@ -214,8 +215,16 @@ class Search:
                         [outcomes[trainings[key].key] if key in trainings else None for key in keys],
                     )  # fmt: skip
                 )
-            self._save_winner_masks(density, [pruned[density, winners[density].name, seed] for seed in config.seeds])
-        whole = Outcome({"effective_density": 1.0, "collapsed_layers": [], "layer_densities": {}})
+            self._save_winner_masks(density, [pruned[density, winners[density].key, seed] for seed in config.seeds])
+        problem = load_task(config.task, config.seeds[0], config.source).problem
+        facts = report(Connectivity.of(problem), torch.ones_like(problem.weight, dtype=torch.bool))
+        whole = Outcome(
+            {
+                "effective_density": facts.effective_density,
+                "collapsed_layers": list(facts.collapsed_layers),
+                "layer_densities": [],
+            }
+        )
         rows.append(_row(1.0, "dense", "", [whole for _ in config.seeds], [outcomes[j.key] for j in dense.values()]))
         images = sum(int(outcome.metrics.get("images_seen", 0)) for outcome in outcomes.values())
         return rows, images
@@ -230,7 +239,7 @@ class Search:
     def _prune_all(
         self, contenders: Sequence[tuple[float, Candidate, int]], policy: bytes, description: str
     ) -> dict[tuple[float, str, int], Outcome]:
-        jobs = {(d, c.name, s): self._prune(c, s, d, policy) for d, c, s in contenders}
+        jobs = {(d, c.key, s): self._prune(c, s, d, policy) for d, c, s in contenders}
         outcomes = self._work(description, list(jobs.values()))
         return {key: outcomes[job.key] for key, job in jobs.items()}
 
@@ -267,7 +276,13 @@ def check_search(config: SearchConfig) -> None:
     for density in config.densities:
         connectivity.check_reachable(n_kept_at(density, problem.layout.n_prunable))
     if config.agent.policy is not None:
-        load_policy(config.agent.policy)
+        policy = load_policy(config.agent.policy)
+        if (policy.spec, policy.n_rounds) != (config.agent.action, config.agent.n_rounds):
+            raise PolicyError(
+                f"{config.agent.policy} was made for other actions:\n"
+                f"  file   {policy.spec}, {policy.n_rounds} rounds\n"
+                f"  config {config.agent.action}, {config.agent.n_rounds} rounds"
+            )
 
 
 def _mask_bits(mask: bytes) -> bytes:
@@ -288,7 +303,7 @@ def _row(density: float, method: str, detail: str, pruned: list[Outcome], traine
         return [None if t is None or t.error is not None else float(t.metrics[name]) for t in trained]
 
     errors = [o.error for o in [*pruned, *(t for t in trained if t is not None)] if o.error is not None]
-    layers: dict[str, float] = next((p.metrics["layer_densities"] for p in pruned if p.error is None), {})
+    layers = dict(next((p.metrics["layer_densities"] for p in pruned if p.error is None), []))
     return Row(
         density, method, detail,
         [float(p.metrics["effective_density"]) for p in pruned if p.error is None],
