@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from panning.agents.config import AgentConfig
+from panning.agents.config import AgentConfig, EnvSpec
 from panning.agents.saving import export_policy, load_agent, save_agent
 from panning.errors import NonFiniteError
 from panning.pruners.actions import ActionSpec
@@ -32,10 +32,22 @@ from panning.seeding import derive_seed, isolated_global_rngs
 from panning.tasks import DataSource, load_task
 
 #: Keys of the environment's info that the logs keep of each episode.
-LOGGED = ("effective_density", "target_density", "alive")
+LOGGED = ("effective_density", "alive")
 LOGGED_WITH_TRAINING = ("advantage", "images_seen")
 
 OnRollout = Callable[[int, int, dict[str, float]], None]  # rollouts done, of how many, figures
+
+
+class ShowRollouts:
+    """An ``on_rollout`` that moves a progress display on; after a resume by all that was done before at once."""
+
+    def __init__(self, advance: Callable[..., None]) -> None:
+        self.advance = advance
+        self.done = 0
+
+    def __call__(self, number: int, _: int, figures: dict[str, float]) -> None:
+        self.advance(number - self.done, note=f"reward {figures.get('reward', float('nan')):.3f}")
+        self.done = number
 
 
 def train_agent(
@@ -125,8 +137,6 @@ def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
 
 
 def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:
-    from panning.agents.config import EnvSpec
-
     spec = EnvSpec.model_validate(env)
     keywords = (*LOGGED, *LOGGED_WITH_TRAINING) if spec.reward.training > 0 else LOGGED
     return Monitor(spec.make(source), info_keywords=keywords)

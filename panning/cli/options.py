@@ -29,12 +29,16 @@ Data = Annotated[str, typer.Option("--data", help="A data set's name, npz:PATH o
 Seed = Annotated[int, typer.Option("--seed", help="Of initial weights, batches and everything random.")]
 
 
+def worker_count(workers: int | None) -> int:
+    """What ``--workers`` means: one a core where nothing is said."""
+    return os.cpu_count() or 1 if workers is None else workers
+
+
 @contextmanager
-def executor(n_workers: int | None, ray_address: str | None, job_timeout_s: float) -> Iterator[Executor]:
+def executor(n_workers: int, ray_address: str | None, job_timeout_s: float) -> Iterator[Executor]:
     """Where jobs run: in this process for 0 workers, else on Ray, which runs for the time of the block."""
     from panning.search import SerialExecutor
 
-    n_workers = os.cpu_count() or 1 if n_workers is None else n_workers
     if n_workers == 0:
         yield SerialExecutor()
         return

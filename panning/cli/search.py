@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -54,7 +53,7 @@ def _run(
 
     config = load_config(SearchConfig, path).with_data_root(data_root, download)
     check_search(config)  # before Ray starts: wrong input is answered at once
-    n_workers = os.cpu_count() or 1 if workers is None else workers
+    n_workers = options.worker_count(workers)
     with options.executor(n_workers, ray_address, config.job_timeout_s) as executor:
         result = run_search(config, out, executor, agent_workers=n_workers, show=output.progress)
     write_report(result, out)

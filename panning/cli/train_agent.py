@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -47,21 +46,14 @@ def train_agent(
     for task in settings.env.tasks:
         load_task(task, settings.env.seeds[0], settings.source)  # before Ray starts: wrong input is answered at once
     folder = out or Path("runs") / f"agent-{config.stem}"
-    n_workers = os.cpu_count() or 1 if workers is None else workers
+    n_workers = options.worker_count(workers)
     running: AbstractContextManager[None] = nullcontext()
     if n_workers:
         from panning.search.ray_executor import ray_running
 
         running = ray_running(n_workers, ray_address)
     with running, output.progress("training the agent", settings.ppo.n_rollouts) as advance:
-        done = 0
-
-        def on_rollout(number: int, _: int, latest: dict[str, float]) -> None:
-            nonlocal done
-            advance(number - done, note=f"reward {latest.get('reward', float('nan')):.3f}")
-            done = number
-
-        agents.train_agent(settings, folder, n_workers=n_workers, on_rollout=on_rollout)
+        agents.train_agent(settings, folder, n_workers=n_workers, on_rollout=agents.ShowRollouts(advance))
     write_atomic(folder / "config.yaml", dump_config(settings))
     records = sorted(read_records(folder / "rollouts.jsonl"), key=lambda record: record.config["rollout"])
     columns = [name for name in records[-1].metrics if name not in ("episodes", "timesteps")]

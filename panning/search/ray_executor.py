@@ -152,8 +152,7 @@ class RayExecutor:
                     if outcome is not None:
                         yield flight.job, outcome
         finally:
-            for call, flight in flights.items():  # the caller stopped early: what still runs is not wanted any more
-                del call
+            for flight in flights.values():  # the caller stopped early: what still runs is not wanted any more
                 ray.kill(self._workers[flight.worker])
                 self._workers[flight.worker] = _RemoteJobWorker.remote()
 

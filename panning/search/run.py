@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from panning.agents.train import train_agent
+from panning.agents.train import ShowRollouts, train_agent
 from panning.config import dump_config
 from panning.connectivity import Connectivity, report
 from panning.errors import JobError, PolicyError
@@ -115,15 +115,9 @@ class Search:
             return Path(part.policy).read_bytes(), 0
         config = self.config.agent_config()
         with self.show("training the agent", config.ppo.n_rollouts) as advance:
-            done = 0
-
-            def on_rollout(number: int, _: int, figures: dict[str, float]) -> None:
-                nonlocal done
-                advance(number - done, note=f"reward {figures.get('reward', float('nan')):.3f}")
-                done = number
-
-            train_agent(config, self.out / "agent", n_workers=self.agent_workers, on_rollout=on_rollout)
-            advance(config.ppo.n_rollouts - done)
+            shown = ShowRollouts(advance)
+            train_agent(config, self.out / "agent", n_workers=self.agent_workers, on_rollout=shown)
+            advance(config.ppo.n_rollouts - shown.done)
         records = read_records(self.out / "agent" / "rollouts.jsonl")
         images = sum(int(record.metrics.get("images_seen", 0)) for record in records)
         return (self.out / "agent" / "policy.safetensors").read_bytes(), images
