@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import pytest
 from panning.config import load_config, parse_config
 from panning.errors import ConfigError, DensityError, PanningError, PolicyError, UnknownNameError, WorkerError
 from panning.maskfile import load_masks
+from panning.pruners.policies import POLICIES
 from panning.records import read_records
 from panning.search import Job, Outcome, SearchConfig, SearchResult, SerialExecutor, execute, run_search
+from panning.search.candidates import baseline, fixed_candidates
 from panning.search.jobs import prune_job, train_job
 from panning.search.report import findings, markdown, table_cells, write_report
+from panning.search.run import Row
 from panning.search.store import JobStore
 from panning.tasks import DataSource, TaskSpec
 from panning.training import Recipe
@@ -89,6 +93,32 @@ def test_the_test_part_is_read_by_the_final_trainings_only(whole: tuple[Path, Se
     assert all("test_accuracy" not in r.metrics for r in records if r not in final)
     # Per seed: dense, and for each density the winner and two baselines; equal masks are trained once.
     assert 2 * (1 + 2 * 2) <= len(final) <= 2 * (1 + 2 * 3)
+
+
+def test_every_baseline_policy_and_the_agent_are_candidates_and_no_mask_twice(
+    whole: tuple[Path, SearchResult],
+) -> None:
+    keys = [candidate.key for candidate in fixed_candidates(config().agent, ["erk", "synflow"])]
+    assert len(set(keys)) == len(keys) == 2 * (2 + len(POLICIES) + 1)
+    assert baseline("synflow").key in keys  # what the final table shows, so that it is not pruned again
+    _, result = whole
+    tried = [entry["candidate"] for entry in result.rungs if (entry["rung"], entry["density"]) == (1, 0.1)]
+    assert {"random (ERK) + all-alive", "SNIP + all-alive", "agent + all-alive"} <= set(tried)
+    assert len(set(tried)) == len(tried) < len(keys) + 2  # a sampled episode in two forms; some give equal masks
+
+
+def test_what_shares_the_first_place_is_said_to(whole: tuple[Path, SearchResult]) -> None:
+    _, result = whole
+    ours = next(row for row in result.rows if row.method == "panning")
+    better = replace(ours, method="SNIP", test=[a + 0.01 for a in ours.test if a is not None])
+    one = config(densities=[ours.density])
+
+    def sentence(*others: Row) -> str:
+        return findings(replace(result, config=one, rows=[ours, *others]))[0]
+
+    assert "first, with others: +0.00 points against SNIP" in sentence(replace(ours, method="SNIP"))
+    assert "number 2 of 2: -1.00 points against SNIP" in sentence(better)
+    assert "is first: " in sentence(replace(better, test=[None, 1.0]))  # one that failed comes after
 
 
 def test_the_winner_is_the_best_on_validation_in_the_last_rung(whole: tuple[Path, SearchResult]) -> None:

@@ -1,10 +1,15 @@
-"""Candidates: every fixed policy and the agent's episodes, each with and without all-alive."""
+"""Candidates: every baseline, every fixed policy and the agent's episodes, each with and without all-alive.
+
+The baselines are among them, so that the search can only do worse than one of them by misjudging it on validation.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from panning.pruners import PRUNERS
 from panning.pruners.policies import available_policies
 from panning.records import content_key
 from panning.search.config import AgentPart
@@ -34,10 +39,17 @@ def with_and_without_all_alive(name: str, by: dict[str, Any]) -> list[Candidate]
     return [Candidate(f"{name} + all-alive", by, True), Candidate(name, by, False)]
 
 
-def fixed_candidates(part: AgentPart) -> list[Candidate]:
-    """Every fixed policy that the action space can express, and the agent itself."""
+def baseline(name: str) -> Candidate:
+    """A row of ``PRUNERS`` as it stands in the final table."""
+    return Candidate(PRUNERS[name].label, {"method": name}, False)
+
+
+def fixed_candidates(part: AgentPart, baselines: Sequence[str]) -> list[Candidate]:
+    """The baselines, every fixed policy that the action space can express, and the agent itself."""
     episode = {"n_rounds": part.n_rounds, "action": part.action.model_dump(mode="json")}
     candidates = []
+    for name in baselines:
+        candidates += with_and_without_all_alive(PRUNERS[name].label, baseline(name).by)
     for name in (*available_policies(part.action), "agent"):
         candidates += with_and_without_all_alive(name, {"policy": name, **episode})
     return candidates

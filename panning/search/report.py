@@ -89,15 +89,18 @@ def findings(result: SearchResult) -> list[str]:
     sentences = []
     for density in result.config.densities:
         rows = sorted((r for r in result.rows if r.density == density), key=_rank)
-        place = next(i for i, row in enumerate(rows) if row.method == "panning")
-        ours, other = rows[place], rows[1 if place == 0 else 0]
+        ours = next(row for row in rows if row.method == "panning")
+        others = [row for row in rows if row is not ours]
         if not _good(ours.test):
             sentences.append(f"At density {density:g} panning failed.")
-        elif len(rows) == 1:
+        elif not others:
             sentences.append(f"At density {density:g} panning stands alone.")
         else:
+            other = others[0]
             gap = 100 * (_mean(ours.test) - _mean(other.test))
-            word = "first" if place == 0 else f"number {place + 1} of {len(rows)}"
+            place = 1 + sum(_rank(row) < _rank(ours) for row in others)
+            shared = ", with others" if _rank(other) == _rank(ours) else ""
+            word = f"number {place} of {len(rows)}" if place > 1 else f"first{shared}"
             sentences.append(f"At density {density:g} panning is {word}: {gap:+.2f} points against {other.method}.")
     return sentences
 

@@ -22,10 +22,9 @@ from panning.connectivity import Connectivity, report
 from panning.errors import JobError, PolicyError
 from panning.maskfile import parse_masks
 from panning.masks import n_kept_at
-from panning.pruners import PRUNERS
 from panning.pruners.policy_net import load_policy
 from panning.records import claim_folder, read_records, write_atomic
-from panning.search.candidates import Candidate, fixed_candidates, replay_candidates, sample_by
+from panning.search.candidates import Candidate, baseline, fixed_candidates, replay_candidates, sample_by
 from panning.search.config import Rung, SearchConfig
 from panning.search.executor import Executor
 from panning.search.jobs import Job, Outcome, prune_job, train_job
@@ -133,7 +132,7 @@ class Search:
             for i in range(config.n_samples)
         }
         sampled = self._work("sampling the agent", list(samples.values()))
-        candidates = {density: fixed_candidates(config.agent) for density in config.densities}
+        candidates = {density: fixed_candidates(config.agent, config.baselines) for density in config.densities}
         for (density, number), job in samples.items():
             if (outcome := sampled[job.key]).error is None:
                 candidates[density] += replay_candidates(config.agent, number, outcome.metrics["actions"])
@@ -185,7 +184,7 @@ class Search:
     def _final(self, winners: dict[float, Candidate], policy: bytes) -> tuple[list[Row], int]:
         """The comparison on the test part: winner, baselines, dense; the same recipe and seeds for all."""
         config = self.config
-        baselines = [Candidate(PRUNERS[name].label, {"method": name}, False) for name in config.baselines]
+        baselines = [baseline(name) for name in config.baselines]
         contenders = [(d, c, s) for d in config.densities for c in (winners[d], *baselines) for s in config.seeds]
         pruned = self._prune_all(contenders, policy, "pruning with every method")
         trainings = {
