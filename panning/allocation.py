@@ -14,6 +14,11 @@ from panning.errors import DensityError, NonFiniteError
 from panning.layout import Layout
 
 
+#: From how many entries on a selection looks at a sample first, and at every how manieth.
+SAMPLED_FROM = 10_000
+SAMPLE_STRIDE = 61
+
+
 def top_k(scores: Tensor, n_kept: int) -> Tensor:
     """Keep the ``n_kept`` highest scores of a flat tensor; among equals the first.
 
@@ -25,12 +30,30 @@ def top_k(scores: Tensor, n_kept: int) -> Tensor:
         raise DensityError(f"Cannot keep {n_kept} of {n} weights.")
     if n_kept == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    # A selection costs O(n) where a stable sort costs O(n log n): on 20 million weights that is seconds.
-    threshold = scores.kthvalue(n - n_kept + 1).values
+    threshold = _kth_largest(scores, n_kept)
     mask = scores > threshold
     ties = (scores == threshold).nonzero().squeeze(-1)
     mask[ties[: n_kept - int(mask.sum())]] = True
     return mask
+
+
+def _kth_largest(scores: Tensor, k: int) -> Tensor:
+    """The k-th largest entry, exactly.
+
+    A selection costs O(n) where a sort costs O(n log n), and most of it is spent on entries far from the answer: a sample
+    bounds it from the near end, and the selection runs over what is beyond the bound. A bound that misses costs time only.
+    """
+    n = scores.numel()
+    low_end = 2 * k > n  # nearer to the smallest
+    rank = n - k + 1 if low_end else k  # from that end
+    if n >= SAMPLED_FROM:
+        sample = scores[::SAMPLE_STRIDE]
+        sample_rank = min(sample.numel(), int(1.2 * rank / SAMPLE_STRIDE) + 32)
+        ordered = sample_rank if low_end else sample.numel() - sample_rank + 1
+        bound = sample.kthvalue(ordered).values
+        near = scores[scores <= bound] if low_end else scores[scores >= bound]
+        scores = near if near.numel() >= rank else scores
+    return scores.kthvalue(rank if low_end else scores.numel() - rank + 1).values
 
 
 def allocate(
@@ -94,9 +117,8 @@ def allocate_by_layer(scores: Tensor, counts: list[int], layout: Layout) -> Tens
 
 def check_finite(scores: Tensor, layout: Layout) -> None:
     """Raise NonFiniteError with the first layer that has a NaN or infinite score."""
-    if torch.isfinite(scores).all():
+    if (layer := layout.first_non_finite(scores)) is None:
         return
-    layer = next(name for name, part in layout.views(scores).items() if not torch.isfinite(part).all())
     raise NonFiniteError(f"Layer '{layer}' has NaN or infinite scores; no mask was made.")
 
 
@@ -144,3 +166,79 @@ def erk_counts(layout: Layout, n_kept: int) -> list[int]:
         dense |= {i for i in rest if raw[i] == largest}
     quotas = [float(size) if i in dense else scale * raw[i] * size for i, size in enumerate(sizes)]
     return round_counts(quotas, n_kept, sizes)
+
+
+def uniform_plus_counts(layout: Layout, n_kept: int) -> list[int]:
+    """Uniform+ (Gale et al. 2019): the first convolution dense, the classifier at least 0.2 dense, the rest uniform.
+
+    Raises:
+        DensityError: if there is no convolution, or the first one and the classifier alone exceed the budget.
+    """
+    sizes, last = layout.sizes, len(layout.sizes) - 1
+    first = next((i for i, shape in enumerate(layout.shapes) if len(shape) > 2), None)
+    if first is None or last == first:
+        raise DensityError("Uniform+ keeps the first convolution dense: it is not defined for a network without one.")
+    rest = [i for i in range(len(sizes)) if i != first]
+    density = (n_kept - sizes[first]) / sum(sizes[i] for i in rest)
+    quotas = [density * size for size in sizes]
+    quotas[first] = float(sizes[first])
+    if density < 0.2:  # the classifier's surplus is taken from the layers between
+        quotas[last] = 0.2 * sizes[last]
+        between = [i for i in rest if i != last]
+        left = n_kept - quotas[first] - quotas[last]
+        for i in between:
+            quotas[i] = left * sizes[i] / sum(sizes[j] for j in between)
+    if min(quotas) < 0:
+        raise DensityError(
+            f"Uniform+ keeps the first convolution dense and a fifth of the classifier: {int(quotas[first] + quotas[last])} "
+            f"weights, more than the {n_kept} asked for. The smallest density is "
+            f"{(quotas[first] + quotas[last]) / layout.n_prunable:.3g}."
+        )
+    return round_counts(quotas, n_kept, sizes)
+
+
+def igq_counts(layout: Layout, n_kept: int) -> list[int]:
+    """Ideal-gas quotas (Vysogorets and Kempe 2023): density of layer l is 1 / (1 + F n_l), F found by bisection."""
+    sizes = layout.sizes
+    if n_kept == layout.n_prunable:
+        return list(sizes)
+    low, high = 1e-20, 1e20
+    for _ in range(200):
+        middle = (low * high) ** 0.5
+        if sum(size / (1 + middle * size) for size in sizes) > n_kept:
+            low = middle
+        else:
+            high = middle
+    return round_counts([size / (1 + high * size) for size in sizes], n_kept, sizes)
+
+
+#: Density of the classifier under smart ratio quotas.
+SMART_CLASSIFIER = 0.3
+
+
+def smart_ratio_counts(layout: Layout, n_kept: int, depth_power: float = 0.0) -> list[int]:
+    """Smart ratio quotas (Su et al. 2020): density of layer i of L proportional to k^2 + k, k = L - i + 1, and of the
+    classifier 0.3; what exceeds a layer goes to the ones after it.
+
+    Args:
+        depth_power: also divide by i to this power; the paper takes 2 for VGG.
+
+    Raises:
+        DensityError: if the classifier alone exceeds the budget.
+    """
+    sizes = layout.sizes
+    n_layers = len(sizes)
+    classifier = SMART_CLASSIFIER * sizes[-1] if n_kept < layout.n_prunable else float(sizes[-1])
+    left = n_kept - classifier
+    if left < 0:
+        raise DensityError(
+            f"Smart ratio keeps {SMART_CLASSIFIER} of the classifier: {int(classifier)} weights, more than the {n_kept} "
+            f"asked for. The smallest density is {classifier / layout.n_prunable:.3g}."
+        )
+    raw = [((n_layers - i) ** 2 + (n_layers - i)) / (i + 1) ** depth_power for i in range(n_layers - 1)]
+    total = sum(ratio * size for ratio, size in zip(raw, sizes, strict=False))
+    quotas = [left * ratio * size / total for ratio, size in zip(raw, sizes, strict=False)]
+    surplus = 0.0
+    for i, size in enumerate(sizes[:-1]):
+        quotas[i], surplus = min(quotas[i] + surplus, size), max(0.0, quotas[i] + surplus - size)
+    return round_counts([*quotas, classifier], n_kept, sizes)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from panning.connectivity import Connectivity
+from panning.connectivity import Connectivity, report
 from panning.errors import DataError
 from panning.layout import prunable_layout
 from panning.masks import Masks
@@ -36,6 +36,8 @@ def prune(
     exclude: Sequence[str] = (),
     schedule: str | None = None,
     n_rounds: int | None = None,
+    released: bool = False,
+    control: str | None = None,
     device: str | torch.device | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> Masks:
@@ -53,6 +55,8 @@ def prune(
         include: shell-style name patterns of prunable weights; None takes every Linear and Conv weight.
         exclude: patterns of weights that stay dense.
         schedule, n_rounds: replace the method's own.
+        released: the method as its authors' released code has it, where that departs from the paper.
+        control: ``shuffle``, ``reinitialise`` or ``invert``: what the method's mask is worth apart from its layer quotas.
         device: where to score; None takes the model's. The model comes back where it was.
         input_shape: of one input, without the batch.
 
@@ -70,11 +74,15 @@ def prune(
     layout = prunable_layout(model, tuple(include) if include is not None else None, tuple(exclude))
     with _on_device(model, device):
         problem = Problem(model, layout, tuple(input_shape), batches, loss, seed)
-        result = prune_problem(problem, density, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule))
-        effective = Connectivity.of(problem).n_alive(result.mask) / layout.n_prunable
+        result = prune_problem(
+            problem, density, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,
+            control=control,
+        )  # fmt: skip
+        facts = report(Connectivity.of(problem), result.mask).facts()
+    variant = {name: value for name, value in (("released", released), ("control", control)) if value}
     return result.masks.with_manifest(
-        method=method, all_alive=all_alive, seed=seed, input_shape=list(input_shape), effective_density=effective
-    )
+        method=method, all_alive=all_alive, seed=seed, input_shape=list(input_shape), **variant, **facts
+    )  # fmt: skip
 
 
 def _batch_source(data: Any, seed: int) -> BatchSource:

@@ -9,16 +9,21 @@ at any depth. Biases keep nothing alive; max-pooling counts every tap that could
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from panning import flow
-from panning.errors import DensityError, MaskError
-from panning.layout import Layout
+from panning.errors import DensityError, MaskError, ModelError
+from panning.layout import KINDS, Layout, by_unit, prunable_parameters
 from panning.masks import Masks, check_masks_fit
 from panning.problem import Problem
+
+#: The e of ``smallest_alive``: a path one layer longer counts for a thousandth.
+SHORT = 2.0**-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +49,8 @@ class Connectivity:
 
     def _connected(self, mask: Tensor) -> Tensor:
         gates = mask.to(torch.float32).requires_grad_()
-        masked = set(self.layout.names)
-        others = {
-            name: torch.ones_like(p, dtype=torch.float32)
-            for name, p in self.model.named_parameters()
-            if name not in masked
-        }
-        ones = torch.ones(1, *self.input_shape, device=mask.device)
+        others = _ones(self.model, self.layout, torch.float32)
+        ones = torch.ones(1, *self.input_shape, device=mask.device, requires_grad=True).clone()
         parameters = {**others, **self.layout.views(gates)}
         output = flow.run(self.model, parameters, ones, flow.BOOLEAN, torch.float32)
         (grad,) = torch.autograd.grad(output.sum(), gates)
@@ -64,33 +64,49 @@ class Connectivity:
         return int(self.alive(mask).sum())
 
     def smallest_alive(self) -> int:
-        """The fewest weights that connect the input with the output: one per layer that no path can go around.
+        """The fewest prunable weights that connect the input with the output; 0 where a path goes around all of them.
 
-        Layers are left out one at a time, those with many weights first (a block's convolutions before its shortcut);
-        on chains and residual networks what remains is the shortest path.
+        With every weight a tiny e over its fan-in, the output sums e^length over all paths, and what the sum's derivative
+        says of the mean length is that of the shortest ones.
+
+        Raises:
+            ModelError: if no prunable weight lies on any path.
         """
-        device = next(self.model.parameters()).device
-        needed = torch.ones(self.layout.n_prunable, dtype=torch.bool, device=device)
-        parts = self.layout.slices()
-        kept_layers = 0
-        for index in sorted(range(len(parts)), key=lambda i: -self.layout.sizes[i]):
-            trial = needed.clone()
-            trial[parts[index]] = False
-            if self.n_alive(trial):
-                needed = trial
-            else:
-                kept_layers += 1
-        return kept_layers
+        flat = torch.cat(
+            [
+                torch.full((size,), SHORT / max(1, math.prod(shape[1:])), dtype=torch.float64)
+                for shape, size in zip(self.layout.shapes, self.layout.sizes, strict=True)
+            ]
+        ).to(next(self.model.parameters()).device)
+        with torch.enable_grad():
+            flat.requires_grad_()
+            others = _ones(self.model, self.layout, torch.float64)
+            ones = torch.ones(1, *self.input_shape, dtype=torch.float64, device=flat.device, requires_grad=True)
+            parameters = {**others, **self.layout.views(flat)}
+            # Both directions start large, since they shrink by e at every layer.
+            output = flow.run(self.model, parameters, ones * 2.0**500, flow.SHORTEST, torch.float64)
+            seed = torch.full_like(output, 2.0**300)
+            (grad,) = torch.autograd.grad(output, flat, seed, materialize_grads=True)
+        if not grad.any():
+            raise ModelError(
+                "No prunable weight of this network lies on a path from the input to the output that panning can follow: "
+                "the README names the layers that it knows."
+            )
+        return round(float((flat.detach() * grad).sum()) / float((output.detach() * seed).sum()))
 
     def check_reachable(self, n_kept: int) -> None:
         """Raise DensityError if fewer weights are asked for than any path through the network needs."""
-        if n_kept >= len(self.layout.names):  # no path is longer than the network has layers
-            return
         if n_kept < (smallest := self.smallest_alive()):
             raise DensityError(
                 f"{n_kept} weights cannot connect the input with the output of this network: a path needs {smallest}. "
                 f"The smallest density is {smallest / self.layout.n_prunable:.3g}."
             )
+
+
+def _ones(model: nn.Module, layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Ones for every parameter that is not masked: it cuts nothing, and flows drop what it adds."""
+    masked = set(layout.names)
+    return {name: torch.ones_like(p, dtype=dtype) for name, p in model.named_parameters() if name not in masked}
 
 
 def alive_flat(model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | None = None) -> Tensor:
@@ -109,18 +125,38 @@ def alive_flat(model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | No
 
 @dataclass(frozen=True)
 class MaskReport:
-    """What is shown beside every mask."""
+    """What is shown beside every mask.
+
+    Attributes:
+        n_dead_units: output units (neurons, channels) of masked layers without an alive weight into them.
+        collapsed_layers: layers without an alive weight.
+    """
 
     n_kept: int
     density: float
     effective_density: float
+    n_dead_units: int
     collapsed_layers: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """What a mask's manifest says about it."""
+        return {
+            "effective_density": self.effective_density,
+            "n_dead_units": self.n_dead_units,
+            "collapsed_layers": list(self.collapsed_layers),
+        }
 
 
 def report(connectivity: Connectivity, mask: Tensor) -> MaskReport:
-    """Density, effective density, and the layers without an alive weight."""
+    """Density, effective density, dead units and collapsed layers of a flat mask."""
     layout = connectivity.layout
     alive = connectivity.alive(mask)
+    kinds = prunable_parameters(connectivity.model)
+    n_dead, collapsed = 0, []
+    for name, part in layout.views(alive).items():
+        n_dead += int((~by_unit(part, *kinds.get(name, (KINDS[0], connectivity.model))).any(1)).sum())
+        if not part.any():
+            collapsed.append(name)
     n_kept = int(mask.sum())
-    collapsed = [name for name, count in zip(layout.names, layout.counts(alive), strict=True) if count == 0]
-    return MaskReport(n_kept, n_kept / layout.n_prunable, int(alive.sum()) / layout.n_prunable, tuple(collapsed))
+    effective = int(alive.sum()) / layout.n_prunable
+    return MaskReport(n_kept, n_kept / layout.n_prunable, effective, n_dead, tuple(collapsed))

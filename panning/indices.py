@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from panning.signals import Signals
+from panning.signals import PASSES, Signals
 
 
 def random(signals: Signals) -> Tensor:
@@ -54,6 +55,44 @@ def synflow(signals: Signals) -> Tensor:
     return signals.weight.abs().double() * signals.path_grad
 
 
+def magnitude_l2norm(signals: Signals) -> Tensor:
+    """|w| over the L2 norm of its layer (the global form of jaxpruner)."""
+    layers = signals.problem.layout.views(signals.weight).values()
+    return torch.cat(
+        [(layer.abs() / layer.norm().clamp(min=torch.finfo(layer.dtype).tiny)).flatten() for layer in layers]
+    )
+
+
+def synflow_l2(signals: Signals) -> Tensor:
+    """|w| dR/d(w^2), R of squared weights (Patil and Dovrolis, ICML 2021), in float64."""
+    return signals.weight.abs().double() * signals.path_grad_l2
+
+
+def ntk_sap(signals: Signals) -> Tensor:
+    """|dS/dm| of the neural tangent kernel's spectrum at resampled weights (Wang et al., ICLR 2023); 0 where masked."""
+    return signals.ntk_grad.abs()
+
+
+def prospr(signals: Signals) -> Tensor:
+    """|w dL(u_M)/du_0|: the loss after the first steps of training (Alizadeh et al., ICLR 2022)."""
+    return (signals.weight * signals.meta_grad).abs()
+
+
+def prospr_first_order(signals: Signals) -> Tensor:
+    """|w dL(u_M)/du_M|: ProsPr without second derivatives."""
+    return (signals.weight * signals.meta_grad_first_order).abs()
+
+
+def gcs(signals: Signals) -> Tensor:
+    """|w q_12|: how the weight couples the gradients of two groups of samples (Kang, METHODS A10)."""
+    return (signals.weight * signals.coupled_grad).abs()
+
+
+def gcs_group(signals: Signals) -> Tensor:
+    """|w| sqrt(sum of q_ab^2) over all pairs of five groups (Kang, METHODS A10)."""
+    return signals.weight.abs() * signals.coupled_grad_norm
+
+
 @dataclass(frozen=True)
 class Index:
     """A row.
@@ -74,7 +113,11 @@ class Index:
 
     @property
     def needs_data(self) -> bool:
-        return bool({"grad", "hessian_grad"} & set(self.needs))
+        return any(PASSES[need].needs_data for need in self.needs if need in PASSES)
+
+    @property
+    def second_order(self) -> bool:
+        return any(PASSES[need].second_order for need in self.needs if need in PASSES)
 
 
 INDICES: dict[str, Index] = {
@@ -88,4 +131,13 @@ INDICES: dict[str, Index] = {
     "synflow": Index(
         synflow, ("weight", "path_grad"), "Tanaka et al. 2020, arXiv 2006.05467", with_sign=synflow_signed
     ),
+    "synflow_l2": Index(synflow_l2, ("weight", "path_grad_l2"), "Patil and Dovrolis 2021, arXiv 2010.11354"),
+    "magnitude_l2norm": Index(magnitude_l2norm, ("weight",), "Lee et al. 2023, arXiv 2304.14082 (jaxpruner)"),
+    "ntk_sap": Index(ntk_sap, ("ntk_grad",), "Wang et al. 2023, arXiv 2304.02840"),
+    "prospr": Index(prospr, ("weight", "meta_grad"), "Alizadeh et al. 2022, arXiv 2202.08132"),
+    "prospr_first_order": Index(
+        prospr_first_order, ("weight", "meta_grad_first_order"), "Alizadeh et al. 2022, arXiv 2202.08132"
+    ),
+    "gcs": Index(gcs, ("weight", "coupled_grad"), "Kang, gradient coupled flow"),
+    "gcs_group": Index(gcs_group, ("weight", "coupled_grad_norm"), "Kang, gradient coupled flow"),
 }

@@ -10,14 +10,68 @@ import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from panning.errors import ModelError
 
-#: Modules whose ``weight`` is prunable. Biases and norm parameters never are (every method agrees, METHODS 0).
-PRUNABLE_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+@dataclass(frozen=True)
+class Kind:
+    """Prunable parameters of one kind of module.
+
+    Attributes:
+        module: the type, subclasses included.
+        parameters: their names in the module; those that a module lacks are passed over.
+        transposed: the first axis is the input's, as in transposed convolutions.
+        by_default: without it, only what an include pattern names is prunable.
+    """
+
+    module: type[nn.Module]
+    parameters: tuple[str, ...] = ("weight",)
+    transposed: bool = False
+    by_default: bool = True
+
+
+#: What can be pruned. Biases and norm parameters never are (every method agrees, METHODS 0). Attention's output
+#: projection is a Linear.
+KINDS: tuple[Kind, ...] = (
+    Kind(nn.Linear),
+    Kind(nn.Conv1d),
+    Kind(nn.Conv2d),
+    Kind(nn.Conv3d),
+    Kind(nn.ConvTranspose1d, transposed=True),
+    Kind(nn.ConvTranspose2d, transposed=True),
+    Kind(nn.ConvTranspose3d, transposed=True),
+    Kind(nn.MultiheadAttention, ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
+    Kind(nn.Embedding, by_default=False, transposed=True),
+)
+
+
+def prunable_parameters(model: nn.Module) -> dict[str, tuple[Kind, nn.Module]]:
+    """Every parameter that ``KINDS`` has a row for, by all its names, with its kind and its module."""
+    # A weight that is computed (weight_norm, parametrizations) is no parameter and cannot be masked as one.
+    registered = dict(model.named_parameters(remove_duplicate=False))
+    found = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        kind = next((kind for kind in KINDS if isinstance(module, kind.module)), None)
+        for parameter in kind.parameters if kind is not None else ():
+            name = f"{prefix}.{parameter}" if prefix else parameter
+            if name in registered:
+                found[name] = (kind, module)
+    return found  # type: ignore[return-value]
+
+
+def by_unit(weights: Tensor, kind: Kind, module: nn.Module) -> Tensor:
+    """A parameter as [output units, weights into each]; a view or a copy."""
+    if not kind.transposed:
+        return weights.reshape(weights.shape[0], -1)
+    n_groups = getattr(module, "groups", 1)
+    n_in, n_out, *rest = weights.shape
+    grouped = weights.reshape(n_groups, n_in // n_groups, n_out, *rest)
+    return grouped.transpose(1, 2).reshape(n_groups * n_out, -1)
 
 
 @dataclass(frozen=True)
@@ -62,42 +116,68 @@ class Layout:
         """One flat tensor [n_prunable] from named tensors; a copy."""
         return torch.cat([tensors[name].detach().reshape(-1) for name in self.names])
 
+    def first_non_finite(self, flat: Tensor) -> str | None:
+        """The first parameter with a NaN or infinite entry; None if there is none."""
+        if torch.isfinite(flat.sum()):  # NaN and infinity survive a sum, which costs a tenth of looking at every entry
+            return None
+        return next((name for name, part in self.views(flat).items() if not torch.isfinite(part).all()), None)
+
     def counts(self, mask: Tensor) -> list[int]:
         """Number of True entries of a flat bool tensor in each parameter."""
         return [int(part.sum()) for part in mask.split(self.sizes)]
 
 
 def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, exclude: tuple[str, ...] = ()) -> Layout:
-    """The layout of every Linear and Conv weight of ``model``.
+    """The layout of the prunable parameters of ``model``: those of ``KINDS``.
+
+    A tensor that several modules share (tied weights) is one parameter with one mask, under its first name; patterns may
+    name it by any of its names. One that is tied to an embedding is left out as the embedding is.
 
     Args:
-        include: shell-style patterns of ``state_dict`` names; only these are prunable. None means all.
+        include: shell-style patterns of ``state_dict`` names; only these are prunable. None means all, embeddings apart.
         exclude: patterns of names that stay dense.
 
     Raises:
-        ModelError: if nothing is prunable, if a pattern matches nothing, or if two prunable parameters are one tensor.
+        ModelError: if nothing is prunable, if a pattern matches nothing, or if two parameters share memory without being
+            one.
     """
-    found = {
-        f"{prefix}.weight" if prefix else "weight": module.weight
-        for prefix, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, PRUNABLE_MODULES)
-    }
-    # A weight that is computed (weight_norm, parametrizations) is no parameter and cannot be masked as one.
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    candidates = {name: weight for name, weight in found.items() if name in parameters}
+    found = prunable_parameters(model)
+    registered = dict(model.named_parameters(remove_duplicate=False))
+    names: dict[int, list[str]] = {}
+    opted_in: set[int] = set()
+    for name, (kind, _) in found.items():
+        names.setdefault(id(registered[name]), []).append(name)
+        if not kind.by_default:
+            opted_in.add(id(registered[name]))
+
+    def matches(key: int, patterns: tuple[str, ...]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in names[key] for pattern in patterns)
+
     for pattern in (*(include or ()), *exclude):
-        if not any(fnmatchcase(name, pattern) for name in candidates):
-            raise ModelError(f"Pattern '{pattern}' matches none of the prunable weights: {', '.join(candidates)}.")
-    chosen = {
-        name: weight
-        for name, weight in candidates.items()
-        if (include is None or any(fnmatchcase(name, p) for p in include))
-        and not any(fnmatchcase(name, p) for p in exclude)
-    }
+        if not any(matches(key, (pattern,)) for key in names):
+            known = ", ".join(name for some in names.values() for name in some)
+            raise ModelError(f"Pattern '{pattern}' matches none of the prunable weights: {known}.")
+    chosen = [
+        key
+        for key in names
+        if (key not in opted_in if include is None else matches(key, include)) and not matches(key, exclude)
+    ]
     if not chosen:
-        raise ModelError("The model has no prunable weight: no Linear or Conv layer is left after include and exclude.")
-    by_tensor: dict[int, str] = {}
-    for name, weight in chosen.items():
-        if (first := by_tensor.setdefault(id(weight), name)) != name:
-            raise ModelError(f"'{name}' and '{first}' are one tensor (tied weights); exclude one of them.")
-    return Layout(tuple(chosen), tuple(tuple(weight.shape) for weight in chosen.values()))
+        raise ModelError(
+            "The model has no prunable weight: no Linear, Conv or attention layer is left after include and exclude."
+        )
+    canonical = {id(tensor): name for name, tensor in model.named_parameters()}
+    layout = {canonical[key]: registered[names[key][0]] for key in chosen}
+    _check_memory(layout)
+    return Layout(tuple(layout), tuple(tuple(tensor.shape) for tensor in layout.values()))
+
+
+def _check_memory(tensors: dict[str, Tensor]) -> None:
+    """Two parameters over the same memory would get two masks for the same weights."""
+    by_memory: dict[tuple[Any, int], str] = {}
+    for name, tensor in tensors.items():
+        if tensor.numel() and (first := by_memory.setdefault((tensor.device, tensor.data_ptr()), name)) != name:
+            raise ModelError(
+                f"'{name}' and '{first}' share memory without being one parameter: tie the parameter itself "
+                f"(b.weight = a.weight), or exclude one of them."
+            )

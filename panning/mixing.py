@@ -49,16 +49,18 @@ def mix(
     for name, row in rows.items():
         if row.signed:
             raise ConfigError(f"Index '{name}' has negative scores and cannot be mixed; use its magnitude form.")
-    mixed: Tensor | None = None
+    mixed = torch.full_like(signals.weight, float(combination == "product"), dtype=torch.float64)
     for name, weight in active.items():
         row = rows[name]
         formula = row.with_sign if normaliser == "zscore" and row.with_sign is not None else row.formula
-        normal = normalise(formula(signals), normaliser)
-        if combination == "sum":
-            mixed = weight * normal if mixed is None else mixed + weight * normal
+        scores = formula(signals)
+        if combination == "sum" and normaliser == "mean":  # the common case, without a copy
+            mean = scores.mean(dtype=torch.float64)
+            mixed.add_(scores, alpha=weight / float(mean) if mean > 0 else weight)
+        elif combination == "sum":
+            mixed.add_(normalise(scores, normaliser), alpha=weight)
         else:
-            mixed = normal**weight if mixed is None else mixed * normal**weight
-    assert mixed is not None  # active is not empty
+            mixed.mul_(normalise(scores, normaliser).pow_(weight))
     return mixed
 
 

@@ -33,6 +33,9 @@ class Problem:
         loss: a scalar from logits [batch, classes] and targets.
         seed: of this pruning run.
         temperature: the logits are divided by it before the loss (GraSP's release uses 200).
+        batch_statistics: score BatchNorm by the statistics of the batch; without, by its running ones, which change
+            nothing in a fresh network (SNIP's release).
+        initial: flat weights to score in place of the model's own.
     """
 
     model: nn.Module
@@ -42,6 +45,8 @@ class Problem:
     loss: Loss = F.cross_entropy
     seed: int = 0
     temperature: float = 1.0
+    batch_statistics: bool = True
+    initial: Tensor | None = None
 
     @classmethod
     def of(cls, model: nn.Module, input_shape: tuple[int, ...], batches: BatchSource | None, **rest: object) -> Problem:
@@ -51,6 +56,8 @@ class Problem:
     @cached_property
     def weight(self) -> Tensor:
         """The dense initial weights, flat [n_prunable], detached."""
+        if self.initial is not None:
+            return self.initial
         return self.layout.flatten(dict(self.model.named_parameters()))
 
     @cached_property

@@ -53,14 +53,6 @@ def test_include_and_exclude_are_patterns(tiny_mlp: nn.Module) -> None:
         prunable_layout(tiny_mlp, exclude=("*",))
 
 
-def test_tied_weights_are_refused_until_one_is_excluded() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    model[1].weight = model[0].weight  # type: ignore[assignment]
-    with pytest.raises(ModelError, match=r"'1\.weight' and '0\.weight' are one tensor"):
-        prunable_layout(model)
-    assert prunable_layout(model, exclude=("1.weight",)).names == ("0.weight",)
-
-
 @pytest.mark.parametrize(
     ("density", "n_prunable", "n_kept"), [(1.0, 7, 7), (0.5, 7, 4), (0.25, 10, 3), (0.24, 10, 2), (0.05, 10, 1)]
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from panning.errors import ModelError, UnknownNameError
-from panning.layout import PRUNABLE_MODULES, prunable_layout
+from panning.layout import prunable_layout
 from panning.models import MODELS, build_model, check_model_fits, model_names
 from panning.models.torchvision_models import torchvision_names
 
@@ -29,7 +29,7 @@ def prunable_calls(model: nn.Module, inputs: Tensor) -> list[str]:
     """Names of the prunable modules in the order a forward pass calls them."""
     calls: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, PRUNABLE_MODULES):
+        if isinstance(module, nn.Linear | nn.Conv2d):
             module.register_forward_hook(lambda _module, _inputs, _outputs, name=name: calls.append(name))
     with torch.no_grad():
         model.eval()(inputs)

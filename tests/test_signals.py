@@ -15,7 +15,7 @@ from panning.errors import ConfigError, DataError, NonFiniteError
 from panning.indices import INDICES
 from panning.mixing import mix, normalise
 from panning.problem import Problem
-from panning.signals import Signals
+from panning.signals import PASSES, Pass, Signals
 
 
 def dense(problem: Problem) -> Tensor:
@@ -109,7 +109,9 @@ def test_one_second_order_pass_yields_first_order_signals_too(monkeypatch: pytes
     signals = Signals(problem, dense(problem))
     signals.request("grad", "hessian_grad", "loss", "grad_norm")
     alone = Signals(problem, dense(problem))
-    monkeypatch.setattr(Signals, "_loss_pass", lambda *_, **__: pytest.fail("a second pass"))
+    no_pass = Pass(lambda site: pytest.fail("a second pass"))
+    for name in ("grad", "loss", "grad_norm", "hessian_grad"):
+        monkeypatch.setitem(PASSES, name, no_pass)
     torch.testing.assert_close(signals.grad.norm(), torch.tensor(signals.grad_norm))
     monkeypatch.undo()
     torch.testing.assert_close(signals.grad, alone.grad)
@@ -117,7 +119,8 @@ def test_one_second_order_pass_yields_first_order_signals_too(monkeypatch: pytes
 
 def test_what_no_index_weighs_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = residual_problem()
-    monkeypatch.setattr(Signals, "_loss_pass", lambda *_, **__: pytest.fail("no loss was asked for"))
+    for name in set(PASSES) - {"path_grad"}:
+        monkeypatch.setitem(PASSES, name, Pass(lambda site: pytest.fail("nobody asked for this")))
     mix({"magnitude": 1.0, "synflow": 0.5, "snip": 0.0, "grasp": 0.0}, Signals(problem, dense(problem)))
 
 

@@ -9,10 +9,10 @@ import sys
 
 import typer
 
-from panning.cli import mask, prune, search, train, train_agent, validate
+from panning.cli import bench, mask, methods, prune, search, train, train_agent, validate
 from panning.errors import PanningError
 
-COMMANDS = (search, train_agent, prune, train, mask, validate)  # in the order of the help
+COMMANDS = (search, train_agent, prune, methods, train, mask, bench, validate)  # in the order of the help
 
 app = typer.Typer(
     name="panning",

@@ -40,9 +40,11 @@ def show(file: MaskFile, as_json: AsJson = False) -> None:
     output.print_table(["layer", "shape", "kept", "of", "density"], rows)
     output.say(f"{masks.n_kept} of {masks.n_prunable} weights kept, density {masks.density:.6g}")
     if isinstance(claimed := masks.manifest.get("effective_density"), int | float):
-        output.say(f"effective density {claimed:.6g} when it was saved (verify recomputes it)")
+        dead = masks.manifest.get("n_dead_units")
+        units = f", {dead} dead units" if isinstance(dead, int) else ""
+        output.say(f"effective density {claimed:.6g}{units} when it was saved (verify recomputes it)")
     for key, value in masks.manifest.items():
-        if key != "effective_density":
+        if key not in ("effective_density", "n_dead_units"):
             output.say(f"{ascii(key)[1:-1]}: {_one_line(value)}")
 
 

@@ -17,7 +17,7 @@ def prune(
     model: options.Model,
     data: options.Data,
     density: Annotated[float, typer.Option("--density", help="Fraction of weights to keep, in (0, 1].")],
-    method: Annotated[str, typer.Option("--method", help="A pruning method; see the README for all.")] = "synflow",
+    method: Annotated[str, typer.Option("--method", help="A pruning method; panning methods lists all.")] = "synflow",
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Prune with this trained agent instead of a method.")
     ] = None,
@@ -27,6 +27,14 @@ def prune(
     seed: options.Seed = 0,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Instead of the method's own number.")] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="Density over the rounds.")] = None,
+    released: Annotated[
+        bool,
+        typer.Option("--released", help="The method as its authors' code has it, where that departs from the paper."),
+    ] = False,
+    control: Annotated[
+        str | None,
+        typer.Option("--control", help="shuffle, reinitialise or invert: what layer quotas alone are worth."),
+    ] = None,
     out: options.Out = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -46,8 +54,11 @@ def prune(
     from panning.records import RunRecord, claim_folder, content_key, environment_info
     from panning.tasks import DataSource, TaskSpec, load_task
 
-    if policy is not None and (rounds is not None or schedule is not None):
-        raise PolicyError("A policy brings its own rounds; --rounds and --schedule do not go with --policy.")
+    if policy is not None and (rounds is not None or schedule is not None or released or control is not None):
+        raise PolicyError(
+            "A policy goes its own way: --rounds, --schedule, --released and --control do not go with it."
+        )
+    variant = {"released": released, "control": control}
     net = load_policy(policy) if policy is not None else None
     name = "panning" if net is not None else method
     source = DataSource.at(data_root, download)
@@ -64,7 +75,9 @@ def prune(
 
         if net is None:
             chosen = Rounds(rounds, schedule, on_round)
-            result = prune_problem(problem, density, method, all_alive_weights=all_alive, rounds=chosen)
+            result = prune_problem(
+                problem, density, method, all_alive_weights=all_alive, rounds=chosen, released=released, control=control
+            )
         else:
             result, _ = run_policy(problem, density, net, net.spec, net.n_rounds)
             result = make_all_alive(problem, result) if all_alive else result
@@ -72,18 +85,18 @@ def prune(
     facts = report(Connectivity.of(problem), result.mask)
     masks = result.masks.with_manifest(
         model=model, data=task.data.label, method=name, all_alive=all_alive, seed=seed,
-        input_shape=list(problem.input_shape), n_classes=task.data.n_classes, effective_density=facts.effective_density,
+        input_shape=list(problem.input_shape), n_classes=task.data.n_classes, **facts.facts(),
+        **{name: value for name, value in variant.items() if value},
     )  # fmt: skip
     identity = {
         "model": model, "data": data, "density": density, "method": name, "all_alive": all_alive, "seed": seed,
-        "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None,
+        "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None, **variant,
     }  # fmt: skip
     folder = out or Path("runs") / f"prune-{content_key(identity)[:10]}"
     claim_folder(folder, identity)
     save_masks(masks, folder / "mask.safetensors")
     figures = {
-        "n_kept": facts.n_kept, "density": facts.density, "effective_density": facts.effective_density,
-        "collapsed_layers": list(facts.collapsed_layers), "layer_densities": masks.layer_densities(),
+        "n_kept": facts.n_kept, "density": facts.density, **facts.facts(), "layer_densities": masks.layer_densities(),
     }  # fmt: skip
     record = RunRecord(content_key(identity), "prune", identity, figures, environment_info())
     from panning.cli.report import write_mask_report
@@ -95,7 +108,7 @@ def prune(
     output.print_table(["layer", "density"], [[n, f"{d:.5f}"] for n, d in masks.layer_densities().items()])
     output.say(
         f"{name}: {facts.n_kept} of {masks.n_prunable} weights kept, density {facts.density:.6g}, "
-        f"effective density {facts.effective_density:.6g}"
+        f"effective density {facts.effective_density:.6g}, {facts.n_dead_units} dead units"
     )
     for layer in facts.collapsed_layers:
         output.note(f"warning: layer '{layer}' has no alive weight")

@@ -1,5 +1,5 @@
 """Pruners: problem and density -> ``PruneResult``. A row in ``PRUNERS`` makes one visible to the library, the command
-line, the configs and the tests; ``prune_problem`` runs any of them, with all-alive around it where asked.
+line, the configs and the tests; ``prune_problem`` runs any of them, with a control or all-alive around it where asked.
 """
 
 from __future__ import annotations
@@ -7,11 +7,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from panning.connectivity import Connectivity
-from panning.errors import DataError
+from panning.errors import DataError, PanningError
+from panning.indices import INDICES
 from panning.masks import n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive, make_all_alive
+from panning.pruners.controls import CONTROLS
 from panning.pruners.quotas import RandomQuotas
 from panning.pruners.rounds import METHODS_OWN, OnRound, PruneResult, Round, RoundAction, Rounds, prune_round
 from panning.pruners.score_rounds import ScoreRounds
@@ -19,58 +24,118 @@ from panning.pruners.staged import StagedPanning
 from panning.registry import lookup
 
 __all__ = [
-    "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds", "all_alive",
+    "CONTROLS", "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds", "all_alive",
     "make_all_alive", "prune_problem", "prune_round",
 ]  # fmt: skip
 
 
 class Pruner(Protocol):
-    """A method that prunes before training; one without rounds ignores ``rounds``."""
+    """A method that prunes before training; one without rounds ignores ``rounds``.
+
+    Attributes:
+        indices: the rows of ``INDICES`` that it scores by; what it needs follows from them.
+        n_rounds: its own number of rounds.
+    """
+
+    @property
+    def indices(self) -> tuple[str, ...]: ...
+
+    @property
+    def n_rounds(self) -> int: ...
 
     def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult: ...
 
 
 @dataclass(frozen=True)
 class PrunerRow:
-    """A row: the pruner, the name tables show, the paper, and whether it scores with data."""
+    """A row.
+
+    Attributes:
+        label: the name tables show.
+        released: the method as its authors' code has it, where that departs from the paper's text; ``departure`` says how.
+    """
 
     pruner: Pruner
     label: str
     paper: str
-    needs_data: bool
+    released: Pruner | None = None
+    departure: str = ""
 
+    @property
+    def needs_data(self) -> bool:
+        """It scores with a loss, on inputs and their targets."""
+        return any(INDICES[name].needs_data for name in self.pruner.indices)
+
+    @property
+    def second_order(self) -> bool:
+        """It differentiates a gradient."""
+        return any(INDICES[name].second_order for name in self.pruner.indices)
+
+
+def mean_true_logit(logits: Tensor, targets: Tensor) -> Tensor:
+    """Minus the mean logit of the true class: the negative log-likelihood of FORCE's release, which takes no log-softmax."""
+    return F.nll_loss(logits, targets)
+
+
+_DE_JORGE = "de Jorge et al. 2021, arXiv 2006.09081"
+_SU = "Su et al. 2020, arXiv 2009.11094"
+_KANG = "Kang et al. 2022, arXiv 2209.13378"
+_NLL = "the loss is minus the true class's logit, without log-softmax"
 
 PRUNERS: dict[str, PrunerRow] = {
-    "random": PrunerRow(RandomQuotas("uniform"), "random (uniform)", "control", needs_data=False),
-    "erk": PrunerRow(RandomQuotas("erk"), "random (ERK)", "Evci et al. 2020, arXiv 1911.11134", needs_data=False),
-    "magnitude": PrunerRow(
-        ScoreRounds({"magnitude": 1.0}), "magnitude", "Han et al. 2015, at initialisation", needs_data=False
+    "random": PrunerRow(RandomQuotas("uniform"), "random (uniform)", "control"),
+    "uniform_plus": PrunerRow(
+        RandomQuotas("uniform_plus"), "random (uniform+)", "Gale et al. 2019, arXiv 1902.09574"
     ),
-    "snip": PrunerRow(ScoreRounds({"snip": 1.0}), "SNIP", "Lee et al. 2019, arXiv 1810.02340", needs_data=True),
+    "erk": PrunerRow(RandomQuotas("erk"), "random (ERK)", "Evci et al. 2020, arXiv 1911.11134"),
+    "igq": PrunerRow(RandomQuotas("igq"), "random (IGQ)", "Vysogorets and Kempe 2023, arXiv 2107.02306"),
+    "smart_ratio": PrunerRow(RandomQuotas("smart_ratio"), "random (smart ratio)", _SU),
+    "smart_ratio_vgg": PrunerRow(RandomQuotas("smart_ratio_vgg"), "random (smart ratio for VGG)", _SU),
+    "magnitude": PrunerRow(ScoreRounds({"magnitude": 1.0}), "magnitude", "Han et al. 2015, at initialisation"),
+    "magnitude_l2norm": PrunerRow(
+        ScoreRounds({"magnitude_l2norm": 1.0}), "magnitude (layer-normalised)", "Lee et al. 2023, arXiv 2304.14082"
+    ),
+    "snip": PrunerRow(
+        ScoreRounds({"snip": 1.0}), "SNIP", "Lee et al. 2019, arXiv 1810.02340",
+        ScoreRounds({"snip": 1.0}, batch_statistics=False), "BatchNorm by its running statistics",
+    ),
     "iter_snip": PrunerRow(
-        ScoreRounds({"snip": 1.0}, n_rounds=60), "iterative SNIP", "de Jorge et al. 2021, arXiv 2006.09081", needs_data=True
+        ScoreRounds({"snip": 1.0}, n_rounds=60), "iterative SNIP", _DE_JORGE,
+        ScoreRounds({"snip": 1.0}, n_rounds=60, loss=mean_true_logit), _NLL,
     ),
     "force": PrunerRow(
-        ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True), "FORCE", "de Jorge et al. 2021, arXiv 2006.09081",
-        needs_data=True,
+        ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True), "FORCE", _DE_JORGE,
+        ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True, loss=mean_true_logit), _NLL,
     ),
     "grasp": PrunerRow(
-        ScoreRounds({"grasp_signed": 1.0}, temperature=200.0), "GraSP", "Wang et al. 2020, arXiv 2002.07376",
-        needs_data=True,
+        ScoreRounds({"grasp_signed": 1.0}, temperature=200.0), "GraSP", "Wang et al. 2020, arXiv 2002.07376"
     ),
     "grasp_magnitude": PrunerRow(
-        ScoreRounds({"grasp": 1.0}, temperature=200.0), "GraSP (magnitude)", "Frankle et al. 2021, arXiv 2009.08576",
-        needs_data=True,
+        ScoreRounds({"grasp": 1.0}, temperature=200.0), "GraSP (magnitude)", "Frankle et al. 2021, arXiv 2009.08576"
     ),
     "synflow": PrunerRow(
-        ScoreRounds({"synflow": 1.0}, n_rounds=100), "SynFlow", "Tanaka et al. 2020, arXiv 2006.05467", needs_data=False
+        ScoreRounds({"synflow": 1.0}, n_rounds=100), "SynFlow", "Tanaka et al. 2020, arXiv 2006.05467"
     ),
-    "panning_staged": PrunerRow(
-        StagedPanning("sum"), "staged Panning", "Kang et al. 2022, arXiv 2209.13378", needs_data=True
+    "synflow_l2": PrunerRow(
+        ScoreRounds({"synflow_l2": 1.0}, n_rounds=100), "SynFlow-L2", "Patil and Dovrolis 2021, arXiv 2010.11354"
     ),
-    "panning_staged_product": PrunerRow(
-        StagedPanning("product"), "staged Panning (product)", "Kang et al. 2022, arXiv 2209.13378", needs_data=True
+    "ntk_sap": PrunerRow(
+        ScoreRounds({"ntk_sap": 1.0}, n_rounds=20), "NTK-SAP", "Wang et al. 2023, arXiv 2304.02840"
     ),
+    "prospr": PrunerRow(
+        ScoreRounds({"prospr": 1.0}), "ProsPr", "Alizadeh et al. 2022, arXiv 2202.08132",
+        ScoreRounds({"prospr": 1.0}, same_batch=True), "all inner steps and the outer loss see one batch",
+    ),
+    "prospr_first_order": PrunerRow(
+        ScoreRounds({"prospr_first_order": 1.0}), "ProsPr (first order)", "Alizadeh et al. 2022, arXiv 2202.08132",
+        ScoreRounds({"prospr_first_order": 1.0}, same_batch=True), "all inner steps and the outer loss see one batch",
+    ),
+    "gcs": PrunerRow(ScoreRounds({"gcs": 1.0}, temperature=200.0), "GCS", "Kang, gradient coupled flow"),
+    "gcs_group": PrunerRow(
+        ScoreRounds({"gcs_group": 1.0}, temperature=200.0), "GCS-Group", "Kang, gradient coupled flow"
+    ),
+    "panning_staged": PrunerRow(StagedPanning("sum"), "staged Panning", _KANG),
+    "panning_staged_product": PrunerRow(StagedPanning("product"), "staged Panning (product)", _KANG),
 }  # fmt: skip
 
 
@@ -81,21 +146,34 @@ def prune_problem(
     *,
     all_alive_weights: bool = False,
     rounds: Rounds = METHODS_OWN,
+    released: bool = False,
+    control: str | None = None,
 ) -> PruneResult:
     """Prune with a row of ``PRUNERS``.
 
     Args:
         all_alive_weights: give the budget of dead weights back to the best-ranked that can be alive.
+        released: the method as its authors' released code has it.
+        control: a row of ``CONTROLS`` around the method.
 
     Raises:
         UnknownNameError, DensityError, DataError, NonFiniteError: as the method and its input deserve.
     """
     row = lookup(PRUNERS, method, "method")
+    if released and row.released is None:
+        known = ", ".join(name for name, other in PRUNERS.items() if other.released is not None)
+        raise PanningError(f"Method '{method}' has no other form in its authors' release; these have: {known}.")
+    pruner = row.released if released and row.released is not None else row.pruner
     n_kept = n_kept_at(density, problem.layout.n_prunable)
     Connectivity.of(problem).check_reachable(n_kept)
     if row.needs_data and problem.batches is None:
         raise DataError(
             f"Method '{method}' scores with a loss and needs data: pass a batch, a DataLoader or a Dataset."
         )
-    result = row.pruner(problem, density, rounds)
+
+    def prune(problem: Problem, rounds: Rounds) -> PruneResult:
+        return pruner(problem, density, rounds)
+
+    controlled = lookup(CONTROLS, control, "control") if control is not None else None
+    result = prune(problem, rounds) if controlled is None else controlled(problem, rounds, prune)
     return make_all_alive(problem, result) if all_alive_weights else result

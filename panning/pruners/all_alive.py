@@ -18,6 +18,10 @@ from panning.errors import DensityError
 from panning.problem import Problem
 from panning.pruners.rounds import PruneResult
 
+#: How many passes, and how many weights of a mask, are tried where living weights cannot be taken or given one at a time.
+SEARCH_LIMIT = 1000
+SEARCH_WIDTH = 64
+
 
 def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
     """The same number of weights, all alive; see ``all_alive``."""
@@ -45,16 +49,49 @@ def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tenso
     if filled := _fill(connectivity, base, order, n_kept):
         return filled[0]
     # Nothing is connected yet, or the living units have no free places left: go one weight further, which opens new
-    # paths but too many weights, and take the least of them away again.
+    # paths but too many weights, and take the least of them away again, the last few one by one.
+    tried: set[bytes] = set()
     for start in (first(order, n_fits + 1), torch.ones_like(mask)):
-        trimmed = trim(connectivity, connectivity.alive(start), order, at_least=n_kept)
-        if int(trimmed.sum()) > n_kept:
-            trimmed = trim(connectivity, trimmed, order, at_least=1, until=n_kept)
-        if int(trimmed.sum()) <= n_kept and (filled := _fill(connectivity, trimmed, order, n_kept)):
-            return filled[0]
-    raise DensityError(
-        f"No set of exactly {n_kept} alive weights was found; at most {connectivity.n_alive(torch.ones_like(mask))} weights "
-        f"of this network can be alive, and the shortest path has {connectivity.smallest_alive()}."
+        whole = connectivity.alive(start)
+        for margin in (0, 8, 32):
+            trimmed = trim(connectivity, whole, order, at_least=n_kept + margin)
+            if (exact := _exactly(connectivity, trimmed, order, n_kept, tried)) is not None:
+                return exact
+    raise DensityError(_unreachable(connectivity, n_kept, tried))
+
+
+def _exactly(connectivity: Connectivity, alive: Tensor, order: Tensor, n_kept: int, tried: set[bytes]) -> Tensor | None:
+    """Exactly ``n_kept`` alive weights below ``alive``: depth first, the lowest-ranked weight off first, with all that dies
+    with it; where that is too much, free places between living units are filled. None if the search ends without."""
+    stack: list[tuple[Tensor, Tensor | None]] = [(alive, None)]
+    n_passes = 0
+    while stack and n_passes < SEARCH_LIMIT:
+        state, weight = stack.pop()
+        if weight is not None:
+            n_passes += 1
+            state = state.clone()
+            state[weight] = False
+            state = connectivity.alive(state)
+        if (key := state.cpu().numpy().tobytes()) in tried:
+            continue
+        tried.add(key)
+        if int(state.sum()) <= n_kept:
+            if filled := _fill(connectivity, state, order, n_kept):
+                return filled[0]
+        else:  # the best first, so that the lowest is popped first
+            stack += [(state, candidate) for candidate in order[state[order]][-SEARCH_WIDTH:]]
+    return None
+
+
+def _unreachable(connectivity: Connectivity, n_kept: int, tried: set[bytes]) -> str:
+    sizes = {sum(key) for key in tried}
+    larger = [size for size in sizes if size > n_kept]
+    most = connectivity.n_alive(torch.ones(connectivity.layout.n_prunable, dtype=torch.bool))
+    if not larger:
+        return f"{n_kept} weights cannot all be alive: at most {most} of this network's weights lie on a path."
+    return (
+        f"No set of exactly {n_kept} alive weights was found in {len(tried)} tries; {min(larger)} is the next number that "
+        f"was. A path of this network has at least {connectivity.smallest_alive()} weights."
     )
 
 

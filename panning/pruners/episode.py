@@ -18,6 +18,7 @@ from torch import Tensor
 
 from panning.connectivity import Connectivity
 from panning.errors import DensityError
+from panning.indices import INDICES
 from panning.masks import n_kept_at
 from panning.problem import Problem
 from panning.pruners.actions import ActionSpec
@@ -107,10 +108,17 @@ def initial(problem: Problem, target_density: float, n_rounds: int) -> EpisodeSt
 
 
 def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
-    """The state after one round."""
+    """The state after one round.
+
+    The observation needs the loss at the new mask. An action that mixed a second-order index in is most likely followed by
+    one that does again, so its signals come from the same graph: that saves the next round a forward and backward pass.
+    """
     result = prune_round(state.signals, action)
     signals = Signals(state.problem, result.mask)
-    signals.request("loss")
+    reached = int(result.mask.sum()) <= n_kept_at(state.target_density, result.mask.numel())
+    second_order = [name for name in action.weights if INDICES[name].second_order]
+    again = {need for name in second_order for need in INDICES[name].needs} if len(action.weights) > 1 else set()
+    signals.request("loss", *(set() if reached else again))
     return replace(
         state,
         round_number=state.round_number + 1,

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from panning.allocation import allocate_by_layer, erk_counts, uniform_counts
+from panning.allocation import (
+    allocate_by_layer,
+    erk_counts,
+    igq_counts,
+    smart_ratio_counts,
+    uniform_counts,
+    uniform_plus_counts,
+)
 from panning.layout import Layout
 from panning.masks import n_kept_at
 from panning.problem import Problem
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
 
-QUOTAS: dict[str, Callable[[Layout, int], list[int]]] = {"uniform": uniform_counts, "erk": erk_counts}
+QUOTAS: dict[str, Callable[[Layout, int], list[int]]] = {
+    "uniform": uniform_counts,
+    "uniform_plus": uniform_plus_counts,
+    "erk": erk_counts,
+    "igq": igq_counts,
+    "smart_ratio": smart_ratio_counts,
+    "smart_ratio_vgg": partial(smart_ratio_counts, depth_power=2.0),
+}
 
 
 @dataclass(frozen=True)
@@ -19,6 +34,8 @@ class RandomQuotas:
     """A pruner: ``quotas`` names how many weights each layer keeps. It works in one round whatever is asked."""
 
     quotas: str
+    n_rounds: int = 1
+    indices: tuple[str, ...] = ()
 
     def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
         counts = QUOTAS[self.quotas](problem.layout, n_kept_at(density, problem.layout.n_prunable))

@@ -32,11 +32,13 @@ class Rounds:
         n_rounds: how many.
         schedule: a row of ``SCHEDULES``.
         on_round: called after each.
+        inverted: keep the lowest scores instead of the highest, the control of score inversion.
     """
 
     n_rounds: int | None = None
     schedule: str | None = None
     on_round: OnRound | None = None
+    inverted: bool = False
 
     def targets(self, n_rounds: int, schedule: str, density: float) -> list[float]:
         """The density after each round, with the method's own number and schedule where the caller says nothing."""
@@ -55,6 +57,7 @@ class RoundAction:
         density: after this round.
         spread: 0 places the weights of a layer by score, 1 at random (see ``allocate``).
         revive: whether a masked weight may return.
+        inverted: keep the lowest scores.
     """
 
     weights: Mapping[str, float]
@@ -63,6 +66,7 @@ class RoundAction:
     combination: Combination = "sum"
     normaliser: Normaliser = "mean"
     revive: bool = True
+    inverted: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,8 @@ def prune_round(signals: Signals, action: RoundAction) -> Round:
     """The next mask, with exactly round(density * n_prunable) weights."""
     problem = signals.problem
     scores = mix(action.weights, signals, action.combination, action.normaliser)
+    if action.inverted:
+        scores = -scores
     mask = allocate(
         scores,
         n_kept_at(action.density, problem.layout.n_prunable),

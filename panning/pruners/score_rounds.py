@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from panning.mixing import Combination, Normaliser
-from panning.problem import Problem
+from panning.problem import Loss, Problem
 from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
 
 
@@ -21,7 +21,9 @@ class ScoreRounds:
 
     Attributes:
         n_rounds: the paper's default; a caller may ask for another number.
-        temperature: of the logits while scoring.
+        temperature, batch_statistics: of scoring (see ``Problem``).
+        loss: in place of the problem's.
+        same_batch: every round, and every step inside one, scores the first batch.
     """
 
     weights: Mapping[str, float]
@@ -32,11 +34,27 @@ class ScoreRounds:
     spread: float = 0.0
     combination: Combination = "sum"
     normaliser: Normaliser = "mean"
+    batch_statistics: bool = True
+    loss: Loss | None = None
+    same_batch: bool = False
+
+    @property
+    def indices(self) -> tuple[str, ...]:
+        return tuple(self.weights)
 
     def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
         def choose(target: float) -> RoundAction:
-            return RoundAction(self.weights, target, self.spread, self.combination, self.normaliser, self.revive)
+            return RoundAction(
+                self.weights, target, self.spread, self.combination, self.normaliser, self.revive, rounds.inverted
+            )
 
         targets = rounds.targets(self.n_rounds, self.schedule, density)
-        problem = dataclasses.replace(problem, temperature=self.temperature)
+        problem = dataclasses.replace(
+            problem,
+            temperature=self.temperature,
+            batch_statistics=self.batch_statistics,
+            loss=self.loss or problem.loss,
+        )
+        if self.same_batch and (batches := problem.batches) is not None:
+            problem = dataclasses.replace(problem, batches=lambda number: batches(0))
         return run_rounds(problem, targets, choose, on_round=rounds.on_round)

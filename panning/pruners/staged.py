@@ -43,6 +43,7 @@ class StagedPanning:
     combination: Combination = "sum"
     n_rounds: int = 100
     temperature: float = 200.0
+    indices: tuple[str, ...] = ("synflow", "snip", "grasp")
 
     def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
         stage = 0
@@ -51,7 +52,9 @@ class StagedPanning:
             nonlocal stage
             stage = next_stage(stage, target)
             weights = stage_weights(stage, self.combination)
-            return RoundAction(weights, target, combination=self.combination, normaliser="zscore")
+            return RoundAction(
+                weights, target, combination=self.combination, normaliser="zscore", inverted=rounds.inverted
+            )
 
         targets = rounds.targets(self.n_rounds, "exponential", density)
         problem = dataclasses.replace(problem, temperature=self.temperature)

@@ -127,23 +127,21 @@ def _prune(job: Job, task: Task) -> Outcome:
         result = make_all_alive(problem, result)
     facts = report(Connectivity.of(problem), result.mask)
     metrics = {
-        "n_kept": facts.n_kept, "density": facts.density, "effective_density": facts.effective_density,
-        "collapsed_layers": list(facts.collapsed_layers),
+        "n_kept": facts.n_kept, "density": facts.density, **facts.facts(),
         "layer_densities": [list(pair) for pair in result.masks.layer_densities().items()],  # records sort keys
 
         "actions": actions,
     }  # fmt: skip
-    return Outcome(metrics, _mask_file(job, task, result, facts.effective_density))
+    return Outcome(metrics, _mask_file(job, task, result, facts.facts()))
 
 
-def _mask_file(job: Job, task: Task, result: PruneResult, effective_density: float) -> bytes:
+def _mask_file(job: Job, task: Task, result: PruneResult, facts: dict[str, Any]) -> bytes:
     by = job.config["by"]
     policy = by.get("policy")
     method = by.get("method") or ("panning agent" if policy in ("agent", "actions") else f"panning policy {policy}")
     masks = result.masks.with_manifest(
         model=job.config["task"]["model"], data=task.data.label, method=method, all_alive=job.config["all_alive"],
-        seed=job.config["seed"], input_shape=list(task.problem.input_shape), n_classes=task.data.n_classes,
-        effective_density=effective_density,
+        seed=job.config["seed"], input_shape=list(task.problem.input_shape), n_classes=task.data.n_classes, **facts,
     )  # fmt: skip
     return dump_masks(masks)
 

@@ -52,6 +52,7 @@ class Row:
     method: str
     detail: str
     effective_density: list[float]
+    dead_units: list[int]
     collapsed_layers: list[int]
     test: list[float | None]
     validation: list[float | None]
@@ -211,13 +212,7 @@ class Search:
             self._save_winner_masks(density, [pruned[density, winners[density].key, seed] for seed in config.seeds])
         problem = load_task(config.task, config.seeds[0], config.source).problem
         facts = report(Connectivity.of(problem), torch.ones_like(problem.weight, dtype=torch.bool))
-        whole = Outcome(
-            {
-                "effective_density": facts.effective_density,
-                "collapsed_layers": list(facts.collapsed_layers),
-                "layer_densities": [],
-            }
-        )
+        whole = Outcome({**facts.facts(), "layer_densities": []})
         rows.append(_row(1.0, "dense", "", [whole for _ in config.seeds], [outcomes[j.key] for j in dense.values()]))
         images = sum(int(outcome.metrics.get("images_seen", 0)) for outcome in outcomes.values())
         return rows, images
@@ -300,6 +295,7 @@ def _row(density: float, method: str, detail: str, pruned: list[Outcome], traine
     return Row(
         density, method, detail,
         [float(p.metrics["effective_density"]) for p in pruned if p.error is None],
+        [int(p.metrics["n_dead_units"]) for p in pruned if p.error is None],
         [len(p.metrics["collapsed_layers"]) for p in pruned if p.error is None],
         accuracy("test_accuracy"), accuracy("accuracy"), layers, tuple(dict.fromkeys(errors)),
     )  # fmt: skip

@@ -1,0 +1,171 @@
+"""What the speed benchmark times: plain PyTorch as the reference, signals, environment rounds, one round of each method.
+
+An item *prepares* a callable, untimed, and the callable is what is timed. It is prepared anew for every repetition:
+signals and problems keep what they computed, and a second call would only look it up.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panning.allocation import allocate, top_k
+from panning.benchmark import speed_goals as names
+from panning.connectivity import Connectivity
+from panning.masks import n_kept_at
+from panning.mixing import mix
+from panning.models import build_model
+from panning.problem import Problem
+from panning.pruners import PRUNERS, RoundAction, Rounds
+from panning.pruners.episode import initial, transition
+from panning.seeding import torch_generator
+from panning.signals import Signals
+
+SEED = 0
+#: Of masks that are made or tested; the timed environment round goes from the first of ``ROUND_DENSITIES`` to the second.
+DENSITY = 0.05
+ROUND_DENSITIES = (0.2, 0.1)
+FIRST_ORDER = {"magnitude": 1.0, "snip": 1.0, "synflow": 1.0}
+SECOND_ORDER = {**FIRST_ORDER, "grasp": 1.0}
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """One network and one random batch.
+
+    Attributes:
+        plain: a copy of the problem's model, for plain PyTorch, which changes it.
+    """
+
+    problem: Problem
+    plain: nn.Module
+    inputs: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, model: str, input_shape: tuple[int, ...], n_classes: int, n_samples: int) -> Workbench:
+        generator = torch_generator(SEED, "speed")
+        inputs = torch.randn(n_samples, *input_shape, generator=generator)
+        labels = torch.randint(n_classes, (n_samples,), generator=generator)
+        network = build_model(model, input_shape=input_shape, n_classes=n_classes, seed=SEED)
+        problem = Problem.of(network, input_shape, lambda number: (inputs, labels), seed=SEED)
+        _ = problem.weight  # made once in the life of a problem, so not part of any round
+        return cls(problem, copy.deepcopy(network), inputs, labels)
+
+    def clear(self) -> None:
+        """Let go of what plain passes leave behind."""
+        self.plain.zero_grad(set_to_none=True)
+
+    @property
+    def n_kept(self) -> int:
+        return n_kept_at(DENSITY, self.problem.layout.n_prunable)
+
+    def dense(self) -> Tensor:
+        return torch.ones_like(self.problem.weight, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row of ``ITEMS``.
+
+    Attributes:
+        reference: the item whose time this one's is a multiple of.
+        method: the row of ``PRUNERS`` this is one round of.
+    """
+
+    prepare: Callable[[Workbench], Run]
+    reference: str = names.PASS
+    method: str | None = None
+
+    @property
+    def n_rounds(self) -> int:
+        """What the method takes in all."""
+        return 1 if self.method is None else PRUNERS[self.method].pruner.n_rounds
+
+
+def plain_pass(bench: Workbench) -> Run:
+    bench.clear()
+
+    def run() -> None:
+        bench.plain.train()
+        F.cross_entropy(bench.plain(bench.inputs), bench.labels).backward()
+
+    return run
+
+
+def training_step(bench: Workbench) -> Run:
+    """A pass and a step of SGD. Gradients and momentum are made inside, so that they count as its memory."""
+    plain = plain_pass(bench)
+    # a rate so low that the network stays as it is
+    optimizer = torch.optim.SGD(bench.plain.parameters(), lr=1e-6, momentum=0.9)
+
+    def run() -> torch.optim.Optimizer:
+        plain()
+        optimizer.step()
+        return optimizer
+
+    return run
+
+
+def pass_of_one(bench: Workbench) -> Run:
+    """What SynFlow's round must do at the least: one input, in float64."""
+    model = copy.deepcopy(bench.plain).double().eval()
+    inputs, labels = bench.inputs[:1].double(), bench.labels[:1]
+    return lambda: F.cross_entropy(model(inputs), labels).backward()
+
+
+def signals(bench: Workbench, requested: tuple[str, ...]) -> Run:
+    fresh = Signals(bench.problem, bench.dense())
+    return lambda: fresh.request(*requested)
+
+
+def allocation(bench: Workbench) -> Run:
+    """From the scores that a first-order round mixes to a mask."""
+    scores = mix(FIRST_ORDER, Signals(bench.problem, bench.dense()))
+    return lambda: allocate(scores, bench.n_kept, bench.problem.layout)
+
+
+def alive_test(bench: Workbench) -> Run:
+    connectivity = Connectivity.of(bench.problem)
+    mask = top_k(bench.problem.weight.abs(), bench.n_kept)
+    return lambda: connectivity.alive(mask)
+
+
+def environment_round(bench: Workbench, weights: dict[str, float]) -> Run:
+    """A middle round of an episode: scores at the current mask, choice of the next, its loss and its alive weights.
+
+    The state comes from a real round, which has taken the gradient at its mask already, for the observation.
+    """
+    before, after = (RoundAction(weights, density) for density in ROUND_DENSITIES)
+    state = transition(initial(bench.problem, DENSITY, n_rounds=3), before)
+    return lambda: transition(state, after)
+
+
+def one_round(bench: Workbench, method: str) -> Run:
+    """One round of a method at its target, with a problem that has drawn and computed nothing yet."""
+    problem = dataclasses.replace(bench.problem)
+    return lambda: PRUNERS[method].pruner(problem, DENSITY, Rounds(n_rounds=1))
+
+
+ITEMS: dict[str, Item] = {
+    names.PASS: Item(plain_pass),
+    names.STEP: Item(training_step),
+    names.PASS_OF_ONE: Item(pass_of_one),
+    names.SNIP: Item(partial(signals, requested=("grad",))),
+    names.SECOND_ORDER: Item(partial(signals, requested=("grad", "hessian_grad", "loss", "grad_norm"))),
+    names.SYNFLOW: Item(partial(signals, requested=("path_grad",)), reference=names.PASS_OF_ONE),
+    names.ALLOCATION: Item(allocation),
+    names.ALIVE: Item(alive_test),
+    names.ROUND: Item(partial(environment_round, weights=FIRST_ORDER)),
+    names.ROUND_SECOND_ORDER: Item(partial(environment_round, weights=SECOND_ORDER)),
+    **{f"method {method}": Item(partial(one_round, method=method), method=method) for method in PRUNERS},
+}

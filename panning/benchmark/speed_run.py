@@ -1,0 +1,150 @@
+"""Run the speed benchmark: every model and number of threads in a process of its own, every result kept as it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from panning.benchmark.speed_items import ITEMS
+from panning.errors import ConfigError, JobError
+from panning.models import MODELS, build_model
+from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info
+
+DEFAULT_MODELS = ("lenet5", "resnet32x2", "vgg19", "torchvision:resnet50")
+#: Of our own models and of torchvision's, which take larger images.
+SAMPLES, SAMPLES_LARGE = 100, 8
+LARGE_SHAPE = (3, 224, 224)
+
+OnItem = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one process measures."""
+
+    model: str
+    input_shape: tuple[int, ...]
+    n_classes: int
+    n_samples: int
+    threads: int
+
+    def config(self, item: str) -> dict[str, Any]:
+        """What a record of ``item`` was asked for."""
+        return {**asdict(self), "input_shape": list(self.input_shape), "item": item}
+
+
+def all_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cases(models: Sequence[str] = (), threads: Sequence[int] = (), n_samples: int | None = None) -> list[Case]:
+    """One case for every model and number of threads; where nothing is said, the benchmark's own.
+
+    Raises:
+        UnknownNameError, ModelError: for a model that is not known, or takes no images of this size.
+        ConfigError: for a number of threads or samples below 1.
+    """
+    if min([*threads, 1 if n_samples is None else n_samples]) < 1:
+        raise ConfigError(f"Threads and samples must be at least 1, given {list(threads)} and {n_samples}.")
+    found = []
+    for name in dict.fromkeys(models or DEFAULT_MODELS):
+        if name in MODELS:
+            shape, n_classes, n = MODELS[name].natural_shape, 10, SAMPLES
+        else:
+            shape, n_classes, n = LARGE_SHAPE, 1000, SAMPLES_LARGE
+            build_model(name, input_shape=shape, n_classes=n_classes, seed=0)  # a wrong name is answered at once
+        for number in dict.fromkeys(threads or (1, all_cores())):
+            found.append(Case(name, shape, n_classes, n_samples or n, number))
+    return found
+
+
+def matching_items(pattern: str | None) -> list[str]:
+    """The items with ``pattern`` in their name; * and ? stand for anything.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    chosen = [name for name in ITEMS if pattern is None or fnmatchcase(name.lower(), f"*{pattern.lower()}*")]
+    if not chosen:
+        raise ConfigError(f"No item has '{pattern}' in its name. There are: {'; '.join(ITEMS)}.")
+    return chosen
+
+
+def run_speed(
+    wanted: Sequence[Case], items: Sequence[str], out: Path, *, budget_s: float = 10.0, on_item: OnItem | None = None
+) -> list[RunRecord]:
+    """Measure what ``out`` has no record of yet; all its records.
+
+    A folder holds numbers of one machine, one state of the code and one budget.
+
+    Args:
+        budget_s: for the repetitions of one item.
+        on_item: called with the name of each item that is done.
+
+    Raises:
+        ConfigError: if the folder holds other numbers.
+        JobError: if a process does not come to measuring.
+    """
+    info = environment_info()
+    claim_folder(out, {"command": "bench speed", "budget_s": budget_s, **info})
+    store = RecordStore(out / "records.jsonl")
+
+    def done(item: str) -> None:
+        if on_item is not None:
+            on_item(item)
+
+    for case in wanted:
+        keys = {item: content_key(case.config(item)) for item in items}
+        missing = [item for item in items if keys[item] not in store]
+        for item in items:
+            if item not in missing:
+                done(item)
+        for item, metrics in _measured(case, missing, budget_s):
+            store.append(RunRecord(keys[item], "speed", case.config(item), metrics, info))
+            done(item)
+    return list(store)
+
+
+def _measured(case: Case, items: Sequence[str], budget_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Items with their metrics, from a fresh process; an item that kills it is left out by the next."""
+    waiting = list(items)
+    threads = str(case.threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    while waiting:
+        asked = json.dumps({**asdict(case), "items": waiting, "budget_s": budget_s})
+        # -P: a file in the user's folder must not stand in for a module
+        command = [sys.executable, "-P", "-m", "panning.benchmark.speed", asked]
+        ready = False
+        with (
+            tempfile.TemporaryFile("w+") as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+        ):
+            try:
+                for line in process.stdout or ():
+                    if not line.endswith("\n"):
+                        break  # it was killed while it wrote
+                    message = json.loads(line)
+                    if "item" in message:
+                        waiting.remove(message["item"])
+                        yield message["item"], message["metrics"]
+                    ready = True
+                code = process.wait()
+            finally:
+                if process.poll() is None:
+                    process.kill()
+            errors.seek(0)
+            said = errors.read().strip().splitlines()
+        if waiting and not ready:
+            reason = said[-1] if said else "it said nothing"
+            raise JobError(f"The process that measures '{case.model}' ended with code {code}: {reason}")
+        if waiting:
+            yield waiting.pop(0), {"error": f"the process ended with code {code}; at -9 it needed too much memory"}

@@ -1,0 +1,20 @@
+"""Forward passes of the user's own network under other rules, without touching it.
+
+A *flow* runs the model with given parameters while a ``TorchFunctionMode`` replaces some functions: BatchNorm by batch
+statistics that update nothing (scoring), every norm by a positive scaling and every bias by zero (SynFlow), or all
+arithmetic by exact booleans (connectivity). The replacement happens per function call, so it works for modules and for
+functional code alike, on any architecture, and no copy of the model is made. The model's parameters, buffers, gradients,
+training flags and the global random state are as they were afterwards.
+"""
+
+from panning.flow.boolean import BOOLEAN
+from panning.flow.forward import Rule, run
+from panning.flow.functions import BATCH_NORMS
+from panning.flow.linear import AVERAGE_POOLS
+from panning.flow.positive import POSITIVE_LINEAR, SHORTEST
+from panning.flow.scoring import BATCH_STATISTICS, TWICE_DIFFERENTIABLE, WITHOUT_BIAS
+
+__all__ = [
+    "AVERAGE_POOLS", "BATCH_NORMS", "BATCH_STATISTICS", "BOOLEAN", "POSITIVE_LINEAR", "SHORTEST", "TWICE_DIFFERENTIABLE",
+    "WITHOUT_BIAS", "Rule", "run",
+]  # fmt: skip

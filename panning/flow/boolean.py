@@ -1,0 +1,45 @@
+"""Boolean reachability: every value is 0 (no unmasked path from the input arrives) or positive; gradients likewise from
+the output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from panning.flow import functions as of
+from panning.flow.forward import Rule
+from panning.flow.linear import AVERAGE_POOLS, identity, rules
+
+
+class _Boolean(torch.autograd.Function):
+    """1 where above a threshold, else 0; the same for the gradient on its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward_above: float, backward_above: float) -> Tensor:
+        ctx.backward_above = backward_above
+        return (x > forward_above).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return (grads[0] > ctx.backward_above).to(grads[0].dtype), None, None
+
+
+def _product(function: Any, x: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+    # Between the two gates there are only sums of products of 0 and 1, which are integers: one half parts 0 from the
+    # rest whatever the rounding of the convolution algorithm.
+    x = _Boolean.apply(x, 0.0, 0.5)
+    result: Tensor = _Boolean.apply(function(x, weight, None, *args, **kwargs), 0.5, 0.0)
+    return result
+
+
+def _open(gate: Tensor, mean: float) -> Tensor:
+    return 1.0 + _Boolean.apply(gate, 0.0, 0.0)  # type: ignore[no-any-return]
+
+
+BOOLEAN: dict[Any, Rule] = {
+    **rules(_product, _open),
+    **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS), identity),
+    **AVERAGE_POOLS,
+}

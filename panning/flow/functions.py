@@ -1,0 +1,49 @@
+"""The torch functions that flows replace, by what they do. A function that a network uses and no row knows runs as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LINEAR = (F.linear,)
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+BATCH_NORMS = (F.batch_norm,)
+CHANNEL_NORMS = (F.group_norm, torch.group_norm)  # (x, n_groups, weight, ...): a weight a channel
+LAST_NORMS = (F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm)  # (x, shape, weight, ...): over the last axes
+UNSCALED_NORMS = (F.instance_norm, F.local_response_norm, F.normalize)
+DROPOUTS = (
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
+)  # fmt: skip
+#: Element by element (or, for the logarithms of probabilities, row by row), and 0 or a constant where the input is 0.
+ACTIVATIONS = (
+    F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish,
+    F.leaky_relu, F.prelu, torch.prelu, F.rrelu, F.hardswish, F.hardtanh, F.softplus, F.softsign, F.tanh, torch.tanh,
+    Tensor.tanh, F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.logsigmoid, torch.clamp, Tensor.clamp,
+    torch.abs, Tensor.abs,
+)  # fmt: skip
+#: Positive also where the input is 0: what they multiply, they scale and never cut.
+SIGMOIDS = (F.sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_, F.hardsigmoid)
+SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
+ADDITIONS = (torch.add, Tensor.add, torch.sub, Tensor.sub, torch.subtract, Tensor.__rsub__)
+ADDITIONS_IN_PLACE = (Tensor.add_, Tensor.sub_)
+PRODUCTS = (torch.mul, Tensor.mul, Tensor.mul_, torch.multiply)
+MATRIX_PRODUCTS = (torch.matmul, Tensor.matmul, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm)
+CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
+#: Keep what a tensor is, change its shape.
+RESHAPES = (
+    Tensor.view, Tensor.reshape, torch.reshape, Tensor.unsqueeze, torch.unsqueeze, Tensor.squeeze, torch.squeeze,
+    Tensor.expand, Tensor.expand_as, Tensor.flatten, torch.flatten, Tensor.permute, torch.permute, Tensor.transpose,
+    torch.transpose, Tensor.view_as, Tensor.contiguous,
+)  # fmt: skip
+TO_INTEGERS = (Tensor.long, Tensor.int)
+MAX_POOLS: dict[Any, Any] = {
+    torch.max_pool1d: F.avg_pool1d, torch.max_pool2d: F.avg_pool2d, torch.max_pool3d: F.avg_pool3d,
+    F.max_pool1d: F.avg_pool1d, F.max_pool2d: F.avg_pool2d, F.max_pool3d: F.avg_pool3d,
+}  # fmt: skip
+ADAPTIVE_MAX_POOLS: dict[Any, Any] = {
+    F.adaptive_max_pool1d: F.adaptive_avg_pool1d, F.adaptive_max_pool2d: F.adaptive_avg_pool2d,
+    F.adaptive_max_pool3d: F.adaptive_avg_pool3d, torch.adaptive_max_pool1d: F.adaptive_avg_pool1d,
+}  # fmt: skip

@@ -1,0 +1,155 @@
+"""Signals: what passes over the masked network yield, flat over all prunable weights.
+
+With effective weights u = w * m and the loss L on one batch (METHODS 0):
+
+- ``weight``        w, the dense initial weights
+- ``noise``         one uniform draw a weight, fixed for the run
+- ``grad``          g = dL/du, not multiplied by the mask, so that masked weights have one too
+- ``hessian_grad``  d/du of 1/2 |m * g|^2 = H (m * g)
+- ``path_grad``, ``path_grad_l2``  dR/d|u| and dR/d(u^2) of SynFlow's R (``signals.path``)
+- ``ntk_grad``      the mask gradient of NTK-SAP (``signals.ntk``)
+- ``meta_grad``, ``meta_grad_first_order``  ProsPr's gradient through the first steps of training (``signals.meta``)
+- ``coupled_grad``, ``coupled_grad_norm``  GCS: how the gradients of groups of samples pull together (``signals.coupled``)
+- ``loss``, ``grad_norm``  L and |m * g|
+
+Each is computed when first asked for and at most once. ``request`` announces what will be needed, so that one pass
+serves all of it: asked for ``hessian_grad``, the pass that makes it yields gradient, loss and norm on its way. A new signal
+is a function from a ``Site`` to named tensors and a row in ``PASSES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from panning.errors import NonFiniteError
+from panning.problem import Problem
+from panning.signals import coupled, loss, meta, ntk, path
+from panning.signals.site import Site
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a signal is made.
+
+    Attributes:
+        run: gives this signal, and what else it comes by.
+        needs_data: it reads a scoring batch with its targets.
+        second_order: it differentiates a gradient.
+        stays_at_mask: it is taken at the mask also where the loss is asked for at the dense network.
+    """
+
+    run: Callable[[Site], dict[str, Tensor]]
+    needs_data: bool = True
+    second_order: bool = False
+    stays_at_mask: bool = False
+
+
+#: Signal -> its pass; passes that yield more stand before those that yield a part of it.
+PASSES: dict[str, Pass] = {
+    "hessian_grad": Pass(loss.second_order, second_order=True),
+    "grad": Pass(loss.first_order),
+    "loss": Pass(loss.first_order),
+    "grad_norm": Pass(loss.first_order),
+    "path_grad": Pass(path.absolute, needs_data=False, stays_at_mask=True),
+    "path_grad_l2": Pass(path.squared, needs_data=False, stays_at_mask=True),
+    "ntk_grad": Pass(ntk.sensitivity, needs_data=False, stays_at_mask=True),
+    "meta_grad": Pass(meta.full, second_order=True),
+    "meta_grad_first_order": Pass(meta.first_order),
+    "coupled_grad": Pass(coupled.pair, second_order=True),
+    "coupled_grad_norm": Pass(coupled.groups, second_order=True),
+}
+
+
+class Signals:
+    """The signals of ``problem`` at one mask and one scoring batch.
+
+    Args:
+        mask: bool, flat [n_prunable].
+        round_number: which of the problem's scoring batches is used.
+        dense_loss: take the loss and its derivatives at the dense network instead (the Panning authors' SNIP and GraSP);
+            what needs no data stays at the mask.
+    """
+
+    def __init__(self, problem: Problem, mask: Tensor, round_number: int = 0, *, dense_loss: bool = False) -> None:
+        self.problem = problem
+        self.mask = mask
+        self._at_mask = Site(problem, mask, round_number)
+        self._at_loss = Site(problem, torch.ones_like(mask), round_number) if dense_loss else self._at_mask
+        self._known: dict[str, Tensor] = {}
+
+    def request(self, *names: str) -> None:
+        """Compute what is not known yet of ``names``, each pass once."""
+        with torch.enable_grad():  # callers may score inside an evaluation loop
+            for name, row in PASSES.items():
+                if name in names and name not in self._known:
+                    site = self._at_mask if row.stays_at_mask else self._at_loss
+                    for found, values in row.run(site).items():
+                        self._known[found] = self._checked(found, values)
+
+    def _get(self, name: str) -> Tensor:
+        self.request(name)
+        return self._known[name]
+
+    @property
+    def weight(self) -> Tensor:
+        return self.problem.weight
+
+    @property
+    def noise(self) -> Tensor:
+        return self.problem.noise
+
+    @property
+    def grad(self) -> Tensor:
+        return self._get("grad")
+
+    @property
+    def hessian_grad(self) -> Tensor:
+        return self._get("hessian_grad")
+
+    @property
+    def path_grad(self) -> Tensor:
+        return self._get("path_grad")
+
+    @property
+    def path_grad_l2(self) -> Tensor:
+        return self._get("path_grad_l2")
+
+    @property
+    def ntk_grad(self) -> Tensor:
+        return self._get("ntk_grad")
+
+    @property
+    def meta_grad(self) -> Tensor:
+        return self._get("meta_grad")
+
+    @property
+    def meta_grad_first_order(self) -> Tensor:
+        return self._get("meta_grad_first_order")
+
+    @property
+    def coupled_grad(self) -> Tensor:
+        return self._get("coupled_grad")
+
+    @property
+    def coupled_grad_norm(self) -> Tensor:
+        return self._get("coupled_grad_norm")
+
+    @property
+    def loss(self) -> float:
+        return float(self._get("loss"))
+
+    @property
+    def grad_norm(self) -> float:
+        return float(self._get("grad_norm"))
+
+    def _checked(self, name: str, values: Tensor) -> Tensor:
+        values = values.detach()
+        if values.dim() and (layer := self.problem.layout.first_non_finite(values)) is not None:
+            raise NonFiniteError(
+                f"The signal '{name}' is NaN or infinite in layer '{layer}' at density {self._at_mask.density:.3g}."
+            )
+        return values

@@ -1,0 +1,65 @@
+"""Gradient coupled flow (GCS, Kang; METHODS A10): how much a weight couples the gradients of groups of samples.
+
+The scoring batch is split into groups with the same labels; g_a is the gradient of group a. For two groups
+q_ab = d<g_a, g_b>/du = H_a g_b + H_b g_a.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from panning.errors import DataError
+from panning.problem import Batch
+from panning.signals.site import Site, gradient
+
+N_GROUPS = 5
+
+
+def pair(site: Site) -> dict[str, Tensor]:
+    """``coupled_grad`` = q_12 of two groups (GCS)."""
+    (coupled,) = couplings(site, 2)
+    return {"coupled_grad": coupled}
+
+
+def groups(site: Site) -> dict[str, Tensor]:
+    """``coupled_grad_norm`` = sqrt(sum of q_ab^2) over all pairs of five groups (GCS-Group)."""
+    found = [coupled.square() for coupled in couplings(site, N_GROUPS)]
+    return {"coupled_grad_norm": torch.stack(found).sum(0).sqrt()}
+
+
+def couplings(site: Site, n_groups: int) -> list[Tensor]:
+    """q_ab of all pairs a < b, each flat.
+
+    Raises:
+        DataError: if the batch has fewer samples than groups.
+    """
+    effective = site.effective()
+    parts = split_by_label(site.problem.batch(site.round_number), n_groups)
+    grads = [gradient(site.loss(effective, part), effective, create_graph=True) * site.mask for part in parts]
+    return [gradient((a * b).sum(), effective, retain_graph=True) for a, b in itertools.combinations(grads, 2)]
+
+
+def split_by_label(batch: Batch, n_groups: int) -> list[Batch]:
+    """Groups with every label equally often where the batch has it so: its j-th sample of a label is in group j mod n.
+
+    Targets that are no labels (more than one number a sample, or not whole) are dealt in turn.
+    """
+    inputs, targets = batch
+    if len(inputs) < n_groups:
+        raise DataError(f"This method needs a scoring batch of at least {n_groups} samples, given {len(inputs)}.")
+    order = torch.arange(len(inputs), device=targets.device)
+    if targets.dim() == 1 and not targets.is_floating_point():
+        order = targets.argsort(stable=True)
+        _, counts = targets[order].unique_consecutive(return_counts=True)
+        rank = torch.cat([torch.arange(int(count), device=targets.device) for count in counts])
+        order = order[rank.argsort(stable=True)]  # all first samples of a label, then all second ones
+        group = rank.sort(stable=True).values % n_groups
+        if len(group.unique()) < n_groups:  # fewer samples a label than groups
+            group = torch.arange(len(inputs), device=targets.device) % n_groups
+    else:
+        group = order % n_groups
+    chosen = [order[group == number].to(inputs.device) for number in range(n_groups)]
+    return [(inputs[part], targets[part.to(targets.device)]) for part in chosen]

@@ -1,0 +1,27 @@
+"""Loss, gradient and Hessian-gradient product on one scoring batch, from one graph."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from panning.signals.site import Site, gradient
+
+
+def first_order(site: Site) -> dict[str, Tensor]:
+    """``grad``, ``loss`` and ``grad_norm``: one forward and one backward pass."""
+    return _derivatives(site, second_order=False)
+
+
+def second_order(site: Site) -> dict[str, Tensor]:
+    """``hessian_grad`` = d/du of 1/2 |m * g|^2, and all that ``first_order`` yields, from the same graph."""
+    return _derivatives(site, second_order=True)
+
+
+def _derivatives(site: Site, second_order: bool) -> dict[str, Tensor]:
+    effective = site.effective()
+    loss = site.loss(effective, site.problem.batch(site.round_number))
+    grad = gradient(loss, effective, create_graph=second_order)
+    found = {"grad": grad, "loss": loss, "grad_norm": (grad.detach() * site.mask).norm()}
+    if second_order:  # a loss that is linear in every weight has a Hessian of 0
+        found["hessian_grad"] = gradient(0.5 * (grad * site.mask).square().sum(), effective)
+    return found

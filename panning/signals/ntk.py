@@ -1,0 +1,86 @@
+"""NTK-SAP: how much the mask matters for the network's neural tangent kernel, at weights that are not the network's own.
+
+Wang, Li and Sun, ICLR 2023: with random images Z, fresh weights v and a small perturbation d,
+S_j = |d/dm_j of sum |f(Z; v * m) - f(Z; (v + d) * m)|^2|, which approximates the mask gradient of the kernel's trace.
+
+NOTE Fresh weights are He-normal (fan in) for every layer and biases are 0, whatever initialiser the network has: the score
+depends on the structure and the mask alone. The released code calls the model's own initialiser, which is He's too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panning import flow
+from panning.layout import Layout
+from panning.seeding import torch_generator
+from panning.signals.site import Site
+
+#: Resampled weights and images per round, images each, and the standard deviation of the perturbation.
+N_RESAMPLES = 5
+N_IMAGES = 100
+EPSILON = 0.01
+
+
+def sensitivity(site: Site) -> dict[str, Tensor]:
+    """``ntk_grad``: d/dm, flat; 0 at masked weights."""
+    problem = site.problem
+    others = problem.other_parameters()
+    total = torch.zeros_like(problem.weight)
+    for number in range(N_RESAMPLES):
+        generator = torch_generator(problem.seed, "ntk-sap", site.round_number, number)
+
+        def draw(*shape: int, generator: torch.Generator = generator) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float32).to(problem.weight)
+
+        images = draw(N_IMAGES, *problem.input_shape)
+        fresh = draw(problem.layout.n_prunable) * he_deviations(problem.layout).to(problem.weight)
+        moved = fresh + EPSILON * draw(problem.layout.n_prunable)
+        gates = site.mask.to(fresh.dtype).requires_grad_()
+        statistics: list[tuple[Tensor, Tensor]] = []
+
+        def output(flat: Tensor, rules: dict[Any, flow.Rule], images: Tensor = images) -> Tensor:
+            parameters = {**others, **problem.layout.views(flat)}
+            return flow.run(problem.model, parameters, images, rules, flat.dtype)
+
+        with torch.no_grad():
+            output(fresh * site.mask, _recording(statistics))
+        difference = output(fresh * gates, _replaying(statistics)) - output(moved * gates, _replaying(statistics))
+        (grad,) = torch.autograd.grad(difference.square().sum(), gates, materialize_grads=True)
+        total += grad * site.mask
+    return {"ntk_grad": total}
+
+
+def he_deviations(layout: Layout) -> Tensor:
+    """sqrt(2 / fan in) for every weight, flat; fan in as in a Linear or Conv weight [out, in, ...]."""
+    deviations = [math.sqrt(2 / max(1, math.prod(shape[1:]))) for shape in layout.shapes]
+    return torch.cat([torch.full((size,), d) for size, d in zip(layout.sizes, deviations, strict=True)])
+
+
+# One pass fixes the batch statistics of every norm, in the order of the calls; both networks are then compared under them.
+
+
+def _recording(statistics: list[tuple[Tensor, Tensor]]) -> dict[Any, flow.Rule]:
+    def rule(function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None,
+             training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
+        dims = [0, *range(2, x.dim())]
+        unbiased = x.numel() > x.shape[1]
+        statistics.append((x.mean(dims), x.var(dims, unbiased=unbiased)))
+        return F.batch_norm(x, *statistics[-1], weight, bias, False, 0.0, eps)
+
+    return {**flow.WITHOUT_BIAS, **{norm: rule for norm in flow.BATCH_NORMS}}
+
+
+def _replaying(statistics: list[tuple[Tensor, Tensor]]) -> dict[Any, flow.Rule]:
+    rest = iter(statistics)
+
+    def rule(function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None,
+             training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
+        return F.batch_norm(x, *next(rest), weight, bias, False, 0.0, eps)
+
+    return {**flow.WITHOUT_BIAS, **{norm: rule for norm in flow.BATCH_NORMS}}

@@ -1,0 +1,39 @@
+"""SynFlow's path sum R: an all-ones input through the network of absolute weights, in float64 (Tanaka et al. 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from panning import flow
+from panning.signals.site import Site
+
+#: R is linear in the input and in the output's gradient, so both can be scaled down where a deep network overflows; by
+#: powers of two, which changes nothing but the exponents of all scores.
+SCALES = (0, 250, 500)
+
+
+def absolute(site: Site) -> dict[str, Tensor]:
+    """``path_grad`` = dR/d|u|."""
+    return {"path_grad": _path_gradient(site, (site.problem.weight * site.mask).abs().double())}
+
+
+def squared(site: Site) -> dict[str, Tensor]:
+    """``path_grad_l2`` = dR/d(u^2), R of squared weights (SynFlow-L2, Patil and Dovrolis 2021)."""
+    return {"path_grad_l2": _path_gradient(site, (site.problem.weight * site.mask).double().square())}
+
+
+def _path_gradient(site: Site, positive: Tensor) -> Tensor:
+    problem = site.problem
+    positive = positive.requires_grad_()
+    others = {name: p.abs().double() for name, p in problem.other_parameters().items()}
+    parameters = {**others, **problem.layout.views(positive)}
+    for scale in SCALES:
+        inputs = problem.ones(torch.float64).requires_grad_() * 2.0**-scale
+        output = flow.run(problem.model, parameters, inputs, flow.POSITIVE_LINEAR, torch.float64)
+        (path_grad,) = torch.autograd.grad(
+            output, positive, torch.full_like(output, 2.0**-scale), materialize_grads=True
+        )
+        if problem.layout.first_non_finite(path_grad) is None:
+            break
+    return path_grad

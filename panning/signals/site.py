@@ -1,0 +1,68 @@
+"""Site: where signals are taken. A network, a mask, a scoring batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from panning import flow
+from panning.errors import ModelError, NonFiniteError
+from panning.problem import Batch, Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Attributes:
+    mask: bool, flat [n_prunable].
+    round_number: which of the problem's scoring batches is used.
+    """
+
+    problem: Problem
+    mask: Tensor
+    round_number: int = 0
+
+    @property
+    def density(self) -> float:
+        return float(self.mask.double().mean())
+
+    def effective(self) -> Tensor:
+        """w * m, flat, a leaf that gradients are taken at."""
+        return (self.problem.weight * self.mask).requires_grad_()
+
+    def loss(self, effective: Tensor, batch: Batch, others: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The loss on a batch at the given flat weights.
+
+        Args:
+            others: in place of the parameters that are not prunable.
+
+        Raises:
+            ModelError, NonFiniteError: if the loss is no scalar or not finite.
+        """
+        problem = self.problem
+        inputs, targets = batch
+        others = problem.other_parameters() if others is None else others
+        rules = flow.BATCH_STATISTICS if problem.batch_statistics else flow.TWICE_DIFFERENTIABLE
+        parameters = {**others, **problem.layout.views(effective)}
+        logits = flow.run(problem.model, parameters, inputs, rules, effective.dtype)
+        loss = problem.loss(logits / problem.temperature, targets)
+        if loss.numel() != 1:
+            raise ModelError(f"The loss must be a scalar, given shape {tuple(loss.shape)}: use a mean over the batch.")
+        if not torch.isfinite(loss):
+            raise NonFiniteError(
+                f"The loss on the scoring batch is {float(loss.detach())} at density {self.density:.3g}: "
+                "check the model's initialisation, the input scaling and the loss."
+            )
+        return loss
+
+
+def gradient(scalar: Tensor, at: Tensor, *, create_graph: bool = False, retain_graph: bool | None = None) -> Tensor:
+    """d scalar / d at; zeros where the scalar does not depend on it at all."""
+    if not scalar.requires_grad:
+        return torch.zeros_like(at)
+    (grad,) = torch.autograd.grad(
+        scalar, at, create_graph=create_graph, retain_graph=retain_graph, materialize_grads=True
+    )
+    return grad

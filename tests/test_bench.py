@@ -1,0 +1,168 @@
+"""The speed benchmark: every item in a real process, going on after an interruption, and the report. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from panning.benchmark import speed_report, speed_run
+from panning.benchmark.speed_goals import ALIVE, ALLOCATION, GOALS, PASS, ROUND, SNIP, STEP, SYNFLOW
+from panning.benchmark.speed_items import ITEMS
+from panning.cli import bench
+from panning.errors import ConfigError, JobError, UnknownNameError
+from panning.pruners import PRUNERS
+from panning.records import RecordStore, RunRecord, content_key, read_records
+
+TINY = ["--model", "mlp", "--threads", "1", "--samples", "6", "--budget-s", "0", "--out", "b"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def panning_bench(*arguments: str) -> None:
+    """Run the command as the command line has it, errors and all."""
+    app = typer.Typer()
+    app.add_typer(bench.app)
+    app(args=["bench", "speed", *arguments], standalone_mode=False)
+
+
+def test_every_item_is_measured_once_and_an_interrupted_benchmark_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (case,) = speed_run.cases(["mlp"], [1], 6)
+    config = case.config(ALIVE)
+    metrics = {"seconds": 42.0, "ratio": 4.2, "ratio_low": 4.0, "ratio_high": 5.0, "n": 3, "error": None}
+    RecordStore("b/records.jsonl").append(RunRecord(content_key(config), "speed", config, metrics))
+    panning_bench(*TINY, "--json")
+    rows = {row["item"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert set(rows) == set(ITEMS) and {f"method {name}" for name in PRUNERS} < set(ITEMS)
+    # an MLP has no convolution that Uniform+ could keep
+    assert [name for name, row in rows.items() if row["error"] is not None] == ["method uniform_plus"]
+    assert rows["method uniform_plus"]["error"].startswith("DensityError: Uniform+")
+    assert rows[ALIVE]["seconds"] == 42.0  # it was there before
+    done = [row for row in rows.values() if row["error"] is None]
+    assert all(row["seconds"] > 0 and row["ratio_low"] <= row["ratio_high"] and row["n"] == 3 for row in done)
+    synflow = rows["method synflow"]
+    assert synflow["n_rounds"] == 100 and synflow["total_passes"] == pytest.approx(100 * synflow["ratio"])
+
+    def no_process(*arguments: object, **options: object) -> None:
+        raise AssertionError("nothing is left to measure")
+
+    monkeypatch.setattr(speed_run.subprocess, "Popen", no_process)
+    before = Path("b/records.jsonl").read_bytes()
+    panning_bench(*TINY)
+    assert Path("b/records.jsonl").read_bytes() == before and before.count(b"\n") == len(ITEMS)
+    printed = capsys.readouterr().out
+    assert "method synflow" in printed and "SNIP, in passes" in printed
+    table = Path("b/table.md").read_text()
+    assert table == speed_report.markdown(read_records("b/records.jsonl")) and "Commit" in table
+    with pytest.raises(ConfigError, match="budget_s"):
+        panning_bench(*TINY, "--budget-s", "1")
+
+
+def test_an_item_that_kills_its_process_is_recorded_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch, """echo '{"ready": true}'; kill -9 $$""")
+    records = speed_run.run_speed(speed_run.cases(["mlp"], [1]), [PASS, SNIP], Path("b"))
+    assert [record.config["item"] for record in records] == [PASS, SNIP]
+    assert all("code -9" in record.metrics["error"] for record in records)
+    assert len(speed_report.failures(records)) == 2 and not speed_report.goal_cells(records)
+
+
+def test_a_process_that_never_gets_ready_is_a_job_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, "echo 'no torch here' >&2; exit 3")
+    with pytest.raises(JobError, match="code 3: no torch here"):
+        speed_run.run_speed(speed_run.cases(["mlp"], [1]), [PASS], Path("b"))
+    assert not Path("b/records.jsonl").exists()
+
+
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let a shell script take the place of the measuring process."""
+    path = folder / "measure"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(speed_run.sys, "executable", str(path))
+
+
+def record(item: str, threads: int = 1, model: str = "lenet5", n_samples: int = 100, **metrics: Any) -> RunRecord:
+    config = {"model": model, "n_samples": n_samples, "threads": threads, "item": item}
+    facts = {
+        "method": None, "n_rounds": 1, "reference": PASS, "error": None, "n": 3, "ratio_low": 0.9, "ratio_high": 9.0,
+    }  # fmt: skip
+    return RunRecord(f"{model}/{n_samples}/{threads}/{item}", "speed", config, {**facts, **metrics})
+
+
+def goals(*records: RunRecord) -> dict[str, tuple[float, str]]:
+    """Goal -> the measured value and the verdict."""
+    values = [row["measured"] for row in speed_report.goal_rows(records)]
+    return {cells[1]: (v, cells[4]) for cells, v in zip(speed_report.goal_cells(records), values, strict=True)}
+
+
+def test_the_report_computes_ratios_totals_and_costs() -> None:
+    records = [
+        record(STEP, seconds=0.002, ratio=1.1, peak_bytes=10e6),
+        record(ROUND, seconds=0.004, ratio=2.0, peak_bytes=25e6, process_peak_bytes=300e6),
+        record("method snip", seconds=0.003, ratio=1.5, method="snip"),
+        record("method synflow", seconds=0.001, ratio=0.5, method="synflow", n_rounds=100),
+        record("method synflow", threads=2, seconds=0.001, ratio=0.7, method="synflow", n_rounds=100),
+        record("method grasp", model="vgg19", seconds=9.0, ratio=3.5, method="grasp"),
+        RunRecord("other", "train", {}, {}),
+    ]
+    found = {(row["threads"], row["item"]): row for row in speed_report.rows(records)}
+    assert found[1, ROUND]["memory_ratio"] == 2.5 and found[1, ROUND]["total_passes"] is None
+    assert found[1, "method snip"]["memory_ratio"] is None
+    assert speed_report.method_costs(records) == {
+        "snip": {"lenet5": 1.5}, "synflow": {"lenet5": 50.0}, "grasp": {"vgg19": 3.5},
+    }  # fmt: skip
+    text = speed_report.markdown(records)
+    assert "| lenet5 | 100 | 1 | method synflow | 1 | 0.5 | pass | 0.9 | 9 | 3 | - | - | 100 | 50 |" in text
+    assert "Failed" not in text
+
+
+def test_goals_are_met_or_missed_by_so_much() -> None:
+    found = goals(
+        record(SNIP, seconds=1.0, ratio=1.1),
+        record(SYNFLOW, seconds=1.0, ratio=1.75),
+        record(ALLOCATION, seconds=0.1, ratio=0.1),
+        record(ALIVE, seconds=0.3, ratio=0.1),
+        record(STEP, seconds=1.0, ratio=1.0, peak_bytes=10e6),
+        record(ROUND, seconds=2.0, ratio=1.2, peak_bytes=10e6, process_peak_bytes=400e6),
+    )
+    assert found["SNIP, in passes"] == (1.1, "met")
+    assert found["SynFlow round, in passes of one in float64"] == (1.75, "missed by 0.25")
+    share = found["allocation and alive test, share of a first-order environment round"]
+    assert share == (pytest.approx(0.2), "missed by 0.1")
+    assert found["memory of a first-order environment round, in training steps"] == (1.0, "met")
+    (authors,) = [verdict for name, verdict in found.items() if "a fifth of the Panning authors'" in name]
+    assert authors == (1.2, "missed by 0.1")  # 5.5 / 5 on LeNet-5
+
+
+def test_goals_hold_where_they_were_set() -> None:
+    metrics: dict[str, Any] = {"seconds": 2.0, "ratio": 1.2, "peak_bytes": 10e6, "process_peak_bytes": 1e9}
+    assert goals(record(ROUND, threads=2, **metrics)) == {}
+    assert goals(record(ROUND, n_samples=8, **metrics)) == {}  # the authors' figures are for 100 samples
+    assert goals(record(ROUND, model="resnet20", **metrics)) == {}
+    (_, memory) = goals(record(ROUND, model="vgg19", **metrics)).values()
+    assert memory == (1.0, "met")
+    assert all(goal.measure(speed_report.Figures({})) is None for goal in GOALS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "lenet6"], "Did you mean 'lenet5'"),
+        (["--model", "torchvision:resnet5"], "Unknown model"),
+        (["--model", "mlp", "--item", "snap"], "No item has 'snap'.*training step"),
+    ],
+)
+def test_wrong_names_are_answered_before_anything_runs(arguments: list[str], message: str) -> None:
+    with pytest.raises((UnknownNameError, ConfigError), match=message) as caught:
+        panning_bench(*arguments)
+    assert caught.value.exit_code == 2 and not Path("runs").exists()

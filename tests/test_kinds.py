@@ -1,0 +1,385 @@
+"""Any network: every kind of layer is scored, masked, and known alive or dead; what a network may contain breaks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from toys import chain, flat_mask
+
+from panning.allocation import allocate
+from panning.connectivity import Connectivity, report
+from panning.errors import ModelError
+from panning.indices import INDICES
+from panning.layout import KINDS, by_unit, prunable_layout, prunable_parameters
+from panning.problem import Problem
+from panning.pruners import PRUNERS, Rounds, prune_problem
+from panning.signals import Signals
+
+
+class Called(nn.Module):
+    """Named layers and a function that puts them together."""
+
+    def __init__(self, forward: Callable[..., Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.function = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+class Attention(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 8)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.position = nn.Parameter(torch.randn(1, 6, 8))
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, **options)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x)], 1) + self.position
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return self.head(x.mean(1))
+
+
+def text_model(vocabulary: int = 11) -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = x.long()
+        x = self.tokens(x) + self.positions(torch.arange(x.shape[1], device=x.device))
+        return self.head(torch.relu(self.hidden(x)).mean(1))
+
+    return Called(
+        forward, tokens=nn.Embedding(vocabulary, 6), positions=nn.Embedding(5, 6), hidden=nn.Linear(6, 7),
+        head=nn.Linear(7, 3),
+    )  # fmt: skip
+
+
+def conv_chain(conv: nn.Module, out: nn.Module) -> nn.Module:
+    return Called(lambda self, x: self.out(self.conv(x).flatten(1)), conv=conv, out=out)
+
+
+#: Kind of layer -> a small network around one, and the shape of an input.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "Linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), (4,)),
+    "Conv1d": (lambda: conv_chain(nn.Conv1d(2, 4, 3), nn.Linear(24, 3)), (2, 8)),
+    "Conv2d": (lambda: conv_chain(nn.Conv2d(2, 4, 3), nn.Linear(64, 3)), (2, 6, 6)),
+    "Conv3d": (lambda: conv_chain(nn.Conv3d(2, 4, 2), nn.Linear(32, 3)), (2, 3, 3, 3)),
+    "Conv2d, grouped": (lambda: conv_chain(nn.Conv2d(4, 6, 3, groups=2), nn.Linear(96, 3)), (4, 6, 6)),
+    "Conv2d, depthwise": (lambda: conv_chain(nn.Conv2d(4, 8, 3, groups=4), nn.Linear(128, 3)), (4, 6, 6)),
+    "ConvTranspose1d": (lambda: conv_chain(nn.ConvTranspose1d(2, 4, 3), nn.Linear(40, 3)), (2, 8)),
+    "ConvTranspose2d": (lambda: conv_chain(nn.ConvTranspose2d(2, 4, 2, stride=2), nn.Linear(144, 3)), (2, 3, 3)),
+    "ConvTranspose2d, grouped": (lambda: conv_chain(nn.ConvTranspose2d(4, 6, 2, groups=2), nn.Linear(96, 3)), (4, 3, 3)),
+    "ConvTranspose3d": (lambda: conv_chain(nn.ConvTranspose3d(1, 2, 2), nn.Linear(54, 3)), (1, 2, 2, 2)),
+    "MultiheadAttention": (Attention, (5, 3)),
+    "MultiheadAttention, separate": (lambda: Called(
+        lambda self, x: self.head(self.attention(x, x[..., :2], x[..., :2], need_weights=False)[0].mean(1)),
+        attention=nn.MultiheadAttention(4, 2, kdim=2, vdim=2, batch_first=True), head=nn.Linear(4, 3),
+    ), (5, 4)),
+}  # fmt: skip
+
+
+def problem_of(name: str) -> Problem:
+    factory, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model = factory()
+    batch = torch.rand(10, *shape), torch.arange(10) % 3
+    return Problem.of(model, shape, lambda number: batch)
+
+
+def kinds_page() -> str:
+    """docs/layers.md, from the table of kinds and the networks above."""
+    lines = ["# Layers that panning prunes", "", PREFACE, "", "| layer | parameters | pruned | tested on |",
+             "| --- | --- | --- | --- |"]  # fmt: skip
+    for kind in KINDS:
+        parameters = ", ".join(f"`{name}`" for name in kind.parameters)
+        when = "always" if kind.by_default else "where an include pattern names it"
+        networks = [name for name in NETWORKS if name.split(",")[0] == kind.module.__name__]
+        named = "; ".join(networks) or "a small text model"
+        lines.append(f"| `{kind.module.__name__}` | {parameters} | {when} | {named} |")
+    return "\n".join([*lines, "", AFTERWORD, ""])
+
+
+PREFACE = """Generated by `python tests/test_kinds.py > docs/layers.md`; a test keeps it true. Every network in the last
+column is scored by every index, and its alive weights are checked against what changes the output."""
+AFTERWORD = """Biases and the parameters of norms are never pruned. A tensor that several modules share has one mask, under its
+first name. Everything else a network is made of (activations, norms, pooling, residual sums, concatenations, products with
+gates, attention, position embeddings) is followed as torch functions, not as modules: code of your own works as the layers
+of torch do. What is not followed: recurrent layers, whose weights stay dense, and a max taken by `x.max(dim)`, which counts
+one place of a tie. torchvision's networks run in `pytest -m slow tests/test_torchvision_sweep.py`."""
+
+
+def test_the_page_of_layers_is_the_table_of_kinds() -> None:
+    assert (Path(__file__).parent.parent / "docs" / "layers.md").read_text() == kinds_page()
+
+
+def test_every_kind_has_a_network_here() -> None:
+    seen: set[type] = set()
+    for name in NETWORKS:
+        seen |= {kind.module for kind, _ in prunable_parameters(problem_of(name).model).values()}
+    assert seen == {kind.module for kind in KINDS} - {nn.Embedding}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_index_scores_every_kind(name: str) -> None:
+    problem = problem_of(name)
+    mask = torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+    for index, row in INDICES.items():
+        scores = row.formula(Signals(problem, mask))
+        assert torch.isfinite(scores).all(), index
+        for layer, part in problem.layout.views(scores).items():
+            assert bool((part != 0).any()), (index, layer)
+        allocate(scores, 9, problem.layout)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_weight_of_a_dense_network_is_alive_and_a_cut_layer_kills_what_hangs_on_it(name: str) -> None:
+    problem = problem_of(name)
+    net = Connectivity.of(problem)
+    whole = torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+    assert bool(net.alive(whole).all())
+    cut = whole.clone()
+    cut[problem.layout.slices()[-1]] = False  # the classifier
+    assert net.n_alive(cut) == 0
+    cut = whole.clone()
+    cut[problem.layout.slices()[0]] = False
+    assert net.n_alive(cut) == 0 or name.startswith("MultiheadAttention, sep")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("method", ["magnitude", "synflow", "grasp", "erk"])
+def test_all_alive_works_on_every_kind(name: str, method: str) -> None:
+    problem = problem_of(name)
+    k = round(0.4 * problem.layout.n_prunable)
+    result = prune_problem(problem, k / problem.layout.n_prunable, method, all_alive_weights=True, rounds=Rounds(2))
+    assert int(result.mask.sum()) == k == Connectivity.of(problem).n_alive(result.mask)
+
+
+def by_change(problem: Problem, mask: Tensor) -> Tensor:
+    """An independent detector: a weight is alive if changing it changes the output, at random positive weights."""
+    generator = torch.Generator().manual_seed(1)
+    flat = torch.rand(mask.numel(), generator=generator, dtype=torch.float64) + 0.5
+    inputs = torch.rand(4, *problem.input_shape, generator=generator, dtype=torch.float64) + 0.5
+    others = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in problem.other_parameters().items()}
+    for name in others:
+        if "norm" in name and name.endswith("weight"):
+            others[name] += 1
+    weights = (flat * mask).requires_grad_()
+    parameters = {**others, **problem.layout.views(weights)}
+    output = torch.func.functional_call(problem.model.double().train(), parameters, (inputs,))
+    wiggle = torch.rand(output.shape, generator=generator, dtype=torch.float64)
+    (grad,) = torch.autograd.grad((output * wiggle).sum(), weights)
+    return (grad.abs() > 1e-13) & mask
+
+
+@pytest.mark.parametrize("density", [0.6, 0.3])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "Attention" not in name])
+def test_booleans_agree_with_what_changes_the_output(name: str, density: float) -> None:
+    for seed in range(5):
+        problem = problem_of(name)
+        mask = flat_mask(problem.layout, density, seed)
+        assert torch.equal(Connectivity.of(problem).alive(mask), by_change(problem, mask))
+
+
+def test_queries_live_with_their_keys_and_values_live_alone() -> None:
+    problem = problem_of("MultiheadAttention")
+    net = Connectivity.of(problem)
+
+    def alive(without: slice) -> list[bool]:
+        mask = torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+        problem.layout.views(mask)["attention.in_proj_weight"][without] = False
+        q, k, v = problem.layout.views(net.alive(mask))["attention.in_proj_weight"].chunk(3)
+        return [bool(part.any()) for part in (q, k, v)]
+
+    assert alive(slice(0, 0)) == [True, True, True]
+    assert alive(slice(0, 8)) == [False, False, True]  # no queries: keys are compared with nothing
+    assert alive(slice(8, 16)) == [False, False, True]
+    assert alive(slice(16, 24)) == [False, False, False]  # nothing to mix
+
+
+def test_positions_and_tokens_that_are_no_input_keep_nothing_alive() -> None:
+    problem = problem_of("MultiheadAttention")
+    mask = torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+    problem.layout.views(mask)["embed.weight"].fill_(False)
+    assert Connectivity.of(problem).n_alive(mask) == 0
+
+
+def test_embeddings_are_pruned_where_they_are_named() -> None:
+    model = text_model()
+    assert prunable_layout(model).names == ("hidden.weight", "head.weight")
+    layout = prunable_layout(model, include=("tokens.*", "hidden.*", "head.*"))
+    assert layout.names == ("tokens.weight", "hidden.weight", "head.weight")
+    tokens = torch.randint(11, (12, 5), generator=torch.Generator().manual_seed(0))
+    problem = Problem(model, layout, (5,), lambda n: (tokens, torch.arange(12) % 3))
+    net = Connectivity.of(problem)
+    mask = torch.ones(layout.n_prunable, dtype=torch.bool)
+    assert bool(net.alive(mask).all())
+    layout.views(mask)["tokens.weight"][:, 2] = False  # the third feature is fed by no token; positions do not count
+    assert not layout.views(net.alive(mask))["hidden.weight"][:, 2].any()
+    for method in ("snip", "grasp", "synflow", "erk"):
+        result = prune_problem(problem, 0.3, method, rounds=Rounds(2), all_alive_weights=True)
+        assert int(result.mask.sum()) == round(0.3 * layout.n_prunable) == net.n_alive(result.mask)
+
+
+def test_tied_weights_have_one_mask_under_their_first_name() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False), nn.Linear(4, 2))
+    model[2].weight = model[0].weight
+    layout = prunable_layout(model)
+    assert layout.names == ("0.weight", "3.weight")
+    assert prunable_layout(model, exclude=("2.weight",)).names == ("3.weight",)  # by any of its names
+    batch = torch.rand(8, 4), torch.arange(8) % 2
+    problem = Problem.of(model, (4,), lambda n: batch)
+    # Both places add up in one gradient, as in training.
+    loss = F.cross_entropy(model(batch[0]), batch[1])
+    expected = torch.autograd.grad(loss, [model[0].weight, model[3].weight])
+    signals = Signals(problem, torch.ones(layout.n_prunable, dtype=torch.bool))
+    torch.testing.assert_close(signals.grad, torch.cat([g.flatten() for g in expected]))
+    assert int(prune_problem(problem, 0.5, "synflow", rounds=Rounds(3)).mask.sum()) == 12
+
+
+def test_a_weight_tied_to_an_embedding_is_left_out_as_the_embedding_is() -> None:
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 4), nn.Linear(4, 6, bias=False))
+    model[2].weight = model[0].weight
+    assert prunable_layout(model).names == ("1.weight",)
+    assert prunable_layout(model, include=("2.weight", "1.weight")).names == ("0.weight", "1.weight")
+
+
+def test_parameters_that_share_memory_without_being_one_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = nn.Parameter(model[0].weight.data)
+    with pytest.raises(ModelError, match="'1.weight' and '0.weight' share memory"):
+        prunable_layout(model)
+    assert prunable_layout(model, exclude=("0.weight",)).names == ("1.weight",)
+
+
+def test_dead_units_are_counted_by_output_unit_of_every_kind() -> None:
+    transposed = nn.ConvTranspose2d(4, 6, 2, groups=2)  # weight [4, 3, 2, 2]
+    kind, module = prunable_parameters(nn.Sequential(transposed))["0.weight"]
+    grouped = by_unit(torch.arange(48).reshape(4, 3, 2, 2), kind, module)
+    assert grouped.shape == (6, 8)
+    assert grouped[4].tolist() == [28, 29, 30, 31, 40, 41, 42, 43]  # group 1: inputs 2 and 3, its output 1
+    net = Connectivity(chain([[1.0], [1.0]], [[1.0, 1.0]]), prunable_layout(chain([[1.0], [1.0]], [[1.0, 1.0]])), (1,))
+    facts = report(net, torch.tensor([True, False, True, True]))
+    assert facts.n_dead_units == 1 and facts.collapsed_layers == ()
+    assert report(net, torch.tensor([True, True, False, False])).n_dead_units == 3
+
+
+# --- arithmetic that networks contain ---
+
+
+@pytest.mark.parametrize(
+    ("forward", "n_alive"),
+    [
+        (lambda self, x: self.out(self.a(x) - self.b(x)), 18),
+        (lambda self, x: self.out(1.0 - self.a(x) - self.b(x)), 18),
+        (lambda self, x: self.out(self.a(x).sub_(self.b(x))), 18),
+        (lambda self, x: self.out(torch.cat([self.a(x)[:, :1], self.b(x)[:, 1:]], 1)), 12),  # one unit of a, two of b
+        (lambda self, x: self.out(torch.stack([self.a(x), self.b(x)]).sum(0)), 18),
+        (lambda self, x: self.out(F.glu(torch.cat([self.a(x), self.b(x)], 1))), 18),
+        (lambda self, x: self.out(self.a(x) * torch.sigmoid(self.b(x)).view(-1, 3)), 18),
+        (lambda self, x: self.out(torch.softmax(self.b(x), -1) * self.a(x)), 18),
+        (lambda self, x: self.out(self.a(x).clamp(0, 6) + F.hardsigmoid(self.b(x))), 18),
+    ],
+)
+def test_two_branches_live_however_they_are_joined(forward: Callable[..., Tensor], n_alive: int) -> None:
+    model = Called(forward, a=nn.Linear(2, 3), b=nn.Linear(2, 3), out=nn.Linear(3, 2))
+    net = Connectivity(model, prunable_layout(model), (2,))
+    assert net.n_alive(torch.ones(18, dtype=torch.bool)) == n_alive
+
+
+def test_a_sigmoid_as_activation_keeps_no_unfed_unit_alive() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 1))
+    mask = torch.tensor([False, False, True, True, True, True])
+    alive = Connectivity(model, prunable_layout(model), (2,)).alive(mask)
+    assert alive.tolist() == [False, False, True, True, False, True]
+
+
+def test_an_activation_written_over_by_later_code_leaves_its_input_alone() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        h = self.a(x)
+        r = F.relu(h)
+        r += self.b(x)
+        return self.out(torch.cat([h, r], 1))
+
+    model = Called(forward, a=nn.Linear(1, 1), b=nn.Linear(1, 1), out=nn.Linear(2, 1))
+    mask = torch.tensor([False, True, True, True])  # a is cut: h is not reached, r is
+    assert Connectivity(model, prunable_layout(model), (1,)).alive(mask).tolist() == [False, True, False, True]
+
+
+def test_scaling_parameters_and_constants_cut_nothing() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.out = nn.Linear(2, 3), nn.Linear(3, 2)
+            self.scale = nn.Parameter(torch.full((3,), 1e-6))
+            self.register_buffer("mean", torch.tensor([0.3, 0.4]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.scale * self.a((x - self.mean) / 0.2)) - 1.0
+
+    problem = Problem.of(Scaled(), (2,), None)
+    assert bool(Connectivity.of(problem).alive(torch.ones(12, dtype=torch.bool)).all())
+    assert bool((INDICES["synflow"].formula(Signals(problem, torch.ones(12, dtype=torch.bool))) > 0).all())
+
+
+class Branches(nn.Module):
+    """One wide layer beside three narrow ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(4, 6)
+        self.narrow = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2), nn.Linear(2, 6))
+        self.out = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.wide(x) + self.narrow(x))
+
+
+def test_the_shortest_path_is_found_around_a_wide_layer_and_through_any_depth() -> None:
+    model = Branches()
+    assert Connectivity(model, prunable_layout(model), (4,)).smallest_alive() == 2
+    deep = nn.Sequential(*[nn.Linear(5, 5) for _ in range(60)])
+    assert Connectivity(deep, prunable_layout(deep), (5,)).smallest_alive() == 60
+
+
+def test_a_network_whose_prunable_weights_lead_nowhere_is_refused() -> None:
+    model = Called(lambda self, x: x[:, :2] * 2.0, unused=nn.Linear(3, 2))
+    with pytest.raises(ModelError, match="No prunable weight"):
+        prune_problem(Problem.of(model, (3,), None), 0.5, "magnitude")
+
+
+def test_recurrent_layers_stay_dense_and_are_passed_through() -> None:
+    model = Called(
+        lambda self, x: self.head(self.memory(self.embed(x))[0][:, -1]),
+        embed=nn.Linear(3, 4), memory=nn.LSTM(4, 5, batch_first=True), head=nn.Linear(5, 2),
+    )  # fmt: skip
+    layout = prunable_layout(model)
+    assert layout.names == ("embed.weight", "head.weight")
+    net = Connectivity(model, layout, (6, 3))
+    assert bool(net.alive(torch.ones(layout.n_prunable, dtype=torch.bool)).all())
+
+
+def test_every_method_runs_on_a_network_without_norms_and_with_in_place_activations() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.MaxPool2d(2), nn.Conv2d(4, 6, 2), nn.ReLU(True),
+        nn.Flatten(), nn.Linear(24, 3),
+    )  # fmt: skip
+    batch = torch.rand(12, 2, 8, 8), torch.arange(12) % 3
+    problem = Problem.of(model, (2, 8, 8), lambda n: batch)
+    for method in PRUNERS:
+        result = prune_problem(problem, 0.5, method, rounds=Rounds(2))
+        assert int(result.mask.sum()) == round(0.5 * problem.layout.n_prunable), method
+
+
+if __name__ == "__main__":
+    print(kinds_page(), end="")
