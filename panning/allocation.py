@@ -13,7 +13,6 @@ from torch import Tensor
 from panning.errors import DensityError, NonFiniteError
 from panning.layout import Layout
 
-
 #: From how many entries on a selection looks at a sample first, and at every how manieth.
 SAMPLED_FROM = 10_000
 SAMPLE_STRIDE = 61

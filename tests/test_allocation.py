@@ -7,12 +7,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panning.allocation import allocate, allocate_by_layer, erk_counts, round_counts, top_k, uniform_counts
+from panning.allocation import (
+    SAMPLE_STRIDE,
+    allocate,
+    allocate_by_layer,
+    erk_counts,
+    round_counts,
+    top_k,
+    uniform_counts,
+)
 from panning.errors import DensityError, NonFiniteError
 from panning.layout import Layout
 from panning.schedules import SCHEDULES, densities
 
 LAYOUT = Layout(("a", "b", "c"), ((4, 5), (3, 10), (2, 5)))
+layouts = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=5).map(
+    lambda shapes: Layout(tuple(f"l{i}" for i in range(len(shapes))), tuple(shapes))
+)
 scores_with_ties = st.lists(st.integers(0, 4), min_size=60, max_size=60).map(lambda v: torch.tensor(v).float())
 
 
@@ -56,6 +67,62 @@ def test_candidates_bound_the_mask(scores: torch.Tensor, k: int, spread: float) 
     assert int(mask.sum()) == k and not bool((mask & ~candidates).any())
 
 
+def by_sorting(scores: torch.Tensor, k: int) -> torch.Tensor:
+    mask = torch.zeros(scores.numel(), dtype=torch.bool)
+    mask[scores.argsort(descending=True, stable=True)[:k]] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    "kind", ["uniform", "ties", "mostly zero", "rising", "falling", "constant", "heavy", "striped"]
+)
+def test_a_selection_over_many_weights_is_that_of_a_stable_sort(kind: str) -> None:
+    n = 30_011
+    noise = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores = {
+        "uniform": noise, "ties": (noise * 7).floor(), "mostly zero": noise * (noise > 0.9), "rising": noise.sort().values,
+        "falling": noise.sort(descending=True).values, "constant": torch.ones(n), "heavy": (1 / noise) ** 30,
+        "striped": torch.where(torch.arange(n) % SAMPLE_STRIDE == 0, 1e9 + noise, noise),  # the sample misleads
+    }[kind]  # fmt: skip
+    for k in (1, 2, 77, 300, n // 20, n // 2, n // 2 + 1, n - 400, n - 1, n):
+        for signed in (scores, -scores):
+            assert torch.equal(top_k(signed, k), by_sorting(signed, k)), (kind, k)
+
+
+@given(st.data())
+def test_no_finite_scores_shapes_or_densities_miss_the_count(data: st.DataObject) -> None:
+    layout = data.draw(layouts)
+    n = layout.n_prunable
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    width = 32 if dtype == torch.float32 else 64
+    some = data.draw(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=width), min_size=1, max_size=40))
+    scores = torch.tensor(some, dtype=dtype).repeat(n // len(some) + 1)[:n]
+    k = data.draw(st.integers(0, n))
+    spread = data.draw(st.floats(0, 1))
+    candidates = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.7 if data.draw(st.booleans()) else None
+    noise = torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    if candidates is not None and int(candidates.sum()) < k:
+        with pytest.raises(DensityError, match="are left"):
+            allocate(scores, k, layout, candidates=candidates)
+        return
+    mask = allocate(scores, k, layout, candidates=candidates, spread=spread, noise=noise)
+    assert int(mask.sum()) == k and (candidates is None or not bool((mask & ~candidates).any()))
+    if spread == 0 and candidates is None:
+        assert torch.equal(mask, by_sorting(scores, k))
+
+
+@given(st.data())
+def test_whatever_is_not_finite_is_refused_with_its_layer(data: st.DataObject) -> None:
+    layout = data.draw(layouts)
+    scores = torch.full((layout.n_prunable,), data.draw(st.sampled_from([0.0, 1e300, -1.0])), dtype=torch.float64)
+    for _ in range(data.draw(st.integers(1, 3))):
+        value = data.draw(st.sampled_from([float("nan"), float("inf"), -float("inf")]))
+        scores[data.draw(st.integers(0, layout.n_prunable - 1))] = value
+    first = next(name for name, part in layout.views(scores).items() if not part.isfinite().all())
+    with pytest.raises(NonFiniteError, match=f"'{first}'"):
+        allocate(scores, 1, layout)
+
+
 def test_impossible_budgets_and_broken_scores_are_refused() -> None:
     with pytest.raises(DensityError, match="only 10 are left"):
         allocate(torch.ones(60), 11, LAYOUT, candidates=torch.arange(60) < 10)
@@ -68,11 +135,6 @@ def test_impossible_budgets_and_broken_scores_are_refused() -> None:
             allocate(scores, 5, LAYOUT)
         with pytest.raises(NonFiniteError, match="'b'"):
             allocate_by_layer(scores, [1, 1, 1], LAYOUT)
-
-
-layouts = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=5).map(
-    lambda shapes: Layout(tuple(f"l{i}" for i in range(len(shapes))), tuple(shapes))
-)
 
 
 @given(layouts, st.floats(0.001, 1.0))

@@ -195,6 +195,24 @@ def test_all_alive_keeps_exactly_k_alive_weights(k: int, seed: int, kind: str) -
     assert int(result.sum()) == k == Connectivity.of(problem).n_alive(result)
 
 
+@settings(max_examples=60)
+@given(st.data())
+def test_all_alive_misses_no_count_on_any_shape_and_any_scores(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(2, 9), min_size=3, max_size=5))
+    problem = mlp_problem(sizes=tuple(sizes))
+    n, n_layers = problem.layout.n_prunable, len(sizes) - 1
+    some = data.draw(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=30))
+    scores = torch.tensor(some).repeat(n // len(some) + 1)[:n]
+    k = data.draw(st.integers(n_layers, n))
+    try:
+        result = alive_result(problem, top_k(scores, k), scores)
+    except DensityError as error:
+        # One path has n_layers weights; a second unit in a hidden layer costs two more.
+        assert n_layers < k < 2 * n_layers + 2 and "is the next number" in str(error)
+    else:
+        assert int(result.sum()) == k == Connectivity.of(problem).n_alive(result)
+
+
 @pytest.mark.parametrize("k", [3, 4, 5, 6, 7, 11, 29])
 def test_all_alive_works_where_scores_tie_and_layers_starve(k: int) -> None:
     problem = mlp_problem(sizes=(12, 20, 20, 4))
