@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from panning import flow
 from panning.connectivity import Connectivity, report
-from panning.errors import DataError
+from panning.errors import DataError, ModelError
 from panning.layout import prunable_layout
 from panning.masks import Masks
 from panning.problem import Batch, BatchSource, Loss, Problem
@@ -74,6 +75,8 @@ def prune(
     layout = prunable_layout(model, tuple(include) if include is not None else None, tuple(exclude))
     with _on_device(model, device):
         problem = Problem(model, layout, tuple(input_shape), batches, loss, seed)
+        if batches is not None:
+            _check_batch(problem)
         result = prune_problem(
             problem, density, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,
             control=control,
@@ -83,6 +86,28 @@ def prune(
     return result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=seed, input_shape=list(input_shape), **variant, **facts
     )  # fmt: skip
+
+
+def _check_batch(problem: Problem) -> None:
+    """Say what is wrong where the model or the loss does not take the data, before a method runs into it."""
+    inputs, targets = problem.batch(0)
+    inputs, targets = inputs[:2], targets[:2]
+    given = f"inputs {tuple(inputs.shape)} of {inputs.dtype}, targets {tuple(targets.shape)} of {targets.dtype}"
+    parameters = {**problem.other_parameters(), **problem.layout.views(problem.weight)}
+    try:
+        with torch.no_grad():
+            outputs = flow.run(problem.model, parameters, inputs, flow.BATCH_STATISTICS, problem.weight.dtype)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"The model, of {problem.weight.dtype}, fails on the data ({given}): {type(error).__name__}: {error}"
+        ) from error
+    try:
+        problem.loss(outputs, targets)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"The loss fails on outputs {tuple(outputs.shape)} of {outputs.dtype} and the data ({given}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _batch_source(data: Any, seed: int) -> BatchSource:

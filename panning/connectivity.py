@@ -53,7 +53,8 @@ class Connectivity:
         ones = torch.ones(1, *self.input_shape, device=mask.device, requires_grad=True).clone()
         parameters = {**others, **self.layout.views(gates)}
         output = flow.run(self.model, parameters, ones, flow.BOOLEAN, torch.float32)
-        (grad,) = torch.autograd.grad(output.sum(), gates)
+        # A weight that no output depends on is dead, like those of a head that is used in training only.
+        (grad,) = torch.autograd.grad(output.sum(), gates, materialize_grads=True)
         return grad > 0.5
 
     def alive(self, mask: Tensor) -> Tensor:

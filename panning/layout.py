@@ -7,6 +7,7 @@ per-layer tensors of the same storage.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from panning.errors import ModelError
 
@@ -141,6 +143,9 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
         ModelError: if nothing is prunable, if a pattern matches nothing, or if two parameters share memory without being
             one.
     """
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ModelError(f"'{name}' of a lazy layer has no shape yet: pass one batch through the model first.")
     found = prunable_parameters(model)
     registered = dict(model.named_parameters(remove_duplicate=False))
     names: dict[int, list[str]] = {}
@@ -172,7 +177,7 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
     return Layout(tuple(layout), tuple(tuple(tensor.shape) for tensor in layout.values()))
 
 
-def _check_memory(tensors: dict[str, Tensor]) -> None:
+def _check_memory(tensors: Mapping[str, Tensor]) -> None:
     """Two parameters over the same memory would get two masks for the same weights."""
     by_memory: dict[tuple[Any, int], str] = {}
     for name, tensor in tensors.items():

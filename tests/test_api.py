@@ -142,3 +142,32 @@ def test_the_model_comes_back_unchanged_in_every_respect() -> None:
 def test_unknown_public_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'prun'"):
         _ = panning.prun  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ((IMAGES.double(), LABELS), ModelError, r"of torch.float32, fails on the data \(inputs .* of torch.float64"),
+        ((IMAGES[:, :1], LABELS), ModelError, r"fails on the data \(inputs \(2, 1, 8, 8\)"),
+        ((IMAGES, LABELS.float()), DataError, r"The loss fails on outputs \(2, 3\).*targets \(2,\) of torch.float32"),
+        ((IMAGES, LABELS + 7), DataError, "out of bounds"),
+    ],
+)
+def test_data_that_the_model_or_the_loss_does_not_take_is_said_to(
+    data: tuple[torch.Tensor, torch.Tensor], error: type[Exception], message: str
+) -> None:
+    for method in ("snip", "synflow"):
+        with pytest.raises(error, match=message):
+            panning.prune(model(), data, density=0.5, method=method)
+
+
+def test_a_lazy_layer_without_a_shape_is_refused() -> None:
+    lazy = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3))
+    with pytest.raises(ModelError, match="'1.weight' of a lazy layer"):
+        panning.prune(lazy, (IMAGES, LABELS), density=0.5)
+
+
+def test_variants_are_in_the_manifest() -> None:
+    masks = panning.prune(model(), (IMAGES, LABELS), density=0.3, method="force", released=True, control="shuffle")
+    assert masks.manifest["released"] is True and masks.manifest["control"] == "shuffle"
+    assert masks.manifest["n_dead_units"] > 0 and isinstance(masks.manifest["collapsed_layers"], list)

@@ -16,12 +16,14 @@ from safetensors.torch import save
 from toys import mlp_problem, residual_problem
 
 from panning.errors import DensityError, PolicyError
+from panning.indices import INDICES
 from panning.pruners.actions import PICK_SPREADS, PICK_STEPS, ActionSpec
 from panning.pruners.episode import decode, initial, is_terminated, run_policy, transition
 from panning.pruners.observations import OBSERVATIONS, observe
-from panning.pruners.policies import POLICIES, Replay, available_policies, make_policy
+from panning.pruners.policies import POLICIES, Constant, Replay, available_policies, make_policy
 from panning.pruners.policy_net import PolicyNet, load_policy, save_policy
 from panning.pruners.rounds import RoundAction
+from panning.signals import PASSES
 
 MIX, PICK = ActionSpec(), ActionSpec(form="pick")
 
@@ -216,3 +218,31 @@ def test_policy_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_problems_are_values_that_can_be_varied() -> None:
     problem = mlp_problem()
     assert dataclasses.replace(problem, temperature=2.0).weight.equal(problem.weight)
+
+
+def test_every_index_can_be_weighed() -> None:
+    names = tuple(name for name, row in INDICES.items() if not row.signed)
+    spec = ActionSpec(indices=names)
+    for combination in ("sum", "product"):
+        spec = ActionSpec(indices=names, combination=combination)
+        policy = Constant(spec.encode(dict.fromkeys(names, 1.0)))
+        result, _ = run_policy(residual_problem(), 0.2, policy, spec, 2)
+        assert int(result.mask.sum()) == round(0.2 * result.layout.n_prunable)
+        assert torch.isfinite(result.scores).all()
+
+
+def test_a_second_order_index_is_computed_ahead_only_where_it_is_weighed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ActionSpec()
+    computed: list[str] = []
+    for name in ("hessian_grad", "loss"):
+        run = PASSES[name].run
+        monkeypatch.setitem(
+            PASSES,
+            name,
+            dataclasses.replace(PASSES[name], run=lambda site, n=name, r=run: (computed.append(n), r(site))[1]),
+        )
+    run_policy(residual_problem(), 0.1, Constant(spec.encode({"snip": 1.0, "grasp": 1.0})), spec, 3)
+    assert computed == ["loss", "hessian_grad", "hessian_grad", "hessian_grad", "loss"]  # none after the last round
+    computed.clear()
+    run_policy(residual_problem(), 0.1, Constant(spec.encode({"snip": 1.0, "synflow": 1.0})), spec, 3)
+    assert set(computed) == {"loss"}

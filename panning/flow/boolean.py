@@ -35,7 +35,7 @@ def _product(function: Any, x: Tensor, weight: Tensor, bias: Any = None, *args: 
 
 
 def _open(gate: Tensor, mean: float) -> Tensor:
-    return 1.0 + _Boolean.apply(gate, 0.0, 0.0)  # type: ignore[no-any-return]
+    return 1.0 + _Boolean.apply(gate, 0.0, 0.0)
 
 
 BOOLEAN: dict[Any, Rule] = {

@@ -43,7 +43,7 @@ def add(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
 def _add_in_place(function: Any, a: Tensor, b: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not depends(a):
         if not depends(b):
-            return function(a, b, *args, **kwargs)  # type: ignore[no-any-return]
+            return function(a, b, *args, **kwargs)
         a.zero_()
     return a.add_(b) if depends(b) else a
 
@@ -154,8 +154,8 @@ def _average_like(pool: Any) -> Rule:
              ceil_mode: bool = False, return_indices: bool = False) -> Tensor:  # fmt: skip
         # Max-pooling hands the gradient to one tap of a tie only; the average reaches every tap that can win.
         if any(d != 1 for d in (dilation if isinstance(dilation, tuple | list) else (dilation,))):
-            return function(x, kernel_size, stride or None, padding, dilation, ceil_mode)  # type: ignore[no-any-return]
-        return pool(x, kernel_size, stride or None, padding, ceil_mode)  # type: ignore[no-any-return]
+            return function(x, kernel_size, stride or None, padding, dilation, ceil_mode)
+        return pool(x, kernel_size, stride or None, padding, ceil_mode)
 
     return rule
 

@@ -17,6 +17,7 @@ from panning.masks import n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive, make_all_alive
 from panning.pruners.controls import CONTROLS
+from panning.pruners.phew import PHEW
 from panning.pruners.quotas import RandomQuotas
 from panning.pruners.rounds import METHODS_OWN, OnRound, PruneResult, Round, RoundAction, Rounds, prune_round
 from panning.pruners.score_rounds import ScoreRounds
@@ -119,6 +120,7 @@ PRUNERS: dict[str, PrunerRow] = {
     "synflow_l2": PrunerRow(
         ScoreRounds({"synflow_l2": 1.0}, n_rounds=100), "SynFlow-L2", "Patil and Dovrolis 2021, arXiv 2010.11354"
     ),
+    "phew": PrunerRow(PHEW(), "PHEW", "Patil and Dovrolis 2021, arXiv 2010.11354"),
     "ntk_sap": PrunerRow(
         ScoreRounds({"ntk_sap": 1.0}, n_rounds=20), "NTK-SAP", "Wang et al. 2023, arXiv 2304.02840"
     ),

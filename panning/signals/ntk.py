@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panning import flow
+from panning.errors import ModelError
 from panning.layout import Layout
 from panning.seeding import torch_generator
 from panning.signals.site import Site
@@ -48,8 +49,14 @@ def sensitivity(site: Site) -> dict[str, Tensor]:
             parameters = {**others, **problem.layout.views(flat)}
             return flow.run(problem.model, parameters, images, rules, flat.dtype)
 
-        with torch.no_grad():
-            output(fresh * site.mask, _recording(statistics))
+        try:
+            with torch.no_grad():
+                output(fresh * site.mask, _recording(statistics))
+        except (RuntimeError, TypeError) as error:
+            raise ModelError(
+                f"NTK-SAP feeds a network random real inputs of shape {problem.input_shape}, which this one does not take: "
+                f"{error}"
+            ) from error
         difference = output(fresh * gates, _replaying(statistics)) - output(moved * gates, _replaying(statistics))
         (grad,) = torch.autograd.grad(difference.square().sum(), gates, materialize_grads=True)
         total += grad * site.mask
