@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from panning.config import Config
 from panning.data import ImageData, balanced_batch, data_names, load_data
 from panning.errors import ModelError
+from panning.layout import prunable_layout
 from panning.models import build_model, model_names
 from panning.problem import Problem
 from panning.registry import unknown_name_message
@@ -28,12 +29,15 @@ class TaskSpec(Config):
         data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``.
         n_train: use only so many training images; None uses all.
         scoring_per_class: samples of each class in a scoring batch.
+        include, exclude: name patterns of what is prunable (see ``prunable_layout``).
     """
 
     model: str
     data: str
     n_train: Annotated[int, Field(ge=1)] | None = None
     scoring_per_class: Annotated[int, Field(ge=1)] = 10
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
 
 
 class DataSource(Config):
@@ -99,7 +103,7 @@ def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, al
         return balanced_batch(data, data.train, spec.scoring_per_class, generator)
 
     try:
-        problem = Problem.of(model, data.input_shape, batches, seed=seed)
+        layout = prunable_layout(model, spec.include, spec.exclude)
     except ModelError as error:
         raise ModelError(f"Model '{spec.model}': {error}") from None
-    return Task(spec, problem, data)
+    return Task(spec, Problem(model, layout, data.input_shape, batches, seed=seed), data)

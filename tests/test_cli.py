@@ -16,6 +16,7 @@ from test_search import CONFIG
 import panning
 from panning.cli import main
 from panning.masks import Masks
+from panning.pruners import PRUNERS
 
 PRUNE = ["prune", "--model", "mlp", "--data", "digits", "--density", "0.05"]
 TRAIN = [
@@ -60,6 +61,30 @@ def test_prune_writes_mask_record_table_and_picture(capsys: pytest.CaptureFixtur
     assert masks.n_kept == printed["n_kept"] and printed["effective_density"] == masks.density
     assert masks.manifest["method"] == "snip" and masks.manifest["all_alive"] is True
     assert {f"p/{name}" for name in ("layers.png", "records.jsonl", "table.csv", "table.md", "run.json")} < set(files())
+
+
+def test_prune_takes_controls_released_forms_and_name_patterns(capsys: pytest.CaptureFixture[str]) -> None:
+    change = ["--method", "force", "--released", "--control", "shuffle", "--exclude", "classifier*", "--out", "p"]
+    assert run(*PRUNE, *change) == 0
+    masks = panning.load_masks("p/mask.safetensors")
+    assert list(masks) == ["hidden.linear1.weight", "hidden.linear2.weight"]
+    assert masks.manifest["released"] is True and masks.manifest["control"] == "shuffle"
+    assert f"{masks.manifest['n_dead_units']} dead units" in capsys.readouterr().out
+    assert run("mask", "show", "p/mask.safetensors") == 0
+    assert "dead units" in capsys.readouterr().out
+
+
+def test_methods_are_listed_for_people_machines_and_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("methods", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(PRUNERS)
+    needs = {row["name"]: (row["needs_data"], row["second_order"]) for row in rows}
+    assert needs["grasp"] == (True, True) and needs["snip"] == (True, False) and needs["ntk_sap"] == (False, False)
+    assert run("methods") == 0
+    shown = capsys.readouterr()
+    assert "NTK-SAP" in shown.out and "iter_snip --released" in shown.err
+    assert run("methods", "--markdown") == 0
+    assert capsys.readouterr().out.count("| `") == len(PRUNERS)
 
 
 def test_the_same_command_gives_the_same_mask_in_another_process() -> None:
@@ -134,6 +159,14 @@ def bad_config(**change: Any) -> str:
         ([*PRUNE[:-1], "nan"], 2, "must be in (0, 1]"),
         ([*PRUNE[:-1], "0.00004"], 2, "a path needs 3"),
         ([*PRUNE, "--schedule", "cubik"], 2, "Did you mean 'cubic'"),
+        ([*PRUNE, "--method", "erk", "--schedule", "cubik"], 2, "Did you mean 'cubic'"),
+        ([*PRUNE, "--control", "shufle"], 2, "Did you mean 'shuffle'"),
+        ([*PRUNE, "--method", "magnitude", "--released"], 2, "these have: snip"),
+        ([*PRUNE, "--method", "uniform_plus"], 2, "not defined for a network without one"),
+        ([*PRUNE, "--method", "smart_ratio", "--density", "0.001"], 2, "The smallest density is"),
+        ([*PRUNE, "--exclude", "conv*"], 2, "matches none of the prunable weights: hidden.linear1.weight"),
+        ([*PRUNE, "--policy", "p", "--control", "shuffle"], 2, "do not go with it"),
+        (["bench", "speed", "--model", "lenet_5"], 2, "Did you mean 'lenet5'"),
         ([*PRUNE, "--policy", "absent"], 2, "No policy file"),
         (["prune", "--model", "lenet5", "--data", "mnist", "--density", "0.1"], 2, "--data-root"),
         (["prune", "--model", "lenet5", "--data", "mnist", "--density", "0.1", "--data-root", "."], 2, "MNIST"),

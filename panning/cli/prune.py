@@ -35,6 +35,12 @@ def prune(
         str | None,
         typer.Option("--control", help="shuffle, reinitialise or invert: what layer quotas alone are worth."),
     ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option("--include", help="Prune only weights of this name pattern; may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Leave weights of this name pattern dense; may be repeated.")
+    ] = None,
     out: options.Out = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -62,7 +68,8 @@ def prune(
     net = load_policy(policy) if policy is not None else None
     name = "panning" if net is not None else method
     source = DataSource.at(data_root, download)
-    task = load_task(TaskSpec(model=model, data=data), seed, source, allow_import=True)
+    chosen_weights = {"include": tuple(include) if include else None, "exclude": tuple(exclude or ())}
+    task = load_task(TaskSpec(model=model, data=data, **chosen_weights), seed, source, allow_import=True)
     problem = task.problem
     n_kept_at(density, problem.layout.n_prunable)
     with output.progress("pruning", 100) as advance:  # in percent: each method has its own number of rounds
@@ -91,6 +98,7 @@ def prune(
     identity = {
         "model": model, "data": data, "density": density, "method": name, "all_alive": all_alive, "seed": seed,
         "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None, **variant,
+        **chosen_weights,
     }  # fmt: skip
     folder = out or Path("runs") / f"prune-{content_key(identity)[:10]}"
     claim_folder(folder, identity)

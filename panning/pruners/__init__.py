@@ -167,6 +167,7 @@ def prune_problem(
         raise PanningError(f"Method '{method}' has no other form in its authors' release; these have: {known}.")
     pruner = row.released if released and row.released is not None else row.pruner
     n_kept = n_kept_at(density, problem.layout.n_prunable)
+    rounds.targets(pruner.n_rounds, "exponential", density)  # a wrong number or schedule is refused by every method
     Connectivity.of(problem).check_reachable(n_kept)
     if row.needs_data and problem.batches is None:
         raise DataError(
