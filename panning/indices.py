@@ -52,7 +52,7 @@ def synflow_signed(signals: Signals) -> Tensor:
 
 def synflow(signals: Signals) -> Tensor:
     """|w| dR/d|w|: synaptic flow (Tanaka et al., NeurIPS 2020, eq. 3), in float64."""
-    return signals.weight.abs().double() * signals.path_grad
+    return signals.problem.absolute * signals.path_grad
 
 
 def magnitude_l2norm(signals: Signals) -> Tensor:
@@ -65,7 +65,7 @@ def magnitude_l2norm(signals: Signals) -> Tensor:
 
 def synflow_l2(signals: Signals) -> Tensor:
     """|w| dR/d(w^2), R of squared weights (Patil and Dovrolis, ICML 2021), in float64."""
-    return signals.weight.abs().double() * signals.path_grad_l2
+    return signals.problem.absolute * signals.path_grad_l2
 
 
 def ntk_sap(signals: Signals) -> Tensor:

@@ -61,6 +61,11 @@ class Problem:
         return self.layout.flatten(dict(self.model.named_parameters()))
 
     @cached_property
+    def absolute(self) -> Tensor:
+        """|w| in float64, flat: what every SynFlow round starts from."""
+        return self.weight.double().abs()
+
+    @cached_property
     def noise(self) -> Tensor:
         """One uniform draw in [0, 1) per weight, flat; fixed for the whole run, so that random masks are nested."""
         generator = torch_generator(self.seed, "noise")

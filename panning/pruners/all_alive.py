@@ -6,15 +6,20 @@ given back to the highest-ranked weights that can be alive.
 Let order be the ranking of all weights (the method's own mask first) and TopK(n) its first n. The alive weights of
 nested masks are nested, so a(n) = |alive(TopK(n))| never falls. The largest n with a(n) <= k is found by bisection; the
 few weights still missing are taken from the ranking among those whose two ends are alive, each of which adds exactly one.
+Where a layer has collapsed its weights are the last of the ranking, and nothing fits until all else is kept: the weights
+outside the mask are then ranked by their place in their own layer.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import torch
 from torch import Tensor
 
 from panning.connectivity import Connectivity
 from panning.errors import DensityError
+from panning.layout import Layout
 from panning.problem import Problem
 from panning.pruners.rounds import PruneResult
 
@@ -43,14 +48,16 @@ def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tenso
     if connectivity.n_alive(mask) == n_kept:
         return mask
     connectivity.check_reachable(n_kept)
-    order = ranking(mask, scores)
-    n_fits = _largest_fitting(connectivity, order, n_kept)
-    base = connectivity.alive(first(order, n_fits))
-    if filled := _fill(connectivity, base, order, n_kept):
-        return filled[0]
+    by_score = ranking(mask, scores)
+    opens = connectivity.n_alive(first(by_score, 2 * n_kept)) > 0
+    for by_place in (False, True) if opens else (True,):
+        order = ranking(mask, place_in_layer(connectivity.layout, scores)) if by_place else by_score
+        n_fits = _largest_fitting(connectivity, order, n_kept)
+        if filled := _fill(connectivity, connectivity.alive(first(order, n_fits)), order, n_kept):
+            return filled[0]
     # Nothing is connected yet, or the living units have no free places left: go one weight further, which opens new
     # paths but too many weights, and take the least of them away again, the last few one by one.
-    tried: set[bytes] = set()
+    tried: dict[bytes, int] = {}
     for start in (first(order, n_fits + 1), torch.ones_like(mask)):
         whole = connectivity.alive(start)
         for margin in (0, 8, 32):
@@ -60,9 +67,15 @@ def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tenso
     raise DensityError(_unreachable(connectivity, n_kept, tried))
 
 
-def _exactly(connectivity: Connectivity, alive: Tensor, order: Tensor, n_kept: int, tried: set[bytes]) -> Tensor | None:
+def _exactly(
+    connectivity: Connectivity, alive: Tensor, order: Tensor, n_kept: int, tried: dict[bytes, int]
+) -> Tensor | None:
     """Exactly ``n_kept`` alive weights below ``alive``: depth first, the lowest-ranked weight off first, with all that dies
-    with it; where that is too much, free places between living units are filled. None if the search ends without."""
+    with it; where that is too much, free places between living units are filled. None if the search ends without.
+
+    Args:
+        tried: digest of each mask that was looked at -> its number of weights; added to.
+    """
     stack: list[tuple[Tensor, Tensor | None]] = [(alive, None)]
     n_passes = 0
     while stack and n_passes < SEARCH_LIMIT:
@@ -72,10 +85,11 @@ def _exactly(connectivity: Connectivity, alive: Tensor, order: Tensor, n_kept: i
             state = state.clone()
             state[weight] = False
             state = connectivity.alive(state)
-        if (key := state.cpu().numpy().tobytes()) in tried:
+        digest = hashlib.blake2b(state.cpu().numpy().tobytes(), digest_size=16).digest()
+        if digest in tried:
             continue
-        tried.add(key)
-        if int(state.sum()) <= n_kept:
+        tried[digest] = int(state.sum())
+        if tried[digest] <= n_kept:
             if filled := _fill(connectivity, state, order, n_kept):
                 return filled[0]
         else:  # the best first, so that the lowest is popped first
@@ -83,11 +97,10 @@ def _exactly(connectivity: Connectivity, alive: Tensor, order: Tensor, n_kept: i
     return None
 
 
-def _unreachable(connectivity: Connectivity, n_kept: int, tried: set[bytes]) -> str:
-    sizes = {sum(key) for key in tried}
-    larger = [size for size in sizes if size > n_kept]
-    most = connectivity.n_alive(torch.ones(connectivity.layout.n_prunable, dtype=torch.bool))
+def _unreachable(connectivity: Connectivity, n_kept: int, tried: dict[bytes, int]) -> str:
+    larger = [size for size in tried.values() if size > n_kept]
     if not larger:
+        most = max(tried.values(), default=0)
         return f"{n_kept} weights cannot all be alive: at most {most} of this network's weights lie on a path."
     return (
         f"No set of exactly {n_kept} alive weights was found in {len(tried)} tries; {min(larger)} is the next number that "
@@ -98,7 +111,17 @@ def _unreachable(connectivity: Connectivity, n_kept: int, tried: set[bytes]) -> 
 def ranking(mask: Tensor, scores: Tensor) -> Tensor:
     """Flat positions, best first: the weights of ``mask`` by score, then all others by score; stable."""
     by_score = scores.argsort(descending=True, stable=True)
-    return by_score[mask[by_score].to(torch.int8).argsort(descending=True, stable=True)]
+    own = mask[by_score]
+    return torch.cat([by_score[own], by_score[~own]])
+
+
+def place_in_layer(layout: Layout, scores: Tensor) -> Tensor:
+    """Scores that rank every layer alike: 1 for a layer's best weight, falling to 0 for its worst."""
+    places = torch.empty(scores.numel(), dtype=torch.float64, device=scores.device)
+    for part, size in zip(layout.slices(), layout.sizes, strict=True):
+        order = scores[part].argsort(descending=True, stable=True)
+        places[part][order] = torch.linspace(1.0, 0.0, size, dtype=torch.float64, device=scores.device)
+    return places
 
 
 def first(order: Tensor, n: int) -> Tensor:
@@ -109,21 +132,31 @@ def first(order: Tensor, n: int) -> Tensor:
 
 
 def _largest_fitting(connectivity: Connectivity, order: Tensor, n_kept: int) -> int:
-    """The largest n with a(n) <= n_kept, by galloping from n_kept and bisection; a(n_kept) <= n_kept always holds."""
+    """The largest n with a(n) <= n_kept; a(n_kept) <= n_kept always holds.
+
+    Galloping from n_kept, then in turn where a straight line between the ends meets n_kept and half way between them.
+    """
+
+    def n_alive(n: int) -> int:
+        return connectivity.n_alive(first(order, n))
+
     total = order.numel()
-    low, step = n_kept, max(1, n_kept // 8)
+    low, low_alive, step = n_kept, n_alive(n_kept), max(1, n_kept // 8)
     high = min(low + step, total)
-    while connectivity.n_alive(first(order, high)) <= n_kept:
+    while (high_alive := n_alive(high)) <= n_kept:
         if high == total:
             return total
-        low, step = high, 2 * step
+        low, low_alive, step = high, high_alive, 2 * step
         high = min(low + step, total)
+    halve = False
     while high - low > 1:
-        middle = (low + high) // 2
-        if connectivity.n_alive(first(order, middle)) <= n_kept:
-            low = middle
+        share = 0.5 if halve else (n_kept + 0.5 - low_alive) / (high_alive - low_alive)
+        middle = min(max(low + int(share * (high - low)), low + 1), high - 1)
+        halve = not halve
+        if (middle_alive := n_alive(middle)) <= n_kept:
+            low, low_alive = middle, middle_alive
         else:
-            high = middle
+            high, high_alive = middle, middle_alive
     return low
 
 

@@ -15,12 +15,12 @@ SCALES = (0, 250, 500)
 
 def absolute(site: Site) -> dict[str, Tensor]:
     """``path_grad`` = dR/d|u|."""
-    return {"path_grad": _path_gradient(site, (site.problem.weight * site.mask).abs().double())}
+    return {"path_grad": _path_gradient(site, site.problem.absolute * site.mask)}
 
 
 def squared(site: Site) -> dict[str, Tensor]:
     """``path_grad_l2`` = dR/d(u^2), R of squared weights (SynFlow-L2, Patil and Dovrolis 2021)."""
-    return {"path_grad_l2": _path_gradient(site, (site.problem.weight * site.mask).double().square())}
+    return {"path_grad_l2": _path_gradient(site, (site.problem.absolute * site.mask).square_())}
 
 
 def _path_gradient(site: Site, positive: Tensor) -> Tensor:
