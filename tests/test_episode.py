@@ -246,3 +246,13 @@ def test_a_second_order_index_is_computed_ahead_only_where_it_is_weighed_again(m
     computed.clear()
     run_policy(residual_problem(), 0.1, Constant(spec.encode({"snip": 1.0, "synflow": 1.0})), spec, 3)
     assert set(computed) == {"loss"}
+
+
+def test_a_state_can_be_left_twice_and_its_past_holds_no_signals() -> None:
+    problem = residual_problem()
+    state = initial(problem, 0.1, 4)
+    action = RoundAction({"snip": 1.0, "synflow": 1.0}, 0.5)
+    first = transition(state, action)
+    assert all(values.dim() == 0 for values in state.signals._known.values())
+    again = transition(state, action)
+    assert torch.equal(first.mask, again.mask) and first.signals.loss == again.signals.loss

@@ -114,6 +114,7 @@ def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
     one that does again, so its signals come from the same graph: that saves the next round a forward and backward pass.
     """
     result = prune_round(state.signals, action)
+    state.signals.free()  # before the next pass: on large networks they are most of the memory
     signals = Signals(state.problem, result.mask)
     reached = int(result.mask.sum()) <= n_kept_at(state.target_density, result.mask.numel())
     second_order = [name for name in action.weights if INDICES[name].second_order]

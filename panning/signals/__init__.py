@@ -90,6 +90,10 @@ class Signals:
                     for found, values in row.run(site).items():
                         self._known[found] = self._checked(found, values)
 
+    def free(self) -> None:
+        """Let go of what is per weight; the scalars stay. Asked for again, a signal is computed again."""
+        self._known = {name: values for name, values in self._known.items() if values.dim() == 0}
+
     def _get(self, name: str) -> Tensor:
         self.request(name)
         return self._known[name]
