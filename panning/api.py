@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from panning import flow
 from panning.connectivity import Connectivity, report
-from panning.errors import DataError, ModelError
+from panning.errors import DataError, DensityError, ModelError
 from panning.layout import prunable_layout
 from panning.masks import Masks
 from panning.problem import Batch, BatchSource, Loss, Problem
@@ -67,12 +67,30 @@ def prune(
     Raises:
         PanningError: with what was given, what is allowed and what to do.
     """
+    _check_numbers(density, n_rounds, input_shape)
+    with (  # a caller's evaluation loop or mixed precision is not the scoring's
+        torch.inference_mode(False),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        return _prune(
+            model, data, density, method, all_alive, seed, loss, include, exclude, schedule, n_rounds, released, control,
+            device, input_shape,
+        )  # fmt: skip
+
+
+def _prune(
+    model: nn.Module, data: Any, density: float, method: str, all_alive: bool, seed: int, loss: Loss,
+    include: Sequence[str] | None, exclude: Sequence[str], schedule: str | None, n_rounds: int | None, released: bool,
+    control: str | None, device: str | torch.device | None, input_shape: Sequence[int] | None,
+) -> Masks:  # fmt: skip
     batches = None if data is None else _batch_source(data, seed)
     if input_shape is None:
         if batches is None:
             raise DataError("Pass data, or input_shape=(channels, height, width) for a method that needs no data.")
         input_shape = tuple(batches(0)[0].shape[1:])
-    layout = prunable_layout(model, tuple(include) if include is not None else None, tuple(exclude))
+    include, exclude = ((names,) if isinstance(names, str) else names for names in (include, exclude))
+    layout = prunable_layout(model, tuple(include) if include is not None else None, tuple(exclude or ()))
     with _on_device(model, device):
         problem = Problem(model, layout, tuple(input_shape), batches, loss, seed)
         if batches is not None:
@@ -88,10 +106,22 @@ def prune(
     )  # fmt: skip
 
 
+def _check_numbers(density: float, n_rounds: int | None, input_shape: Sequence[int] | None) -> None:
+    if isinstance(density, bool) or not isinstance(density, int | float):
+        raise DensityError(f"Density must be a number in (0, 1], given {density!r}.")
+    if n_rounds is not None and not isinstance(n_rounds, int):
+        raise DensityError(f"n_rounds must be a whole number, given {n_rounds!r}.")
+    if input_shape is not None and (
+        not isinstance(input_shape, Sequence) or any(not isinstance(n, int) or n < 1 for n in input_shape)
+    ):
+        raise DataError(
+            f"input_shape must be whole numbers >= 1 without the batch, like (3, 32, 32), given {input_shape!r}."
+        )
+
+
 def _check_batch(problem: Problem) -> None:
     """Say what is wrong where the model or the loss does not take the data, before a method runs into it."""
     inputs, targets = problem.batch(0)
-    inputs, targets = inputs[:2], targets[:2]
     given = f"inputs {tuple(inputs.shape)} of {inputs.dtype}, targets {tuple(targets.shape)} of {targets.dtype}"
     parameters = {**problem.other_parameters(), **problem.layout.views(problem.weight)}
     try:
@@ -102,7 +132,9 @@ def _check_batch(problem: Problem) -> None:
             f"The model, of {problem.weight.dtype}, fails on the data ({given}): {type(error).__name__}: {error}"
         ) from error
     try:
-        problem.loss(outputs, targets)
+        value = problem.loss(outputs, targets)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"it gives {type(value).__name__}, but must give a tensor")
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise DataError(
             f"The loss fails on outputs {tuple(outputs.shape)} of {outputs.dtype} and the data ({given}): "
@@ -147,6 +179,9 @@ def _from_loader(loader: DataLoader[Any], seed: int) -> BatchSource:
                 return batches[number % len(batches)]
             except (TypeError, ValueError):
                 raise DataError("The DataLoader must give pairs (inputs, targets).") from None
+            if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
+                kinds = f"{type(inputs).__name__}, {type(targets).__name__}"
+                raise DataError(f"The DataLoader must give pairs of tensors (inputs, targets), given ({kinds}).")
             batches.append((inputs, targets))
         return batches[number]
 
@@ -174,10 +209,18 @@ def _from_dataset(dataset: Any, seed: int) -> BatchSource:
 @contextlib.contextmanager
 def _on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
     home = next(model.parameters()).device
-    if device is None or torch.device(device) == home:
+    try:
+        elsewhere = device is not None and torch.device(device) != home
+    except RuntimeError as error:
+        raise ModelError(f"Unknown device '{device}': {error}") from error
+    if not elsewhere:
         yield
         return
-    model.to(device)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        model.to(home)
+        raise ModelError(f"The model cannot be moved to device '{device}': {error}") from error
     try:
         yield
     finally:

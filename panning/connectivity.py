@@ -22,8 +22,8 @@ from panning.layout import KINDS, Layout, by_unit, prunable_parameters
 from panning.masks import Masks, check_masks_fit
 from panning.problem import Problem
 
-#: The e of ``smallest_alive``: a path one layer longer counts for a thousandth.
-SHORT = 2.0**-10
+#: In ``smallest_alive``, how much less a path counts for being one layer longer, in powers of two.
+LONGER_BY_BITS = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Connectivity:
     def _connected(self, mask: Tensor) -> Tensor:
         gates = mask.to(torch.float32).requires_grad_()
         others = _ones(self.model, self.layout, torch.float32)
-        ones = torch.ones(1, *self.input_shape, device=mask.device, requires_grad=True).clone()
+        ones = torch.ones(1, *self.input_shape, dtype=torch.float32, device=mask.device, requires_grad=True).clone()
         parameters = {**others, **self.layout.views(gates)}
         output = flow.run(self.model, parameters, ones, flow.BOOLEAN, torch.float32)
         # A weight that no output depends on is dead, like those of a head that is used in training only.
@@ -73,9 +73,11 @@ class Connectivity:
         Raises:
             ModelError: if no prunable weight lies on any path.
         """
+        bits = min(LONGER_BY_BITS, 1450 // len(self.layout.names))  # what all layers together have in a float64
+        start = 2.0 ** min(490, bits * len(self.layout.names) // 3)
         flat = torch.cat(
             [
-                torch.full((size,), SHORT / max(1, math.prod(shape[1:])), dtype=torch.float64)
+                torch.full((size,), 2.0**-bits / max(1, math.prod(shape[1:])), dtype=torch.float64)
                 for shape, size in zip(self.layout.shapes, self.layout.sizes, strict=True)
             ]
         ).to(next(self.model.parameters()).device)
@@ -85,15 +87,17 @@ class Connectivity:
             ones = torch.ones(1, *self.input_shape, dtype=torch.float64, device=flat.device, requires_grad=True)
             parameters = {**others, **self.layout.views(flat)}
             # Both directions start large, since they shrink by e at every layer.
-            output = flow.run(self.model, parameters, ones * 2.0**500, flow.SHORTEST, torch.float64)
-            seed = torch.full_like(output, 2.0**300)
+            output = flow.run(self.model, parameters, ones * start, flow.SHORTEST, torch.float64)
+            seed = torch.full_like(output, start)
             (grad,) = torch.autograd.grad(output, flat, seed, materialize_grads=True)
         if not grad.any():
             raise ModelError(
                 "No prunable weight of this network lies on a path from the input to the output that panning can follow: "
                 "the README names the layers that it knows."
             )
-        return round(float((flat.detach() * grad).sum()) / float((output.detach() * seed).sum()))
+        total = float((output.detach() * seed).sum())
+        mean = float((flat.detach() * grad).sum()) / total if total > 0 else math.nan
+        return round(mean) if math.isfinite(mean) else 1  # beyond float64: a bound that refuses nothing
 
     def check_reachable(self, n_kept: int) -> None:
         """Raise DensityError if fewer weights are asked for than any path through the network needs."""

@@ -58,7 +58,7 @@ class Problem:
         """The dense initial weights, flat [n_prunable], detached."""
         if self.initial is not None:
             return self.initial
-        return self.layout.flatten(dict(self.model.named_parameters()))
+        return _at_least_float32(self.layout.flatten(dict(self.model.named_parameters())))
 
     @cached_property
     def absolute(self) -> Tensor:
@@ -80,13 +80,18 @@ class Problem:
         if self.batches is None:
             raise DataError("This method scores with a loss and needs data: pass a batch, a DataLoader or a Dataset.")
         inputs, targets = self.batches(number)
-        return inputs.to(self.weight.device), targets.to(self.weight.device)
+        return _at_least_float32(inputs.to(self.weight.device)), targets.to(self.weight.device)
 
     def other_parameters(self) -> dict[str, Tensor]:
         """The parameters that are not prunable (biases, norms), detached."""
         masked = set(self.layout.names)
-        return {name: p.detach() for name, p in self.model.named_parameters() if name not in masked}
+        return {n: _at_least_float32(p.detach()) for n, p in self.model.named_parameters() if n not in masked}
 
     def ones(self, dtype: torch.dtype) -> Tensor:
         """A batch of one input, all ones."""
         return torch.ones(1, *self.input_shape, dtype=dtype, device=self.weight.device)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    """Networks of half precision are scored in float32: a gradient's derivative underflows in 16 bits."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import ResidualNet, residual_problem
 
 import panning
-from panning.errors import DataError, DensityError, ModelError
+from panning.errors import DataError, DensityError, ModelError, PanningError
 
 IMAGES, LABELS = residual_problem().batch(0)
 
@@ -148,8 +148,8 @@ def test_unknown_public_names_are_attribute_errors() -> None:
     ("data", "error", "message"),
     [
         ((IMAGES.double(), LABELS), ModelError, r"of torch.float32, fails on the data \(inputs .* of torch.float64"),
-        ((IMAGES[:, :1], LABELS), ModelError, r"fails on the data \(inputs \(2, 1, 8, 8\)"),
-        ((IMAGES, LABELS.float()), DataError, r"The loss fails on outputs \(2, 3\).*targets \(2,\) of torch.float32"),
+        ((IMAGES[:, :1], LABELS), ModelError, r"fails on the data \(inputs \(12, 1, 8, 8\)"),
+        ((IMAGES, LABELS.float()), DataError, r"The loss fails on outputs \(12, 3\).*targets \(12,\) of torch.float32"),
         ((IMAGES, LABELS + 7), DataError, "out of bounds"),
     ],
 )
@@ -171,3 +171,33 @@ def test_variants_are_in_the_manifest() -> None:
     masks = panning.prune(model(), (IMAGES, LABELS), density=0.3, method="force", released=True, control="shuffle")
     assert masks.manifest["released"] is True and masks.manifest["control"] == "shuffle"
     assert masks.manifest["n_dead_units"] > 0 and isinstance(masks.manifest["collapsed_layers"], list)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"density": "0.1"}, "Density must be a number"),
+        ({"n_rounds": 2.5}, "whole number"),
+        ({"input_shape": (-1, 3)}, "input_shape must be"),
+        ({"device": "foo"}, "Unknown device"),
+        ({"loss": lambda outputs, targets: 1.0}, "must give a tensor"),
+        ({"data": DataLoader([{"x": 1, "y": 2}] * 4)}, "must give pairs of tensors"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_said_to(change: dict[str, Any], message: str) -> None:
+    arguments = {"data": (IMAGES, LABELS), "density": 0.5, "method": "snip", **change}
+    with pytest.raises(PanningError, match=message):
+        panning.prune(model(), arguments.pop("data"), **arguments)
+
+
+def test_a_callers_evaluation_loop_and_mixed_precision_change_nothing() -> None:
+    expected = panning.prune(model(), (IMAGES, LABELS), density=0.3, method="ntk_sap", n_rounds=1)
+    net = model()
+    with torch.autocast("cpu"):
+        assert panning.prune(net, (IMAGES, LABELS), density=0.3, method="ntk_sap", n_rounds=1) == expected
+    with torch.inference_mode():
+        assert panning.prune(net, (IMAGES, LABELS), density=0.3, method="ntk_sap", n_rounds=1) == expected
+
+
+def test_a_single_pattern_may_be_a_string() -> None:
+    assert list(panning.prune(model(), (IMAGES, LABELS), density=0.5, include="stem*")) == ["stem.weight"]

@@ -347,8 +347,74 @@ class Branches(nn.Module):
 def test_the_shortest_path_is_found_around_a_wide_layer_and_through_any_depth() -> None:
     model = Branches()
     assert Connectivity(model, prunable_layout(model), (4,)).smallest_alive() == 2
-    deep = nn.Sequential(*[nn.Linear(5, 5) for _ in range(60)])
-    assert Connectivity(deep, prunable_layout(deep), (5,)).smallest_alive() == 60
+    for depth in (60, 200):
+        deep = nn.Sequential(*[nn.Linear(5, 5) for _ in range(depth)])
+        assert Connectivity(deep, prunable_layout(deep), (5,)).smallest_alive() == depth
+    many = Called(lambda self, x: torch.cat([self.one(x), self.c(self.b(x))], 1), one=nn.Linear(4, 1), b=nn.Linear(4, 8),
+                  c=nn.Linear(8, 1100))  # fmt: skip
+    assert Connectivity(many, prunable_layout(many), (4,)).smallest_alive() == 1
+
+
+BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "clip": lambda h: h.clip(-1, 1), "clamp_": lambda h: h.clamp_(0, 1), "sin": torch.sin, "exp": lambda h: h.exp(),
+    "minus": lambda h: -h, "times -1": lambda h: h * -1, "over -2": lambda h: h / -2, "square": lambda h: h * h,
+    "own layer norm": lambda h: (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True) + 1e-5).sqrt(),
+    "own RMS norm": lambda h: h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6), "std": lambda h: h / h.std(),
+    "SwiGLU": lambda h: F.silu(h) * h, "own softmax": lambda h: h.exp() / h.exp().sum(-1, keepdim=True),
+    "casts": lambda h: h.double().half().to(torch.float32).type(torch.float32),
+    "crelu": lambda h: torch.cat([h, -h], 1)[:, :12],
+    "constant layer": lambda h: F.linear(h, -torch.eye(12)), "constant factor": lambda h: h * -torch.ones(12),
+    "einsum": lambda h: torch.einsum("bi,oi->bo", h, torch.ones(12, 12)),
+    "buffer": lambda h: torch.zeros(len(h), 12).copy_(h),
+    "in place": lambda h: h.mul_(-2).div_(3).mul_(h.detach().sigmoid()), "norm": lambda h: h / h.norm(dim=-1, keepdim=True),
+    "highway": lambda h: torch.sigmoid(h) * h + (1 - torch.sigmoid(h)) * h,
+    "where": lambda h: torch.where(h > 0, h, 0.1 * h),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_all_alive_keeps_its_promise_through_any_arithmetic(name: str) -> None:
+    torch.manual_seed(0)
+    model = Called(lambda self, x: self.b(BETWEEN[name](self.a(x))), a=nn.Linear(16, 12), b=nn.Linear(12, 4))
+    batch = torch.randn(24, 16), torch.arange(24) % 4
+    problem = Problem.of(model, (16,), lambda n: batch)
+    assert Connectivity.of(problem).smallest_alive() == 2
+    for method in ("magnitude", "synflow"):
+        result = prune_problem(problem, 0.1, method, all_alive_weights=True, rounds=Rounds(3))
+        assert int(result.mask.sum()) == 24 == Connectivity.of(problem).n_alive(result.mask)
+
+
+def test_a_module_under_two_names_is_scored_and_left_as_it_was() -> None:
+    twice = nn.Linear(6, 6)
+    model = nn.Sequential(nn.Linear(4, 6), twice, nn.BatchNorm1d(6), twice, nn.Linear(6, 3))
+    parameters = dict(model.named_parameters())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    batch = torch.rand(12, 4), torch.arange(12) % 3
+    problem = Problem.of(model, (4,), lambda n: batch)
+    for method in PRUNERS:
+        if method not in ("uniform_plus", "smart_ratio", "smart_ratio_vgg"):
+            prune_problem(problem, 0.5, method, rounds=Rounds(2))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+
+
+def test_a_weight_computed_from_others_cuts_nothing() -> None:
+    normed = nn.utils.parametrizations.spectral_norm(nn.Linear(5, 3))
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), normed)
+    net = Connectivity(model, prunable_layout(model), (4,))
+    assert net.n_alive(torch.ones(20, dtype=torch.bool)) == 20
+
+
+@pytest.mark.parametrize("method", ["grasp", "gcs", "ntk_sap"])
+def test_half_precision_is_scored_in_float32(method: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 4)).half()
+    inputs, labels = torch.rand(20, 20).half(), torch.arange(20) % 4
+    half = Problem.of(model, (20,), lambda n: (inputs, labels))
+    mask = prune_problem(half, 0.1, method, rounds=Rounds(1)).mask
+    assert model[0].weight.dtype == torch.float16
+    full = Problem.of(model.float(), (20,), lambda n: (inputs.float(), labels))
+    assert torch.equal(mask, prune_problem(full, 0.1, method, rounds=Rounds(1)).mask)
 
 
 def test_a_network_whose_prunable_weights_lead_nowhere_is_refused() -> None:

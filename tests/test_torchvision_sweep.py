@@ -37,7 +37,6 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     "googlenet": (32, {"aux_logits": True, "init_weights": True}),
     "shufflenet_v2_x0_5": (32, {}),
     "squeezenet1_1": (64, {}),
-    "alexnet": (64, {}),
 }
 N_SAMPLES = 6
 #: Methods that may say that a network is not for them.

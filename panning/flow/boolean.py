@@ -34,12 +34,17 @@ def _product(function: Any, x: Tensor, weight: Tensor, bias: Any = None, *args: 
     return result
 
 
+def presence(x: Tensor) -> Tensor:
+    """1 where a constant is not 0."""
+    return (x != 0).to(x.dtype)
+
+
 def _open(gate: Tensor, mean: float) -> Tensor:
     return 1.0 + _Boolean.apply(gate, 0.0, 0.0)
 
 
 BOOLEAN: dict[Any, Rule] = {
-    **rules(_product, _open),
+    **rules(_product, _open, presence),
     **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS), identity),
     **AVERAGE_POOLS,
 }

@@ -36,9 +36,16 @@ def run(
     Buffers are cloned (floating ones cast to ``dtype``), all modules are in evaluation mode during the pass, and what it
     draws at random does not depend on, nor change, the global random state.
     """
-    buffers = {
-        name: buffer.detach().to(dtype, copy=True) if buffer.is_floating_point() else buffer.clone()
-        for name, buffer in model.named_buffers()
+    replacements: dict[int, Tensor] = {id(p): parameters[name] for name, p in model.named_parameters()}
+    for buffer in model.buffers():
+        floating = buffer.is_floating_point()
+        replacements[id(buffer)] = buffer.detach().to(dtype, copy=True) if floating else buffer.clone()
+    # By slot, every module once: ``functional_call`` would not give back what a module holds that has two names.
+    slots = {
+        f"{prefix}.{name}" if prefix else name: replacements[id(tensor)]
+        for prefix, module in model.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
     }
     with (
         _in_evaluation_mode(model),
@@ -47,7 +54,7 @@ def run(
         torch.autocast(inputs.device.type, enabled=False),
         sdpa_kernel(SDPBackend.MATH),  # the only kernel that can be differentiated twice
     ):
-        output = functional_call(model, {**parameters, **buffers}, (inputs,))
+        output = functional_call(model, slots, (inputs,), tie_weights=False)
     if not isinstance(output, Tensor):
         raise ModelError(f"The model returns {type(output).__name__}; a tensor of logits [batch, classes] is needed.")
     return output

@@ -21,9 +21,19 @@ DROPOUTS = (
 ACTIVATIONS = (
     F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish,
     F.leaky_relu, F.prelu, torch.prelu, F.rrelu, F.hardswish, F.hardtanh, F.softplus, F.softsign, F.tanh, torch.tanh,
-    Tensor.tanh, F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.logsigmoid, torch.clamp, Tensor.clamp,
-    torch.abs, Tensor.abs,
+    Tensor.tanh, F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.logsigmoid, F.threshold, F.hardshrink,
+    F.softshrink, F.tanhshrink, F.hardtanh_, F.elu_, F.selu_, F.celu_, F.leaky_relu_, F.rrelu_, F.threshold_,
+    torch.clip, Tensor.clip, Tensor.clip_, torch.clamp, Tensor.clamp, Tensor.clamp_, Tensor.tanh_, Tensor.abs_,
+    Tensor.neg_, torch.negative, Tensor.negative, torch.pow, Tensor.pow, Tensor.__pow__, torch.float_power,
+    *(getattr(home, name) for home in (torch, Tensor) for name in (
+        "abs", "neg", "sin", "cos", "exp", "expm1", "log", "log1p", "sqrt", "square", "erf", "sign", "reciprocal",
+    )),
 )  # fmt: skip
+#: What divides by them, or multiplies with their inverse root, is normalised: a scale that cuts nothing.
+INVERSE_ROOTS = (torch.rsqrt, Tensor.rsqrt)
+DEVIATIONS = (torch.std, Tensor.std, torch.var, Tensor.var)
+DIVISIONS = (torch.div, Tensor.div, Tensor.div_, torch.true_divide, Tensor.true_divide, torch.divide, Tensor.divide)
+CASTS = (Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type, Tensor.type_as)
 #: Positive also where the input is 0: what they multiply, they scale and never cut.
 SIGMOIDS = (F.sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_, F.hardsigmoid)
 SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)

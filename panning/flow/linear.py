@@ -2,6 +2,10 @@
 
 - A *constant* (what does not depend on the input or on a gate: biases by another name, class tokens, position embeddings,
   attention masks) adds nothing. A tensor is one if it requires no gradient; the flow's input and gates do.
+- A factor that is constant counts by its magnitude, and by being 0 or not where only that matters; a divisor, like the
+  inverse root of a mean square, is a scale that cuts nothing.
+- A product of two activations keeps its factors; the second is divided by its largest entry, taken as a constant, so that
+  products of products do not outgrow the numbers.
 - A *gate* (the result of a sigmoid or softmax) never cuts what it multiplies: g * x becomes open(g) * x. Where a sigmoid is
   an activation and multiplies nothing, it is the identity like the others.
 - An embedding is a linear layer on one-hot tokens, all of them present.
@@ -77,19 +81,86 @@ def _gate_mean(x: Any) -> float | None:
     return getattr(x, "_panning_gate_mean", None)
 
 
-def product_of_gates(open_gate: Open) -> Rule:
-    """Products in which gates are opened."""
+#: In place of a gate's mean: a factor that only scales.
+SCALE = -1.0
+
+
+def scaled_to_one(x: Tensor) -> Tensor:
+    """``x`` over its largest entry, which is taken as a constant."""
+    top = x.detach().amax()
+    return x / top if top > 0 else x
+
+
+def products(open_gate: Open, magnitude: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Rule:
+    """Products in which gates are opened.
+
+    Args:
+        magnitude: what a constant factor becomes.
+        second: what the second of two activations becomes.
+    """
 
     def rule(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
-        means = _gate_mean(a), _gate_mean(b)
-        if means[0] is not None and depends(b):
-            a = open_gate(a, means[0])
-            return a * b if function in of.PRODUCTS else function(a, b, *args, **kwargs)
-        if means[1] is not None and depends(a):
-            b = open_gate(b, means[1])
-        return function(a, b, *args, **kwargs)
+        elementwise = function in of.PRODUCTS
+        if not depends(a) and not depends(b):
+            return function(a, b, *args, **kwargs)
+        if depends(a) and depends(b):
+            means = _gate_mean(a), _gate_mean(b)
+            if means[0] is not None:
+                a = _opened(a, means[0], open_gate)
+            elif means[1] is not None:
+                b = _opened(b, means[1], open_gate)
+            else:
+                b = second(b)
+        elif elementwise:
+            a, b = (x if depends(x) else _constant_factor(x, magnitude) for x in (a, b))
+        else:
+            a, b = (x if depends(x) else magnitude(x) for x in (a, b))
+        if not elementwise:
+            a = a.to(b.dtype) if depends(b) else a
+            b = b.to(a.dtype)
+            return function(a, b, *args, **kwargs)
+        if function is Tensor.mul_:  # what the product's gradient needs must not be written over
+            return a.copy_(a.clone() * b)
+        return a * b
 
     return rule
+
+
+def _opened(gate: Tensor, mean: float, open_gate: Open) -> Tensor:
+    return torch.ones_like(gate) if mean == SCALE else open_gate(gate, mean)
+
+
+def _constant_factor(x: Any, magnitude: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(x, Tensor):
+        return magnitude(x)
+    return abs(x) or 0.0
+
+
+def _divide(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+    if not depends(a) and not depends(b):
+        return function(a, b, *args, **kwargs)
+    if function is Tensor.div_:
+        return a
+    kept, other = (a, b) if depends(a) else (b, a)
+    return kept * torch.ones_like(other) if isinstance(other, Tensor) else kept.clone()
+
+
+def _inverse_root(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return _as_gate(x.clone(), SCALE)
+
+
+def _deviation(function: Any, x: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
+    dims = None if dim is None or isinstance(dim, bool) else dim
+    return x.mean() if dims is None else x.mean(dims, keepdim=keepdim)
+
+
+def _cast(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return x if depends(x) else function(x, *args, **kwargs)
+
+
+def _to(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    moved = function(x, *args, **kwargs)
+    return x.to(moved.device) if depends(x) else moved  # a flow has a dtype of its own
 
 
 def glu(open_gate: Open) -> Rule:
@@ -102,13 +173,24 @@ def glu(open_gate: Open) -> Rule:
     return rule
 
 
-def rules(linear: Rule, open_gate: Open) -> dict[Any, Rule]:
+def rules(
+    linear: Rule,
+    open_gate: Open,
+    magnitude: Callable[[Tensor], Tensor],
+    second: Callable[[Tensor], Tensor] = scaled_to_one,
+) -> dict[Any, Rule]:
     """The rules of a flow.
 
     Args:
-        linear: replaces linear layers and convolutions.
+        linear: replaces linear layers and convolutions, whose weight it gets in the input's dtype.
         open_gate: what a gate becomes where it multiplies.
+        magnitude: what a constant factor becomes, and the weight of a layer that is constant.
+        second: what the second of two activations becomes in their product.
     """
+
+    def layer(function: Any, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
+        weight = weight if depends(weight) else magnitude(weight).to(x.dtype)
+        return linear(function, x.to(weight.dtype), weight, *args, **kwargs)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         weights = open_gate(q @ k.transpose(-2, -1), 1.0 / k.shape[-2])
@@ -122,26 +204,38 @@ def rules(linear: Rule, open_gate: Open) -> dict[Any, Rule]:
         return attend(q, k, v)
 
     def multi_head(function: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        return attention_forward(linear, attend, *args, **kwargs), None
+        return attention_forward(layer, attend, *args, **kwargs), None
 
     def embedding(function: Any, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         tokens = x if x.is_floating_point() else torch.ones_like(x, dtype=weight.dtype)
         every_token = torch.ones(1, weight.shape[0], dtype=weight.dtype, device=weight.device)
-        row: Tensor = linear(torch.nn.functional.linear, every_token.requires_grad_(weight.requires_grad), weight.t())
+        row: Tensor = layer(torch.nn.functional.linear, every_token.requires_grad_(weight.requires_grad), weight.t())
         return tokens.unsqueeze(-1) * row[0]
 
-    product = product_of_gates(open_gate)
+    product = products(open_gate, magnitude, second)
+
+    def einsum(function: Any, equation: str, *operands: Any) -> Any:
+        if len(operands) == 2 and any(depends(x) for x in operands):
+            return product(lambda a, b: function(equation, a, b), *operands)
+        return function(equation, *operands)
+
     F = torch.nn.functional
     return {
-        **dict.fromkeys((*of.LINEAR, *of.CONVOLUTIONS), linear),
+        **dict.fromkeys((*of.LINEAR, *of.CONVOLUTIONS), layer),
         **dict.fromkeys((*of.UNSCALED_NORMS, *of.DROPOUTS, *of.ACTIVATIONS, *of.TO_INTEGERS), identity),
         **dict.fromkeys(of.ADDITIONS, add),
         **dict.fromkeys(of.ADDITIONS_IN_PLACE, _add_in_place),
         **dict.fromkeys(of.CONCATENATIONS, _join),
         **dict.fromkeys((*of.PRODUCTS, *of.MATRIX_PRODUCTS), product),
         **dict.fromkeys(of.RESHAPES, _keep_gate),
+        **dict.fromkeys((*of.DIVISIONS, Tensor.__rdiv__), _divide),
+        **dict.fromkeys(of.INVERSE_ROOTS, _inverse_root),
+        **dict.fromkeys(of.DEVIATIONS, _deviation),
+        **dict.fromkeys(of.CASTS, _cast),
+        Tensor.to: _to,
         **dict.fromkeys(of.SIGMOIDS, _sigmoid),
         **dict.fromkeys(of.SOFTMAXES, _softmax),
+        torch.einsum: einsum,
         F.glu: glu(open_gate),
         F.embedding: embedding,
         F.scaled_dot_product_attention: scaled_dot_product_attention,

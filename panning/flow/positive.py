@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from panning.flow import functions as of
+from panning.flow.boolean import presence
 from panning.flow.forward import Rule
-from panning.flow.linear import AVERAGE_POOLS, identity, rules
+from panning.flow.linear import AVERAGE_POOLS, identity, rules, scaled_to_one
 from panning.flow.scoring import without_bias
 
 
@@ -47,15 +48,16 @@ def _closed(gate: Tensor, mean: float) -> Tensor:
 
 
 POSITIVE_LINEAR: dict[Any, Rule] = {
-    **rules(without_bias, _open),
+    **rules(without_bias, _open, torch.abs),
     **dict.fromkeys(of.BATCH_NORMS, _batch_norm),
     **dict.fromkeys(of.CHANNEL_NORMS, _group_norm),
     **dict.fromkeys(of.LAST_NORMS, _layer_norm),
 }
 
-#: The same sum over paths with every factor but the weights left out; gates let everything pass.
+#: The same sum over paths with every factor but the weights left out; gates let everything pass, and a product of two
+#: activations is as long as its first: a path needs at least that.
 SHORTEST: dict[Any, Rule] = {
-    **rules(without_bias, _closed),
+    **rules(without_bias, _closed, presence, lambda x: scaled_to_one(x.detach())),
     **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS), identity),
     **AVERAGE_POOLS,
 }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from panning.connectivity import Connectivity
-from panning.errors import DensityError
+from panning.errors import DensityError, ModelError
 from panning.layout import Layout
 from panning.problem import Problem
 from panning.pruners.rounds import PruneResult
@@ -30,7 +30,13 @@ SEARCH_WIDTH = 64
 
 def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
     """The same number of weights, all alive; see ``all_alive``."""
-    mask = all_alive(Connectivity.of(problem), result.mask, result.scores)
+    connectivity = Connectivity.of(problem)
+    mask = all_alive(connectivity, result.mask, result.scores)
+    if (n_alive := connectivity.n_alive(mask)) != int(mask.sum()):  # no search can do more than the alive test knows
+        raise ModelError(
+            f"Only {n_alive} of {int(mask.sum())} weights are alive: this network contains a function in which more weights "
+            "can cut others off. docs/layers.md says what is followed."
+        )
     return PruneResult(result.layout, mask, result.scores, result.history)
 
 
