@@ -89,8 +89,8 @@ def _prune(
         if batches is None:
             raise DataError("Pass data, or input_shape=(channels, height, width) for a method that needs no data.")
         input_shape = tuple(batches(0)[0].shape[1:])
-    include, exclude = ((names,) if isinstance(names, str) else names for names in (include, exclude))
-    layout = prunable_layout(model, tuple(include) if include is not None else None, tuple(exclude or ()))
+    included = None if include is None else _patterns(include)
+    layout = prunable_layout(model, included, _patterns(exclude))
     with _on_device(model, device):
         problem = Problem(model, layout, tuple(input_shape), batches, loss, seed)
         if batches is not None:
@@ -104,6 +104,10 @@ def _prune(
     return result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=seed, input_shape=list(input_shape), **variant, **facts
     )  # fmt: skip
+
+
+def _patterns(names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _check_numbers(density: float, n_rounds: int | None, input_shape: Sequence[int] | None) -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from panning.benchmark import measured
+from panning.benchmark.speed_report import markdown
 from panning.cli.methods import method_rows, method_table
 from panning.data import data_names
 from panning.models import model_names
@@ -18,6 +20,11 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_the_table_of_methods_is_the_table_of_methods() -> None:
     assert "\n".join(method_table(method_rows())) in README
+
+
+def test_the_speed_page_shows_the_shipped_records() -> None:
+    shown = (Path(__file__).parent.parent / "docs" / "speed.md").read_text()
+    assert markdown(measured.records()).removeprefix("# Speed\n\n") in shown
 
 
 def test_every_own_model_and_data_set_is_named() -> None:

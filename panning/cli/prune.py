@@ -68,8 +68,8 @@ def prune(
     net = load_policy(policy) if policy is not None else None
     name = "panning" if net is not None else method
     source = DataSource.at(data_root, download)
-    chosen_weights = {"include": tuple(include) if include else None, "exclude": tuple(exclude or ())}
-    task = load_task(TaskSpec(model=model, data=data, **chosen_weights), seed, source, allow_import=True)
+    spec = TaskSpec(model=model, data=data, include=tuple(include) if include else None, exclude=tuple(exclude or ()))
+    task = load_task(spec, seed, source, allow_import=True)
     problem = task.problem
     n_kept_at(density, problem.layout.n_prunable)
     with output.progress("pruning", 100) as advance:  # in percent: each method has its own number of rounds
@@ -98,7 +98,7 @@ def prune(
     identity = {
         "model": model, "data": data, "density": density, "method": name, "all_alive": all_alive, "seed": seed,
         "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None, **variant,
-        **chosen_weights,
+        "include": list(spec.include) if spec.include else None, "exclude": list(spec.exclude),
     }  # fmt: skip
     folder = out or Path("runs") / f"prune-{content_key(identity)[:10]}"
     claim_folder(folder, identity)

@@ -22,7 +22,7 @@ ACTIVATIONS = (
     F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish,
     F.leaky_relu, F.prelu, torch.prelu, F.rrelu, F.hardswish, F.hardtanh, F.softplus, F.softsign, F.tanh, torch.tanh,
     Tensor.tanh, F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.logsigmoid, F.threshold, F.hardshrink,
-    F.softshrink, F.tanhshrink, F.hardtanh_, F.elu_, F.selu_, F.celu_, F.leaky_relu_, F.rrelu_, F.threshold_,
+    F.softshrink, F.tanhshrink, F.hardtanh_, F.elu_, F.selu_, F.celu_, F.leaky_relu_, F.rrelu_,
     torch.clip, Tensor.clip, Tensor.clip_, torch.clamp, Tensor.clamp, Tensor.clamp_, Tensor.tanh_, Tensor.abs_,
     Tensor.neg_, torch.negative, Tensor.negative, torch.pow, Tensor.pow, Tensor.__pow__, torch.float_power,
     *(getattr(home, name) for home in (torch, Tensor) for name in (
