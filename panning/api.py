@@ -148,7 +148,7 @@ def _check_batch(problem: Problem) -> None:
 
 def _batch_source(data: Any, seed: int) -> BatchSource:
     if isinstance(data, DataLoader):
-        return _from_loader(data, seed)
+        return LoaderBatches(data, seed)
     if isinstance(data, tuple | list):
         if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
             kinds = ", ".join(type(part).__name__ for part in data[:4])
@@ -164,32 +164,56 @@ def _batch_source(data: Any, seed: int) -> BatchSource:
     raise DataError(f"Data must be a batch (inputs, targets), a DataLoader or a Dataset, given {type(data).__name__}.")
 
 
-def _from_loader(loader: DataLoader[Any], seed: int) -> BatchSource:
-    """Round i gets batch i of a pass over the loader; a pass that ends starts again."""
-    batches: list[Batch] = []
-    passes: list[Iterator[Any]] = []
+class LoaderBatches:
+    """Round i gets batch i of a pass over the loader; a pass that ends starts again, with the same batches.
 
-    def batch(number: int) -> Batch:
-        while len(batches) <= number:
-            try:
-                # A shuffling loader draws from the global random state: equal calls shall give equal masks and leave it.
-                with isolated_global_rngs(derive_seed(seed, "loader", len(batches))):
-                    if not passes:
-                        passes.append(iter(loader))
-                    inputs, targets = next(passes[-1])
-            except StopIteration:
-                if not batches:
-                    raise DataError("The DataLoader is empty.") from None
-                return batches[number % len(batches)]
-            except (TypeError, ValueError):
-                raise DataError("The DataLoader must give pairs (inputs, targets).") from None
-            if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
-                kinds = f"{type(inputs).__name__}, {type(targets).__name__}"
-                raise DataError(f"The DataLoader must give pairs of tensors (inputs, targets), given ({kinds}).")
-            batches.append((inputs, targets))
-        return batches[number]
+    Rounds come in order, so the last few batches are kept and no others: a hundred rounds may not fit into memory.
+    """
 
-    return batch
+    N_KEPT = 4
+
+    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        self.loader = loader
+        self.seed = seed
+        self.kept: dict[int, Batch] = {}
+        self._start()
+
+    def __call__(self, number: int) -> Batch:
+        if number not in self.kept and number < self.next_number:
+            self._start()
+        while number not in self.kept:
+            self.kept[self.next_number] = self._next()
+            self.next_number += 1
+            self.kept.pop(self.next_number - 1 - self.N_KEPT, None)
+        return self.kept[number]
+
+    def _start(self) -> None:
+        self.kept.clear()
+        self.next_number = 0
+        self._start_pass()
+
+    def _start_pass(self) -> None:
+        self.batches: Iterator[Any] | None = None
+        self.place = 0  # in this pass
+
+    def _next(self) -> Batch:
+        try:
+            # A shuffling loader draws from the global random state: equal calls shall give equal masks and leave it.
+            with isolated_global_rngs(derive_seed(self.seed, "loader", self.place)):
+                self.batches = iter(self.loader) if self.batches is None else self.batches
+                inputs, targets = next(self.batches)
+        except StopIteration:
+            if self.place == 0:
+                raise DataError("The DataLoader is empty.") from None
+            self._start_pass()
+            return self._next()
+        except (TypeError, ValueError):
+            raise DataError("The DataLoader must give pairs (inputs, targets).") from None
+        if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
+            kinds = f"{type(inputs).__name__}, {type(targets).__name__}"
+            raise DataError(f"The DataLoader must give pairs of tensors (inputs, targets), given ({kinds}).")
+        self.place += 1
+        return inputs, targets
 
 
 def _from_dataset(dataset: Any, seed: int) -> BatchSource:

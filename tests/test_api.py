@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import ResidualNet, residual_problem
 
 import panning
+from panning.api import LoaderBatches
 from panning.errors import DataError, DensityError, ModelError, PanningError
 
 IMAGES, LABELS = residual_problem().batch(0)
@@ -201,3 +202,13 @@ def test_a_callers_evaluation_loop_and_mixed_precision_change_nothing() -> None:
 
 def test_a_single_pattern_may_be_a_string() -> None:
     assert list(panning.prune(model(), (IMAGES, LABELS), density=0.5, include="stem*")) == ["stem.weight"]
+
+
+def test_a_loaders_batches_come_round_again_and_few_are_kept() -> None:
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=2, shuffle=True)  # 6 batches
+    batches = LoaderBatches(loader, seed=3)
+    seen = [batches(number)[0] for number in range(14)]
+    assert len(batches.kept) <= LoaderBatches.N_KEPT
+    assert all(torch.equal(seen[i], seen[i + 6]) for i in range(8))
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(batches(2)[0], seen[2])  # long gone: from the start again
