@@ -17,7 +17,8 @@ from panning.errors import DataError, DensityError, ModelError
 from panning.layout import prunable_layout
 from panning.masks import Masks
 from panning.problem import Batch, BatchSource, Loss, Problem
-from panning.pruners import Rounds, prune_problem
+from panning.pruners import PRUNERS, Rounds, prune_problem
+from panning.registry import lookup
 from panning.seeding import derive_seed, isolated_global_rngs, numpy_rng
 
 #: Samples in a scoring batch drawn from a Dataset.
@@ -93,7 +94,7 @@ def _prune(
     layout = prunable_layout(model, included, _patterns(exclude))
     with _on_device(model, device):
         problem = Problem(model, layout, tuple(input_shape), batches, loss, seed)
-        if batches is not None:
+        if batches is not None and lookup(PRUNERS, method, "method").needs_data:
             _check_batch(problem)
         result = prune_problem(
             problem, density, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,

@@ -87,7 +87,10 @@ class Connectivity:
             ones = torch.ones(1, *self.input_shape, dtype=torch.float64, device=flat.device, requires_grad=True)
             parameters = {**others, **self.layout.views(flat)}
             # Both directions start large, since they shrink by e at every layer.
-            output = flow.run(self.model, parameters, ones * start, flow.SHORTEST, torch.float64)
+            try:
+                output = flow.run(self.model, parameters, ones * start, flow.SHORTEST, torch.float64)
+            except RuntimeError:  # code that makes float32 tensors of its own: a bound that refuses nothing
+                return 1
             seed = torch.full_like(output, start)
             (grad,) = torch.autograd.grad(output, flat, seed, materialize_grads=True)
         if not grad.any():

@@ -398,6 +398,25 @@ def test_a_module_under_two_names_is_scored_and_left_as_it_was() -> None:
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
 
 
+def test_constants_keep_their_values_and_gates_survive_indexing() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.gate, self.out = nn.Conv2d(2, 3, 1), nn.Linear(3, 3), nn.Linear(3, 2)
+            self.log_gain, self.alpha = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
+            return self.out((x * self.log_gain.exp() * torch.sigmoid(self.alpha)).mean((2, 3)))
+
+    problem = Problem.of(Mixed(), (2, 4, 4), None)
+    whole = torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+    assert bool((INDICES["synflow"].formula(Signals(problem, whole)) > 0).all())
+    problem.layout.views(whole)["gate.weight"].fill_(False)
+    assert Connectivity.of(problem).n_alive(whole) == 6 + 6
+
+
 def test_a_weight_computed_from_others_cuts_nothing() -> None:
     normed = nn.utils.parametrizations.spectral_norm(nn.Linear(5, 3))
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), normed)

@@ -54,7 +54,7 @@ def run(
         torch.autocast(inputs.device.type, enabled=False),
         sdpa_kernel(SDPBackend.MATH),  # the only kernel that can be differentiated twice
     ):
-        output = functional_call(model, slots, (inputs,), tie_weights=False)
+        output = functional_call(model, slots, (inputs.clone(),), tie_weights=False)  # forward may write into them
     if not isinstance(output, Tensor):
         raise ModelError(f"The model returns {type(output).__name__}; a tensor of logits [batch, classes] is needed.")
     return output

@@ -46,7 +46,7 @@ CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
 RESHAPES = (
     Tensor.view, Tensor.reshape, torch.reshape, Tensor.unsqueeze, torch.unsqueeze, Tensor.squeeze, torch.squeeze,
     Tensor.expand, Tensor.expand_as, Tensor.flatten, torch.flatten, Tensor.permute, torch.permute, Tensor.transpose,
-    torch.transpose, Tensor.view_as, Tensor.contiguous,
+    torch.transpose, Tensor.view_as, Tensor.contiguous, Tensor.__getitem__, Tensor.repeat, F.interpolate,
 )  # fmt: skip
 TO_INTEGERS = (Tensor.long, Tensor.int)
 MAX_POOLS: dict[Any, Any] = {

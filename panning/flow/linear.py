@@ -28,6 +28,8 @@ Open = Callable[[Tensor, float], Tensor]  # (gate, its mean: 1/2 for a sigmoid, 
 
 def identity(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``x`` as another tensor: code that goes on to write into the result must not change what it came from."""
+    if not depends(x):
+        return function(x, *args, **kwargs)
     return _as_gate(x.clone(), _gate_mean(x))
 
 
@@ -63,10 +65,14 @@ def _keep_gate(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
 
 
 def _sigmoid(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if not depends(x):
+        return function(x, *args, **kwargs)
     return _as_gate(x.clone(), 0.5)
 
 
 def _softmax(function: Any, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+    if not depends(x):
+        return function(x, dim, *args, **kwargs)
     n = x.shape[-1 if dim is None else dim]
     return _as_gate(x.clamp(min=0.0), 1.0 / n)  # masked places are -inf
 
