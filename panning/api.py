@@ -25,6 +25,18 @@ from panning.seeding import derive_seed, isolated_global_rngs, numpy_rng
 SCORING_BATCH = 128
 
 
+@contextlib.contextmanager
+def _apart_from_the_caller() -> Iterator[None]:
+    """A caller's evaluation loop or mixed precision is not the scoring's."""
+    with (
+        torch.inference_mode(False),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        yield
+
+
+@_apart_from_the_caller()
 def prune(
     model: nn.Module,
     data: Batch | DataLoader[Any] | Dataset[Any] | None = None,
@@ -69,22 +81,6 @@ def prune(
         PanningError: with what was given, what is allowed and what to do.
     """
     _check_numbers(density, n_rounds, input_shape)
-    with (  # a caller's evaluation loop or mixed precision is not the scoring's
-        torch.inference_mode(False),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-    ):
-        return _prune(
-            model, data, density, method, all_alive, seed, loss, include, exclude, schedule, n_rounds, released, control,
-            device, input_shape,
-        )  # fmt: skip
-
-
-def _prune(
-    model: nn.Module, data: Any, density: float, method: str, all_alive: bool, seed: int, loss: Loss,
-    include: Sequence[str] | None, exclude: Sequence[str], schedule: str | None, n_rounds: int | None, released: bool,
-    control: str | None, device: str | torch.device | None, input_shape: Sequence[int] | None,
-) -> Masks:  # fmt: skip
     batches = None if data is None else _batch_source(data, seed)
     if input_shape is None:
         if batches is None:

@@ -75,12 +75,8 @@ class Connectivity:
         """
         bits = min(LONGER_BY_BITS, 1450 // len(self.layout.names))  # what all layers together have in a float64
         start = 2.0 ** min(490, bits * len(self.layout.names) // 3)
-        flat = torch.cat(
-            [
-                torch.full((size,), 2.0**-bits / max(1, math.prod(shape[1:])), dtype=torch.float64)
-                for shape, size in zip(self.layout.shapes, self.layout.sizes, strict=True)
-            ]
-        ).to(next(self.model.parameters()).device)
+        tiny = [2.0**-bits / max(1, math.prod(shape[1:])) for shape in self.layout.shapes]
+        flat = self.layout.per_layer(tiny, torch.float64).to(next(self.model.parameters()).device)
         with torch.enable_grad():
             flat.requires_grad_()
             others = _ones(self.model, self.layout, torch.float64)

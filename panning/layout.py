@@ -7,7 +7,7 @@ per-layer tensors of the same storage.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -117,6 +117,10 @@ class Layout:
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
         """One flat tensor [n_prunable] from named tensors; a copy."""
         return torch.cat([tensors[name].detach().reshape(-1) for name in self.names])
+
+    def per_layer(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        """A flat tensor with one value for all weights of a parameter."""
+        return torch.cat([torch.full((n,), value, dtype=dtype) for n, value in zip(self.sizes, values, strict=True)])
 
     def first_non_finite(self, flat: Tensor) -> str | None:
         """The first parameter with a NaN or infinite entry; None if there is none."""

@@ -10,6 +10,7 @@ depends on the structure and the mask alone. The released code calls the model's
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -65,29 +66,29 @@ def sensitivity(site: Site) -> dict[str, Tensor]:
 
 def he_deviations(layout: Layout) -> Tensor:
     """sqrt(2 / fan in) for every weight, flat; fan in as in a Linear or Conv weight [out, in, ...]."""
-    deviations = [math.sqrt(2 / max(1, math.prod(shape[1:]))) for shape in layout.shapes]
-    return torch.cat([torch.full((size,), d) for size, d in zip(layout.sizes, deviations, strict=True)])
+    return layout.per_layer([math.sqrt(2 / max(1, math.prod(shape[1:]))) for shape in layout.shapes], torch.float32)
 
 
 # One pass fixes the batch statistics of every norm, in the order of the calls; both networks are then compared under them.
 
 
 def _recording(statistics: list[tuple[Tensor, Tensor]]) -> dict[Any, flow.Rule]:
-    def rule(function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None,
-             training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
+    def of_the_batch(x: Tensor) -> tuple[Tensor, Tensor]:
         dims = [0, *range(2, x.dim())]
-        unbiased = x.numel() > x.shape[1]
-        statistics.append((x.mean(dims), x.var(dims, unbiased=unbiased)))
-        return F.batch_norm(x, *statistics[-1], weight, bias, False, 0.0, eps)
+        statistics.append((x.mean(dims), x.var(dims, unbiased=x.numel() > x.shape[1])))
+        return statistics[-1]
 
-    return {**flow.WITHOUT_BIAS, **{norm: rule for norm in flow.BATCH_NORMS}}
+    return _normalised_by(of_the_batch)
 
 
 def _replaying(statistics: list[tuple[Tensor, Tensor]]) -> dict[Any, flow.Rule]:
     rest = iter(statistics)
+    return _normalised_by(lambda x: next(rest))
 
+
+def _normalised_by(statistics_of: Callable[[Tensor], tuple[Tensor, Tensor]]) -> dict[Any, flow.Rule]:
     def rule(function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None,
              training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
-        return F.batch_norm(x, *next(rest), weight, bias, False, 0.0, eps)
+        return F.batch_norm(x, *statistics_of(x), weight, bias, False, 0.0, eps)
 
-    return {**flow.WITHOUT_BIAS, **{norm: rule for norm in flow.BATCH_NORMS}}
+    return {**flow.WITHOUT_BIAS, **dict.fromkeys(flow.BATCH_NORMS, rule)}
