@@ -23,7 +23,8 @@ from panning.pruners import PRUNERS, PruneResult, Rounds, all_alive, make_all_al
 from panning.pruners.all_alive import first, ranking, trim
 from panning.pruners.score_rounds import ScoreRounds
 from panning.pruners.staged import next_stage, stage_weights
-from panning.signals import Signals
+from panning.signals import PASSES, Signals
+from panning.signals.site import Site
 
 FEW_ROUNDS = Rounds(5)
 WITH_A_FLOOR = {"uniform_plus", "smart_ratio", "smart_ratio_vgg"}
@@ -154,6 +155,30 @@ def test_stages_switch_at_the_stairs_one_at_a_time() -> None:
     assert next_stage(4, 1e-6) == 4
     assert stage_weights(0) == {"synflow": 0.2, "snip": 0.5, "grasp": 0.3}
     assert stage_weights(4, "product") == {"synflow": 1.0, "snip": 0.0, "grasp": 1.0}
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_staged_panning_takes_the_dense_networks_signals_once_a_batch(
+    fresh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = 0
+    row = PASSES["hessian_grad"]
+
+    def counted(site: Site) -> dict[str, torch.Tensor]:
+        nonlocal passes
+        passes += 1
+        return row.run(site)
+
+    problem = residual_problem()
+    images, labels = problem.batch(0)
+    if fresh:
+        problem = dataclasses.replace(problem, batches=lambda number: (images.roll(number, 0), labels))
+    monkeypatch.setitem(PASSES, "hessian_grad", dataclasses.replace(row, run=counted))
+    mask = prune_problem(problem, 0.01, "panning_staged", rounds=Rounds(8)).mask
+    assert passes == (8 if fresh else 1)
+    monkeypatch.setattr(Site, "has_batch_of", lambda *sites: False)
+    assert torch.equal(mask, prune_problem(problem, 0.01, "panning_staged", rounds=Rounds(8)).mask)
+    assert passes == (16 if fresh else 9)
 
 
 def test_staged_panning_records_its_stages() -> None:

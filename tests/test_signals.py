@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from toys import chain, flat_mask, mlp_problem, residual_problem
 
-from panning.errors import ConfigError, DataError, NonFiniteError
+from panning.errors import ConfigError, DataError, ModelError, NonFiniteError
 from panning.indices import INDICES
 from panning.mixing import mix, normalise
 from panning.problem import Problem
@@ -158,6 +158,23 @@ def test_dense_loss_takes_snip_and_grasp_at_the_dense_network_and_synflow_at_the
     assert torch.equal(mixed.path_grad, Signals(problem, mask).path_grad)
 
 
+def test_what_was_taken_at_the_dense_network_stays_known_for_the_same_batch() -> None:
+    problem = residual_problem()
+    images, labels = problem.batch(0)
+    names = ("hessian_grad", "path_grad", "meta_grad")
+    for other, kept in ((images.clone(), {"hessian_grad", "grad", "loss", "grad_norm"}), (images.flip(0), set[str]())):
+        two = dataclasses.replace(problem, batches=lambda number, other=other: (other if number else images, labels))
+        before = Signals(two, dense(problem), dense_loss=True)
+        before.request(*names)
+        after = before.at(flat_mask(problem.layout, 0.5, 0), 1)
+        assert set(after._known) == kept  # SynFlow's is of the mask; ProsPr reads more batches than the round's
+        fresh = Signals(two, after.mask, 1, dense_loss=True)
+        assert all(torch.equal(getattr(after, name), getattr(fresh, name)) for name in names)
+    at_mask = Signals(problem, dense(problem))
+    at_mask.request("hessian_grad")
+    assert not at_mask.at(flat_mask(problem.layout, 0.5, 0), 1)._known
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("index", INDICES)
@@ -254,6 +271,19 @@ def test_no_data_and_not_a_number_are_said_clearly() -> None:
     poisoned.model[2].weight.data[0, 0] = float("inf")  # type: ignore[index,union-attr]
     with pytest.raises(NonFiniteError, match=r"'2\.weight'|'0\.weight'|'4\.weight'"):
         _ = Signals(poisoned, dense(poisoned)).path_grad
+
+
+@pytest.mark.parametrize("signal", [name for name, row in PASSES.items() if row.second_order])
+def test_an_operation_without_a_second_derivative_is_named(signal: str) -> None:
+    def ctc(logits: Tensor, targets: Tensor) -> Tensor:
+        return F.ctc_loss(logits.log_softmax(-1).unsqueeze(1), torch.tensor([[1, 2]]), (len(logits),), (2,))
+
+    problem = dataclasses.replace(
+        mlp_problem(), batches=lambda number: (torch.ones(15, 6), torch.arange(15) % 3), loss=ctc
+    )
+    assert torch.isfinite(Signals(problem, dense(problem)).grad).all()
+    with pytest.raises(ModelError, match=f"'{signal}' is of second order.*_ctc_loss_backward is not implemented"):
+        Signals(problem, dense(problem)).request(signal)
 
 
 def test_functional_code_is_scored_like_modules() -> None:

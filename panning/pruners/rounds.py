@@ -129,10 +129,12 @@ def run_rounds(
         dense_loss: see ``Signals``.
     """
     mask = torch.ones_like(problem.weight, dtype=torch.bool)
+    signals = Signals(problem, mask, dense_loss=dense_loss)
     history = []
     for number, target in enumerate(targets):
         action = choose(target)
-        result = prune_round(Signals(problem, mask, number, dense_loss=dense_loss), action)
+        signals = signals.at(mask, number)
+        result = prune_round(signals, action)
         mask = result.mask
         history.append({"round": number + 1, "density": target, "weights": dict(action.weights)})
         if on_round is not None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from panning.errors import NonFiniteError
+from panning.errors import ModelError, NonFiniteError
 from panning.problem import Problem
 from panning.signals import coupled, loss, meta, ntk, path
 from panning.signals.site import Site
@@ -40,12 +40,14 @@ class Pass:
         needs_data: it reads a scoring batch with its targets.
         second_order: it differentiates a gradient.
         stays_at_mask: it is taken at the mask also where the loss is asked for at the dense network.
+        more_batches: it reads others beside the round's scoring batch.
     """
 
     run: Callable[[Site], dict[str, Tensor]]
     needs_data: bool = True
     second_order: bool = False
     stays_at_mask: bool = False
+    more_batches: bool = False
 
 
 #: Signal -> its pass; passes that yield more stand before those that yield a part of it.
@@ -57,11 +59,14 @@ PASSES: dict[str, Pass] = {
     "path_grad": Pass(path.absolute, needs_data=False, stays_at_mask=True),
     "path_grad_l2": Pass(path.squared, needs_data=False, stays_at_mask=True),
     "ntk_grad": Pass(ntk.sensitivity, needs_data=False, stays_at_mask=True),
-    "meta_grad": Pass(meta.full, second_order=True),
-    "meta_grad_first_order": Pass(meta.first_order),
+    "meta_grad": Pass(meta.full, second_order=True, more_batches=True),
+    "meta_grad_first_order": Pass(meta.first_order, more_batches=True),
     "coupled_grad": Pass(coupled.pair, second_order=True),
     "coupled_grad_norm": Pass(coupled.groups, second_order=True),
 }
+
+#: What torch says of an operation whose gradient it cannot differentiate.
+NO_DERIVATIVE = "is not implemented"
 
 
 class Signals:
@@ -81,13 +86,25 @@ class Signals:
         self._at_loss = Site(problem, torch.ones_like(mask), round_number) if dense_loss else self._at_mask
         self._known: dict[str, Tensor] = {}
 
+    def at(self, mask: Tensor, round_number: int) -> Signals:
+        """The signals at another mask and in another round.
+
+        What was taken at the dense network stays known where the scoring batch is the same one: a user's only batch is.
+        """
+        dense_loss = self._at_loss is not self._at_mask
+        signals = Signals(self.problem, mask, round_number, dense_loss=dense_loss)
+        if dense_loss and self._known and signals._at_loss.has_batch_of(self._at_loss):
+            kept = {name for name, row in PASSES.items() if not (row.stays_at_mask or row.more_batches)}
+            signals._known = {name: values for name, values in self._known.items() if name in kept}
+        return signals
+
     def request(self, *names: str) -> None:
         """Compute what is not known yet of ``names``, each pass once."""
         with torch.enable_grad():  # callers may score inside an evaluation loop
             for name, row in PASSES.items():
                 if name in names and name not in self._known:
                     site = self._at_mask if row.stays_at_mask else self._at_loss
-                    for found, values in row.run(site).items():
+                    for found, values in self._run(name, row, site).items():
                         self._known[found] = self._checked(found, values)
 
     def free(self) -> None:
@@ -149,6 +166,18 @@ class Signals:
     @property
     def grad_norm(self) -> float:
         return float(self._get("grad_norm"))
+
+    def _run(self, name: str, row: Pass, site: Site) -> dict[str, Tensor]:
+        try:
+            return row.run(site)
+        except RuntimeError as error:
+            if row.second_order and NO_DERIVATIVE in str(error):
+                raise ModelError(
+                    f"The signal '{name}' is of second order: it differentiates a gradient, which torch cannot do for "
+                    f"an operation of this model or loss ({error}). Take a method of first order; 'panning methods' "
+                    "says which are not."
+                ) from error
+            raise
 
     def _checked(self, name: str, values: Tensor) -> Tensor:
         values = values.detach()

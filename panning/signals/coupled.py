@@ -7,6 +7,7 @@ q_ab = d<g_a, g_b>/du = H_a g_b + H_b g_a.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -26,20 +27,23 @@ def pair(site: Site) -> dict[str, Tensor]:
 
 def groups(site: Site) -> dict[str, Tensor]:
     """``coupled_grad_norm`` = sqrt(sum of q_ab^2) over all pairs of five groups (GCS-Group)."""
-    found = [coupled.square() for coupled in couplings(site, N_GROUPS)]
-    return {"coupled_grad_norm": torch.stack(found).sum(0).sqrt()}
+    squares = torch.zeros_like(site.problem.weight)
+    for coupled in couplings(site, N_GROUPS):
+        squares.addcmul_(coupled, coupled)
+    return {"coupled_grad_norm": squares.sqrt_()}
 
 
-def couplings(site: Site, n_groups: int) -> list[Tensor]:
-    """q_ab of all pairs a < b, each flat.
+def couplings(site: Site, n_groups: int) -> Iterator[Tensor]:
+    """q_ab of all pairs a < b, each flat; one at a time, for each is as large as the network.
 
     Raises:
         DataError: if the batch has fewer samples than groups.
     """
     effective = site.effective()
-    parts = split_by_label(site.problem.batch(site.round_number), n_groups)
+    parts = split_by_label(site.batch, n_groups)
     grads = [gradient(site.loss(effective, part), effective, create_graph=True) * site.mask for part in parts]
-    return [gradient((a * b).sum(), effective, retain_graph=True) for a, b in itertools.combinations(grads, 2)]
+    for a, b in itertools.combinations(grads, 2):
+        yield gradient((a * b).sum(), effective, retain_graph=True)
 
 
 def split_by_label(batch: Batch, n_groups: int) -> list[Batch]:

@@ -19,7 +19,7 @@ def second_order(site: Site) -> dict[str, Tensor]:
 
 def _derivatives(site: Site, second_order: bool) -> dict[str, Tensor]:
     effective = site.effective()
-    loss = site.loss(effective, site.problem.batch(site.round_number))
+    loss = site.loss(effective, site.batch)
     grad = gradient(loss, effective, create_graph=second_order)
     found = {"grad": grad, "loss": loss, "grad_norm": (grad.detach() * site.mask).norm()}
     if second_order:  # a loss that is linear in every weight has a Hessian of 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,6 +28,17 @@ class Site:
     @property
     def density(self) -> float:
         return float(self.mask.double().mean())
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The scoring batch, drawn once."""
+        return self.problem.batch(self.round_number)
+
+    def has_batch_of(self, other: Site) -> bool:
+        """Whether both score the same samples, in the same order."""
+        if self.round_number == other.round_number:
+            return True
+        return all(torch.equal(mine, theirs) for mine, theirs in zip(self.batch, other.batch, strict=True))
 
     def effective(self) -> Tensor:
         """w * m, flat, a leaf that gradients are taken at."""
