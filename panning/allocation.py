@@ -7,6 +7,8 @@ for nested budgets the masks are nested.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import torch
 from torch import Tensor
 
@@ -125,11 +127,15 @@ def round_counts(quotas: list[float], n_kept: int, sizes: tuple[int, ...]) -> li
     """Whole numbers near ``quotas`` that sum to exactly ``n_kept``, each within [0, size] (largest remainders first)."""
     counts = [min(int(quota), size) for quota, size in zip(quotas, sizes, strict=True)]
     by_remainder = sorted(range(len(counts)), key=lambda i: (counts[i] - quotas[i], -sizes[i]))
-    while (missing := n_kept - sum(counts)) > 0:
-        open_layers = [i for i in by_remainder if counts[i] < sizes[i]][:missing]
-        if not open_layers:
-            raise DensityError(f"Cannot keep {n_kept} of {sum(sizes)} weights.")
-        for i in open_layers:
+    if n_kept > sum(sizes):
+        raise DensityError(f"Cannot keep {n_kept} of {sum(sizes)} weights.")
+    if (missing := n_kept - sum(counts)) > 0:
+        # One more for each layer with room, as often as that fits; then one more for the first of those still open.
+        room = [size - count for size, count in zip(sizes, counts, strict=True)]
+        times = range(max(room) + 1)
+        fits = bisect_right(times, missing, key=lambda n: sum(min(n, free) for free in room)) - 1
+        counts = [count + min(fits, free) for count, free in zip(counts, room, strict=True)]
+        for i in [i for i in by_remainder if counts[i] < sizes[i]][: n_kept - sum(counts)]:
             counts[i] += 1
     for i in reversed(by_remainder):
         surplus = max(0, sum(counts) - n_kept)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import random
+import weakref
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from toys import chain, flat_mask, mlp_problem, residual_problem
 
-from panning.allocation import erk_counts, igq_counts, smart_ratio_counts, top_k, uniform_plus_counts
+from panning.allocation import erk_counts, igq_counts, round_counts, smart_ratio_counts, top_k, uniform_plus_counts
 from panning.connectivity import Connectivity
 from panning.errors import DataError, DensityError, PanningError
 from panning.indices import INDICES
@@ -84,6 +86,29 @@ def test_smart_ratio_follows_depth_and_pushes_the_surplus_on() -> None:
 def test_quotas_sum_to_the_budget(counts: Any) -> None:
     for n_kept in (500, 777, 1500, 2007, 2008):
         assert sum(counts(CONVNET, n_kept)) == n_kept
+
+
+def one_at_a_time(quotas: list[float], n_kept: int, sizes: tuple[int, ...]) -> list[int]:
+    """``round_counts`` as one would do it by hand, where weights are missing."""
+    counts = [min(int(quota), size) for quota, size in zip(quotas, sizes, strict=True)]
+    order = sorted(range(len(counts)), key=lambda i: (counts[i] - quotas[i], -sizes[i]))
+    while sum(counts) < n_kept:
+        for i in order:
+            if counts[i] < sizes[i] and sum(counts) < n_kept:
+                counts[i] += 1
+    return counts
+
+
+def test_missing_weights_go_to_all_open_layers_alike() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        sizes = tuple(rng.choice((1, 2, 7, 30, 200)) for _ in range(rng.randint(1, 6)))
+        quotas = [rng.random() * size * rng.choice((0.0, 0.5, 1.0, 1.5)) for size in sizes]
+        least = sum(min(int(quota), size) for quota, size in zip(quotas, sizes, strict=True))
+        n_kept = rng.randint(least, sum(sizes))
+        assert round_counts(quotas, n_kept, sizes) == one_at_a_time(quotas, n_kept, sizes)
+    enormous = (10**12, 10**12, 5)
+    assert round_counts([0.0, 0.9, 5.0], 10**12 + 8, enormous) == [5 * 10**11 + 1, 5 * 10**11 + 2, 5]
 
 
 # --- magnitude, SynFlow-L2 ---
@@ -242,12 +267,29 @@ def test_gcs_is_the_gradient_of_the_scalar_product_of_two_groups() -> None:
 
 def test_gcs_group_sums_the_squares_of_all_pairs() -> None:
     problem = mlp_problem(dtype=torch.float64)
-    pairs = coupled.couplings(Site(problem, dense(problem)), 3)
-    assert len(pairs) == 3
+    assert len(list(coupled.couplings(Site(problem, dense(problem)), 3))) == 3
     found = Signals(problem, dense(problem)).coupled_grad_norm
-    all_pairs = coupled.couplings(Site(problem, dense(problem)), 5)
+    all_pairs = list(coupled.couplings(Site(problem, dense(problem)), 5))
     assert len(all_pairs) == 10
     torch.testing.assert_close(found, sum(q.square() for q in all_pairs).sqrt())  # type: ignore[union-attr]
+
+
+def test_gcs_group_holds_few_products_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = mlp_problem()
+    products: list[weakref.ref[Tensor]] = []
+    alive = []
+    gradient = coupled.gradient
+
+    def spy(scalar: Tensor, at: Tensor, **options: Any) -> Tensor:
+        found = gradient(scalar, at, **options)
+        if "create_graph" not in options:
+            products.append(weakref.ref(found))
+            alive.append(sum(product() is not None for product in products))
+        return found
+
+    monkeypatch.setattr(coupled, "gradient", spy)
+    _ = Signals(problem, dense(problem)).coupled_grad_norm
+    assert len(products) == 10 and max(alive) <= 2
 
 
 def test_groups_hold_every_label_equally_often() -> None:
@@ -356,6 +398,21 @@ def test_inversion_keeps_the_lowest_scores() -> None:
     lowest = prune_problem(problem, 0.3, "magnitude", control="invert").mask
     weights = problem.weight.abs()
     assert weights[lowest].max() <= weights[~lowest].min()
+
+
+@pytest.mark.parametrize("method", PRUNERS)
+def test_a_control_of_scores_is_refused_where_there_are_none(method: str) -> None:
+    draws = {"random", "uniform_plus", "erk", "igq", "smart_ratio", "smart_ratio_vgg", "phew"}
+    problem, few = residual_problem(), Rounds(2)
+    if method not in draws:
+        plain = prune_problem(problem, 0.3, method, rounds=few).mask
+        assert not torch.equal(plain, prune_problem(problem, 0.3, method, rounds=few, control="invert").mask)
+        return
+    with pytest.raises(
+        PanningError, match=f"'{method}' draws at random; these have scores: magnitude, .*synflow"
+    ) as caught:
+        prune_problem(problem, 0.3, method, rounds=few, control="invert")
+    assert "phew," not in str(caught.value) and "erk" not in str(caught.value).replace(f"'{method}'", "")
 
 
 def test_reinitialising_finds_the_mask_on_permuted_weights() -> None:

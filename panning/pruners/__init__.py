@@ -165,6 +165,12 @@ def prune_problem(
     if released and row.released is None:
         known = ", ".join(name for name, other in PRUNERS.items() if other.released is not None)
         raise PanningError(f"Method '{method}' has no other form in its authors' release; these have: {known}.")
+    controlled = lookup(CONTROLS, control, "control") if control is not None else None
+    if controlled is not None and controlled.of_scores and not row.pruner.indices:
+        scored = ", ".join(name for name, other in PRUNERS.items() if other.pruner.indices)
+        raise PanningError(
+            f"Control '{control}' turns scores round, and method '{method}' draws at random; these have scores: {scored}."
+        )
     pruner = row.released if released and row.released is not None else row.pruner
     n_kept = n_kept_at(density, problem.layout.n_prunable)
     rounds.targets(pruner.n_rounds, "exponential", density)  # a wrong number or schedule is refused by every method
@@ -177,6 +183,5 @@ def prune_problem(
     def prune(problem: Problem, rounds: Rounds) -> PruneResult:
         return pruner(problem, density, rounds)
 
-    controlled = lookup(CONTROLS, control, "control") if control is not None else None
-    result = prune(problem, rounds) if controlled is None else controlled(problem, rounds, prune)
+    result = prune(problem, rounds) if controlled is None else controlled.run(problem, rounds, prune)
     return make_all_alive(problem, result) if all_alive_weights else result

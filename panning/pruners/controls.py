@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,20 +30,39 @@ def shuffle(problem: Problem, rounds: Rounds, prune: Prune) -> PruneResult:
 
 
 def reinitialise(problem: Problem, rounds: Rounds, prune: Prune) -> PruneResult:
-    """The method's mask for other initial weights: every layer's own, in another order."""
+    """The method's mask for other initial weights: every layer's own, in another order.
+
+    NOTE Frankle et al. keep the mask and train other weights, drawn from the initialiser; here the weights that are trained
+    stay, and the mask is found at others, drawn by permutation. That needs to know no initialiser, and is a draw from it
+    where a layer's weights are independent and alike; where they are not (orthogonal, all zero) it is another network.
+    A method that does not read the weights (quotas, NTK-SAP) gives the same mask.
+    """
     order = permutation(problem.layout, problem.seed, "reinitialise").to(problem.weight.device)
     return prune(dataclasses.replace(problem, initial=problem.weight[order]), rounds)
 
 
 def invert(problem: Problem, rounds: Rounds, prune: Prune) -> PruneResult:
-    """The lowest scores kept in every round. Methods that draw at random are left as they are."""
+    """The lowest scores kept in every round."""
     return prune(problem, dataclasses.replace(rounds, inverted=True))
 
 
-CONTROLS: dict[str, Callable[[Problem, Rounds, Prune], PruneResult]] = {
-    "shuffle": shuffle,
-    "reinitialise": reinitialise,
-    "invert": invert,
+@dataclass(frozen=True)
+class Control:
+    """A row.
+
+    Attributes:
+        run: prunes with a method around which it stands.
+        of_scores: it means something only to methods that rank by an index.
+    """
+
+    run: Callable[[Problem, Rounds, Prune], PruneResult]
+    of_scores: bool = False
+
+
+CONTROLS: dict[str, Control] = {
+    "shuffle": Control(shuffle),
+    "reinitialise": Control(reinitialise),
+    "invert": Control(invert, of_scores=True),
 }
 
 
