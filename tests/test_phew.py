@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from toys import chain, mlp_problem, residual_problem
 
 from panning.connectivity import Connectivity
-from panning.errors import DensityError, ModelError
+from panning.errors import DensityError, ModelError, NonFiniteError
 from panning.layout import prunable_layout
 from panning.problem import Problem
+from panning.pruners import walks
 from panning.pruners.phew import PHEW, Visits, Walks, trace
 from panning.seeding import torch_generator
 
@@ -137,6 +138,30 @@ def test_a_walk_that_leads_out_of_the_map_is_not_kept() -> None:
     masks = [PHEW()(problem, density).mask for density in (0.02, 0.05, 0.2)]
     for mask in masks:
         assert Connectivity.of(problem).n_alive(mask) == int(mask.sum())
+
+
+@pytest.mark.parametrize("table_entries", [1, 7, 40])
+@pytest.mark.parametrize("toy", [lambda: mlp_problem(sizes=(12, 20, 21, 4)), residual_problem])
+def test_small_tables_lead_the_same_way(
+    toy: Callable[[], Problem], table_entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = toy()
+    problem.weight[5:60] = 0.0  # rows without a weight and columns that are not allowed
+    whole, mask = steps(problem), PHEW()(problem, 0.3).mask
+    monkeypatch.setattr(walks, "TABLE_ENTRIES", table_entries)
+    small = Walks(*trace(problem))
+    tables = [node.forward.rising for node in small.nodes if node.layer is not None]
+    assert all(table.shape[1] == 1 or table.numel() <= table_entries + 2 * table.shape[0] for table in tables)
+    assert all(torch.equal(met, whole[name]) for name, met in steps(problem).items())
+    assert torch.equal(mask, PHEW()(problem, 0.3).mask)
+
+
+def test_a_seeds_mask_stays_what_it_was() -> None:
+    result = PHEW()(mlp_problem(), 0.2)
+    assert result.mask.nonzero().flatten().tolist() == [
+        2, 4, 7, 13, 20, 21, 30, 35, 36, 47, 50, 56, 57, 59, 61, 62, 64, 75, 79, 83, 113, 114, 121, 123, 124, 128, 129,
+    ]  # fmt: skip
+    assert int((result.scores > 1.0).sum()) == 136  # so many were met
 
 
 # --- where walks go ---
@@ -322,6 +347,14 @@ def test_attention_is_refused(how: str) -> None:
 def test_a_network_that_mixes_its_channels_is_refused() -> None:
     with pytest.raises(ModelError, match="finds no walk"):
         PHEW()(branched(lambda net, x: x[:, :3].mean(1, keepdim=True).expand_as(x)), 0.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_with_their_layer(value: float) -> None:
+    problem = mlp_problem()
+    problem.model[2].weight.data[1, 1] = value  # type: ignore[index,union-attr,operator]
+    with pytest.raises(NonFiniteError, match=r"Layer '2\.weight' has NaN or infinite weights"):
+        PHEW()(problem, 0.5)
 
 
 def test_densities_outside_their_range_are_refused() -> None:

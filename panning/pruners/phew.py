@@ -30,7 +30,7 @@ from torch import Tensor
 
 from panning.allocation import top_k
 from panning.connectivity import Connectivity
-from panning.errors import DensityError
+from panning.errors import DensityError, NonFiniteError
 from panning.masks import n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive
@@ -54,6 +54,8 @@ class PHEW:
 
     def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
         n_kept = n_kept_at(density, problem.layout.n_prunable)
+        if (layer := problem.layout.first_non_finite(problem.weight)) is not None:
+            raise NonFiniteError(f"Layer '{layer}' has NaN or infinite weights: no walk can be drawn by them.")
         connectivity = Connectivity.of(problem)
         visits = Visits(problem)
         visits.walk_to(n_kept)
@@ -81,14 +83,11 @@ class Visits:
         self.walks = Walks(*trace(problem))
         self.generator = torch_generator(problem.seed, "phew", "walks")
         self.seen = torch.zeros(problem.layout.n_prunable, dtype=torch.bool)
-        self.order = torch.empty(0, dtype=torch.long)
-        self.walk_of = torch.empty(0, dtype=torch.long)  # the walk that met it, in the same order
+        self.order = torch.empty(problem.layout.n_prunable, dtype=torch.long)  # the first n_visited are filled in
+        self.walk_of = torch.empty_like(self.order)  # the walk that met it, in the same order
+        self.n_visited = 0
         self.n_walks = 0
         self.exhausted = False
-
-    @property
-    def n_visited(self) -> int:
-        return self.order.numel()
 
     def walk_to(self, n_visited: int) -> None:
         """Walk until more than so many weights are met, and one batch on, so that there are others to fill up with."""
@@ -105,8 +104,9 @@ class Visits:
         found, number = torch.unique(position, return_inverse=True)
         first = torch.full_like(found, walk.numel()).scatter_reduce_(0, number, torch.arange(walk.numel()), "amin")
         first = first.sort().values
-        self.order = torch.cat([self.order, position[first]])
-        self.walk_of = torch.cat([self.walk_of, walk[first]])
+        visited = slice(self.n_visited, self.n_visited + first.numel())
+        self.order[visited], self.walk_of[visited] = position[first], walk[first]
+        self.n_visited = visited.stop
         self.seen[found] = True
         self.n_walks += n
         self.exhausted = found.numel() <= FEW_NEW * n_steps
@@ -114,18 +114,20 @@ class Visits:
     def mask(self, n: int | None = None) -> Tensor:
         """The first ``n`` visited weights, flat bool."""
         mask = torch.zeros_like(self.seen)
-        mask[self.order[:n]] = True
+        mask[self.order[: self.n_visited if n is None else n]] = True
         return mask.to(self.weight.device)
 
     def whole_walks(self, n_kept: int) -> Tensor:
         """As many walks as visit at most ``n_kept`` weights, flat bool."""
         if self.n_visited <= n_kept:
             return self.mask()
-        return self.mask(int(torch.searchsorted(self.walk_of, self.walk_of[n_kept])))
+        return self.mask(int(torch.searchsorted(self.walk_of[: self.n_visited], self.walk_of[n_kept])))
 
     def scores(self) -> Tensor:
         """Flat: from 2 down to 1 for the visited, the first highest; below 1/2 for all others, by |w|."""
         scores = self.weight.detach().cpu().double().abs()
         scores = scores / (2.0 * scores.max()).clamp(min=1e-300)
-        scores[self.order] = 2.0 - torch.arange(self.n_visited, dtype=torch.float64) / max(1, self.n_visited)
+        scores[self.order[: self.n_visited]] = 2.0 - torch.arange(self.n_visited, dtype=torch.float64) / max(
+            1, self.n_visited
+        )
         return scores.to(self.weight.device)

@@ -9,6 +9,9 @@ from torch import Generator, Tensor
 
 from panning.pruners.units import UnitNode
 
+#: The most sums that are kept of one layer in one direction.
+TABLE_ENTRIES = 2**21
+
 Steps = Iterator[tuple[Tensor, Tensor]]  # numbers of walks, and the flat position of a weight for each
 
 
@@ -18,19 +21,49 @@ def _uniform(n: int, generator: Generator) -> Tensor:
 
 
 class _Draws:
-    """Draws a column of a matrix, in each row by its weights; uniformly among the allowed where these are all zero."""
+    """Draws a column of a matrix, in each row by its weights' magnitudes; uniformly among the allowed where all are zero.
+
+    A row's chances, summed up, rise from its number to the next, so that one search finds the columns of any number of
+    rows. Of a wide layer only every so manieth sum is kept, and those between are summed up again where a search ends.
+
+    Args:
+        weights: [matrices, rows, columns]; the rows of all matrices are numbered through.
+        allowed: bool [matrices, columns].
+    """
 
     def __init__(self, weights: Tensor, allowed: Tensor) -> None:
-        chances = weights.to(torch.float64, copy=True, memory_format=torch.contiguous_format).mul_(allowed)
-        chances += allowed * (chances.sum(1, keepdim=True) == 0)
-        rising = chances.cumsum_(1)
-        rising /= rising[:, -1:].clamp(min=1e-300)
-        # Row r rises from r to r + 1: one search finds the columns of any number of rows.
-        self.rising = rising.add_(torch.arange(rising.shape[0]).unsqueeze(1))
+        self.weights, self.allowed = weights, allowed
+        n_matrices, self.n_rows, self.n_columns = weights.shape
+        n = n_matrices * self.n_rows
+        self.block = min(self.n_columns, -(-weights.numel() // TABLE_ENTRIES))
+        ends = torch.arange(self.block - 1, self.n_columns + self.block - 1, self.block).clamp(max=self.n_columns - 1)
+        sums = torch.empty(n, ends.numel(), dtype=torch.float64)
+        self.uniform = torch.empty(n, 1, dtype=torch.bool)
+        for rows in torch.arange(n).split(max(1, TABLE_ENTRIES // self.n_columns)):
+            chances, allowed = self._chances(rows, slice(None))
+            self.uniform[rows] = uniform = ~chances.any(1, keepdim=True)
+            sums[rows] = chances.add_(allowed & uniform).cumsum_(1)[:, ends]
+        self.totals = sums[:, -1:].clamp(min=1e-300)
+        self.rising = (sums / self.totals).add_(torch.arange(n).unsqueeze(1))
+        self.sums = sums if self.block > 1 else None
 
     def __call__(self, rows: Tensor, generator: Generator) -> Tensor:
-        found = torch.searchsorted(self.rising.view(-1), rows + _uniform(rows.numel(), generator), right=True)
-        return found - rows * self.rising.shape[1]
+        sought = rows + _uniform(rows.numel(), generator)
+        block = torch.searchsorted(self.rising.view(-1), sought, right=True) - rows * self.rising.shape[1]
+        if self.sums is None:
+            return block
+        columns = block.unsqueeze(1) * self.block + torch.arange(self.block)
+        chances, allowed = self._chances(rows.unsqueeze(1), columns.clamp(max=self.n_columns - 1))
+        chances.add_(allowed & self.uniform[rows]).mul_(columns < self.n_columns)
+        chances[:, 0] += torch.where(block > 0, self.sums[rows, block - 1], 0.0)
+        rising = (chances.cumsum_(1) / self.totals[rows]).add_(rows.unsqueeze(1))
+        return columns[:, 0] + (rising <= sought.unsqueeze(1)).sum(1)
+
+    def _chances(self, rows: Tensor, columns: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """What columns of some rows weigh, float64 [rows, columns], and whether they are allowed."""
+        matrix = rows // self.n_rows
+        allowed = self.allowed[matrix, columns]
+        return self.weights[matrix, rows % self.n_rows, columns].abs().double().mul_(allowed), allowed
 
 
 class _Lists:
@@ -60,12 +93,13 @@ class _Crossing:
         layer = self.layer = self.layer.cpu()
         n_groups, n_outputs, n_inputs, _ = layer.weight.shape
         self.sources = _Lists(self.slots, self.units, n_groups * n_inputs)
-        fed = torch.zeros(n_groups, 1, n_inputs, dtype=torch.bool)
+        fed = torch.zeros(n_groups, n_inputs, dtype=torch.bool)
         fed.view(-1)[self.slots] = True
-        norms = (layer.weight.abs() * layer.taps).sum(-1)
-        wanted = wanted.cpu().view(n_groups, 1, n_outputs).expand(-1, n_inputs, -1)
-        self.forward = _Draws(norms.transpose(1, 2).flatten(0, 1), wanted.flatten(0, 1))
-        self.backward = _Draws(norms.flatten(0, 1), fed.expand(-1, n_outputs, -1).flatten(0, 1))
+        # One tap's norm is its weight: the widest layers, which are linear, need no copy.
+        one_tap = layer.taps.numel() == 1 and bool(layer.taps)
+        norms = layer.weight[..., 0] if one_tap else (layer.weight.abs() * layer.taps).sum(-1)
+        self.forward = _Draws(norms.transpose(1, 2), wanted.cpu().view(n_groups, n_outputs))
+        self.backward = _Draws(norms, fed)
 
     def to_unit(self, slots: Tensor, generator: Generator) -> tuple[Tensor, Tensor | None]:
         """Units of this node from slots, and the flat positions of the weights on the way, if they have any."""
@@ -89,8 +123,8 @@ class _Crossing:
             return None
         if layer.taps.numel() == 1:
             return layer.positions[group, outputs, inputs, 0]
-        kernels = layer.weight[group, outputs, inputs].abs()
-        taps = _Draws(kernels, layer.taps.expand_as(kernels))(torch.arange(kernels.shape[0]), generator)
+        kernels = layer.weight[group, outputs, inputs].unsqueeze(0)
+        taps = _Draws(kernels, layer.taps.unsqueeze(0))(torch.arange(kernels.shape[1]), generator)
         return layer.positions[group, outputs, inputs, taps]
 
 
