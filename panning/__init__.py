@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from panning.errors import PanningError
     from panning.maskfile import load_masks, save_masks
     from panning.masks import Masks, apply_masks
+    from panning.training.enforce import enforce_masks
 
-__all__ = ["Masks", "PanningError", "apply_masks", "load_masks", "prune", "save_masks"]
+__all__ = ["Masks", "PanningError", "apply_masks", "enforce_masks", "load_masks", "prune", "save_masks"]
 
 _HOMES = {
     "Masks": "panning.masks",
     "PanningError": "panning.errors",
     "apply_masks": "panning.masks",
+    "enforce_masks": "panning.training.enforce",
     "load_masks": "panning.maskfile",
     "prune": "panning.api",
     "save_masks": "panning.maskfile",

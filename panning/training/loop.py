@@ -1,7 +1,6 @@
 """One training loop for dense and masked networks.
 
-Masked weights are zero before the first step and their gradients are zeroed before every step. With SGD, zero weights
-whose gradient is zero have zero momentum and zero weight decay, so they are exactly zero after every step.
+Masked weights are exactly zero before the first step and after every step (``panning.training.enforce``).
 
 Everything random in epoch e (order, augmentation, dropout) derives from (seed, e): a run that goes on from a checkpoint
 gives the same weights, bit for bit on one thread, as one that was never interrupted.
@@ -12,9 +11,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from panning.config import Config
 from panning.data import ImageData, Split, augment_batch
 from panning.errors import NonFiniteError
-from panning.masks import Masks, apply_masks, check_masks_fit
+from panning.masks import Masks
 from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from panning.training.enforce import enforce_masks
 
 EVALUATION_BATCH = 1000
 
@@ -90,30 +91,29 @@ def train(
         MaskError: if the mask belongs to another network.
     """
     started = time.perf_counter()
-    gates = _gates(model, masks)
-    if masks is not None:
-        apply_masks(model, masks)
-    if recipe.precision == "bfloat16":
-        model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov and recipe.momentum > 0,
     )  # fmt: skip
+    enforcement = nullcontext() if masks is None else enforce_masks(model, masks, optimizer)
+    if recipe.precision == "bfloat16":
+        model.to(memory_format=torch.channels_last)
     plan = _Plan.of(recipe, len(data.train))
     history: list[dict[str, float]] = []
     if checkpoint is not None and (saved := load_checkpoint(checkpoint, model, optimizer)) is not None:
         history = saved.history
-    for epoch in range(len(history), plan.n_epochs):
-        with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
-            loss = _train_epoch(model, data, recipe, plan, optimizer, gates, epoch, seed)
-        entry = {"epoch": epoch + 1.0, "train_loss": loss}
-        if validate_every_epoch or epoch + 1 == plan.n_epochs:
-            entry.update(evaluate(model, data, data.validation, recipe.precision))
-        history.append(entry)
-        if on_epoch is not None:
-            on_epoch(entry)
-        if checkpoint is not None and epoch + 1 < plan.n_epochs:
-            save_checkpoint(checkpoint, model, optimizer, Checkpoint(history))
+    with enforcement:
+        for epoch in range(len(history), plan.n_epochs):
+            with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
+                loss = _train_epoch(model, data, recipe, plan, optimizer, epoch, seed)
+            entry = {"epoch": epoch + 1.0, "train_loss": loss}
+            if validate_every_epoch or epoch + 1 == plan.n_epochs:
+                entry.update(evaluate(model, data, data.validation, recipe.precision))
+            history.append(entry)
+            if on_epoch is not None:
+                on_epoch(entry)
+            if checkpoint is not None and epoch + 1 < plan.n_epochs:
+                save_checkpoint(checkpoint, model, optimizer, Checkpoint(history))
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     images = min(plan.n_steps * recipe.batch_size, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
@@ -165,7 +165,7 @@ def learning_rate_at(recipe: Recipe, step: int, n_steps: int) -> float:
 
 def _train_epoch(
     model: nn.Module, data: ImageData, recipe: Recipe, plan: _Plan, optimizer: torch.optim.Optimizer,
-    gates: list[tuple[nn.Parameter, Tensor]], epoch: int, seed: int,
+    epoch: int, seed: int,
 ) -> float:  # fmt: skip
     """One epoch; returns the mean training loss of its steps."""
     model.train()
@@ -181,9 +181,6 @@ def _train_epoch(
         loss = F.cross_entropy(_forward(model, inputs, recipe.precision), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for parameter, gate in gates:
-            if parameter.grad is not None:
-                parameter.grad.mul_(gate)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(recipe, step, plan.n_steps)
         optimizer.step()
@@ -206,10 +203,3 @@ def _forward(model: nn.Module, inputs: Tensor, precision: str) -> Tensor:
     with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
         logits = model(inputs)
     return logits.float()
-
-
-def _gates(model: nn.Module, masks: Masks | None) -> list[tuple[nn.Parameter, Tensor]]:
-    if masks is None:
-        return []
-    parameters: dict[str, Any] = check_masks_fit(model, masks)
-    return [(parameters[name], mask.to(parameters[name].dtype)) for name, mask in masks.items()]

@@ -1,0 +1,242 @@
+"""Masks that hold in any training loop: masked weights, their gradients and optimizer state are zero after every step.
+
+    enforcement = panning.enforce_masks(model, masks, optimizer)
+
+A gradient is cleared the moment backward has accumulated it: clipping, a scaler, a closure of LBFGS and the reduction of
+DistributedDataParallel see none of its masked places. It is cleared again before the optimizer's step, for gradients that
+came another way, and after the step the weights and every state tensor of a weight's shape are.
+
+Clearing multiplies the bits of a number, read as an integer, by 0 or 1. Unlike a product of floats this makes zeros of NaN
+and infinity too, none of them negative, and a foreach kernel takes all tensors at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from panning.errors import MaskError
+from panning.masks import Masks, apply_masks, check_masks_fit
+
+#: An integer type for each size of an element in bytes.
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+#: What wraps a network calls it this.
+INSIDE = ("module", "_orig_mod")
+
+
+class _Removable(Protocol):
+    def remove(self) -> None: ...
+
+
+class _Gate:
+    """The mask of one parameter as integers, 1 = kept, made once for each device, size and order in memory it meets."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+        self._made: dict[tuple[Any, ...], Tensor] = {}
+
+    def like(self, bits: Tensor) -> Tensor:
+        """The mask with the device, type and strides of ``bits``, which lets foreach kernels take them together."""
+        key = (bits.device, bits.dtype, bits.stride())
+        if key not in self._made:
+            self._made[key] = torch.empty_like(bits).copy_(self.mask)
+        return self._made[key]
+
+    def clear_grad(self, parameter: Tensor) -> None:
+        """Zero the masked gradient of ``parameter``; the hook that follows its accumulation."""
+        grad = parameter.grad
+        if grad is None:
+            return
+        if _is_plain(grad):
+            _clear([(grad, self)])
+        elif grad.layout == torch.sparse_coo:  # an embedding's: values [n_rows, ...] at indices [1, n_rows]
+            parameter.grad = grad = grad.coalesce()
+            kept = self.mask.to(grad.device)[tuple(grad.indices())]
+            grad.values().masked_fill_(~kept, 0.0)
+        else:  # create_graph=True: what is derived from this gradient must see the zeros
+            grad.masked_fill_(~self.mask.to(grad.device), 0.0)
+
+
+class MaskEnforcement:
+    """Keeps masked places at zero until ``remove``; see ``enforce_masks``, which makes it. Also a context manager.
+
+    It need not be kept: the optimizers hold it. Pickled or deep-copied in one object with the model and the optimizers,
+    as in ``copy.deepcopy((model, optimizer, enforcement))``, it enforces the mask on those copies.
+
+    Attributes:
+        parameters: the masked ones, by name.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], masks: Masks, optimizers: tuple[Optimizer, ...]) -> None:
+        self.parameters = parameters
+        self.masks = masks
+        self.optimizers = optimizers
+        self._gates = {parameter: _Gate(masks[name]) for name, parameter in parameters.items()}
+        # The hook of a parameter holds its gate alone: one that led back to the parameter would keep it alive for ever.
+        self._handles: list[_Removable] = [
+            parameter.register_post_accumulate_grad_hook(gate.clear_grad)
+            for parameter, gate in self._gates.items()
+            if parameter.requires_grad
+        ]
+        for optimizer in optimizers:
+            self._handles += [
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+                optimizer.register_load_state_dict_post_hook(self._after_step),
+            ]
+            self._after_step(optimizer)
+        self._clear_gradients()
+
+    def remove(self) -> None:
+        """End it: from now on masked weights may learn."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._gates.clear()
+        self.parameters = {}
+
+    def __enter__(self) -> MaskEnforcement:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Hooks do not travel; the copy registers its own.
+        return MaskEnforcement, (self.parameters, self.masks, self.optimizers)
+
+    def _clear_gradients(self) -> None:
+        plain = []
+        with torch.no_grad():
+            for parameter, gate in self._gates.items():
+                if parameter.grad is not None and _is_plain(parameter.grad):
+                    plain.append((parameter.grad, gate))
+                else:
+                    gate.clear_grad(parameter)
+        _clear(plain)
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Clear the gradients, and again when the closure has computed them; ``args`` start with the optimizer."""
+        self._clear_gradients()
+        if len(args) > 1 and callable(args[1]):
+            args = (args[0], partial(self._evaluate, args[1]), *args[2:])
+        elif callable(kwargs.get("closure")):
+            kwargs = {**kwargs, "closure": partial(self._evaluate, kwargs["closure"])}
+        return args, kwargs
+
+    def _evaluate(self, closure: Callable[[], Any]) -> Any:
+        loss = closure()
+        self._clear_gradients()
+        return loss
+
+    def _after_step(self, optimizer: Optimizer, *_: object) -> None:
+        """Zero the masked weights and their state, what the optimizer made of 0 / 0 included."""
+        _clear(
+            [
+                (tensor, gate)
+                for parameter, gate in self._gates.items()
+                for tensor in (parameter, *_state_like(parameter, optimizer))
+            ]
+        )
+        if isinstance(optimizer, torch.optim.LBFGS) and self._leaks(optimizer):
+            # Curvature that was measured along masked weights: LBFGS begins again, as at its first step.
+            optimizer.state.clear()
+
+    def _leaks(self, optimizer: torch.optim.LBFGS) -> bool:
+        """Whether one of the state's flat vectors, all parameters in a row, is not zero where masked."""
+        owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        kept = [self._gates[p].mask if p in self._gates else torch.ones(p.shape, dtype=torch.bool) for p in owned]
+        masked = ~torch.cat([mask.flatten() for mask in kept]).to(owned[0].device)
+        values = optimizer.state[owned[0]].values()
+        flat = (tensor for value in values for tensor in (value if isinstance(value, list) else [value]))
+        return any(isinstance(t, Tensor) and t.shape == masked.shape and bool(t[masked].any()) for t in flat)
+
+
+def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterable[Optimizer]) -> MaskEnforcement:
+    """Zero what ``masks`` masks, now and after every step of ``optimizer``, in whatever loop it is used.
+
+    Call it once optimizer and model are made; where torch.distributed runs, on every rank. No key of a ``state_dict``
+    changes. The mask follows the model to other devices and types, and takes 4 bytes a float32 weight there. An optimizer
+    that has run before loses its state of masked weights.
+
+    The hooks belong to this model and this optimizer. A copy of the model alone, as ``copy.deepcopy``, pickle or a running
+    average make it, holds the zeros and is free: call this again to train it. So it is with weights that are loaded: their
+    masked places are cleared when the optimizer's state is loaded, or at the next step.
+
+    Args:
+        model: bare, or inside DistributedDataParallel, ``torch.compile`` and the like.
+        optimizer: one or several, which together hold every masked parameter that is to learn.
+
+    Raises:
+        MaskError: if the mask belongs to another network, a masked parameter is in no optimizer, or the ranks of a
+            distributed training hold different masks. Nothing has changed then.
+    """
+    _check_ranks_agree(masks)  # first: a rank that stopped at another error would leave the others waiting
+    optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+    model = _bare(model, masks)
+    parameters = check_masks_fit(model, masks)
+    held = {parameter for one in optimizers for group in one.param_groups for parameter in group["params"]}
+    loose = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter not in held]
+    if loose:
+        raise MaskError(
+            f"{len(loose)} masked parameters are in no optimizer, '{loose[0]}' first: pass the optimizers that train "
+            "this very model. An optimizer made for a copy, or before the parameters were replaced, trains others."
+        )
+    apply_masks(model, masks)
+    return MaskEnforcement(parameters, masks, optimizers)
+
+
+def _is_plain(grad: Tensor) -> bool:
+    """Whether it is dense and no part of a graph: its bits may be changed."""
+    return grad.layout == torch.strided and not grad.requires_grad
+
+
+def _clear(tensors: Sequence[tuple[Tensor, _Gate]]) -> None:
+    """Zero the masked places of all these at once."""
+    bits = [tensor.detach().view(INTEGERS[tensor.element_size()]) for tensor, _ in tensors]
+    if bits:
+        torch._foreach_mul_(bits, [gate.like(one) for one, (_, gate) in zip(bits, tensors, strict=True)])
+
+
+def _state_like(parameter: Tensor, optimizer: Optimizer) -> Iterator[Tensor]:
+    """State with one value a weight. A scalar's is left alone: its shape is that of a step counter."""
+    for value in optimizer.state.get(parameter, {}).values():
+        if isinstance(value, Tensor) and value.dim() > 0 and value.shape == parameter.shape:
+            yield value
+
+
+def _bare(model: nn.Module, masks: Masks) -> nn.Module:
+    """The network inside its wrappers: the first whose parameters have the mask's names."""
+    inner = model
+    while masks.layout.names[0] not in dict(inner.named_parameters()):
+        children = dict(inner.named_children())
+        if len(children) != 1 or not set(INSIDE) & set(children):
+            return model
+        (inner,) = children.values()
+    return inner
+
+
+def _check_ranks_agree(masks: Masks) -> None:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    layout = repr((masks.layout.names, masks.layout.shapes)).encode()
+    digest = hashlib.sha256(layout + masks.flat.cpu().numpy().tobytes()).hexdigest()
+    digests = [""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(digests, digest)
+    others = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if others:
+        raise MaskError(
+            f"Ranks {others} hold another mask than rank 0. Make the mask on one rank and send it to all with "
+            "torch.distributed.broadcast_object_list, or load one file everywhere."
+        )
