@@ -20,7 +20,10 @@ from panning.errors import DataError, DensityError
 from panning.indices import INDICES
 from panning.problem import Problem
 from panning.pruners import PRUNERS, PruneResult, Rounds, all_alive, make_all_alive, prune_problem
+from panning.pruners.actions import ActionSpec
 from panning.pruners.all_alive import first, ranking, trim
+from panning.pruners.episode import run_policy
+from panning.pruners.policies import Constant
 from panning.pruners.score_rounds import ScoreRounds
 from panning.pruners.staged import next_stage, stage_weights
 from panning.signals import PASSES, Signals
@@ -155,6 +158,31 @@ def test_stages_switch_at_the_stairs_one_at_a_time() -> None:
     assert next_stage(4, 1e-6) == 4
     assert stage_weights(0) == {"synflow": 0.2, "snip": 0.5, "grasp": 0.3}
     assert stage_weights(4, "product") == {"synflow": 1.0, "snip": 0.0, "grasp": 1.0}
+
+
+def test_the_stages_are_those_of_the_authors_code() -> None:
+    # METHODS A11: (SynFlow, SNIP, GraSP); at density 0.005 ** (t / 10) the sparsity passes .80, .90, .98 and .99.
+    stages = {
+        "panning_staged": [(0.2, 0.5, 0.3), (0.2, 0.4, 0.4), (0.2, 0.3, 0.5), (0.4, 0.2, 0.4), (0.5, 0.0, 0.5)],
+        "panning_staged_product": [(0.3, 1.0, 0.2), (0.3, 1.0, 0.4), (0.5, 0.5, 0.6), (0.8, 0.0, 1.0), (1.0, 0.0, 1.0)],
+    }
+    for method, weights in stages.items():
+        history = prune_problem(residual_problem(), 0.005, method, rounds=Rounds(10)).history
+        seen = [tuple(entry["weights"][name] for name in ("synflow", "snip", "grasp")) for entry in history]
+        assert seen == [weights[stage] for stage in (0, 0, 0, 1, 2, 2, 2, 3, 4, 4)]
+
+
+@pytest.mark.parametrize("toy", [lambda: mlp_problem(sizes=(24, 40, 30, 4)), residual_problem])
+@pytest.mark.parametrize("index", ActionSpec().indices)
+def test_an_agent_of_one_index_prunes_as_the_method_of_this_index(index: str, toy: Any) -> None:
+    # The agent's neutral step is the exponential schedule, but for the rounding of whole weights (which matters to tiny
+    # networks alone); one batch serves the whole episode, and weights may return.
+    problem, spec = toy(), ActionSpec()
+    result, _ = run_policy(problem, 0.03, Constant(spec.encode({index: 1.0})), spec, n_rounds=5)
+    alone = ScoreRounds({index: 1.0}, n_rounds=5, revive=True)(problem, 0.03)
+    assert torch.equal(result.mask, alone.mask) and torch.equal(result.scores, alone.scores)
+    if index == "snip":
+        assert torch.equal(result.mask, prune_problem(problem, 0.03, "force", rounds=Rounds(5)).mask)
 
 
 @pytest.mark.parametrize("fresh", [False, True])

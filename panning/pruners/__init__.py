@@ -20,7 +20,7 @@ from panning.pruners.controls import CONTROLS
 from panning.pruners.phew import PHEW
 from panning.pruners.quotas import RandomQuotas
 from panning.pruners.rounds import METHODS_OWN, OnRound, PruneResult, Round, RoundAction, Rounds, prune_round
-from panning.pruners.score_rounds import ScoreRounds
+from panning.pruners.score_rounds import RELEASE_TEMPERATURE, ScoreRounds
 from panning.pruners.staged import StagedPanning
 from panning.registry import lookup
 
@@ -53,7 +53,8 @@ class PrunerRow:
 
     Attributes:
         label: the name tables show.
-        released: the method as its authors' code has it, where that departs from the paper's text; ``departure`` says how.
+        released: the method as its authors' code has it, where that departs from the paper's text.
+        departure: how it departs, and what of the released code it does not do; without ``released``, why there is none.
     """
 
     pruner: Pruner
@@ -81,7 +82,18 @@ def mean_true_logit(logits: Tensor, targets: Tensor) -> Tensor:
 _DE_JORGE = "de Jorge et al. 2021, arXiv 2006.09081"
 _SU = "Su et al. 2020, arXiv 2009.11094"
 _KANG = "Kang et al. 2022, arXiv 2209.13378"
-_NLL = "the loss is minus the true class's logit, without log-softmax"
+_NLL = (
+    "the loss is minus the true class's logit, without log-softmax, whatever loss is passed; one batch a round, where the "
+    "release averages up to 40"
+)
+_RUNNING = (
+    "BatchNorm by its running statistics, and that alone: the release also masks biases, and scores another draw of the "
+    "weights than it trains"
+)
+_REDRAWN = (
+    "not offered: the release scores a copy whose linear layers are drawn anew (Xavier-normal), here the classifier is the "
+    "network's own"
+)
 
 PRUNERS: dict[str, PrunerRow] = {
     "random": PrunerRow(RandomQuotas("uniform"), "random (uniform)", "control"),
@@ -98,7 +110,7 @@ PRUNERS: dict[str, PrunerRow] = {
     ),
     "snip": PrunerRow(
         ScoreRounds({"snip": 1.0}), "SNIP", "Lee et al. 2019, arXiv 1810.02340",
-        ScoreRounds({"snip": 1.0}, batch_statistics=False), "BatchNorm by its running statistics",
+        ScoreRounds({"snip": 1.0}, batch_statistics=False), _RUNNING,
     ),
     "iter_snip": PrunerRow(
         ScoreRounds({"snip": 1.0}, n_rounds=60), "iterative SNIP", _DE_JORGE,
@@ -109,10 +121,12 @@ PRUNERS: dict[str, PrunerRow] = {
         ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True, loss=mean_true_logit), _NLL,
     ),
     "grasp": PrunerRow(
-        ScoreRounds({"grasp_signed": 1.0}, temperature=200.0), "GraSP", "Wang et al. 2020, arXiv 2002.07376"
+        ScoreRounds({"grasp_signed": 1.0}, temperature=RELEASE_TEMPERATURE), "GraSP",
+        "Wang et al. 2020, arXiv 2002.07376", departure=_REDRAWN,
     ),
     "grasp_magnitude": PrunerRow(
-        ScoreRounds({"grasp": 1.0}, temperature=200.0), "GraSP (magnitude)", "Frankle et al. 2021, arXiv 2009.08576"
+        ScoreRounds({"grasp": 1.0}, temperature=RELEASE_TEMPERATURE), "GraSP (magnitude)",
+        "Frankle et al. 2021, arXiv 2009.08576",
     ),
     "synflow": PrunerRow(
         ScoreRounds({"synflow": 1.0}, n_rounds=100), "SynFlow", "Tanaka et al. 2020, arXiv 2006.05467"
@@ -132,9 +146,13 @@ PRUNERS: dict[str, PrunerRow] = {
         ScoreRounds({"prospr_first_order": 1.0}), "ProsPr (first order)", "Alizadeh et al. 2022, arXiv 2202.08132",
         ScoreRounds({"prospr_first_order": 1.0}, same_batch=True), "all inner steps and the outer loss see one batch",
     ),
-    "gcs": PrunerRow(ScoreRounds({"gcs": 1.0}, temperature=200.0), "GCS", "Kang, gradient coupled flow"),
+    "gcs": PrunerRow(
+        ScoreRounds({"gcs": 1.0}, temperature=RELEASE_TEMPERATURE), "GCS", "Kang, gradient coupled flow",
+        departure=_REDRAWN,
+    ),
     "gcs_group": PrunerRow(
-        ScoreRounds({"gcs_group": 1.0}, temperature=200.0), "GCS-Group", "Kang, gradient coupled flow"
+        ScoreRounds({"gcs_group": 1.0}, temperature=RELEASE_TEMPERATURE), "GCS-Group", "Kang, gradient coupled flow",
+        departure=_REDRAWN,
     ),
     "panning_staged": PrunerRow(StagedPanning("sum"), "staged Panning", _KANG),
     "panning_staged_product": PrunerRow(StagedPanning("product"), "staged Panning (product)", _KANG),
@@ -164,7 +182,8 @@ def prune_problem(
     row = lookup(PRUNERS, method, "method")
     if released and row.released is None:
         known = ", ".join(name for name, other in PRUNERS.items() if other.released is not None)
-        raise PanningError(f"Method '{method}' has no other form in its authors' release; these have: {known}.")
+        why = f" ({row.departure})" if row.departure else ""
+        raise PanningError(f"Method '{method}' has no released form{why}; these have: {known}.")
     controlled = lookup(CONTROLS, control, "control") if control is not None else None
     if controlled is not None and controlled.of_scores and not row.pruner.indices:
         scored = ", ".join(name for name, other in PRUNERS.items() if other.pruner.indices)

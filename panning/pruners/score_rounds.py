@@ -2,6 +2,9 @@
 
 One shot is one round. Without revival (iterative SNIP, SynFlow) a masked weight stays masked; with it (FORCE,
 de Jorge et al., ICLR 2021) every weight competes again in each round, with the gradient taken at the masked network.
+
+NOTE One scoring batch a round. The papers average gradients over several (GraSP 1 to 150, FORCE 1 to 40): the same, norms
+by the batch's statistics apart, as one batch of all their samples, which a caller may pass.
 """
 
 from __future__ import annotations
@@ -13,6 +16,11 @@ from dataclasses import dataclass
 from panning.mixing import Combination, Normaliser
 from panning.problem import Loss, Problem
 from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
+
+#: What the logits are divided by in the released code of GraSP, GCS and Panning.
+#: NOTE Only their own rows do so. An agent mixes indices from one pass at temperature 1, so what it weighs as GraSP ranks
+#: otherwise than the row ``grasp_magnitude``.
+RELEASE_TEMPERATURE = 200.0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from panning.mixing import Combination
 from panning.problem import Problem
 from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
+from panning.pruners.score_rounds import RELEASE_TEMPERATURE
 
 #: The next stage begins when the sparsity passes these values.
 STAIRS = (0.80, 0.90, 0.98, 0.99, 1.0)
@@ -42,7 +43,7 @@ class StagedPanning:
 
     combination: Combination = "sum"
     n_rounds: int = 100
-    temperature: float = 200.0
+    temperature: float = RELEASE_TEMPERATURE
     indices: tuple[str, ...] = ("synflow", "snip", "grasp")
 
     def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:

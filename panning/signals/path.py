@@ -1,4 +1,9 @@
-"""SynFlow's path sum R: an all-ones input through the network of absolute weights, in float64 (Tanaka et al. 2020)."""
+"""SynFlow's path sum R: an all-ones input through the network of absolute weights, in float64 (Tanaka et al. 2020).
+
+NOTE A norm counts with the magnitude of its weight, as any parameter that is not prunable. Where that is 0, as in the last
+norm of every residual block under zero-init (torchvision's ``zero_init_residual``), no path of R leads through the block:
+all its weights score 0, tie, and go first.
+"""
 
 from __future__ import annotations
 
