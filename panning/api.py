@@ -66,7 +66,8 @@ def prune(
         all_alive: give the budget of dead weights to the best-ranked that can be alive.
         seed: of everything random. Equal arguments give equal masks.
         loss: a scalar from outputs and targets.
-        include: shell-style name patterns of prunable weights; None takes every Linear and Conv weight.
+        include: shell-style name patterns of prunable weights; None takes all but embeddings
+            (``panning.layout.KINDS``).
         exclude: patterns of weights that stay dense.
         schedule, n_rounds: replace the method's own.
         released: the method as its authors' released code has it, where that departs from the paper.

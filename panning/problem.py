@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panning.errors import DataError
-from panning.layout import Layout, prunable_layout
+from panning.layout import Kind, Layout, by_unit, prunable_layout, prunable_parameters
 from panning.seeding import torch_generator
 
 Batch = tuple[Tensor, Tensor]
@@ -50,7 +50,7 @@ class Problem:
 
     @classmethod
     def of(cls, model: nn.Module, input_shape: tuple[int, ...], batches: BatchSource | None, **rest: object) -> Problem:
-        """A problem over all Linear and Conv weights of ``model``."""
+        """A problem over all that is prunable in ``model`` unless it is asked otherwise (``prunable_layout``)."""
         return cls(model, prunable_layout(model), tuple(input_shape), batches, **rest)  # type: ignore[arg-type]
 
     @cached_property
@@ -59,6 +59,15 @@ class Problem:
         if self.initial is not None:
             return self.initial
         return _at_least_float32(self.layout.flatten(dict(self.model.named_parameters())))
+
+    @cached_property
+    def _kinds(self) -> dict[str, tuple[Kind, nn.Module]]:
+        return prunable_parameters(self.model)
+
+    def by_unit(self, flat: Tensor) -> dict[str, Tensor]:
+        """Per-parameter tensors [output units, weights into each] of a flat one, whichever axis is the output's."""
+        views = self.layout.views(flat)
+        return {name: by_unit(view, *self._kinds[name]) for name, view in views.items()}
 
     @cached_property
     def absolute(self) -> Tensor:

@@ -162,8 +162,16 @@ def test_ntk_sap_sees_the_structure_and_the_mask_but_not_the_weights() -> None:
 
 
 def test_he_deviations_follow_the_fan_in() -> None:
-    deviations = he_deviations(Layout(("a", "b"), ((2, 3, 3, 3), (1, 8))))
-    assert deviations.unique().tolist() == pytest.approx(sorted([math.sqrt(2 / 27), 0.5]))
+    model = nn.Sequential(
+        nn.Conv2d(4, 6, 3, groups=2),
+        nn.ConvTranspose2d(6, 9, 2),
+        nn.ConvTranspose2d(9, 6, 2, groups=3),
+        nn.Linear(5, 7),
+    )  # a transposed weight is [in, out / groups, ...]
+    problem = Problem.of(model, (4, 5, 5), None)
+    fans = [2 * 9, 6 * 4, 3 * 4, 5]
+    found = [part.unique().tolist() for part in problem.layout.views(he_deviations(problem)).values()]
+    assert found == [pytest.approx([math.sqrt(2 / fan)]) for fan in fans]
 
 
 # --- ProsPr (A9) ---
@@ -355,6 +363,16 @@ def test_snips_release_scores_with_running_statistics() -> None:
     loss = F.cross_entropy(functional_call(problem.model.eval(), weights, (inputs,)), labels)
     expected = torch.autograd.grad(loss, [weights[name] for name in problem.layout.names])
     torch.testing.assert_close(Signals(running, dense(problem)).grad, torch.cat([g.flatten() for g in expected]))
+
+
+def test_what_a_release_does_beyond_its_form_is_said() -> None:
+    assert all(row.departure for row in PRUNERS.values() if row.released is not None)
+    for name, words in {"snip": "masks biases", "force": "whatever loss is passed", "gcs": "drawn anew"}.items():
+        assert words in PRUNERS[name].departure
+    with pytest.raises(
+        PanningError, match=r"'grasp' has no released form \(not offered: .*Xavier-normal.*these have: snip"
+    ):
+        prune_problem(mlp_problem(), 0.2, "grasp", released=True)
 
 
 def test_a_method_without_a_release_says_which_have_one() -> None:

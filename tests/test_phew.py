@@ -14,7 +14,7 @@ from panning.connectivity import Connectivity
 from panning.errors import DensityError, ModelError, NonFiniteError
 from panning.layout import prunable_layout
 from panning.problem import Problem
-from panning.pruners import walks
+from panning.pruners import walks as walks_module
 from panning.pruners.phew import PHEW, Visits, Walks, trace
 from panning.seeding import torch_generator
 
@@ -148,7 +148,7 @@ def test_small_tables_lead_the_same_way(
     problem = toy()
     problem.weight[5:60] = 0.0  # rows without a weight and columns that are not allowed
     whole, mask = steps(problem), PHEW()(problem, 0.3).mask
-    monkeypatch.setattr(walks, "TABLE_ENTRIES", table_entries)
+    monkeypatch.setattr(walks_module, "TABLE_ENTRIES", table_entries)
     small = Walks(*trace(problem))
     tables = [node.forward.rising for node in small.nodes if node.layer is not None]
     assert all(table.shape[1] == 1 or table.numel() <= table_entries + 2 * table.shape[0] for table in tables)

@@ -22,7 +22,8 @@ from panning.problem import Problem
 from panning.pruners import PRUNERS, PruneResult, Rounds, all_alive, make_all_alive, prune_problem
 from panning.pruners.actions import ActionSpec
 from panning.pruners.all_alive import first, ranking, trim
-from panning.pruners.episode import run_policy
+from panning.pruners.episode import initial, run_policy
+from panning.pruners.observations import units_in_use
 from panning.pruners.policies import Constant
 from panning.pruners.score_rounds import ScoreRounds
 from panning.pruners.staged import next_stage, stage_weights
@@ -183,6 +184,15 @@ def test_an_agent_of_one_index_prunes_as_the_method_of_this_index(index: str, to
     assert torch.equal(result.mask, alone.mask) and torch.equal(result.scores, alone.scores)
     if index == "snip":
         assert torch.equal(result.mask, prune_problem(problem, 0.03, "force", rounds=Rounds(5)).mask)
+
+
+def test_units_in_use_are_output_units_also_where_the_first_axis_is_the_inputs() -> None:
+    model = nn.Sequential(nn.ConvTranspose1d(2, 3, 1, bias=False), nn.Flatten(), nn.Linear(12, 4))
+    state = initial(Problem.of(model, (2, 4), lambda number: (torch.ones(4, 2, 4), torch.arange(4))), 0.5, 2)
+    alive = {"0.weight": torch.zeros(2, 3, 1), "2.weight": torch.zeros(4, 12)}
+    alive["0.weight"][:, 0], alive["2.weight"][:2] = 1.0, 1.0  # one of three channels, two of four classes
+    state = dataclasses.replace(state, alive=state.problem.layout.flatten(alive).bool())
+    assert units_in_use(state) == pytest.approx((1 / 3 + 1 / 2) / 2)
 
 
 @pytest.mark.parametrize("fresh", [False, True])

@@ -110,11 +110,14 @@ def initial(problem: Problem, target_density: float, n_rounds: int) -> EpisodeSt
 def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
     """The state after one round.
 
+    NOTE The one impure step: the given state's signals are freed, scalars apart, for on large networks they are most of the
+    memory. A second transition from the same state gives the same, but has to compute them again.
+
     The observation needs the loss at the new mask. An action that mixed a second-order index in is most likely followed by
     one that does again, so its signals come from the same graph: that saves the next round a forward and backward pass.
     """
     result = prune_round(state.signals, action)
-    state.signals.free()  # before the next pass: on large networks they are most of the memory
+    state.signals.free()  # before the next pass
     signals = Signals(state.problem, result.mask)
     reached = int(result.mask.sum()) <= n_kept_at(state.target_density, result.mask.numel())
     second_order = [name for name in action.weights if INDICES[name].second_order]

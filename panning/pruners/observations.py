@@ -89,8 +89,8 @@ def layer_contrast(state: EpisodeState) -> float:
 
 def units_in_use(state: EpisodeState) -> float:
     """The share of output units with an alive weight, mean over layers: how spread out the mask is."""
-    views = state.problem.layout.views(state.alive)
-    return float(np.mean([float(view.flatten(1).any(1).float().mean()) for view in views.values()]))
+    layers = state.problem.by_unit(state.alive).values()
+    return float(np.mean([float(units.any(1).float().mean()) for units in layers]))
 
 
 def last_spread(state: EpisodeState) -> float:

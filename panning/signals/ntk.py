@@ -19,7 +19,7 @@ from torch import Tensor
 
 from panning import flow
 from panning.errors import ModelError
-from panning.layout import Layout
+from panning.problem import Problem
 from panning.seeding import torch_generator
 from panning.signals.site import Site
 
@@ -41,7 +41,7 @@ def sensitivity(site: Site) -> dict[str, Tensor]:
             return torch.randn(*shape, generator=generator, dtype=torch.float32).to(problem.weight)
 
         images = draw(N_IMAGES, *problem.input_shape)
-        fresh = draw(problem.layout.n_prunable) * he_deviations(problem.layout).to(problem.weight)
+        fresh = draw(problem.layout.n_prunable) * he_deviations(problem).to(problem.weight)
         moved = fresh + EPSILON * draw(problem.layout.n_prunable)
         gates = site.mask.to(fresh.dtype).requires_grad_()
         statistics: list[tuple[Tensor, Tensor]] = []
@@ -64,9 +64,10 @@ def sensitivity(site: Site) -> dict[str, Tensor]:
     return {"ntk_grad": total}
 
 
-def he_deviations(layout: Layout) -> Tensor:
-    """sqrt(2 / fan in) for every weight, flat; fan in as in a Linear or Conv weight [out, in, ...]."""
-    return layout.per_layer([math.sqrt(2 / max(1, math.prod(shape[1:]))) for shape in layout.shapes], torch.float32)
+def he_deviations(problem: Problem) -> Tensor:
+    """sqrt(2 / fan in) for every weight, flat; fan in is the number of weights into one output unit."""
+    fans = [units.shape[1] for units in problem.by_unit(problem.weight).values()]
+    return problem.layout.per_layer([math.sqrt(2 / max(1, fan)) for fan in fans], torch.float32)
 
 
 # One pass fixes the batch statistics of every norm, in the order of the calls; both networks are then compared under them.
