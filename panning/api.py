@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from panning import flow
 from panning.connectivity import Connectivity, report
@@ -21,7 +23,7 @@ from panning.pruners import PRUNERS, Rounds, prune_problem
 from panning.registry import lookup
 from panning.seeding import derive_seed, isolated_global_rngs, numpy_rng
 
-#: Samples in a scoring batch drawn from a Dataset.
+#: Samples in a scoring batch drawn from a Dataset: at least GraSP's 10 of each class where there are up to 12.
 SCORING_BATCH = 128
 
 
@@ -59,8 +61,9 @@ def prune(
 
     Args:
         model: at its initial weights.
-        data: one batch (inputs, targets), a DataLoader or a Dataset. Methods that score without data use its input shape
-            only; for them ``input_shape`` will do instead.
+        data: one batch (inputs, targets), a DataLoader or a Dataset. From a Dataset with whole-number ``targets``, as
+            torchvision's have them, every class is drawn equally often, from any other all samples alike. Methods that
+            score without data use its input shape only; for them ``input_shape`` will do instead.
         density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept.
         method: a row of ``panning.pruners.PRUNERS``.
         all_alive: give the budget of dead weights to the best-ranked that can be alive.
@@ -196,8 +199,9 @@ class LoaderBatches:
 
     def _next(self) -> Batch:
         try:
-            # A shuffling loader draws from the global random state: equal calls shall give equal masks and leave it.
-            with isolated_global_rngs(derive_seed(self.seed, "loader", self.place)):
+            # A shuffling loader draws from the global random state or its generator's: equal calls shall give equal masks
+            # and leave both as they were.
+            with _isolated(_generators(self.loader), derive_seed(self.seed, "loader", self.place)):
                 self.batches = iter(self.loader) if self.batches is None else self.batches
                 inputs, targets = next(self.batches)
         except StopIteration:
@@ -214,14 +218,36 @@ class LoaderBatches:
         return inputs, targets
 
 
+def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """The generators of a loader's own that its order may come from."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    owned = (getattr(owner, "generator", None) for owner in (loader, loader.sampler, inner))
+    return [generator for generator in owned if isinstance(generator, torch.Generator)]
+
+
+@contextlib.contextmanager
+def _isolated(generators: Sequence[torch.Generator], seed: int) -> Iterator[None]:
+    """As ``isolated_global_rngs``, for some generators too."""
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        with isolated_global_rngs(seed):
+            yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
 def _from_dataset(dataset: Any, seed: int) -> BatchSource:
-    """Round i gets ``SCORING_BATCH`` samples drawn for (seed, i)."""
+    """Round i gets ``SCORING_BATCH`` samples drawn for (seed, i), every class equally often where the labels are at hand."""
     if len(dataset) == 0:
         raise DataError("The Dataset is empty.")
+    labels, n = _labels(dataset), min(SCORING_BATCH, len(dataset))
 
     def batch(number: int) -> Batch:
         rng = numpy_rng(seed, "dataset", number)
-        chosen = rng.choice(len(dataset), min(SCORING_BATCH, len(dataset)), replace=False)
+        chosen = rng.choice(len(dataset), n, replace=False) if labels is None else _balanced(labels, n, rng)
         try:
             with isolated_global_rngs(derive_seed(seed, "dataset", number)):  # of random transforms
                 inputs, targets = default_collate([dataset[int(i)] for i in chosen])
@@ -230,6 +256,27 @@ def _from_dataset(dataset: Any, seed: int) -> BatchSource:
         return inputs, targets
 
     return batch
+
+
+def _labels(dataset: Any) -> NDArray[np.integer[Any]] | None:
+    """The whole-number labels [samples] that a dataset has at hand; None where it has none."""
+    if isinstance(dataset, Subset):
+        labels = _labels(dataset.dataset)
+        return None if labels is None else labels[np.asarray(dataset.indices)]
+    try:
+        labels = np.asarray(getattr(dataset, "targets", None))
+    except (TypeError, ValueError, RuntimeError):  # uneven lists, tensors on a device
+        return None
+    return labels if labels.shape == (len(dataset),) and np.issubdtype(labels.dtype, np.integer) else None
+
+
+def _balanced(labels: NDArray[np.integer[Any]], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """``n`` different positions, of each label as many as of any other until it is used up, or one more."""
+    order = rng.permutation(len(labels))
+    order = order[labels[order].argsort(kind="stable")]
+    _, counts = np.unique(labels, return_counts=True)
+    place = np.concatenate([np.arange(count) for count in counts])  # among those of its label
+    return order[np.lexsort((rng.random(len(labels)), place))][:n]
 
 
 @contextlib.contextmanager

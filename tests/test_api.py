@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Subset, TensorDataset
 from toys import ResidualNet, residual_problem
 
 import panning
+from panning import api
 from panning.api import LoaderBatches
 from panning.errors import DataError, DensityError, ModelError, PanningError
 
@@ -45,6 +46,58 @@ def test_a_shuffling_loader_gives_equal_masks_and_leaves_the_random_state() -> N
     assert torch.equal(state, torch.get_rng_state())
     torch.rand(3)
     assert first == panning.prune(model(), loader, density=0.1, method="iter_snip", n_rounds=5)
+
+
+@pytest.mark.parametrize("where", ["loader", "sampler", "batch sampler"])
+def test_a_loaders_own_generator_is_left_as_it_was_and_changes_no_mask(where: str) -> None:
+    generator = torch.Generator().manual_seed(7)
+    images = TensorDataset(IMAGES, LABELS)
+    if where == "loader":
+        loader = DataLoader(images, batch_size=4, shuffle=True, generator=generator)
+    else:
+        sampler = RandomSampler(images, generator=generator)
+        batches = BatchSampler(sampler, 4, drop_last=False)
+        loader = (
+            DataLoader(images, 4, sampler=sampler) if where == "sampler" else DataLoader(images, batch_sampler=batches)
+        )
+    state = generator.get_state()
+    first = panning.prune(model(), loader, density=0.1, method="iter_snip", n_rounds=5)
+    assert torch.equal(state, generator.get_state()) and generator.initial_seed() == 7
+    torch.rand(3, generator=generator)
+    assert first == panning.prune(model(), loader, density=0.1, method="iter_snip", n_rounds=5)
+    source = LoaderBatches(loader, seed=3)
+    seen = [source(number)[0] for number in range(6)]
+    assert all(torch.equal(seen[i], seen[i + 3]) for i in range(3)) and not torch.equal(seen[0], seen[1])
+
+
+class Labelled(TensorDataset):
+    """A data set with its labels at hand, as torchvision's."""
+
+    def __init__(self, targets: Any) -> None:
+        super().__init__(torch.arange(len(targets)), torch.as_tensor(targets))
+        self.targets = targets
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_batches_from_a_dataset_with_labels_are_balanced(as_list: bool) -> None:
+    targets: Any = torch.tensor([0] * 500 + [1] * 40 + [2] * 100 + [3] * 9)
+    dataset = Labelled(targets.tolist() if as_list else targets)
+    source = api._batch_source(dataset, 0)
+    (samples, labels), (others, _) = source(0), source(1)
+    counts = labels.bincount().tolist()
+    assert counts[3] == 9 and counts[1] == 40 and sorted([counts[0], counts[2]]) == [39, 40]
+    assert samples.unique().numel() == 128 and torch.equal(targets[samples], labels)
+    assert torch.equal(samples, source(0)[0]) and not torch.equal(samples, others)
+    assert not torch.equal(samples, api._batch_source(dataset, 1)(0)[0])
+    part = api._batch_source(Subset(dataset, range(480, 580)), 0)(0)[1]  # 20, 40 and 40: all of them
+    assert part.bincount().tolist() == [20, 40, 40]
+
+
+def test_many_classes_take_turns_and_other_targets_are_drawn_alike() -> None:
+    many = api._batch_source(Labelled(list(range(1000)) * 2), 0)(0)[1]
+    assert many.unique().numel() == 128 and many.max() > 500
+    for targets in (torch.rand(200), torch.randint(0, 2, (200, 3))):
+        assert len(api._batch_source(Labelled(targets), 0)(0)[0].unique()) == 128
 
 
 def test_pruning_and_counting_work_inside_no_grad() -> None:
