@@ -424,6 +424,256 @@ def test_a_weight_computed_from_others_cuts_nothing() -> None:
     assert net.n_alive(torch.ones(20, dtype=torch.bool)) == 20
 
 
+# --- arithmetic with one right answer, against what changes the output ---
+
+
+class Reweighted(nn.Linear):
+    """A linear layer that computes its weight from its parameter."""
+
+    def __init__(self, n_in: int, n_out: int, weight_of: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(n_in, n_out)
+        self.weight_of = weight_of
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight_of(self.weight), self.bias)
+
+
+def reweighted(weight_of: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(
+        Reweighted(3, 4, weight_of), Reweighted(4, 4, weight_of), Reweighted(4, 2, weight_of)
+    )  # fmt: skip
+
+
+def joined(join: Callable[..., Tensor], **layers: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """Two layers, what ``join(self, x, a(x), b(x))`` makes of them, and a classifier."""
+    return lambda: Called(
+        lambda self, x: self.out(join(self, x, self.a(x), self.b(x))), a=nn.Linear(3, 4), b=nn.Linear(3, 4),
+        **{name: make() for name, make in layers.items()}, out=nn.Linear(4, 2),
+    )  # fmt: skip
+
+
+def recurrent(kind: type[nn.RNNBase], n_out: int, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: Called(
+        lambda self, x: self.out(self.memory(torch.stack([self.a(x), self.b(x)], 1))[0][:, 0]),
+        a=nn.Linear(3, 4), b=nn.Linear(3, 4), memory=kind(4, 3, batch_first=True, **options), out=nn.Linear(n_out, 2),
+    )  # fmt: skip
+
+
+HALF = torch.tensor([True, False, True, False])
+EXACT: dict[str, Callable[[], nn.Module]] = {
+    "scaled weight": reweighted(lambda w: w * (1 / 8)),
+    "weight times a tensor of one number": reweighted(lambda w: w * torch.tensor(0.5)),
+    "standardised weight": reweighted(lambda w: (w - w.mean(1, keepdim=True)) / (w.std(1, keepdim=True) + 1e-5) * 0.1),
+    "negative weight": reweighted(lambda w: -w / 3),
+    "plain product": joined(lambda self, x, a, b: a * b),
+    "1 + scale": joined(lambda self, x, a, b: a * (1 + b)),
+    "scale + 1": joined(lambda self, x, a, b: (b + 1.0) * a),
+    "1 + scale in place": joined(lambda self, x, a, b: b.add_(1).mul_(a)),
+    "1 + two scales": joined(lambda self, x, a, b: (1 + a) * (1 + b)),
+    "highway": joined(lambda self, x, a, b: (1 - b) * x[:, :1] + b * a),
+    "closed highway": joined(lambda self, x, a, b: torch.rsub(b, 1) * a),
+    "two sigmoids": joined(lambda self, x, a, b: torch.sigmoid(a) * torch.sigmoid(b)),
+    "twice a sigmoid": joined(lambda self, x, a, b: a * (2 * torch.sigmoid(b)) / 3),
+    "1 - sigmoid": joined(lambda self, x, a, b: a * (1 - torch.sigmoid(b))),
+    "exponential": joined(lambda self, x, a, b: a * b.exp()),
+    "softplus": joined(lambda self, x, a, b: a * F.softplus(b)),
+    "logarithm": joined(lambda self, x, a, b: a * torch.log(1 + b)),
+    "2 ** x": joined(lambda self, x, a, b: a * 2.0**b),
+    "pow(2, x)": joined(lambda self, x, a, b: a * torch.pow(2.0, b)),
+    "x ** 2": joined(lambda self, x, a, b: a + b**2),
+    "addmm": joined(lambda self, x, a, b: torch.addmm(self.a.bias, x, self.a.weight.t()) + b),
+    "baddbmm": joined(lambda self, x, a, b: torch.baddbmm(self.a.bias, x[None], self.a.weight.t()[None])[0] * b),
+    "addmv": joined(lambda self, x, a, b: torch.stack([torch.addmv(self.a.bias, self.a.weight, row) for row in x]) * b),
+    "addcmul": joined(lambda self, x, a, b: torch.addcmul(self.a.bias, a, b)),
+    "addcdiv": joined(lambda self, x, a, b: torch.addcdiv(a, b, x.sum(1, keepdim=True))),
+    "lerp": joined(lambda self, x, a, b: torch.lerp(a, b, 0.3)),
+    "where": joined(lambda self, x, a, b: torch.where(HALF, a, b)),
+    "masked_fill": joined(lambda self, x, a, b: a.masked_fill(HALF, 1.0)),
+    "times a condition": joined(lambda self, x, a, b: (a + b) * (a + b > 0)),
+    "1 / x": joined(lambda self, x, a, b: (a + b) * (1 / x.sum(1, keepdim=True))),
+    "bilinear": joined(lambda self, x, a, b: self.pair(a, b), pair=lambda: nn.Bilinear(4, 4, 4)),
+    "by name": joined(lambda self, x, a, b: torch.mul(input=torch.add(a, other=b), other=torch.cat(tensors=[a], dim=1))),
+    "linear by name": joined(lambda self, x, a, b: F.linear(weight=self.a.weight, input=x, bias=self.a.bias) * b),
+    "LSTM": recurrent(nn.LSTM, 3),
+    "LSTM, both directions": recurrent(nn.LSTM, 6, bidirectional=True),
+    "LSTM, projected": recurrent(nn.LSTM, 2, proj_size=2),
+    "GRU, two layers": recurrent(nn.GRU, 3, num_layers=2),
+    "RNN": recurrent(nn.RNN, 3),
+    "LSTMCell": joined(lambda self, x, a, b: self.cell(a, (b, b))[0], cell=lambda: nn.LSTMCell(4, 4)),
+    "GRUCell": joined(lambda self, x, a, b: self.cell(a, b), cell=lambda: nn.GRUCell(4, 4)),
+    "RNNCell": joined(lambda self, x, a, b: self.cell(a, b), cell=lambda: nn.RNNCell(4, 4)),
+}  # fmt: skip
+
+
+def by_changes_that_show(model: nn.Module, problem: Problem, mask: Tensor) -> Tensor:
+    """An independent detector: a weight is alive if changing it changes how outputs differ from input to input.
+
+    Plain float64, positive weights, no biases; none of the rules.
+    """
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+    for name, p in model.named_parameters():
+        drawn = torch.rand(p.shape, generator=generator, dtype=torch.float64) + 0.5
+        weights[name] = drawn / max(1, p[0].numel()) if p.dim() > 1 else torch.zeros_like(drawn)
+    flat = torch.cat([weights[name].flatten() for name in problem.layout.names]) * mask
+    inputs = torch.rand(8, *problem.input_shape, generator=generator, dtype=torch.float64) + 0.5
+
+    def differences(flat: Tensor) -> Tensor:
+        with torch.no_grad():
+            output = torch.func.functional_call(
+                model.double(), {**weights, **problem.layout.views(flat)}, (inputs.clone(),)
+            )
+        return output - output[0]
+
+    before, alive = differences(flat), torch.zeros_like(mask)
+    for position in mask.nonzero().flatten().tolist():
+        changed = flat.clone()
+        changed[position] *= 1.3
+        alive[position] = (differences(changed) - before).abs().max() > 1e-14
+    model.float()
+    return alive
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_arithmetic_agrees_with_what_changes_the_output(name: str) -> None:
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model = EXACT[name]()
+        problem = Problem.of(model, (3,), None)
+        mask = flat_mask(problem.layout, 0.6 if seed % 2 else 0.35, seed)
+        if seed in (2, 3) and "b.weight" in problem.layout.names:
+            problem.layout.views(mask)["b.weight" if seed == 2 else "a.weight"].fill_(False)
+        assert torch.equal(Connectivity.of(problem).alive(mask), by_changes_that_show(model, problem, mask)), seed
+
+
+#: A call whose arguments all have names -> the same call by position.
+CALLS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
+    (lambda a, b, w: F.scaled_dot_product_attention(query=a, value=b, key=b),
+     lambda a, b, w: F.scaled_dot_product_attention(a, b, b)),
+    (lambda a, b, w: F.linear(bias=None, weight=w, input=a), lambda a, b, w: F.linear(a, w)),
+    (lambda a, b, w: torch.add(a, other=b, alpha=2), lambda a, b, w: torch.add(a, b, alpha=2)),
+    (lambda a, b, w: torch.mul(other=b, input=a), lambda a, b, w: torch.mul(a, b)),
+    (lambda a, b, w: a.mul(other=b).add(other=a), lambda a, b, w: a.mul(b).add(a)),
+    (lambda a, b, w: torch.cat(tensors=[a, b], dim=2)[..., :4], lambda a, b, w: torch.cat([a, b], 2)[..., :4]),
+    (lambda a, b, w: F.softmax(input=a, dim=1) * b, lambda a, b, w: F.softmax(a, 1) * b),
+    (lambda a, b, w: F.conv1d(input=a, weight=w[:, :, None], padding=0), lambda a, b, w: F.conv1d(a, w[:, :, None])),
+    (lambda a, b, w: F.glu(input=torch.cat((a, b), 1), dim=1), lambda a, b, w: F.glu(torch.cat((a, b), 1), 1)),
+    (lambda a, b, w: F.batch_norm(input=a, running_mean=None, running_var=None, training=True) * b,
+     lambda a, b, w: F.batch_norm(a, None, None, training=True) * b),
+    (lambda a, b, w: F.layer_norm(input=a, normalized_shape=(4,), bias=w[0]) + b, lambda a, b, w: F.layer_norm(a, (4,)) + b),
+    (lambda a, b, w: F.max_pool1d(input=a, kernel_size=3, stride=1, padding=1), lambda a, b, w: F.max_pool1d(a, 3, 1, 1)),
+    (lambda a, b, w: torch.matmul(input=a, other=b), lambda a, b, w: a @ b),
+    (lambda a, b, w: torch.baddbmm(input=a, batch1=a, batch2=b), lambda a, b, w: torch.baddbmm(a, a, b)),
+    (lambda a, b, w: torch.where(condition=a > 0, input=a, other=b), lambda a, b, w: torch.where(a > 0, a, b)),
+    (lambda a, b, w: torch.pow(input=a, exponent=2) + torch.div(input=a, other=b), lambda a, b, w: a**2 + a / b),
+    (lambda a, b, w: torch.flatten(input=F.relu(input=a), start_dim=1).view(-1, 4, 4), lambda a, b, w: F.relu(a)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(CALLS)))
+def test_arguments_by_name_are_the_same_call(number: int) -> None:
+    def scores(call: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        model = Called(lambda self, x: self.out(call(self.a(x), self.b(x), self.c.weight).flatten(1)), a=nn.Linear(3, 4),
+                       b=nn.Linear(3, 4), c=nn.Linear(4, 4), out=nn.Linear(16, 2))  # fmt: skip
+        problem = Problem.of(model, (4, 3), None)
+        mask = flat_mask(problem.layout, 0.5, 0)
+        return Connectivity.of(problem).alive(mask), INDICES["synflow"].formula(Signals(problem, mask))
+
+    by_name, by_position = (scores(call) for call in CALLS[number])
+    assert bool(by_position[0].any())
+    assert torch.equal(by_name[0], by_position[0]) and torch.equal(by_name[1], by_position[1])
+
+
+def test_an_embedding_called_by_name() -> None:
+    model = Called(lambda self, x: self.out(F.embedding(input=x.long(), weight=self.tokens.weight).mean(1)),
+                   tokens=nn.Embedding(5, 4), out=nn.Linear(4, 2))  # fmt: skip
+    net = Connectivity(model, prunable_layout(model), (3,))
+    assert net.n_alive(torch.ones(8, dtype=torch.bool)) == 8
+
+
+#: Maxima over places of a map [batch, 1, 8, 8], each of which can win.
+MAXIMA: dict[str, Callable[[Tensor], Tensor]] = {
+    "dilated": lambda x: F.max_pool2d(x, 2, dilation=2, stride=1),
+    "dilated, padded, rounded up": lambda x: F.max_pool2d(x, 3, stride=2, padding=1, dilation=2, ceil_mode=True),
+    "unequal sides": lambda x: F.max_pool2d(x, (2, 3), stride=(1, 2), padding=(1, 0), dilation=(3, 1)),
+    "one axis": lambda x: F.max_pool1d(x.flatten(2), 3, dilation=4),
+    "three axes": lambda x: F.max_pool3d(x.view(-1, 1, 4, 4, 4), 2, dilation=2, stride=1),
+    "with indices": lambda x: F.max_pool2d(x, 3, return_indices=True)[0],
+    "adaptive, with indices": lambda x: F.adaptive_max_pool2d(x, 3, return_indices=True)[0],
+    "unpooled": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "x.max(dim)": lambda x: x.max(-1).values, "x.amax": lambda x: x.amax((2, 3), keepdim=True), "x.max()": lambda x: x.max(),
+}  # fmt: skip
+
+
+def places_that_matter(pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """The places whose value changes the output when it is the largest of all."""
+    base = torch.linspace(0.1, 1.0, 64, dtype=torch.float64).view(1, 1, 8, 8)
+    matter = torch.zeros(64, dtype=torch.bool)
+    for place in range(64):
+        changed = base.clone()
+        changed.view(-1)[place] = 2.0
+        matter[place] = not torch.equal(pool(changed), pool(base))
+    return matter
+
+
+@pytest.mark.parametrize("name", MAXIMA)
+def test_every_place_that_can_be_the_largest_is_followed(name: str) -> None:
+    outputs: list[Tensor] = []
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        outputs.append(MAXIMA[name](self.places(x).view(-1, 1, 8, 8)))
+        return outputs[-1].flatten(1) if outputs[-1].dim() else outputs[-1]
+
+    model = Called(forward, places=nn.Linear(1, 64))
+    alive = Connectivity(model, prunable_layout(model), (1,)).alive(torch.ones(64, dtype=torch.bool))
+    assert torch.equal(alive, places_that_matter(MAXIMA[name]))
+    assert outputs[-1].shape == MAXIMA[name](torch.rand(1, 1, 8, 8)).shape
+
+
+def test_an_index_of_the_largest_place_is_returned_as_it_is() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        values, indices = self.pool(self.conv(x))
+        assert indices.dtype == torch.long
+        return values.flatten(1)
+
+    model = Called(forward, conv=nn.Conv2d(1, 2, 1), pool=nn.MaxPool2d(2, return_indices=True))
+    assert Connectivity(model, prunable_layout(model), (1, 4, 4)).n_alive(torch.ones(2, dtype=torch.bool)) == 2
+
+
+def test_packed_sequences_are_refused_with_a_reason() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(self.embed(x), torch.tensor([4]), batch_first=True)
+        return self.head(self.memory(packed)[1][0])
+
+    model = Called(forward, embed=nn.Linear(3, 4), memory=nn.GRU(4, 5, batch_first=True), head=nn.Linear(5, 2))
+    with pytest.raises(ModelError, match="Packed sequences cannot be followed"):
+        Connectivity(model, prunable_layout(model), (4, 3)).n_alive(torch.ones(22, dtype=torch.bool))
+
+
+def test_long_sequences_stay_within_numbers() -> None:
+    model = Called(lambda self, x: self.head(self.memory(self.embed(x))[0][:, -1]), embed=nn.Linear(3, 4),
+                   memory=nn.LSTM(4, 300, batch_first=True), head=nn.Linear(300, 2))  # fmt: skip
+    problem = Problem.of(model, (200, 3), None)
+    whole = torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+    assert bool(Connectivity.of(problem).alive(whole).all())
+    assert bool((INDICES["synflow"].formula(Signals(problem, whole)) > 0).all())
+
+
+def test_a_flow_leaves_the_backends_as_they_were() -> None:
+    seen: list[bool] = []
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        seen.append(torch.backends.cudnn.deterministic)
+        return self.out(x)
+
+    model = Called(forward, out=nn.Linear(3, 2))
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    Connectivity(model, prunable_layout(model), (3,)).n_alive(torch.ones(6, dtype=torch.bool))
+    assert seen == [True]
+    assert before == (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+
+
 @pytest.mark.parametrize("method", ["grasp", "gcs", "ntk_sap"])
 def test_half_precision_is_scored_in_float32(method: str) -> None:
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ training flags and the global random state are as they were afterwards.
 from panning.flow.boolean import BOOLEAN
 from panning.flow.forward import Rule, run
 from panning.flow.functions import BATCH_NORMS
-from panning.flow.linear import AVERAGE_POOLS
+from panning.flow.pools import AVERAGE_POOLS
 from panning.flow.positive import POSITIVE_LINEAR, SHORTEST
 from panning.flow.scoring import BATCH_STATISTICS, TWICE_DIFFERENTIABLE, WITHOUT_BIAS
 

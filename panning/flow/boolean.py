@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 
 from panning.flow import functions as of
+from panning.flow.factors import presence, scaled_to_one
 from panning.flow.forward import Rule
-from panning.flow.linear import AVERAGE_POOLS, identity, rules
+from panning.flow.linear import rules, without_gate
+from panning.flow.pools import AVERAGE_POOLS
+
+#: Times the gradient of a computed weight: what a mean over many weights hands on is still above one half.
+LOUD = 2.0**40
 
 
 class _Boolean(torch.autograd.Function):
@@ -30,21 +35,23 @@ def _product(function: Any, x: Tensor, weight: Tensor, bias: Any = None, *args: 
     # Between the two gates there are only sums of products of 0 and 1, which are integers: one half parts 0 from the
     # rest whatever the rounding of the convolution algorithm.
     x = _Boolean.apply(x, 0.0, 0.5)
+    weight = weight if _given(weight) else _Boolean.apply(weight * LOUD, 0.0, 0.5)
     result: Tensor = _Boolean.apply(function(x, weight, None, *args, **kwargs), 0.5, 0.0)
     return result
 
 
-def presence(x: Tensor) -> Tensor:
-    """1 where a constant is not 0."""
-    return (x != 0).to(x.dtype)
+def _given(weight: Tensor) -> bool:
+    """Whether a weight is a mask or a constant, which are 0 and 1, and not computed from them."""
+    return weight.is_leaf or (weight._base is not None and weight._base.is_leaf)
 
 
 def _open(gate: Tensor, mean: float) -> Tensor:
-    return 1.0 + _Boolean.apply(gate, 0.0, 0.0)
+    reached = _Boolean.apply(gate, 0.0, 0.0)
+    return 1.0 + reached - reached.detach()  # always 1, or long products would grow
 
 
 BOOLEAN: dict[Any, Rule] = {
-    **rules(_product, _open, presence),
-    **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS), identity),
+    **rules(_product, _open, presence, scaled_to_one),
+    **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS), without_gate),
     **AVERAGE_POOLS,
 }

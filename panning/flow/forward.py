@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, get_testing_overrides
 
 from panning.errors import ModelError
 from panning.seeding import isolated_torch_rng
@@ -24,8 +26,24 @@ class _Flow(TorchFunctionMode):
         self.rules = rules
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = self.rules.get(func)
-        return func(*args, **(kwargs or {})) if rule is None else rule(func, *args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if (rule := self.rules.get(func)) is None:
+            return func(*args, **kwargs)
+        for name in _required(func)[len(args) :] if kwargs else ():  # rules take them by position
+            if name not in kwargs:
+                break
+            args, kwargs = (*args, kwargs[name]), {key: value for key, value in kwargs.items() if key != name}
+        return rule(func, *args, **kwargs)
+
+
+@cache
+def _required(function: Any) -> tuple[str, ...]:
+    """The names of the arguments without which a torch function cannot be called, in order."""
+    try:
+        parameters = inspect.signature(get_testing_overrides().get(function, function)).parameters.values()
+    except ValueError:  # some builtins have no signature
+        return ()
+    return tuple(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
 
 
 def run(
@@ -50,6 +68,7 @@ def run(
     with (
         _in_evaluation_mode(model),
         isolated_torch_rng(0),
+        _deterministic_convolutions(),
         _Flow(rules),
         torch.autocast(inputs.device.type, enabled=False),
         sdpa_kernel(SDPBackend.MATH),  # the only kernel that can be differentiated twice
@@ -58,6 +77,18 @@ def run(
     if not isinstance(output, Tensor):
         raise ModelError(f"The model returns {type(output).__name__}; a tensor of logits [batch, classes] is needed.")
     return output
+
+
+@contextmanager
+def _deterministic_convolutions() -> Iterator[None]:
+    """cuDNN's algorithms fixed, none picked by a timing. TF32 stays the user's choice: it keeps 0 and 1 as they are."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    try:
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 @contextmanager

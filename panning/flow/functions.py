@@ -29,18 +29,40 @@ ACTIVATIONS = (
         "abs", "neg", "sin", "cos", "exp", "expm1", "log", "log1p", "sqrt", "square", "erf", "sign", "reciprocal",
     )),
 )  # fmt: skip
+#: Of the activations, those that are positive, or 0, where the input is 0.
+POSITIVE_AT_ZERO = (torch.exp, Tensor.exp, torch.cos, Tensor.cos, F.softplus)
+LOGARITHMS = (torch.log, Tensor.log)  # 0 where the input is 1
+POWERS = (torch.pow, Tensor.pow, Tensor.pow_, Tensor.__pow__, Tensor.__rpow__, torch.float_power, Tensor.float_power)
 #: What divides by them, or multiplies with their inverse root, is normalised: a scale that cuts nothing.
-INVERSE_ROOTS = (torch.rsqrt, Tensor.rsqrt)
+INVERSES = (torch.rsqrt, Tensor.rsqrt, torch.reciprocal, Tensor.reciprocal)
 DEVIATIONS = (torch.std, Tensor.std, torch.var, Tensor.var)
+COMPARISONS = tuple(
+    getattr(home, name) for home in (torch, Tensor) for name in ("gt", "ge", "lt", "le", "eq", "ne")
+)  # fmt: skip
 DIVISIONS = (torch.div, Tensor.div, Tensor.div_, torch.true_divide, Tensor.true_divide, torch.divide, Tensor.divide)
 CASTS = (Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type, Tensor.type_as)
 #: Positive also where the input is 0: what they multiply, they scale and never cut.
 SIGMOIDS = (F.sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_, F.hardsigmoid)
 SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
-ADDITIONS = (torch.add, Tensor.add, torch.sub, Tensor.sub, torch.subtract, Tensor.__rsub__)
+ADDITIONS = (
+    torch.add, Tensor.add, torch.sub, Tensor.sub, torch.subtract, Tensor.subtract, torch.rsub, Tensor.__rsub__,
+)  # fmt: skip
 ADDITIONS_IN_PLACE = (Tensor.add_, Tensor.sub_)
-PRODUCTS = (torch.mul, Tensor.mul, Tensor.mul_, torch.multiply)
-MATRIX_PRODUCTS = (torch.matmul, Tensor.matmul, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm)
+#: Any of two may win.
+EXTREMA_OF_TWO = tuple(
+    getattr(home, name) for home in (torch, Tensor) for name in ("maximum", "minimum", "fmax", "fmin")
+)  # fmt: skip
+PRODUCTS = (torch.mul, Tensor.mul, Tensor.mul_, torch.multiply, Tensor.multiply)
+MATRIX_PRODUCTS = (
+    torch.matmul, Tensor.matmul, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm, torch.mv, Tensor.mv, torch.linalg.matmul,
+)  # fmt: skip
+#: x + a product of two more.
+FUSED: dict[Any, Any] = {
+    getattr(home, name): product for home in (torch, Tensor) for name, product in (
+        ("addmm", torch.mm), ("addmv", torch.mv), ("baddbmm", torch.bmm), ("addcmul", torch.mul), ("addr", torch.outer),
+        ("addbmm", lambda a, b: torch.bmm(a, b).sum(0)),
+    )
+}  # fmt: skip
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
 #: Keep what a tensor is, change its shape.
 RESHAPES = (
@@ -53,7 +75,22 @@ MAX_POOLS: dict[Any, Any] = {
     torch.max_pool1d: F.avg_pool1d, torch.max_pool2d: F.avg_pool2d, torch.max_pool3d: F.avg_pool3d,
     F.max_pool1d: F.avg_pool1d, F.max_pool2d: F.avg_pool2d, F.max_pool3d: F.avg_pool3d,
 }  # fmt: skip
+MAX_POOLS_WITH_INDICES: dict[Any, Any] = {
+    F.max_pool1d_with_indices: F.avg_pool1d, F.max_pool2d_with_indices: F.avg_pool2d,
+    F.max_pool3d_with_indices: F.avg_pool3d,
+}  # fmt: skip
+MAX_UNPOOLS = (F.max_unpool1d, F.max_unpool2d, F.max_unpool3d)
+EXTREMA = (torch.max, Tensor.max, torch.min, Tensor.min, torch.amax, Tensor.amax, torch.amin, Tensor.amin)
 ADAPTIVE_MAX_POOLS: dict[Any, Any] = {
     F.adaptive_max_pool1d: F.adaptive_avg_pool1d, F.adaptive_max_pool2d: F.adaptive_avg_pool2d,
     F.adaptive_max_pool3d: F.adaptive_avg_pool3d, torch.adaptive_max_pool1d: F.adaptive_avg_pool1d,
 }  # fmt: skip
+ADAPTIVE_MAX_POOLS_WITH_INDICES: dict[Any, Any] = {
+    F.adaptive_max_pool1d_with_indices: F.adaptive_avg_pool1d,
+    F.adaptive_max_pool2d_with_indices: F.adaptive_avg_pool2d,
+    F.adaptive_max_pool3d_with_indices: F.adaptive_avg_pool3d,
+}
+RECURRENT = (
+    torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu, torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell,
+    torch.rnn_relu_cell,
+)  # fmt: skip

@@ -3,143 +3,124 @@
 - A *constant* (what does not depend on the input or on a gate: biases by another name, class tokens, position embeddings,
   attention masks) adds nothing. A tensor is one if it requires no gradient; the flow's input and gates do.
 - A factor that is constant counts by its magnitude, and by being 0 or not where only that matters; a divisor, like the
-  inverse root of a mean square, is a scale that cuts nothing.
+  inverse root of a mean square or a condition on what flows (x > 0), is a scale that cuts nothing.
 - A product of two activations keeps its factors; the second is divided by its largest entry, taken as a constant, so that
   products of products do not outgrow the numbers.
-- A *gate* (the result of a sigmoid or softmax) never cuts what it multiplies: g * x becomes open(g) * x. Where a sigmoid is
-  an activation and multiplies nothing, it is the identity like the others.
+- A *gate* (the result of a sigmoid, softmax or exponential, or a sum with a number, as in 1 + s or 1 - s) never cuts what
+  it multiplies: g * x becomes open(g) * x. Where a sigmoid is an activation and multiplies nothing, it is the identity
+  like the others, and the number adds nothing.
 - An embedding is a linear layer on one-hot tokens, all of them present.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from panning.flow import functions as of
 from panning.flow.attention import attention_forward
+from panning.flow.factors import SCALE, Gate, Multiply, Open, gate_of, gate_of_sum, marked, multiplication
+from panning.flow.factors import depends as depends  # a name of this module too
 from panning.flow.forward import Rule
-
-Open = Callable[[Tensor, float], Tensor]  # (gate, its mean: 1/2 for a sigmoid, 1/n for a softmax) -> a positive factor
+from panning.flow.recurrent import recurrent_rules
 
 
 def identity(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``x`` as another tensor: code that goes on to write into the result must not change what it came from."""
+    return marked(x.clone(), gate_of(x)) if depends(x) else function(x, *args, **kwargs)
+
+
+def without_gate(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The identity, for norms and logarithms: they take away what keeps a gate from being 0."""
+    return x.clone() if depends(x) else function(x, *args, **kwargs)
+
+
+def _gate(mean: float) -> Rule:
+    def rule(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return marked(x.clone(), Gate(mean)) if depends(x) else function(x, *args, **kwargs)
+
+    return rule
+
+
+def _softmax(function: Any, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
     if not depends(x):
-        return function(x, *args, **kwargs)
-    return _as_gate(x.clone(), _gate_mean(x))
-
-
-def depends(x: Any) -> bool:
-    """Whether ``x`` depends on the input or a gate."""
-    return isinstance(x, Tensor) and x.requires_grad
+        return function(x, dim, *args, **kwargs)
+    return marked(x.clamp(min=0.0), Gate(1.0 / x.shape[-1 if dim is None else dim]))  # masked places are -inf
 
 
 def add(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
     """a + b, also for a difference; constants add nothing."""
     if not depends(a) and not depends(b):
         return function(a, b, *args, **kwargs)
-    first, second = (x if depends(x) else torch.zeros_like(x) if isinstance(x, Tensor) else 0.0 for x in (a, b))
-    return first + second
+    return marked(_without_constant(a) + _without_constant(b), gate_of_sum(a, b))
+
+
+def _without_constant(x: Any) -> Any:
+    return x if depends(x) else torch.zeros_like(x) if isinstance(x, Tensor) else 0.0
 
 
 def _add_in_place(function: Any, a: Tensor, b: Any, *args: Any, **kwargs: Any) -> Tensor:
+    if not depends(a) and not depends(b):
+        return function(a, b, *args, **kwargs)
+    gate = gate_of_sum(a, b)
     if not depends(a):
-        if not depends(b):
-            return function(a, b, *args, **kwargs)
         a.zero_()
-    return a.add_(b) if depends(b) else a
+    return marked(a.add_(b) if depends(b) else a, gate)
 
 
 def _join(function: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
     if any(depends(x) for x in tensors):
-        tensors = [x if depends(x) else torch.zeros_like(x) for x in tensors]
+        tensors = [_without_constant(x) for x in tensors]
     return function(tensors, *args, **kwargs)
 
 
 def _keep_gate(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    return _as_gate(function(x, *args, **kwargs), _gate_mean(x))
+    result = function(x, *args, **kwargs)
+    return result if gate_of(x) is None else marked(result, gate_of(x))
 
 
-def _sigmoid(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _condition(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+    result = function(a, b, *args, **kwargs)
+    return marked(result, SCALE) if depends(a) or depends(b) else result
+
+
+def _where(function: Any, condition: Tensor, *args: Any, **kwargs: Any) -> Any:
+    if function is Tensor.where:
+        condition, args = args[0], (condition, *args[1:])
+    branches = (*args, *kwargs.values())
+    if not any(depends(x) for x in branches):
+        return torch.where(condition, *branches)
+    a, b = (_without_constant(x) for x in branches)
+    if gate_of(condition) == SCALE:  # decided by what flows: each branch is taken at times
+        return (a + b).expand(torch.broadcast_shapes(condition.shape, (a + b).shape)).clone()
+    return torch.where(condition, a, b)
+
+
+def _masked_fill(function: Any, x: Tensor, mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if not depends(x):
-        return function(x, *args, **kwargs)
-    return _as_gate(x.clone(), 0.5)
+        return function(x, mask, *args, **kwargs)
+    if gate_of(mask) == SCALE:
+        return x if function is Tensor.masked_fill_ else x.clone()
+    return function(x, mask, 0.0)
 
 
-def _softmax(function: Any, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    if not depends(x):
-        return function(x, dim, *args, **kwargs)
-    n = x.shape[-1 if dim is None else dim]
-    return _as_gate(x.clamp(min=0.0), 1.0 / n)  # masked places are -inf
-
-
-def _as_gate(x: Any, mean: float | None) -> Any:
-    if mean is not None and isinstance(x, Tensor):
-        x._panning_gate_mean = mean  # type: ignore[attr-defined]
-    return x
-
-
-def _gate_mean(x: Any) -> float | None:
-    return getattr(x, "_panning_gate_mean", None)
-
-
-#: In place of a gate's mean: a factor that only scales.
-SCALE = -1.0
-
-
-def scaled_to_one(x: Tensor) -> Tensor:
-    """``x`` over its largest entry, which is taken as a constant."""
-    top = x.detach().amax()
-    return x / top if top > 0 else x
-
-
-def products(open_gate: Open, magnitude: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Rule:
-    """Products in which gates are opened.
-
-    Args:
-        magnitude: what a constant factor becomes.
-        second: what the second of two activations becomes.
-    """
-
-    def rule(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
-        elementwise = function in of.PRODUCTS
-        if not depends(a) and not depends(b):
-            return function(a, b, *args, **kwargs)
-        if depends(a) and depends(b):
-            means = _gate_mean(a), _gate_mean(b)
-            if means[0] is not None:
-                a = _opened(a, means[0], open_gate)
-            elif means[1] is not None:
-                b = _opened(b, means[1], open_gate)
-            else:
-                b = second(b)
-        elif elementwise:
-            a, b = (x if depends(x) else _constant_factor(x, magnitude) for x in (a, b))
-        else:
-            a, b = (x if depends(x) else magnitude(x) for x in (a, b))
-        if not elementwise:
-            a = a.to(b.dtype) if depends(b) else a
-            b = b.to(a.dtype)
-            return function(a, b, *args, **kwargs)
-        if function is Tensor.mul_:  # what the product's gradient needs must not be written over
-            return a.copy_(a.clone() * b)
-        return a * b
-
-    return rule
-
-
-def _opened(gate: Tensor, mean: float, open_gate: Open) -> Tensor:
-    return torch.ones_like(gate) if mean == SCALE else open_gate(gate, mean)
-
-
-def _constant_factor(x: Any, magnitude: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(x, Tensor):
-        return magnitude(x)
-    return abs(x) or 0.0
+def _power(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+    if not depends(a) and not depends(b):
+        return function(a, b, *args, **kwargs)
+    base, exponent = (b, a) if function is Tensor.__rpow__ else (a, b)
+    if not depends(base):
+        return marked(exponent.clone(), Gate())  # like exp
+    if depends(exponent):
+        return base + exponent
+    if function is Tensor.pow_:
+        return base
+    negative = isinstance(exponent, int | float) and exponent < 0
+    return marked(base.clone(), SCALE if negative else gate_of(base))
 
 
 def _divide(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
@@ -147,12 +128,13 @@ def _divide(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
         return function(a, b, *args, **kwargs)
     if function is Tensor.div_:
         return a
-    kept, other = (a, b) if depends(a) else (b, a)
-    return kept * torch.ones_like(other) if isinstance(other, Tensor) else kept.clone()
+    top, bottom = (b, a) if function is Tensor.__rdiv__ else (a, b)
+    kept, other, gate = (top, bottom, gate_of(top)) if depends(top) else (bottom, top, SCALE)
+    return marked(kept * torch.ones_like(other) if isinstance(other, Tensor) else kept.clone(), gate)
 
 
-def _inverse_root(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return _as_gate(x.clone(), SCALE)
+def _inverse(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return marked(x.clone(), SCALE) if depends(x) else function(x, *args, **kwargs)
 
 
 def _deviation(function: Any, x: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
@@ -161,12 +143,64 @@ def _deviation(function: Any, x: Tensor, dim: Any = None, *args: Any, keepdim: b
 
 
 def _cast(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    return x if depends(x) else function(x, *args, **kwargs)
+    return x if depends(x) else _keep_gate(function, x, *args, **kwargs)
 
 
 def _to(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     moved = function(x, *args, **kwargs)
-    return x.to(moved.device) if depends(x) else moved  # a flow has a dtype of its own
+    return marked(x.to(moved.device) if depends(x) else moved, gate_of(x))  # a flow has a dtype of its own
+
+
+def _in_one_dtype(function: Any) -> Any:
+    def in_one_dtype(a: Tensor, b: Tensor) -> Any:
+        dtype = b.dtype if depends(b) else a.dtype
+        return function(a.to(dtype), b.to(dtype))
+
+    return in_one_dtype
+
+
+def _products(multiply: Multiply) -> dict[Any, Rule]:
+    """Rules for everything that multiplies two tensors."""
+
+    def elementwise(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+        if not depends(a) and not depends(b):
+            return function(a, b, *args, **kwargs)
+        if function is not Tensor.mul_:
+            return multiply(operator.mul, a, b)
+        product = multiply(operator.mul, marked(a.clone(), gate_of(a)), b)  # its gradient needs a as it was
+        return marked(a.copy_(product), gate_of(product))
+
+    def matrix(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+        if not depends(a) and not depends(b):
+            return function(a, b, *args, **kwargs)
+        return multiply(_in_one_dtype(function), a, b)
+
+    def einsum(function: Any, equation: str, *operands: Any) -> Any:
+        operands = tuple(operands[0]) if isinstance(operands[0], tuple | list) else operands
+        if len(operands) == 2 and any(depends(x) for x in operands):
+            return multiply(_in_one_dtype(lambda a, b: function(equation, a, b)), *operands)
+        return function(equation, *operands)
+
+    def fused(function: Any, x: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(depends(y) for y in (x, a, b)):
+            return function(x, a, b, *args, **kwargs)
+        return add(torch.add, x, matrix(of.FUSED[function], a, b))
+
+    def divided(function: Any, x: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+        return add(torch.add, x, _divide(torch.div, a, b))
+
+    def lerp(function: Any, a: Any, b: Any, weight: Any) -> Any:
+        both = add(torch.add, a, b)
+        return multiply(operator.mul, both, marked(weight.clone(), Gate())) if depends(weight) else both
+
+    return {
+        **dict.fromkeys(of.PRODUCTS, elementwise),
+        **dict.fromkeys(of.MATRIX_PRODUCTS, matrix),
+        **dict.fromkeys(of.FUSED, fused),
+        **dict.fromkeys((torch.addcdiv, Tensor.addcdiv), divided),
+        **dict.fromkeys((torch.lerp, Tensor.lerp), lerp),
+        torch.einsum: einsum,
+    }
 
 
 def glu(open_gate: Open) -> Rule:
@@ -182,8 +216,8 @@ def glu(open_gate: Open) -> Rule:
 def rules(
     linear: Rule,
     open_gate: Open,
-    magnitude: Callable[[Tensor], Tensor],
-    second: Callable[[Tensor], Tensor] = scaled_to_one,
+    magnitude: Callable[[Any], Any],
+    second: Callable[[Tensor], Tensor],
 ) -> dict[Any, Rule]:
     """The rules of a flow.
 
@@ -215,57 +249,42 @@ def rules(
     def embedding(function: Any, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         tokens = x if x.is_floating_point() else torch.ones_like(x, dtype=weight.dtype)
         every_token = torch.ones(1, weight.shape[0], dtype=weight.dtype, device=weight.device)
-        row: Tensor = layer(torch.nn.functional.linear, every_token.requires_grad_(weight.requires_grad), weight.t())
+        row: Tensor = layer(F.linear, every_token.requires_grad_(weight.requires_grad), weight.t())
         return tokens.unsqueeze(-1) * row[0]
 
-    product = products(open_gate, magnitude, second)
+    multiply = multiplication(open_gate, magnitude, second)
 
-    def einsum(function: Any, equation: str, *operands: Any) -> Any:
-        if len(operands) == 2 and any(depends(x) for x in operands):
-            return product(lambda a, b: function(equation, a, b), *operands)
-        return function(equation, *operands)
+    def bilinear(function: Any, a: Tensor, b: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not depends(a) and not depends(b):
+            return function(a, b, weight, *args, **kwargs)
+        pairs = multiply(operator.mul, a.unsqueeze(-1), b.unsqueeze(-2))
+        return layer(F.linear, pairs.flatten(-2), weight.flatten(1))
 
-    F = torch.nn.functional
     return {
         **dict.fromkeys((*of.LINEAR, *of.CONVOLUTIONS), layer),
         **dict.fromkeys((*of.UNSCALED_NORMS, *of.DROPOUTS, *of.ACTIVATIONS, *of.TO_INTEGERS), identity),
-        **dict.fromkeys(of.ADDITIONS, add),
+        **dict.fromkeys((*of.ADDITIONS, *of.EXTREMA_OF_TWO), add),
         **dict.fromkeys(of.ADDITIONS_IN_PLACE, _add_in_place),
         **dict.fromkeys(of.CONCATENATIONS, _join),
-        **dict.fromkeys((*of.PRODUCTS, *of.MATRIX_PRODUCTS), product),
+        **_products(multiply),
         **dict.fromkeys(of.RESHAPES, _keep_gate),
         **dict.fromkeys((*of.DIVISIONS, Tensor.__rdiv__), _divide),
-        **dict.fromkeys(of.INVERSE_ROOTS, _inverse_root),
+        **dict.fromkeys(of.INVERSES, _inverse),
+        **dict.fromkeys(of.POWERS, _power),
+        **dict.fromkeys(of.COMPARISONS, _condition),
+        **dict.fromkeys((torch.where, Tensor.where), _where),
+        **dict.fromkeys((torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_), _masked_fill),
         **dict.fromkeys(of.DEVIATIONS, _deviation),
         **dict.fromkeys(of.CASTS, _cast),
         Tensor.to: _to,
-        **dict.fromkeys(of.SIGMOIDS, _sigmoid),
+        **dict.fromkeys(of.SIGMOIDS, _gate(0.5)),
+        **dict.fromkeys(of.POSITIVE_AT_ZERO, _gate(1.0)),
+        **dict.fromkeys(of.LOGARITHMS, without_gate),
         **dict.fromkeys(of.SOFTMAXES, _softmax),
-        torch.einsum: einsum,
         F.glu: glu(open_gate),
         F.embedding: embedding,
+        **dict.fromkeys((F.bilinear, torch.bilinear), bilinear),
         F.scaled_dot_product_attention: scaled_dot_product_attention,
         F.multi_head_attention_forward: multi_head,
+        **recurrent_rules(layer, open_gate),
     }
-
-
-def _average_like(pool: Any) -> Rule:
-    def rule(function: Any, x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-             ceil_mode: bool = False, return_indices: bool = False) -> Tensor:  # fmt: skip
-        # Max-pooling hands the gradient to one tap of a tie only; the average reaches every tap that can win.
-        if any(d != 1 for d in (dilation if isinstance(dilation, tuple | list) else (dilation,))):
-            return function(x, kernel_size, stride or None, padding, dilation, ceil_mode)
-        return pool(x, kernel_size, stride or None, padding, ceil_mode)
-
-    return rule
-
-
-def _adaptive_average_like(pool: Any) -> Rule:
-    return lambda function, x, output_size, return_indices=False: pool(x, output_size)
-
-
-#: Max-pooling as average-pooling.
-AVERAGE_POOLS: dict[Any, Rule] = {
-    **{function: _average_like(pool) for function, pool in of.MAX_POOLS.items()},
-    **{function: _adaptive_average_like(pool) for function, pool in of.ADAPTIVE_MAX_POOLS.items()},
-}

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from panning.flow import functions as of
-from panning.flow.boolean import presence
+from panning.flow.factors import presence, scaled_to_one
 from panning.flow.forward import Rule
-from panning.flow.linear import AVERAGE_POOLS, identity, rules, scaled_to_one
+from panning.flow.linear import rules, without_gate
+from panning.flow.pools import AVERAGE_POOLS
 from panning.flow.scoring import without_bias
 
 
@@ -48,7 +49,7 @@ def _closed(gate: Tensor, mean: float) -> Tensor:
 
 
 POSITIVE_LINEAR: dict[Any, Rule] = {
-    **rules(without_bias, _open, torch.abs),
+    **rules(without_bias, _open, abs, scaled_to_one),
     **dict.fromkeys(of.BATCH_NORMS, _batch_norm),
     **dict.fromkeys(of.CHANNEL_NORMS, _group_norm),
     **dict.fromkeys(of.LAST_NORMS, _layer_norm),
@@ -58,6 +59,6 @@ POSITIVE_LINEAR: dict[Any, Rule] = {
 #: activations is as long as its first: a path needs at least that.
 SHORTEST: dict[Any, Rule] = {
     **rules(without_bias, _closed, presence, lambda x: scaled_to_one(x.detach())),
-    **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS), identity),
+    **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS), without_gate),
     **AVERAGE_POOLS,
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from panning.flow.forward import Rule
-from panning.flow.functions import BATCH_NORMS, CONVOLUTIONS, LINEAR
+from panning.flow.functions import BATCH_NORMS, CONVOLUTIONS, LINEAR, RECURRENT
 
 
 def _batch_statistics(
@@ -32,8 +33,14 @@ def _hardsigmoid(function: Any, x: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(x + 3.0) / 6.0
 
 
-#: The one activation that torch cannot differentiate twice, as one that it can.
-TWICE_DIFFERENTIABLE: dict[Any, Rule] = {F.hardsigmoid: _hardsigmoid}
+def _without_cudnn(function: Any, *args: Any, **kwargs: Any) -> Any:
+    with torch.backends.cudnn.flags(enabled=False):
+        return function(*args, **kwargs)
+
+
+#: The one activation that torch cannot differentiate twice, as one that it can; and recurrent layers, which cuDNN
+#: differentiates in training mode only, and once.
+TWICE_DIFFERENTIABLE: dict[Any, Rule] = {F.hardsigmoid: _hardsigmoid, **dict.fromkeys(RECURRENT, _without_cudnn)}
 #: Normalise with the statistics of the batch (as in the first training step) and update no running average.
 BATCH_STATISTICS: dict[Any, Rule] = {
     **TWICE_DIFFERENTIABLE,

@@ -1,0 +1,106 @@
+"""What multiplies: which factors cut what they multiply, and which are opened.
+
+A tensor that is not 0 where its own input is 0 carries a mark. As a summand it adds nothing more than others; as a factor
+it never cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Open = Callable[[Tensor, float], Tensor]  # (gate, its mean) -> a positive factor
+Multiply = Callable[[Callable[[Any, Any], Any], Any, Any], Any]  # (bilinear function, a, b) -> the product in a flow
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The mark.
+
+    Attributes:
+        mean: around which the factor opens: 1/2 for a sigmoid, 1/n for a softmax, 1 where a number was added.
+        followed: whether what leads to it counts, or it is a scale like 1 and no more.
+    """
+
+    mean: float = 1.0
+    followed: bool = True
+
+
+#: A divisor, an inverse root or a condition.
+SCALE = Gate(followed=False)
+
+
+def depends(x: Any) -> bool:
+    """Whether ``x`` depends on the input or a gate."""
+    return isinstance(x, Tensor) and x.requires_grad
+
+
+def gate_of(x: Any) -> Gate | None:
+    return getattr(x, "_panning_gate", None)
+
+
+def marked(x: Any, gate: Gate | None) -> Any:
+    """``x`` with this mark, or without any."""
+    if isinstance(x, Tensor):
+        x._panning_gate = gate  # type: ignore[attr-defined]
+    return x
+
+
+def gate_of_sum(a: Any, b: Any) -> Gate | None:
+    """The mark of a + b: that of a summand, or of the number that opens the other one, as in 1 + scale(x).
+
+    A constant tensor opens nothing, though it might: it is most often a bias, and biases keep nothing alive.
+    """
+    gates = [gate for x in (a, b) if depends(x) and (gate := gate_of(x)) is not None]
+    if depends(a) and depends(b):
+        return next((gate for gate in gates if gate.followed), Gate() if gates else None)
+    return gates[0] if gates else Gate() if any(_is_number(x) and x != 0 for x in (a, b)) else None
+
+
+def _is_number(x: Any) -> bool:
+    return x.dim() == 0 and not depends(x) if isinstance(x, Tensor) else isinstance(x, int | float)
+
+
+def presence(x: Any) -> Any:
+    """1 where a constant is not 0."""
+    return (x != 0).to(x.dtype) if isinstance(x, Tensor) else float(x != 0)
+
+
+def scaled_to_one(x: Tensor) -> Tensor:
+    """``x`` over its largest entry, which is taken as a constant."""
+    top = x.detach().amax()
+    return x / top if top > 0 else x
+
+
+def multiplication(open_gate: Open, magnitude: Callable[[Any], Any], second: Callable[[Tensor], Tensor]) -> Multiply:
+    """Products in which gates are opened.
+
+    Args:
+        magnitude: what a constant factor becomes.
+        second: what the second of two activations becomes.
+    """
+
+    def multiply(function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+        gate_a, gate_b = gate_of(a), gate_of(b)
+        if not depends(a) or not depends(b):
+            gate, constant = (gate_a, b) if depends(a) else (gate_b, a)
+            constant = torch.ones_like(constant) if gate_of(constant) == SCALE else magnitude(constant)
+            result = function(a, constant) if depends(a) else function(constant, b)
+            # A mask of 0 and 1 shuts the gate that it multiplies.
+            return marked(result, gate if gate and bool(torch.as_tensor(constant != 0).all()) else None)
+        if gate_a == SCALE:
+            return marked(function(torch.ones_like(a), b), gate_b)
+        if gate_b == SCALE:
+            return marked(function(a, torch.ones_like(b)), gate_a)
+        if gate_a and gate_b:  # open in turn, so that the product is a gate itself and 0 where both are
+            either = function(open_gate(a, gate_a.mean), b) + function(a, open_gate(b, gate_b.mean))
+            return marked(either, Gate(gate_a.mean * gate_b.mean))
+        if gate_a:
+            return function(open_gate(a, gate_a.mean), b)
+        return function(a, open_gate(b, gate_b.mean) if gate_b else second(b))
+
+    return multiply
