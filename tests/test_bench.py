@@ -10,9 +10,10 @@ import pytest
 import typer
 
 from panning.benchmark import speed_report, speed_run
-from panning.benchmark.speed_goals import ALIVE, ALLOCATION, GOALS, PASS, ROUND, SNIP, STEP, SYNFLOW
-from panning.benchmark.speed_items import ITEMS
+from panning.benchmark.speed_goals import ALIVE, ALLOCATION, GOALS, PASS, ROUND, ROUND_SECOND_ORDER, SNIP, STEP, SYNFLOW
+from panning.benchmark.speed_items import ITEMS, Workbench
 from panning.cli import bench
+from panning.envs import PanningEnv
 from panning.errors import ConfigError, JobError, UnknownNameError
 from panning.pruners import PRUNERS
 from panning.records import RecordStore, RunRecord, content_key, read_records
@@ -64,6 +65,26 @@ def test_every_item_is_measured_once_and_an_interrupted_benchmark_goes_on(
     assert table == speed_report.markdown(read_records("b/records.jsonl")) and "Commit" in table
     with pytest.raises(ConfigError, match="budget_s"):
         panning_bench(*TINY, "--budget-s", "1")
+
+
+@pytest.mark.parametrize("item", [ROUND, ROUND_SECOND_ORDER])
+def test_an_environment_round_is_a_step_of_the_real_environment(item: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepped = []
+    step = PanningEnv.step
+
+    def spy(self: PanningEnv, action: Any) -> Any:
+        found = step(self, action)
+        weights = self.state.last_action.weights if self.state.last_action else {}
+        stepped.append((self.state.density, set(weights), found[2], self.observation_space.contains(found[0])))
+        return found
+
+    monkeypatch.setattr(PanningEnv, "step", spy)
+    bench = Workbench.of("mlp", (1, 8, 8), 10, 6)
+    run = ITEMS[item].prepare(bench)
+    assert len(stepped) == 1
+    run()
+    indices = {"magnitude", "snip", "synflow"} | ({"grasp"} if item == ROUND_SECOND_ORDER else set())
+    assert stepped == [(pytest.approx(density, rel=1e-3), indices, False, True) for density in (0.2, 0.1)]
 
 
 def test_an_item_that_kills_its_process_is_recorded_and_the_next_goes_on(

@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from panning.allocation import allocate, top_k
 from panning.benchmark import speed_goals as names
 from panning.connectivity import Connectivity
+from panning.envs import PanningEnv
 from panning.masks import n_kept_at
 from panning.mixing import mix
 from panning.models import build_model
 from panning.problem import Problem
-from panning.pruners import PRUNERS, RoundAction, Rounds
-from panning.pruners.episode import initial, transition
+from panning.pruners import PRUNERS, Rounds
 from panning.seeding import torch_generator
 from panning.signals import Signals
+from panning.tasks import Task
 
 SEED = 0
 #: Of masks that are made or tested; the timed environment round goes from the first of ``ROUND_DENSITIES`` to the second.
 DENSITY = 0.05
 ROUND_DENSITIES = (0.2, 0.1)
+N_ROUNDS = 3
 FIRST_ORDER = {"magnitude": 1.0, "snip": 1.0, "synflow": 1.0}
 SECOND_ORDER = {**FIRST_ORDER, "grasp": 1.0}
 
@@ -140,14 +145,35 @@ def alive_test(bench: Workbench) -> Run:
     return lambda: connectivity.alive(mask)
 
 
-def environment_round(bench: Workbench, weights: dict[str, float]) -> Run:
-    """A middle round of an episode: scores at the current mask, choice of the next, its loss and its alive weights.
+class BenchEnv(PanningEnv):
+    """The environment over a workbench's network and batch, in place of a task that is loaded by name."""
 
-    The state comes from a real round, which has taken the gradient at its mask already, for the observation.
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(densities=(DENSITY,), n_rounds=N_ROUNDS)
+        self.problem = problem
+
+    def _load(self, number: int, seed: int) -> Task:
+        return Task(self.tasks[number], self.problem, data=None)  # type: ignore[arg-type]  # only training reads it
+
+    def action(self, weights: dict[str, float], density: float) -> NDArray[np.float32]:
+        """The action that weighs indices so, and leads from here to ``density``."""
+        way = math.log(density / self.state.density) / math.log(DENSITY / self.state.density)
+        step = 1.0 + math.log(way) / math.log(self.state.rounds_left)  # way = (1 / rounds left)^(1 - step)
+        return self.spec_of_action.encode(weights, step=step)
+
+
+def environment_round(bench: Workbench, weights: dict[str, float]) -> Run:
+    """``env.step`` in the middle of an episode: scores at the current mask, choice of the next, its loss and its alive
+    weights, reward, observation and the frame of the picture.
+
+    The state comes from a real step, which has taken the gradient at its mask already, for the observation.
     """
-    before, after = (RoundAction(weights, density) for density in ROUND_DENSITIES)
-    state = transition(initial(bench.problem, DENSITY, n_rounds=3), before)
-    return lambda: transition(state, after)
+    env = BenchEnv(bench.problem)
+    env.reset()
+    before, after = ROUND_DENSITIES
+    env.step(env.action(weights, before))
+    action = env.action(weights, after)
+    return lambda: env.step(action)
 
 
 def one_round(bench: Workbench, method: str) -> Run:

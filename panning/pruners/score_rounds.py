@@ -1,4 +1,4 @@
-"""Pruning by scores, in one round or many: magnitude, SNIP, GraSP, SynFlow, iterative SNIP, FORCE.
+"""Pruning by scores, in one round or many: every method that ranks all weights by one index or a fixed mix.
 
 One shot is one round. Without revival (iterative SNIP, SynFlow) a masked weight stays masked; with it (FORCE,
 de Jorge et al., ICLR 2021) every weight competes again in each round, with the gradient taken at the masked network.
