@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,9 +51,8 @@ class Connectivity:
     def _connected(self, mask: Tensor) -> Tensor:
         gates = mask.to(torch.float32).requires_grad_()
         others = _ones(self.model, self.layout, torch.float32)
-        ones = torch.ones(1, *self.input_shape, dtype=torch.float32, device=mask.device, requires_grad=True).clone()
         parameters = {**others, **self.layout.views(gates)}
-        output = flow.run(self.model, parameters, ones, flow.BOOLEAN, torch.float32)
+        output = flow.run(self.model, parameters, self._ones(torch.float32), flow.BOOLEAN, torch.float32)
         # A weight that no output depends on is dead, like those of a head that is used in training only.
         (grad,) = torch.autograd.grad(output.sum(), gates, materialize_grads=True)
         return grad > 0.5
@@ -67,44 +67,97 @@ class Connectivity:
     def smallest_alive(self) -> int:
         """The fewest prunable weights that connect the input with the output; 0 where a path goes around all of them.
 
-        With every weight a tiny e over its fan-in, the output sums e^length over all paths, and what the sum's derivative
-        says of the mean length is that of the shortest ones.
+        Where weights are tied this is a bound from below: a path that needs two different weights of a matrix that is
+        used twice is taken to need one.
 
         Raises:
             ModelError: if no prunable weight lies on any path.
         """
-        bits = min(LONGER_BY_BITS, 1450 // len(self.layout.names))  # what all layers together have in a float64
-        start = 2.0 ** min(490, bits * len(self.layout.names) // 3)
-        tiny = [2.0**-bits / max(1, math.prod(shape[1:])) for shape in self.layout.shapes]
-        flat = self.layout.per_layer(tiny, torch.float64).to(next(self.model.parameters()).device)
-        with torch.enable_grad():
-            flat.requires_grad_()
-            others = _ones(self.model, self.layout, torch.float64)
-            ones = torch.ones(1, *self.input_shape, dtype=torch.float64, device=flat.device, requires_grad=True)
-            parameters = {**others, **self.layout.views(flat)}
-            # Both directions start large, since they shrink by e at every layer.
+        shares = self.path_shares()
+        if shares is None:
+            return 1  # a bound that refuses nothing
+        uses = [(float(part.sum()), n) for part, n in zip(shares.split(self.layout.sizes), self.n_uses, strict=True)]
+        tied = sum(use / n for use, n in uses if n > 1)
+        return round(sum(use for use, n in uses if n == 1)) + math.ceil(tied - 1e-3)
+
+    def path_shares(self, mask: Tensor | None = None) -> Tensor | None:
+        """Flat float64: how often a shortest path through ``mask`` (None: through all weights) uses each weight, on average
+        over all such paths; None where float64 cannot tell.
+
+        With every weight a tiny e over its fan-in, the output sums e^length over all paths, nearly all of it from the
+        shortest; its derivative by a weight's logarithm is the part that passes through the weight. A use of a weight that
+        is used n times is a path's n-th part of a layer.
+
+        Raises:
+            ModelError: if no prunable weight lies on any path.
+        """
+        for bits in (LONGER_BY_BITS, min(LONGER_BY_BITS, 1450 // len(self.layout.names))):  # what all layers can have
             try:
-                output = flow.run(self.model, parameters, ones * start, flow.SHORTEST, torch.float64)
-            except RuntimeError:  # code that makes float32 tensors of its own: a bound that refuses nothing
-                return 1
-            seed = torch.full_like(output, start)
-            (grad,) = torch.autograd.grad(output, flat, seed, materialize_grads=True)
-        if not grad.any():
+                total, shares = self._path_sum(bits, mask)
+            except RuntimeError:  # code that makes float32 tensors of its own
+                return None
+            if shares.any() and 2.0**-900 < total < math.inf:
+                return shares / total
+        if mask is None and not shares.any():
             raise ModelError(
                 "No prunable weight of this network lies on a path from the input to the output that panning can follow: "
                 "the README names the layers that it knows."
             )
-        total = float((output.detach() * seed).sum())
-        mean = float((flat.detach() * grad).sum()) / total if total > 0 else math.nan
-        return round(mean) if math.isfinite(mean) else 1  # beyond float64: a bound that refuses nothing
+        return None
 
-    def check_reachable(self, n_kept: int) -> None:
-        """Raise DensityError if fewer weights are asked for than any path through the network needs."""
+    def _path_sum(self, bits: int, mask: Tensor | None) -> tuple[float, Tensor]:
+        """The sum over all paths, and for each weight [n_prunable] the part of it that passes through the weight."""
+        n_kept = self.layout.sizes if mask is None else self.layout.counts(mask)
+        tiny = [
+            2.0 ** (-bits / n) / max(1, min(math.prod(shape[1:]), kept))
+            for shape, n, kept in zip(self.layout.shapes, self.n_uses, n_kept, strict=True)
+        ]
+        flat = self.layout.per_layer(tiny, torch.float64).to(self._device)
+        flat = flat if mask is None else flat * mask
+        # Both directions start large, since they shrink by e at every layer.
+        start = 2.0 ** min(490, bits * len(tiny) // 3)
+        with torch.enable_grad():
+            flat.requires_grad_()
+            parameters = {**_ones(self.model, self.layout, torch.float64), **self.layout.views(flat)}
+            output = flow.run(self.model, parameters, self._ones(torch.float64) * start, flow.SHORTEST, torch.float64)
+            seed = torch.full_like(output, start)
+            (grad,) = torch.autograd.grad(output, flat, seed, materialize_grads=True)
+        return float((output.detach() * seed).sum()), flat.detach() * grad
+
+    @cached_property
+    def n_uses(self) -> tuple[int, ...]:
+        """How often the network multiplies with each parameter: more than once where weights are tied."""
+        with torch.enable_grad():
+            flat = torch.ones(self.layout.n_prunable, device=self._device, requires_grad=True)
+            views = self.layout.views(flat)
+            parameters = {**_ones(self.model, self.layout, torch.float32), **views}
+            output = flow.run(self.model, parameters, self._ones(torch.float32), flow.BOOLEAN, torch.float32)
+        uses: dict[Any, int] = {view.grad_fn: 0 for view in views.values()}
+        seen, todo = {None}, [output.grad_fn]
+        while todo:
+            if (node := todo.pop()) in uses:
+                uses[node] += 1  # every use is one more edge of the graph to the parameter
+            elif node not in seen:
+                seen.add(node)
+                todo += [source for source, _ in node.next_functions]
+        return tuple(max(1, n) for n in uses.values())
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _ones(self, dtype: torch.dtype) -> Tensor:
+        """One input of ones; requires a gradient, by which flows tell it from constants."""
+        return torch.ones(1, *self.input_shape, dtype=dtype, device=self._device, requires_grad=True).clone()
+
+    def check_reachable(self, n_kept: int) -> int:
+        """``smallest_alive``; raises DensityError if fewer weights are asked for."""
         if n_kept < (smallest := self.smallest_alive()):
             raise DensityError(
                 f"{n_kept} weights cannot connect the input with the output of this network: a path needs {smallest}. "
                 f"The smallest density is {smallest / self.layout.n_prunable:.3g}."
             )
+        return smallest
 
 
 def _ones(model: nn.Module, layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -7,12 +7,15 @@ Let order be the ranking of all weights (the method's own mask first) and TopK(n
 nested masks are nested, so a(n) = |alive(TopK(n))| never falls. The largest n with a(n) <= k is found by bisection; the
 few weights still missing are taken from the ranking among those whose two ends are alive, each of which adds exactly one.
 Where a layer has collapsed its weights are the last of the ranking, and nothing fits until all else is kept: the weights
-outside the mask are then ranked by their place in their own layer.
+outside the mask are then ranked by their place in their own layer. Where hardly more than one path fits, the ranking
+begins with a shortest path.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,9 +26,29 @@ from panning.layout import Layout
 from panning.problem import Problem
 from panning.pruners.rounds import PruneResult
 
-#: How many passes, and how many weights of a mask, are tried where living weights cannot be taken or given one at a time.
-SEARCH_LIMIT = 1000
+#: How many passes of the alive test one mask may cost, and how many of them one search where living weights cannot be
+#: taken or given one at a time, which tries so many weights of a mask.
+MAX_PASSES = 500
+SEARCH_LIMIT = 100
 SEARCH_WIDTH = 64
+
+
+class _OutOfPassesError(Exception):
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class _Counted(Connectivity):
+    """An alive test that ends after ``MAX_PASSES``, and remembers every number of alive weights that it has seen."""
+
+    sizes: list[int] = field(default_factory=list)
+
+    def connected(self, mask: Tensor) -> Tensor:
+        if len(self.sizes) == MAX_PASSES:
+            raise _OutOfPassesError
+        connected = super().connected(mask)
+        self.sizes.append(int((connected & mask).sum()))
+        return connected
 
 
 def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
@@ -48,39 +71,60 @@ def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tenso
         scores: flat; ranks the weights inside and outside ``mask``.
 
     Raises:
-        DensityError: if so few weights cannot reach from input to output, naming the smallest number that can.
+        DensityError: if no such mask exists or none is found in ``MAX_PASSES`` passes, naming the numbers that can be.
     """
     n_kept = int(mask.sum())
     if connectivity.n_alive(mask) == n_kept:
         return mask
-    connectivity.check_reachable(n_kept)
-    by_score = ranking(mask, scores)
-    opens = connectivity.n_alive(first(by_score, 2 * n_kept)) > 0
-    for by_place in (False, True) if opens else (True,):
-        order = ranking(mask, place_in_layer(connectivity.layout, scores)) if by_place else by_score
+    smallest = connectivity.check_reachable(n_kept)
+    counted = _Counted(connectivity.model, connectivity.layout, connectivity.input_shape)
+    try:
+        found = _search(counted, mask, scores, smallest)
+    except _OutOfPassesError:
+        found = None
+    if found is None:
+        raise DensityError(_unreachable(counted.sizes, n_kept, smallest))
+    return found
+
+
+def _search(connectivity: Connectivity, mask: Tensor, scores: Tensor, smallest: int) -> Tensor | None:
+    n_kept = int(mask.sum())
+    for order in _rankings(connectivity, mask, scores, smallest):
         n_fits = _largest_fitting(connectivity, order, n_kept)
         if filled := _fill(connectivity, connectivity.alive(first(order, n_fits)), order, n_kept):
             return filled[0]
     # Nothing is connected yet, or the living units have no free places left: go one weight further, which opens new
     # paths but too many weights, and take the least of them away again, the last few one by one.
-    tried: dict[bytes, int] = {}
+    tried: set[bytes] = set()
     for start in (first(order, n_fits + 1), torch.ones_like(mask)):
         whole = connectivity.alive(start)
         for margin in (0, 8, 32):
             trimmed = trim(connectivity, whole, order, at_least=n_kept + margin)
             if (exact := _exactly(connectivity, trimmed, order, n_kept, tried)) is not None:
                 return exact
-    raise DensityError(_unreachable(connectivity, n_kept, tried))
+    return None
 
 
-def _exactly(
-    connectivity: Connectivity, alive: Tensor, order: Tensor, n_kept: int, tried: dict[bytes, int]
-) -> Tensor | None:
+def _rankings(connectivity: Connectivity, mask: Tensor, scores: Tensor, smallest: int) -> Iterator[Tensor]:
+    n_kept = int(mask.sum())
+    by_score = ranking(mask, scores)
+    if connectivity.n_alive(first(by_score, 2 * n_kept)) > 0:
+        yield by_score
+    by_place = ranking(mask, place_in_layer(connectivity.layout, scores))
+    if n_kept >= 2 * smallest:
+        yield by_place
+    # Where hardly more than one path fits, nothing else is likely to.
+    path = shortest_path(connectivity, by_place, smallest)
+    own = torch.zeros_like(mask) if path is None else path[by_place]
+    yield torch.cat([by_place[own], by_place[~own]])
+
+
+def _exactly(connectivity: Connectivity, alive: Tensor, order: Tensor, n_kept: int, tried: set[bytes]) -> Tensor | None:
     """Exactly ``n_kept`` alive weights below ``alive``: depth first, the lowest-ranked weight off first, with all that dies
     with it; where that is too much, free places between living units are filled. None if the search ends without.
 
     Args:
-        tried: digest of each mask that was looked at -> its number of weights; added to.
+        tried: digest of each mask that was looked at; added to.
     """
     stack: list[tuple[Tensor, Tensor | None]] = [(alive, None)]
     n_passes = 0
@@ -94,8 +138,8 @@ def _exactly(
         digest = hashlib.blake2b(state.cpu().numpy().tobytes(), digest_size=16).digest()
         if digest in tried:
             continue
-        tried[digest] = int(state.sum())
-        if tried[digest] <= n_kept:
+        tried.add(digest)
+        if int(state.sum()) <= n_kept:
             if filled := _fill(connectivity, state, order, n_kept):
                 return filled[0]
         else:  # the best first, so that the lowest is popped first
@@ -103,15 +147,48 @@ def _exactly(
     return None
 
 
-def _unreachable(connectivity: Connectivity, n_kept: int, tried: dict[bytes, int]) -> str:
-    larger = [size for size in tried.values() if size > n_kept]
+def _unreachable(sizes: list[int], n_kept: int, smallest: int) -> str:
+    larger = [size for size in sizes if size > n_kept]
     if not larger:
-        most = max(tried.values(), default=0)
-        return f"{n_kept} weights cannot all be alive: at most {most} of this network's weights lie on a path."
+        return f"{n_kept} weights cannot all be alive: at most {max(sizes)} of this network's weights lie on a path."
+    smaller = max((size for size in sizes if size < n_kept), default=0)
     return (
-        f"No set of exactly {n_kept} alive weights was found in {len(tried)} tries; {min(larger)} is the next number that "
-        f"was. A path of this network has at least {connectivity.smallest_alive()} weights."
+        f"No set of exactly {n_kept} alive weights was found in {len(sizes)} tries; {min(larger)} is the next number that "
+        f"was{f', {smaller} the one before' if smaller else ''}. A path of this network has at least {smallest} weights."
     )
+
+
+def shortest_path(connectivity: Connectivity, order: Tensor, smallest: int) -> Tensor | None:
+    """The weights of one shortest path, flat bool, from each layer the best-ranked; None where it cannot be told.
+
+    Args:
+        smallest: ``connectivity.smallest_alive()``.
+    """
+    slices = connectivity.layout.slices()
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(order.numel(), device=order.device)
+    path = torch.ones_like(order, dtype=torch.bool)
+    if (shares := connectivity.path_shares()) is None:
+        return None
+    for part in slices:
+        path[part] = shares[part].sum() > 1e-3  # a layer beside the shortest paths carries next to nothing
+    for part, n_uses in zip(slices, connectivity.n_uses, strict=True):
+        if not path[part].any():
+            continue
+        if (shares := connectivity.path_shares(path)) is None:
+            return None
+        share = shares[part]
+        best = torch.where(share > share.max() / 2, rank[part], order.numel()).argsort()
+        # Where the weights of a layer are used several times, not every one of them is enough for all uses.
+        for chosen in best[: SEARCH_WIDTH if n_uses > 1 else 1].tolist():
+            one = path.clone()
+            one[part] = False
+            one[part.start + chosen] = bool(share[chosen] > 0)
+            if n_uses == 1 or connectivity.alive(one).any():
+                path = one
+                break
+    path = connectivity.alive(path)
+    return trim(connectivity, path, order, at_least=smallest) if path.any() else None
 
 
 def ranking(mask: Tensor, scores: Tensor) -> Tensor:

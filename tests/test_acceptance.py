@@ -1,0 +1,55 @@
+"""Acceptance tests H1 and H4 of METHODS.md: exactly k at small k, for every method; what may not alter GraSP's mask."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from toys import mlp_problem, residual_problem
+
+from panning.allocation import top_k
+from panning.errors import DensityError
+from panning.indices import INDICES
+from panning.pruners import PRUNERS, Rounds, prune_problem
+from panning.signals import Signals
+
+#: Quotas that keep a fifth or more of the classifier, which has more than 64 weights of its own.
+FIXED_SHARES = {"uniform_plus", "smart_ratio", "smart_ratio_vgg"}
+
+
+@pytest.mark.parametrize("all_alive_weights", [False, True])
+@pytest.mark.parametrize("method", PRUNERS)
+def test_every_method_keeps_exactly_64_weights(method: str, all_alive_weights: bool) -> None:
+    for seed in (0, 1):
+        problem = residual_problem(seed)
+        n = problem.layout.n_prunable
+        before = {name: tensor.clone() for name, tensor in problem.model.state_dict().items()}
+        try:
+            results = [
+                prune_problem(problem, 64 / n, method, all_alive_weights=all_alive_weights, rounds=Rounds(3))
+                for _ in range(2)
+            ]
+        except DensityError:
+            assert method in FIXED_SHARES
+            continue
+        assert int(results[0].mask.sum()) == 64 and torch.equal(results[0].mask, results[1].mask)
+        assert torch.isfinite(results[0].scores).all()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in problem.model.state_dict().items())
+
+
+@pytest.mark.parametrize("index", ["grasp_signed", "grasp"])
+@pytest.mark.parametrize("factor", [2.0, 9.0, 0.5])
+def test_grasps_mask_is_that_of_a_summed_or_scaled_loss(index: str, factor: float) -> None:
+    problem = mlp_problem(sizes=(6, 8, 8, 3), dtype=torch.float64)
+    scaled = dataclasses.replace(problem, loss=lambda outputs, targets: factor * F.cross_entropy(outputs, targets))
+    summed = dataclasses.replace(
+        problem, loss=lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="sum")
+    )
+    dense = torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+    formula = INDICES[index].formula
+    for k in (8, 40, 100):
+        mask = top_k(formula(Signals(problem, dense)), k)
+        assert torch.equal(top_k(formula(Signals(scaled, dense)), k), mask)
+        assert torch.equal(top_k(formula(Signals(summed, dense)), k), mask)
