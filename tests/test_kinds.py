@@ -699,17 +699,18 @@ def test_long_sequences_stay_within_numbers() -> None:
     assert bool((INDICES["synflow"].formula(Signals(problem, whole)) > 0).all())
 
 
-def test_a_flow_leaves_the_backends_as_they_were() -> None:
+def test_a_flow_leaves_the_backends_and_the_tensors_as_they_were() -> None:
     seen: list[bool] = []
 
     def forward(self: Any, x: Tensor) -> Tensor:
         seen.append(torch.backends.cudnn.deterministic)
-        return self.out(x)
+        return self.out(x * self.shift.to(x.dtype))
 
     model = Called(forward, out=nn.Linear(3, 2))
+    model.shift = torch.ones(3)  # no buffer: the user's own tensor goes through the rules
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     Connectivity(model, prunable_layout(model), (3,)).n_alive(torch.ones(6, dtype=torch.bool))
-    assert seen == [True]
+    assert seen == [True] and vars(model.shift) == {}
     assert before == (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
 
 

@@ -44,8 +44,8 @@ def gate_of(x: Any) -> Gate | None:
 
 
 def marked(x: Any, gate: Gate | None) -> Any:
-    """``x`` with this mark, or without any."""
-    if isinstance(x, Tensor):
+    """``x`` with this mark, or without any; a tensor of the user's that needs none is left alone."""
+    if isinstance(x, Tensor) and gate != gate_of(x):
         x._panning_gate = gate  # type: ignore[attr-defined]
     return x
 
