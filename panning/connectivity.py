@@ -133,7 +133,8 @@ class Connectivity:
             parameters = {**_ones(self.model, self.layout, torch.float32), **views}
             output = flow.run(self.model, parameters, self._ones(torch.float32), flow.BOOLEAN, torch.float32)
         uses: dict[Any, int] = {view.grad_fn: 0 for view in views.values()}
-        seen, todo = {None}, [output.grad_fn]
+        seen: set[Any] = {None}
+        todo: list[Any] = [output.grad_fn]
         while todo:
             if (node := todo.pop()) in uses:
                 uses[node] += 1  # every use is one more edge of the graph to the parameter

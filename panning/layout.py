@@ -144,14 +144,13 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
         exclude: patterns of names that stay dense.
 
     Raises:
-        ModelError: if nothing is prunable, if a pattern matches nothing, or if two parameters share memory without being
-            one.
+        ModelError: if nothing is prunable, if a pattern matches nothing, if two parameters share memory without being
+            one, or if the model is of a kind that cannot be run with other weights.
     """
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, UninitializedParameter):
-            raise ModelError(f"'{name}' of a lazy layer has no shape yet: pass one batch through the model first.")
+    _check_modules(model)
     found = prunable_parameters(model)
     registered = dict(model.named_parameters(remove_duplicate=False))
+    found = {name: row for name, row in found.items() if registered[name].numel()}
     names: dict[int, list[str]] = {}
     opted_in: set[int] = set()
     for name, (kind, _) in found.items():
@@ -179,6 +178,40 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
     layout = {canonical[key]: registered[names[key][0]] for key in chosen}
     _check_memory(layout)
     return Layout(tuple(layout), tuple(tuple(tensor.shape) for tensor in layout.values()))
+
+
+#: What wraps or compiles a network, and what to pass in its place.
+WRAPPERS: dict[type[nn.Module], str] = {
+    torch.jit.ScriptModule: "the nn.Module that it was scripted or traced from",
+    nn.DataParallel: "the network inside: model.module",
+    nn.parallel.DistributedDataParallel: "the network inside: model.module",
+}
+
+
+def _check_modules(model: nn.Module) -> None:
+    """Flows run a network with other weights; refused is what would take no notice of them, or keep them."""
+    for name, module in model.named_modules():
+        where = f"The module '{name}'" if name else "The model"
+        for wrapper, instead in WRAPPERS.items():
+            if isinstance(module, wrapper):
+                raise ModelError(
+                    f"{where} is a {wrapper.__name__}, which runs with its own weights only. Pass {instead}."
+                )
+        for hook in module._forward_pre_hooks.values():  # torch.nn.utils.weight_norm, spectral_norm and prune
+            if type(hook).__module__.startswith("torch.nn.utils."):
+                raise ModelError(
+                    f"{where} has a weight that a hook of {type(hook).__module__} computes and leaves behind. Use the norm "
+                    f"of the same name in torch.nn.utils.parametrizations, or make the weight a parameter again with "
+                    f"remove_weight_norm, remove_spectral_norm or prune.remove."
+                )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ModelError(f"'{name}' of a lazy layer has no shape yet: pass one batch through the model first.")
+        if parameter.is_meta:
+            raise ModelError(
+                f"'{name}' is on the meta device and has no values: build the model on a real device, or call "
+                f"model.to_empty(device='cpu') and load or initialise its weights."
+            )
 
 
 def _check_memory(tensors: Mapping[str, Tensor]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -150,3 +152,49 @@ def test_layout_difference_says_order_and_is_bounded() -> None:
     assert layout_difference(LAYOUT, other) == "  the same names in another order"
     many = Layout(tuple(f"l{i}" for i in range(20)), ((1,),) * 20)
     assert layout_difference(LAYOUT, many).splitlines()[-1] == "  and 14 more"
+
+
+def hooked(norm: str) -> nn.Module:
+    with warnings.catch_warnings():  # torch calls these out of date
+        warnings.simplefilter("ignore")
+        return nn.Sequential(nn.Linear(4, 3), getattr(nn.utils, norm)(nn.Linear(3, 2)))
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Linear(2, 2)
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.Sequential(torch.jit.script(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: hooked("weight_norm"),
+            r"'1' has a weight that a hook of torch.nn.utils.weight_norm .*parametrizations",
+        ),
+        (lambda: hooked("spectral_norm"), r"'1' has a weight that a hook of torch.nn.utils.spectral_norm .*remove_"),
+        (on_meta, "'weight' is on the meta device .*to_empty"),
+        (scripted, "The module '0' is a .*ScriptModule.* Pass the nn.Module"),
+        (lambda: nn.DataParallel(nn.Linear(2, 2)), "The model is a DataParallel.* Pass .*model.module"),
+    ],
+)
+def test_a_network_that_cannot_be_run_with_other_weights_is_refused(
+    make: Callable[[], nn.Module], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        prunable_layout(make())
+
+
+def test_a_layer_without_entries_has_nothing_to_prune() -> None:
+    with warnings.catch_warnings():  # torch warns that there is nothing to initialise
+        warnings.simplefilter("ignore")
+        model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 0))
+    assert prunable_layout(model).names == ("0.weight",)
+    with pytest.raises(ModelError, match="no prunable weight"):
+        prunable_layout(model[1:])
