@@ -352,7 +352,7 @@ def test_a_network_that_mixes_its_channels_is_refused() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused_with_their_layer(value: float) -> None:
     problem = mlp_problem()
-    problem.model[2].weight.data[1, 1] = value  # type: ignore[index,union-attr,operator]
+    problem.model[2].weight.data[1, 1] = value  # type: ignore[index]
     with pytest.raises(NonFiniteError, match=r"Layer '2\.weight' has NaN or infinite weights"):
         PHEW()(problem, 0.5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -276,7 +277,8 @@ def test_no_data_and_not_a_number_are_said_clearly() -> None:
 @pytest.mark.parametrize("signal", [name for name, row in PASSES.items() if row.second_order])
 def test_an_operation_without_a_second_derivative_is_named(signal: str) -> None:
     def ctc(logits: Tensor, targets: Tensor) -> Tensor:
-        return F.ctc_loss(logits.log_softmax(-1).unsqueeze(1), torch.tensor([[1, 2]]), (len(logits),), (2,))
+        lengths = torch.tensor([len(logits)]), torch.tensor([2])
+        return F.ctc_loss(logits.log_softmax(-1).unsqueeze(1), torch.tensor([[1, 2]]), *lengths)
 
     problem = dataclasses.replace(
         mlp_problem(), batches=lambda number: (torch.ones(15, 6), torch.arange(15) % 3), loss=ctc
@@ -284,6 +286,31 @@ def test_an_operation_without_a_second_derivative_is_named(signal: str) -> None:
     assert torch.isfinite(Signals(problem, dense(problem)).grad).all()
     with pytest.raises(ModelError, match=f"'{signal}' is of second order.*_ctc_loss_backward is not implemented"):
         Signals(problem, dense(problem)).request(signal)
+
+
+class Cubed(torch.autograd.Function):
+    """x^3 with a gradient that torch takes for a constant, as many extensions in C++ have it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grad
+
+
+@pytest.mark.parametrize("signal", [name for name, row in PASSES.items() if row.second_order])
+def test_half_a_second_derivative_is_refused(signal: str) -> None:
+    problem = dataclasses.replace(mlp_problem(), loss=lambda y, t: F.cross_entropy(Cubed.apply(y), t))
+    signals = Signals(problem, dense(problem))
+    cubed = dataclasses.replace(problem, loss=lambda y, t: F.cross_entropy(y**3, t))
+    torch.testing.assert_close(signals.grad, Signals(cubed, dense(problem)).grad)
+    with pytest.raises(ModelError, match=f"'{signal}' is of second order.*marked once_differentiable"):
+        signals.request(signal)
 
 
 def test_functional_code_is_scored_like_modules() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from panning.signals.site import Site
+from panning.signals.site import Site, check_twice_differentiable
 
 #: M and the rate of the inner steps: the authors' defaults. Batch i of a round's M + 1 is batch round * (M + 1) + i.
 N_STEPS = 3
@@ -44,6 +44,8 @@ def meta_gradient(
         if step == n_steps:
             break
         grads = torch.autograd.grad(loss, moving, create_graph=through_steps, materialize_grads=True)
+        if through_steps:
+            check_twice_differentiable(*grads)
         grads = (grads[0] * site.mask, *grads[1:])
         velocity = [momentum * v + g for v, g in zip(velocity, grads, strict=True)]
         moving = [value - learning_rate * v for value, v in zip(moving, velocity, strict=True)]

@@ -77,4 +77,31 @@ def gradient(scalar: Tensor, at: Tensor, *, create_graph: bool = False, retain_g
     (grad,) = torch.autograd.grad(
         scalar, at, create_graph=create_graph, retain_graph=retain_graph, materialize_grads=True
     )
+    if create_graph:
+        check_twice_differentiable(grad)
     return grad
+
+
+#: Where torch ends the graph of a gradient that must not be differentiated.
+CUT = "torch::autograd::Error"
+
+
+def check_twice_differentiable(*grads: Tensor) -> None:
+    """Refuse gradients whose derivative torch would give in part, without a word.
+
+    Behind a function that is marked ``once_differentiable`` the graph ends in a node that raises when it is run. A
+    derivative with respect to given tensors does not run it, for it leads to none of them.
+
+    Raises:
+        NotImplementedError: if there is such a node.
+    """
+    waiting = [grad.grad_fn for grad in grads]
+    met = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in met:
+            continue
+        if node.name() == CUT:
+            raise NotImplementedError("a second derivative of a function marked once_differentiable is not implemented")
+        met.add(node)
+        waiting += [following for following, _ in node.next_functions]
