@@ -12,6 +12,7 @@ from typing import Any
 
 PASS = "pass"
 STEP = "training step"
+ENFORCED_STEP = "training step, mask enforced"
 PASS_OF_ONE = "pass of one, float64"
 SNIP = "SNIP"
 SECOND_ORDER = "SNIP + GraSP + loss + gradient norm"
@@ -87,6 +88,7 @@ def _gigabytes_of_a_round(figures: Figures) -> float | None:
 
 
 GOALS = (
+    Goal("training step with an enforced mask, in training steps", lambda f: f.ratio(ENFORCED_STEP), {"resnet20": 1.03}),
     Goal("SNIP, in passes", lambda f: f.ratio(SNIP), 1.15),
     Goal("SNIP, GraSP, loss and gradient norm, in passes", lambda f: f.ratio(SECOND_ORDER), 3.5),
     Goal("SynFlow round, in passes of one in float64", lambda f: f.ratio(SYNFLOW), 1.5),

@@ -23,7 +23,7 @@ from panning.allocation import allocate, top_k
 from panning.benchmark import speed_goals as names
 from panning.connectivity import Connectivity
 from panning.envs import PanningEnv
-from panning.masks import n_kept_at
+from panning.masks import Masks, n_kept_at
 from panning.mixing import mix
 from panning.models import build_model
 from panning.problem import Problem
@@ -31,6 +31,7 @@ from panning.pruners import PRUNERS, Rounds
 from panning.seeding import torch_generator
 from panning.signals import Signals
 from panning.tasks import Task
+from panning.training.enforce import enforce_masks
 
 SEED = 0
 #: Of masks that are made or tested; the timed environment round goes from the first of ``ROUND_DENSITIES`` to the second.
@@ -107,11 +108,13 @@ def plain_pass(bench: Workbench) -> Run:
     return run
 
 
-def training_step(bench: Workbench) -> Run:
+def training_step(bench: Workbench, masks: Masks | None = None) -> Run:
     """A pass and a step of SGD. Gradients and momentum are made inside, so that they count as its memory."""
     plain = plain_pass(bench)
     # a rate so low that the network stays as it is
     optimizer = torch.optim.SGD(bench.plain.parameters(), lr=1e-6, momentum=0.9)
+    if masks is not None:
+        enforce_masks(bench.plain, masks, optimizer)
 
     def run() -> torch.optim.Optimizer:
         plain()
@@ -119,6 +122,12 @@ def training_step(bench: Workbench) -> Run:
         return optimizer
 
     return run
+
+
+def enforced_step(bench: Workbench) -> Run:
+    """The same with a mask that is enforced, on a copy, since the masked weights are lost. Nothing is skipped for them."""
+    masks = Masks(bench.problem.layout, top_k(bench.problem.weight.abs(), bench.n_kept))
+    return training_step(dataclasses.replace(bench, plain=copy.deepcopy(bench.plain)), masks)
 
 
 def pass_of_one(bench: Workbench) -> Run:
@@ -185,6 +194,7 @@ def one_round(bench: Workbench, method: str) -> Run:
 ITEMS: dict[str, Item] = {
     names.PASS: Item(plain_pass),
     names.STEP: Item(training_step),
+    names.ENFORCED_STEP: Item(enforced_step, reference=names.STEP),
     names.PASS_OF_ONE: Item(pass_of_one),
     names.SNIP: Item(partial(signals, requested=("grad",))),
     names.SECOND_ORDER: Item(partial(signals, requested=("grad", "hessian_grad", "loss", "grad_norm"))),
