@@ -268,11 +268,18 @@ def test_gradients_that_do_not_come_from_backward_are_masked_before_the_optimize
             parameter.grad = grad
         return loss.detach()
 
-    for _ in range(2):
-        optimizer.step(closure)
-        optimizer.step(closure=closure)
+    optimizer.step(closure)
+    optimizer.step(closure=closure)
     assert n_leaks(model, masks, optimizer) == 0
     assert optimizer.state[next(model.parameters())]["n_iter"] > 4  # it never had to begin again
+    closure()
+    torch.optim.SGD(model.parameters(), lr=0.0).step()
+    assert n_leaks(model, masks) > 0  # no step of an enforced optimizer has followed yet
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    panning.enforce_masks(model, masks, optimizer)
+    closure()
+    optimizer.step()
+    assert n_leaks(model, masks, optimizer) == 0
 
 
 def test_the_masked_gradient_is_part_of_the_graph() -> None:
