@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from panning.errors import MaskError
-from panning.masks import Masks, apply_masks, check_masks_fit
+from panning.masks import Masks, check_masks_fit
 
 #: An integer type for each size of an element in bytes.
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -193,7 +193,6 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
             f"{len(loose)} masked parameters are in no optimizer, '{loose[0]}' first: pass the optimizers that train "
             "this very model. An optimizer made for a copy, or before the parameters were replaced, trains others."
         )
-    apply_masks(model, masks)
     return MaskEnforcement(parameters, masks, optimizers)
 
 
