@@ -1,0 +1,54 @@
+"""What a network costs: parameters and multiply-adds, dense, by its mask, and compact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from panning.masks import Masks
+from panning.seeding import isolated_torch_rng
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one forward pass of one input.
+
+    Attributes:
+        n_parameters: all of them, biases and norms included.
+        multiply_adds: of convolutions and matrix products, as the network runs.
+        masked_multiply_adds: those with a kept weight: what a kernel that skips every zero would have to do.
+    """
+
+    n_parameters: int
+    multiply_adds: int
+    masked_multiply_adds: int
+
+
+def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = None) -> Cost:
+    """The cost of ``model`` in evaluation; it is left as it is.
+
+    Args:
+        input_shape: of one input, without the batch.
+        masks: of its weights; None means dense.
+    """
+    reference = next(model.parameters())
+    inputs = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
+    modes = {module: module.training for module in model.modules()}
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.no_grad(), isolated_torch_rng(0):
+            model.eval()(inputs)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    total = by_module.pop("Global", 0)
+    saved = 0.0
+    for name, density in (masks.layer_densities() if masks is not None else {}).items():
+        owner = f"{type(model).__name__}.{name.rpartition('.')[0]}"
+        saved += by_module.get(owner, 0) * (1.0 - density)
+    return Cost(sum(p.numel() for p in model.parameters()), total, round(total - saved))

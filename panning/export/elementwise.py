@@ -1,0 +1,100 @@
+"""Operations that treat every unit by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from panning.export.rule import Analysis, Rule
+from panning.export.units import Units
+
+
+class Activation(Rule):
+    """A function of each element by itself."""
+
+    def units(self, at: Analysis, node: fx.Node) -> Units | None:
+        x = at.units[self.operands(node)[0]]
+        if x is None:
+            return None
+        constants = torch.where(x.is_constant, x.constant, 0.0).requires_grad_()
+        with torch.enable_grad():
+            values = _call(at, node, constants.clone())
+            (slope,) = torch.autograd.grad(values.sum(), constants)
+        return Units(x.axis, values.detach(), x.trained & (slope != 0)).only_where(x.is_constant)
+
+
+class Pass(Rule):
+    """What hands each unit on as it is, constants included: identity, pooling without a border, casts."""
+
+    def units(self, at: Analysis, node: fx.Node) -> Units | None:
+        (operand,) = self.operands(node)
+        x, shape = at.units[operand], at.shape(node)
+        if x is None or len(shape) <= x.axis or shape[x.axis] != len(x):
+            return None
+        return x if len(operand.users) == 1 else replace(x, parameter=None)
+
+
+class KeepsZero(Pass):
+    """What changes constants other than 0: dropout, pooling with a border of zeros."""
+
+    def units(self, at: Analysis, node: fx.Node) -> Units | None:
+        x = super().units(at, node)
+        return None if x is None else replace(x.only_where(x.constant == 0), parameter=None)
+
+
+class BehindUnits(Rule):
+    """What works on axes behind the units' and hands constants on: the mean over them, squeezing them."""
+
+    def units(self, at: Analysis, node: fx.Node) -> Units | None:
+        (operand,) = self.operands(node)
+        x = at.units[operand]
+        dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        dims = [dims] if isinstance(dims, int) else dims
+        rank = len(at.shape(operand))
+        if x is None or not isinstance(dims, list | tuple) or not all(isinstance(d, int) for d in dims):
+            return None
+        return replace(x, parameter=None) if all(d % rank > x.axis for d in dims) else None
+
+
+class WithNumber(Rule):
+    """x + 2, x * 0.5, x / 3, 1 - x and the like."""
+
+    def operands(self, node: fx.Node) -> list[fx.Node]:
+        return [arg for arg in node.args if isinstance(arg, fx.Node)]
+
+    def units(self, at: Analysis, node: fx.Node) -> Units | None:
+        (operand,) = self.operands(node)
+        x = at.units[operand]
+        if x is None or node.kwargs or at.shape(node) != at.shape(operand):
+            return None
+        function: Any = node.target
+        values = function(*[x.constant.clone() if isinstance(arg, fx.Node) else arg for arg in node.args])
+        return Units(x.axis, values, x.trained).only_where(x.is_constant)
+
+
+class SpatialSlice(Pass):
+    """x[:, :, ::2, ::2]."""
+
+    def units(self, at: Analysis, node: fx.Node) -> Units | None:
+        x = at.units[self.operands(node)[0]] if self.operands(node) else None
+        index: Any = node.args[1] if len(node.args) > 1 else None
+        if x is None or not isinstance(index, tuple) or len(index) <= x.axis:
+            return None
+        if any(i != slice(None) for i in index[: x.axis + 1]) or not all(isinstance(i, slice) for i in index):
+            return None
+        return x
+
+
+def _call(at: Analysis, node: fx.Node, x: Tensor) -> Tensor:
+    """The operation of a node, in evaluation, on another tensor."""
+    function: Any = node.target
+    if node.op == "call_module":
+        result: Tensor = at.module(node)(x)
+    elif node.op == "call_method":
+        result = getattr(x, function)(*node.args[1:], **node.kwargs)
+    else:
+        result = function(x, *node.args[1:], **node.kwargs)
+    return result

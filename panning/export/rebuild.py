@@ -1,0 +1,235 @@
+"""The graph of the small network, node by node, once it is known which units it computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from panning.export.joins import Concatenation, Flatten, Sum, ZeroPad
+from panning.export.layers import BatchNorm, Layer, is_transposed
+from panning.export.modules import ByMode, Gather, PartialSum
+from panning.export.rule import Analysis
+from panning.export.table import rule_of
+from panning.export.units import Units
+
+#: Which entries of an original tensor a compact one holds, an index for each of its first axes; none means all.
+Entries = tuple[Tensor, ...]
+
+
+class Rebuild:
+    """The graph of the small network, node by node."""
+
+    def __init__(
+        self, at: Analysis, stays: Callable[[str, nn.Module], nn.Module], copied: Callable[[Tensor], Tensor]
+    ) -> None:
+        """
+        Args:
+            stays: (name, module) -> the copy of a module that no rule makes smaller.
+            copied: the copy of a tensor that the graph reads.
+        """
+        self.at, self.stays, self.copied = at, stays, copied
+        self.graph = fx.Graph()
+        self.attributes: dict[str, Any] = {}
+        self.mapping: dict[str, tuple[str, Entries]] = {}
+        self.folded: dict[str, Tensor] = {}
+        self.new: dict[fx.Node, fx.Node] = {}
+        self.gathered: dict[tuple[fx.Node, int, bytes], fx.Node] = {}
+        reference = next(at.network.parameters())
+        self.device, self.dtype = reference.device, reference.dtype
+
+    def network(self, name: str) -> fx.GraphModule:
+        for node in self.at.network.graph.nodes:
+            kept = self.at.kept[node]
+            if kept is None:
+                self.new[node] = self._whole(node)
+            elif kept.any():
+                self.new[node] = self._small(node)
+        model = fx.GraphModule(self.attributes, self.graph, name)
+        model.graph.eliminate_dead_code()
+        model.delete_all_unused_submodules()
+        model.graph.lint()
+        model.recompile()
+        present = model.state_dict()
+        self.mapping = {name: entry for name, entry in self.mapping.items() if name in present}
+        return model
+
+    def _whole(self, node: fx.Node) -> fx.Node:
+        if node.op == "call_module":
+            self._keep_module(str(node.target))
+        elif node.op == "get_attr":
+            self._keep_attribute(str(node.target))
+        return self.graph.node_copy(node, lambda operand: self.new[operand])
+
+    def _small(self, node: fx.Node) -> fx.Node:
+        rule, kept = rule_of(self.at, node), self.at.kept[node]
+        assert rule is not None and kept is not None
+        operands = rule.operands(node)
+        wants = rule.wants(self.at, node, kept)
+        axis = self.at.units[node].axis  # type: ignore[union-attr]
+        if isinstance(rule, Flatten):
+            return self._call(node, torch.flatten, self._units(operands[0], wants[0], axis), 1)
+        if isinstance(rule, Sum):
+            return self._sum(node, rule, operands, wants, kept, axis)
+        parts = [self._units(o, some, axis) if some.any() else None for o, some in zip(operands, wants, strict=True)]
+        if isinstance(rule, Concatenation):
+            return self._call(node, torch.cat, [part for part in parts if part is not None], axis)
+        given = dict(zip(operands, parts, strict=True))
+        copied = self.graph.node_copy(node, lambda operand: given[operand] or self.new[operand])
+        if node.op == "call_module":
+            module, name = self.at.module(node), str(node.target)
+            if isinstance(rule, Layer | BatchNorm):
+                self.attributes[name] = small = self._narrowed(name, module, kept, wants[0])
+                if isinstance(rule, Layer):
+                    self._fold(name, small, rule.folded(self.at, node, wants[0])[kept])
+            else:
+                self.attributes[name] = self.stays(name, module)
+        elif isinstance(rule, ZeroPad):
+            self._pad_less(copied, node, rule, kept)
+        return copied
+
+    def _units(self, operand: fx.Node, some: Tensor, axis: int) -> fx.Node:
+        """``some`` of all units of an operand, gathered if it has more than these."""
+        has = self.at.kept[operand]
+        if has is None:
+            shape = self.at.shape(operand)
+            if len(shape) <= axis or shape[axis] != len(some):  # one element where others have units
+                return self.new[operand]
+            has = torch.ones_like(some)
+        if torch.equal(has, some):
+            return self.new[operand]
+        key = (operand, axis, some.numpy().tobytes())
+        if key not in self.gathered:
+            module = Gather(axis, some[has].nonzero().flatten().to(self.device))
+            self.gathered[key] = self.graph.call_module(
+                self._add(f"{operand.name}_gather", module), (self.new[operand],)
+            )
+        return self.gathered[key]
+
+    def _sum(
+        self, node: fx.Node, rule: Sum, operands: list[fx.Node], wants: list[Tensor], kept: Tensor, axis: int
+    ) -> fx.Node:
+        shifts: list[tuple[Any, Tensor]] = []
+        for number, some in enumerate(rule.shifts(self.at, node, kept)):
+            computed = self.at.kept[operands[number]]
+            if computed is not None:  # in a group with others that are wanted
+                wants[number] = wants[number] | (some & computed)
+                some = some & ~computed
+            if some.any():
+                shifts.append((self.at.units[operands[number]], some))
+        parts = [(self._units(o, some, axis), some) for o, some in zip(operands, wants, strict=True) if some.any()]
+        if not shifts and all(torch.equal(some, kept) for _, some in parts):
+            if len(parts) == 1:
+                return parts[0][0]
+            return self._call(node, torch.add, *(part for part, _ in parts))
+        indices = [None if torch.equal(some, kept) else self._index(some[kept]) for _, some in parts]
+        values = [(self._constants(x, some), self._index(some[kept])) for x, some in shifts]
+        added = self._add(f"{node.name}_sum", PartialSum(axis, int(kept.sum()), indices, values))
+        for number, (x, some) in enumerate(shifts):
+            if not self.at.fold:
+                self.mapping[f"{added}.shift{number}"] = (x.parameter, (self._index(some),))
+        return self.graph.call_module(added, tuple(part for part, _ in parts))
+
+    def _pad_less(self, copied: fx.Node, node: fx.Node, rule: ZeroPad, kept: Tensor) -> None:
+        front, back = rule.new_units(self.at, node)
+        rank = len(self.at.shape(rule.operands(node)[0]))
+        pads: list[int] = list(node.args[1] if len(node.args) > 1 else node.kwargs["pad"])  # type: ignore[arg-type]
+        at = 2 * (rank - 2)  # the last axis first, the units' is the second
+        if len(pads) > at:
+            pads[at], pads[at + 1] = int(kept[:front].sum()), int(kept[len(kept) - back :].sum()) if back else 0
+        if len(node.args) > 1:
+            copied.update_arg(1, pads)
+        else:
+            copied.update_kwarg("pad", pads)
+
+    def _narrowed(self, name: str, module: Any, kept: Tensor, inputs: Tensor) -> nn.Module:
+        """A layer or norm with some of its units and inputs."""
+        small = copy.copy(module)
+        small._parameters, small._buffers = dict(module._parameters), dict(module._buffers)
+        rows, columns = self._index(kept), self._index(inputs)
+        n_groups = getattr(module, "groups", 1)
+        if isinstance(module, nn.Linear):
+            small.in_features, small.out_features = len(columns), len(rows)
+        elif hasattr(module, "in_channels"):
+            small.in_channels, small.out_channels = len(columns), len(rows)
+            small.groups = int(kept.view(n_groups, -1).any(1).sum())
+        else:
+            small.num_features = len(rows)
+        by_name: dict[str, Entries] = {}
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            entries: Entries = (rows,) if tensor.dim() else ()
+            if key == "weight" and tensor.dim() > 1:
+                if n_groups == 1:
+                    entries = (columns, rows) if is_transposed(module) else (rows, columns)
+                else:
+                    entries = (columns,) if is_transposed(module) else (rows,)
+            by_name[key] = entries
+            taken = take(tensor.detach(), entries)
+            if isinstance(tensor, nn.Parameter):
+                small._parameters[key] = nn.Parameter(taken, requires_grad=tensor.requires_grad)
+            else:
+                small._buffers[key] = taken
+            self.mapping[f"{name}.{key}"] = (f"{name}.{key}", entries)
+        return small
+
+    def _keep_module(self, name: str) -> None:
+        module = self.at.network.get_submodule(name)
+        if name not in self.attributes:
+            self.attributes[name] = copy.deepcopy(module) if isinstance(module, ByMode) else self.stays(name, module)
+
+    def _keep_attribute(self, name: str) -> None:
+        owner, _, key = name.rpartition(".")
+        value = getattr(self.at.network.get_submodule(owner), key)
+        self.attributes[name] = self.copied(value) if isinstance(value, Tensor) else value
+        self.mapping[name] = (name, ())
+
+    def _constants(self, x: Units, some: Tensor) -> Tensor:
+        if self.at.fold:
+            return x.constant[some].to(self.device, self.dtype)
+        return nn.Parameter(self.at.network.get_parameter(str(x.parameter)).detach()[self._index(some)])
+
+    def _fold(self, name: str, small: Any, added: Tensor) -> None:
+        """Add constants to a layer's bias; one that it did not have is not trained."""
+        if not added.any():
+            return
+        added = added.to(self.device, small.weight.dtype)
+        with torch.no_grad():
+            if small.bias is None:
+                small._parameters["bias"] = nn.Parameter(added, requires_grad=False)
+            else:
+                small.bias.add_(added)
+                self.folded[f"{name}.bias"] = added
+
+    def _index(self, some: Tensor) -> Tensor:
+        return some.nonzero().flatten().to(self.device)
+
+    def _add(self, name: str, module: nn.Module) -> str:
+        while name in self.attributes or hasattr(self.at.network, name):
+            name += "_"
+        self.attributes[name] = module
+        return name
+
+    def _call(self, node: fx.Node, function: Any, *args: Any) -> fx.Node:
+        return self.graph.create_node("call_function", function, args, {}, node.name)
+
+
+def take(tensor: Tensor, entries: Entries) -> Tensor:
+    """A copy of the block of ``tensor`` that has these entries."""
+    for axis, index in enumerate(entries):
+        tensor = tensor.index_select(axis, index.to(tensor.device))
+    return tensor.clone()
+
+
+def grid(entries: Entries, tensor: Tensor) -> Any:
+    """An index of the block of ``tensor`` that has these entries."""
+    if not entries:
+        return ...
+    n = len(entries)
+    return tuple(
+        index.to(tensor.device).view([-1 if axis == i else 1 for i in range(n)]) for axis, index in enumerate(entries)
+    )

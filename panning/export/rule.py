@@ -1,0 +1,73 @@
+"""How an operation of a network treats units: which of its own are constant, which it wants of its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from panning.export.units import Units
+
+
+@dataclass
+class Analysis:
+    """A traced network with its masks, and what the two passes find out node by node.
+
+    Attributes:
+        masks: of every masked parameter, by name.
+        whole: names of the modules that stay as they are.
+        fold: constants stay what they are now, as in evaluation, instead of being trained.
+        units: None for a tensor that stays whole.
+        kept: bool [units]; which units the compact network computes. None where units is None.
+    """
+
+    network: fx.GraphModule
+    masks: Mapping[str, Tensor]
+    whole: frozenset[str]
+    fold: bool = False
+    units: dict[fx.Node, Units | None] = field(default_factory=dict)
+    kept: dict[fx.Node, Tensor | None] = field(default_factory=dict)
+
+    def module(self, node: fx.Node) -> nn.Module:
+        return self.network.get_submodule(str(node.target))
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        shape = node.meta["shape"]
+        return shape if shape is not None else ()
+
+    def mask(self, node: fx.Node) -> Tensor:
+        """The mask of a layer's weight; all kept where it has none."""
+        weight: Any = self.module(node).weight
+        mask = self.masks.get(f"{node.target}.weight")
+        return torch.ones(weight.shape, dtype=torch.bool) if mask is None else mask.to("cpu")
+
+
+class Rule:
+    """An operation on units; ``operands`` are the tensors it works on, in order."""
+
+    def operands(self, node: fx.Node) -> list[fx.Node]:
+        return [node.args[0]] if node.args and isinstance(node.args[0], fx.Node) else []
+
+    def units(self, at: Analysis, node: fx.Node) -> Units | None:
+        """What is known of the result's units; None if the operation, as it is called here, has to stay whole."""
+        raise NotImplementedError
+
+    def closure(self, at: Analysis, node: fx.Node, wanted: Tensor) -> Tensor:
+        """The units that have to be computed, where some come in groups."""
+        return wanted
+
+    def wants(self, at: Analysis, node: fx.Node, kept: Tensor) -> list[Tensor]:
+        """The units it needs of each operand to compute the kept ones of its own."""
+        return [kept for _ in self.operands(node)]
+
+
+def at_least_one(units: Tensor, rather: Tensor | None = None) -> Tensor:
+    """No layer is left without a unit, since torch's convolutions cannot be empty; ``rather`` one of the cheap ones."""
+    if units.any():
+        return units
+    first = torch.zeros_like(units)
+    first[int(rather.nonzero()[0]) if rather is not None and rather.any() else 0] = True
+    return first

@@ -1,0 +1,104 @@
+"""The rules by operation. What has none stays whole: it is given every unit and returns every unit."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import fx, nn
+
+from panning.export.elementwise import Activation, BehindUnits, KeepsZero, Pass, SpatialSlice, WithNumber
+from panning.export.joins import Concatenation, Flatten, Product, Sum, ZeroPad
+from panning.export.layers import BatchNorm, Layer
+from panning.export.modules import ByMode
+from panning.export.rule import Analysis, Rule
+
+_PASS, _KEEPS_ZERO, _ACTIVATION = Pass(), KeepsZero(), Activation()
+_FLATTEN, _SUM, _PRODUCT, _WITH_NUMBER, _BEHIND = Flatten(), Sum(), Product(), WithNumber(), BehindUnits()
+
+#: By the type of a module, subclasses not included: theirs may do anything.
+MODULES: dict[type[nn.Module], Rule] = {
+    **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), Layer()),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), Layer()),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), BatchNorm()),
+    **dict.fromkeys(
+        (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
+         nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink,
+         nn.Hardshrink, nn.Softshrink, nn.Threshold),
+        _ACTIVATION,
+    ),
+    **dict.fromkeys(
+        (nn.Identity, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+         nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+        _PASS,
+    ),
+    **dict.fromkeys(
+        (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.Upsample,
+         nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d),
+        _KEEPS_ZERO,
+    ),
+    nn.Flatten: _FLATTEN,
+}  # fmt: skip
+
+FUNCTIONS: dict[Any, Rule] = {
+    **dict.fromkeys(
+        (F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid,
+         torch.sigmoid, F.tanh, torch.tanh, F.hardswish, F.hardsigmoid, F.hardtanh, F.softplus, F.logsigmoid,
+         F.softsign, F.tanhshrink, F.hardshrink, F.softshrink, torch.clamp, torch.square, torch.abs, torch.neg,
+         operator.neg),
+        _ACTIVATION,
+    ),
+    **dict.fromkeys(
+        (F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
+         F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+        _PASS,
+    ),
+    **dict.fromkeys(
+        (F.dropout, F.dropout1d, F.dropout2d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
+         torchvision.ops.stochastic_depth),
+        _KEEPS_ZERO,
+    ),
+    torch.mean: _BEHIND,
+    torch.squeeze: _BEHIND,
+    torch.flatten: _FLATTEN,
+    torch.reshape: _FLATTEN,
+    **dict.fromkeys((operator.add, operator.iadd, torch.add), _SUM),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul), _PRODUCT),
+    **dict.fromkeys((operator.sub, operator.truediv, operator.pow), _WITH_NUMBER),
+    **dict.fromkeys((torch.cat, torch.concat), Concatenation()),
+    operator.getitem: SpatialSlice(),
+    F.pad: ZeroPad(),
+}  # fmt: skip
+
+METHODS: dict[str, Rule] = {
+    **dict.fromkeys(("relu", "relu_", "sigmoid", "tanh", "clamp", "abs", "square"), _ACTIVATION),
+    **dict.fromkeys(("contiguous", "clone"), _PASS),
+    "mean": _BEHIND,
+    "squeeze": _BEHIND,
+    "unsqueeze": _BEHIND,
+    **dict.fromkeys(("flatten", "view", "reshape"), _FLATTEN),
+    "add": _SUM,
+    "add_": _SUM,
+    "mul": _PRODUCT,
+}
+
+
+def rule_of(at: Analysis, node: fx.Node) -> Rule | None:
+    """The rule of a node's operation; None if it has to stay whole."""
+    rule: Rule | None = None
+    if node.op == "call_module" and str(node.target) not in at.whole:
+        module = at.module(node)
+        rule = FUNCTIONS.get(module.function) if isinstance(module, ByMode) else MODULES.get(type(module))
+    elif node.op == "call_method":
+        rule = METHODS.get(str(node.target))
+    elif node.op == "call_function":
+        rule = FUNCTIONS.get(node.target)
+        if isinstance(rule, Sum | Product) and sum(isinstance(arg, fx.Node) for arg in node.args) == 1:
+            rule = _WITH_NUMBER
+    if rule is None or not (operands := rule.operands(node)) or any(not at.shape(o) for o in operands):
+        return None
+    others = set(node.all_input_nodes) - set(operands)
+    return None if others and not isinstance(rule, Flatten) else rule

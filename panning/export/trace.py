@@ -1,0 +1,205 @@
+"""The network as a graph that holds in both modes (torch.fx).
+
+A part that cannot be traced stays one node. What depends on ``self.training`` is traced in both modes: where the two graphs
+differ in nothing but such flags, the flag is looked up when the network runs; where they differ in more, the part stays one
+node too.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from panning.errors import ModelError
+from panning.export.modules import ByMode
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, opaque: set[str]) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.inside: list[str] = []
+        self.failed_in: str | None = None
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return name in self.opaque or super().is_leaf_module(module, name)
+
+    def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self.inside.append(self.path_of_module(module))
+        try:
+            return super().call_module(module, forward, args, kwargs)
+        except Exception:
+            if self.failed_in is None:
+                self.failed_in = self.inside[-1]
+            raise
+        finally:
+            self.inside.pop()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta["inside"] = self.inside[-1] if self.inside else ""
+        return node
+
+
+class _Untraceable(Exception):
+    def __init__(self, part: str, why: str) -> None:
+        super().__init__(why)
+        self.part = part
+
+
+def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
+    """``model`` as a graph, and why which of its parts stayed as they are; modes are left as they were.
+
+    Raises:
+        ModelError: if the forward of the model itself cannot be traced.
+    """
+    opaque = {name: why for name, module in model.named_modules() if name and (why := stays(module)) is not None}
+    was_training = {module: module.training for module in model.modules()}
+    try:
+        while True:
+            try:
+                graph, modules = _in_both_modes(model, set(opaque))
+                break
+            except _Untraceable as problem:
+                if not problem.part or problem.part in opaque:
+                    raise ModelError(
+                        f"The forward of {type(model).__name__} cannot be traced ({problem}): torch.fx follows no "
+                        "branches or loops that depend on values. Move these into a submodule, which then stays as it is."
+                    ) from problem
+                opaque[problem.part] = str(problem)
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+    everything = {str(node.target): _attribute(model, str(node.target)) for node in graph.nodes if node.op in _NAMED}
+    return fx.GraphModule({**everything, **modules}, graph), opaque
+
+
+_NAMED = ("call_module", "get_attr")
+
+
+def _attribute(model: nn.Module, name: str) -> Any:
+    value: Any = model
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+def stays(module: nn.Module) -> str | None:
+    """Why a module is not looked into; None if it is."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "it has hooks"
+    if parametrize.is_parametrized(module):
+        return "its weight is computed (a parametrization)"
+    return None
+
+
+def _in_both_modes(model: nn.Module, opaque: set[str]) -> tuple[fx.Graph, dict[str, nn.Module]]:
+    training, evaluation = _graph(model.train(), opaque), _graph(model.eval(), opaque)
+    modules: dict[str, nn.Module] = {}
+    for number, (a, b) in enumerate(zip(training.nodes, evaluation.nodes, strict=False)):
+        flags = _differing_flags(a, b)
+        if flags is None:
+            raise _Untraceable(_common(a.meta["inside"], b.meta["inside"]), "it does something else in training")
+        if flags:
+            name = f"by_mode{number}"
+            modules[name] = ByMode(a.target, [f for f in flags if isinstance(f, int)],
+                                   [f for f in flags if isinstance(f, str)])  # fmt: skip
+            a.op, a.target = "call_module", name
+    if len(training.nodes) != len(evaluation.nodes):
+        raise _Untraceable("", "it does something else in training")
+    return training, {**modules, **_out_of_place(training, {**dict(model.named_modules()), **modules})}
+
+
+def _common(a: str, b: str) -> str:
+    """The innermost module around both."""
+    shared = []
+    for x, y in zip(a.split("."), b.split("."), strict=False):
+        if x != y:
+            break
+        shared.append(x)
+    return ".".join(shared)
+
+
+def _graph(model: nn.Module, opaque: set[str]) -> fx.Graph:
+    tracer = _Tracer(opaque)
+    try:
+        return tracer.trace(model)
+    except Exception as error:  # whatever a forward does with a proxy
+        raise _Untraceable(tracer.failed_in or "", f"{type(error).__name__}: {error}".splitlines()[0]) from error
+
+
+def _differing_flags(a: fx.Node, b: fx.Node) -> list[int | str] | None:
+    """Positions and names of the arguments that are True in training alone; None if the nodes differ in more."""
+    if (a.op, a.target, len(a.args), set(a.kwargs)) != (b.op, b.target, len(b.args), set(b.kwargs)):
+        return None
+    flags: list[int | str] = []
+    pairs: list[tuple[int | str, Any, Any]] = [(i, x, y) for i, (x, y) in enumerate(zip(a.args, b.args, strict=True))]
+    pairs += [(key, a.kwargs[key], b.kwargs[key]) for key in a.kwargs]
+    for where, x, y in pairs:
+        if x is True and y is False:
+            flags.append(where)
+        elif repr(x) != repr(y):  # nodes by their names, which depend on what is before them alone
+            return None
+    return flags if not flags or a.op == "call_function" else None
+
+
+_OPERATORS = {"iadd": operator.add, "isub": operator.sub, "imul": operator.mul, "itruediv": operator.truediv}
+
+
+def _out_of_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Let no operation write into its operand; returns the modules that do not any more.
+
+    In a smaller network another tensor may lie where the operand was. What read the operand after it was written into reads
+    the result instead.
+    """
+    order = {node: number for number, node in enumerate(graph.nodes)}
+    changed = {}
+    for node in graph.nodes:
+        if not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        name = getattr(node.target, "__name__", str(node.target))
+        if node.op == "call_module":
+            module = modules[str(node.target)]
+            if not getattr(module, "inplace", False):
+                continue
+            changed[str(node.target)] = small = copy.copy(module)
+            small.inplace = False  # type: ignore[assignment]
+        elif node.kwargs.get("inplace", False):
+            node.update_kwarg("inplace", False)
+        elif node.op == "call_method" and name.endswith("_") and hasattr(Tensor, name[:-1]):
+            node.target = name[:-1]
+        elif node.op == "call_function" and name in _OPERATORS:
+            node.target = _OPERATORS[name]
+        elif node.op == "call_function" and name.endswith("_") and hasattr(torch, name[:-1]):
+            node.target = getattr(torch, name[:-1])
+        else:
+            continue
+        written: fx.Node = node.args[0]
+        for user in [user for user in written.users if order[user] > order[node]]:
+            user.replace_input_with(written, node)
+    return changed
+
+
+class _Shapes(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        n.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else None
+        return result
+
+
+def record_shapes(network: fx.GraphModule, inputs: Tensor) -> None:
+    """Write the shape of every tensor into its node: ``node.meta["shape"]``, None for what is no tensor."""
+    was_training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            _Shapes(network).run(inputs)
+    finally:
+        for module, training in was_training.items():
+            module.training = training

@@ -1,0 +1,467 @@
+"""Compaction: the small network computes, learns and expands to what the masked one is."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from toys import ResidualNet, chain
+
+from panning.errors import MaskError
+from panning.export import CompactResult, compact
+from panning.layout import prunable_layout
+from panning.masks import Masks, apply_masks
+
+SIDE = 6
+INPUT = (3, SIDE, SIDE)
+ACTIVATIONS = [nn.ReLU, nn.ReLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Hardswish]
+
+
+class Draw:
+    """Random choices from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def number(self, low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=self.generator))
+
+    def one_of(self, *options: object) -> object:
+        return options[self.number(0, len(options) - 1)]
+
+    def chance(self, probability: float) -> bool:
+        return bool(torch.rand((), generator=self.generator) < probability)
+
+
+class Branch(nn.Sequential):
+    """Convolutions with or without norms, groups and biases."""
+
+    def __init__(self, draw: Draw, n_in: int, n_out: int, n_layers: int, activate_last: bool) -> None:
+        layers: list[nn.Module] = []
+        for number in range(n_layers):
+            wide = n_out if number == n_layers - 1 else 2 * draw.number(1, 4)
+            groups = (
+                2
+                if n_in % 2 == wide % 2 == 0 and draw.chance(0.3)
+                else n_in
+                if wide % n_in == 0 and draw.chance(0.3)
+                else 1
+            )
+            kernel, padding = draw.one_of((1, 0), (3, 1), (3, "same"))  # type: ignore[misc]
+            layers.append(nn.Conv2d(n_in, wide, kernel, padding=padding, groups=groups, bias=draw.chance(0.5)))
+            if draw.chance(0.5):
+                layers.append(nn.BatchNorm2d(wide, affine=draw.chance(0.8), track_running_stats=draw.chance(0.8)))
+            if number < n_layers - 1 or activate_last:
+                layers.append(draw.one_of(*ACTIVATIONS)(**{}))  # type: ignore[operator]
+            n_in = wide
+        super().__init__(*layers)
+
+
+class RandomNet(nn.Module):
+    """A few stages, each a chain, a residual block, a gate or a concatenation; then a head."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        draw = Draw(seed)
+        width = 2 * draw.number(2, 4)
+        self.stem = Branch(draw, INPUT[0], width, 1, True)
+        self.kinds: list[str] = []
+        self.stages = nn.ModuleList()
+        for _ in range(draw.number(1, 3)):
+            kind = str(draw.one_of("chain", "residual", "projected", "cat", "gate", "pad", "preact", "pool"))
+            self.kinds.append(kind)
+            if kind == "chain":
+                wide = 2 * draw.number(2, 5)
+                self.stages.append(Branch(draw, width, wide, 2, True))
+                width = wide
+            elif kind in ("residual", "cat", "preact"):
+                self.stages.append(Branch(draw, width, width, 2, kind == "cat"))
+                width = 2 * width if kind == "cat" else width
+            elif kind == "projected":
+                wide = 2 * draw.number(2, 5)
+                self.stages.append(nn.ModuleList([Branch(draw, width, wide, n, False) for n in (2, 1)]))
+                width = wide
+            elif kind == "gate":
+                self.stages.append(
+                    nn.Sequential(nn.Conv2d(width, 2, 1), nn.ReLU(), nn.Conv2d(2, width, 1), nn.Sigmoid())
+                )
+            elif kind == "pad":
+                width += 3
+                self.stages.append(nn.Identity())
+            else:
+                self.stages.append(nn.MaxPool2d(2, 1) if draw.chance(0.5) else nn.AvgPool2d(3, 1, padding=1))
+        self.inplace = draw.chance(0.3)
+        self.head = str(draw.one_of("flatten", "view", "mean", "pool"))
+        with torch.no_grad():
+            self.eval()
+            n = self.features(torch.zeros(2, *INPUT)).shape[1]
+        self.linear1, self.act = nn.Linear(n, 6, bias=draw.chance(0.5)), draw.one_of(*ACTIVATIONS)(**{})  # type: ignore[operator]
+        self.linear2 = nn.Linear(6, 3)
+        self.train()
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.affine:
+                module.weight.data.uniform_(0.5, 1.5, generator=draw.generator)
+                if draw.chance(0.5):
+                    module.bias.data.normal_(generator=draw.generator)
+                if module.running_mean is not None and draw.chance(0.3):
+                    module.running_mean.normal_(generator=draw.generator)
+            elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None and draw.chance(0.4):
+                module.bias.data.zero_()
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for kind, stage in zip(self.kinds, self.stages, strict=True):
+            if kind == "residual":
+                x = F.relu(x + stage(x), inplace=self.inplace)
+            elif kind == "preact":
+                x = x + stage(F.relu(x))
+            elif kind == "projected":
+                a, b = stage
+                out = a(x)
+                out += b(x)
+                x = torch.relu(out)
+            elif kind == "cat":
+                x = torch.cat([x, stage(x)], 1)
+            elif kind == "gate":
+                x = x * stage(x.mean((2, 3), keepdim=True))
+            elif kind == "pad":
+                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2))
+                x = F.interpolate(x, size=(SIDE, SIDE))
+            else:
+                x = stage(x)
+        if self.head == "flatten":
+            return torch.flatten(x, 1)
+        if self.head == "view":
+            return x.view(x.size(0), -1)
+        return x.mean((2, 3)) if self.head == "mean" else F.adaptive_avg_pool2d(x, 1).reshape(x.shape[0], -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.act(self.linear1(self.features(x))))
+
+
+def drawn(seed: int) -> tuple[nn.Module, Masks]:
+    """A random network in float64 and a mask of 50 % to 99.9 % sparsity, spread or concentrated."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = RandomNet(seed).double()
+    draw = Draw(seed + 1)
+    density = float(torch.empty(()).uniform_(-3, -0.3, generator=draw.generator).pow(1).mul(2.302585).exp())
+    layout = prunable_layout(model)
+    parts = []
+    for shape in layout.shapes:
+        kept = torch.rand(shape, generator=draw.generator) < max(density, 0.02)
+        if draw.chance(0.5):
+            rows = torch.rand(shape[0], generator=draw.generator) < 0.5
+            kept = (torch.rand(shape, generator=draw.generator) < 2 * density) & rows.view(-1, *[1] * (len(shape) - 1))
+        parts.append(kept.flatten())
+    return model, Masks(layout, torch.cat(parts), {"input_shape": list(INPUT)})
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(5, *INPUT, generator=generator, dtype=torch.float64), torch.arange(5) % 3
+
+
+def masked(model: nn.Module, masks: Masks) -> nn.Module:
+    model = copy.deepcopy(model)
+    apply_masks(model, masks)
+    return model
+
+
+def masked_gradients(model: nn.Module, masks: Masks | None, x: Tensor, y: Tensor) -> tuple[float, dict[str, Tensor]]:
+    model.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    grads = {}
+    for name, p in model.named_parameters():
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        if masks is not None and name in masks:
+            p.grad.mul_(masks[name])
+        grads[name] = p.grad
+    return float(loss.detach()), grads
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def covered(result: CompactResult, original: nn.Module) -> dict[str, Tensor]:
+    """For each parameter of the original, which entries the small network holds; none of them twice."""
+    seen = {name: torch.zeros(p.shape, dtype=torch.int) for name, p in original.named_parameters()}
+    small = dict(result.model.named_parameters())
+    for name, (origin, entries) in result.mapping.items():
+        if name in small:
+            flat = torch.arange(seen[origin].numel()).view(seen[origin].shape)
+            for axis, index in enumerate(entries):
+                flat = flat if index is None else flat.index_select(axis, index)
+            seen[origin].view(-1)[flat.flatten()] += 1
+    assert all(int(n.max()) <= 1 for n in seen.values() if n.numel())
+    return {name: n.bool() for name, n in seen.items()}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 10**6))
+def test_the_small_network_computes_and_learns_what_the_masked_one_does(seed: int) -> None:
+    model, masks = drawn(seed)
+    result = compact(model, masks)
+    reference, small = masked(model, masks), result.model
+    x, y = batch()
+    close(small.eval()(x), reference.eval()(x))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(result.expand().state_dict().values(), reference.state_dict().values(), strict=True)
+    )
+
+    reference.train(), small.train()
+    kept = covered(result, reference)
+    optimizers = [torch.optim.SGD(m.parameters(), 0.05, momentum=0.9, weight_decay=1e-3) for m in (reference, small)]
+    for step in range(3):
+        loss, grads = masked_gradients(reference, masks, x, y)
+        small_loss, small_grads = masked_gradients(small, result.masks, x, y)
+        assert small_loss == pytest.approx(loss, rel=1e-9, abs=1e-9)
+        if step == 0:
+            for name, grad in small_grads.items():
+                close(grad, result.narrow(name, grads[result.mapping[name][0]]))
+            for name, grad in grads.items():
+                assert not grad[~kept[name]].abs().gt(1e-12).any(), f"{name} learns where the small network has nothing"
+        for optimizer in optimizers:
+            optimizer.step()
+    close(small.eval()(x), reference.eval()(x))
+    close(result.expand().eval()(x), reference.eval()(x))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 10**6))
+def test_folded_constants_leave_the_outputs_as_they_are(seed: int) -> None:
+    model, masks = drawn(seed)
+    folded = compact(model, masks, fold=True)
+    x, _ = batch()
+    reference = masked(model, masks).eval()
+    close(folded.model.eval()(x), reference(x))
+    close(folded.expand().eval()(x), reference(x))
+
+
+def sizes(result: CompactResult) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in result.model.named_parameters()}
+
+
+def all_but(model: nn.Module, **removed: list[tuple[int, ...]]) -> Masks:
+    """Everything is kept but some places of some parameters."""
+    layout = prunable_layout(model)
+    masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in zip(layout.names, layout.shapes, strict=True)}
+    for name, places in removed.items():
+        for place in places:
+            masks[name.replace("__", ".")][place] = False
+    return Masks.from_tensors(masks)
+
+
+def test_a_chain_loses_what_no_path_uses() -> None:
+    # Unit 1 of the first layer has no input, unit 2 no output; input 0 is used by unit 1's weights alone.
+    model = chain([[0.0, 1.0], [2.0, 3.0], [0.0, 4.0]], [[1.0, 2.0, 3.0]], activation=nn.ReLU)
+    masks = all_but(model, **{"0__weight": [(0, 0), (1, 0), (1, 1), (2, 0)], "2__weight": [(0, 2)]})
+    result = compact(model, masks, (2,))
+    assert sizes(result) == {"0.weight": (1, 1), "2.weight": (1, 1)}
+    assert result.mapping["0.weight"][0] == "0.weight"
+    assert [index.tolist() for index in result.mapping["0.weight"][1]] == [[0], [1]]
+    assert result.model(torch.tensor([[5.0, 7.0]])).tolist() == [[7.0]]
+
+
+def test_a_unit_that_a_positive_bias_keeps_on_stays_and_is_folded_on_request() -> None:
+    model = chain([[1.0], [1.0]], [[1.0, 2.0]], activation=nn.ReLU, bias=True)
+    model[0].bias.data = torch.tensor([0.0, 3.0])
+    masks = all_but(model, **{"0__weight": [(1, 0)]})
+    assert sizes(compact(model, masks, (1,)))["0.weight"] == (2, 1)
+    folded = compact(model, masks, (1,), fold=True)
+    assert sizes(folded)["0.weight"] == (1, 1)
+    assert folded.model.state_dict()["2.bias"].tolist() == [6.0]
+    model[0].bias.data = torch.tensor([0.0, -3.0])  # the ReLU is off, and no gradient turns it on
+    assert sizes(compact(model, masks, (1,)))["0.weight"] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("activation", "n_units"), [(nn.ReLU, 1), (nn.ReLU6, 1), (nn.GELU, 2), (nn.SiLU, 2), (nn.Sigmoid, 2)]
+)
+def test_an_activation_with_a_slope_at_zero_keeps_the_unit_for_training(
+    activation: type[nn.Module], n_units: int
+) -> None:
+    model = chain([[1.0], [1.0]], [[1.0, 2.0]], activation=activation, bias=True)
+    masks = all_but(model, **{"0__weight": [(1, 0)]})
+    assert sizes(compact(model, masks, (1,)))["0.weight"] == (n_units, 1)
+    assert sizes(compact(model, masks, (1,), fold=True))["0.weight"] == (1, 1)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 1, bias=False)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.norm(self.conv(torch.relu(x))))
+        return self.linear(x.mean((2, 3)))
+
+
+def test_a_residual_branch_computes_its_own_units_and_shifts_the_rest() -> None:
+    model = Residual()
+    masks = all_but(model, conv__weight=[(1,), (2,), (3,), (0, 2), (0, 3)])
+    result = compact(model, masks, (1, 5, 5))
+    shapes = sizes(result)
+    assert shapes["stem.weight"] == (4, 1, 1, 1)
+    assert shapes["conv.weight"] == (1, 2, 3, 3)  # reads two of the stream's four units and adds to one
+    assert shapes["norm.weight"] == (1,)
+    (shift,) = [name for name in shapes if "shift" in name]
+    assert (shapes[shift], result.mapping[shift][0]) == ((3,), "norm.bias")  # the rest of the norm's bias still learns
+
+
+class Branching(nn.Module):
+    """A forward that torch.fx cannot trace around two parts that it can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.second = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.second(x) if x.sum() > -1e9 else x
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.part, self.after = nn.Linear(4, 4), Branching(), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(torch.relu(self.part(torch.relu(self.before(x)))))
+
+
+@pytest.mark.parametrize("make", [Branching, Around])
+def test_what_cannot_be_traced_stays_and_its_parts_are_made_smaller(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make().double()
+    prefix = "part." if make is Around else ""
+    name = f"{prefix}first.0.weight"
+    masks = all_but(model, **{name.replace(".", "__"): [(0,), (1,), (2,)]})
+    with torch.no_grad():
+        model.get_parameter(f"{prefix}first.0.bias")[:3] = -1.0
+    result = compact(model, masks, (4,))
+    x = torch.randn(6, 4, dtype=torch.float64)
+    close(result.model(x), masked(model, masks)(x))
+    assert sizes(result)[name] == (5, 4)
+    assert any("stays as it is" in note and "TraceError" in note for note in result.notes)
+    assert list(result.model.state_dict()) == list(model.state_dict())
+
+
+class Modes(nn.Module):
+    """Dropout by function, and a head that is there in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.dropout(F.relu(self.a(x)), 0.5, training=self.training))
+
+
+def test_a_flag_for_training_is_looked_up_when_the_network_runs() -> None:
+    model = Modes()
+    result = compact(model, all_but(model, a__weight=[(0,)]), (4,))
+    x = torch.randn(64, 4)
+    for small in (result.model, copy.deepcopy(result.model), pickle.loads(pickle.dumps(result.model))):
+        small.eval()
+        assert torch.equal(small(x), small(x))
+        small.train()
+        assert not torch.equal(small(x), small(x))
+
+
+def test_the_original_keeps_everything() -> None:
+    model = ResidualNet(inplace=True)
+    model.norm.eval()
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    masks = Masks(
+        prunable_layout(model), torch.rand(prunable_layout(model).n_prunable) < 0.1, {"input_shape": [2, 8, 8]}
+    )
+    state = torch.get_rng_state()
+    result = compact(model, masks)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert not model.norm.training and model.training and model.relu.training
+    assert not result.model.norm.training and result.model.training and result.model.relu.training
+    assert not result.expand().norm.training
+
+
+def test_modules_that_are_used_twice_share_weights_or_have_hooks_stay_whole() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.twice, self.tied, self.hooked, self.last = (nn.Linear(4, 4) for _ in range(4))
+            self.last.weight = self.tied.weight
+            self.hooked.register_forward_hook(lambda module, args, output: output + 1.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.twice(torch.relu(self.twice(x))))
+            return self.last(torch.relu(self.hooked(torch.relu(self.tied(x)))))
+
+    torch.manual_seed(0)
+    model = Shared().double()
+    masks = all_but(model, twice__weight=[(0,)], tied__weight=[(1,)], hooked__weight=[(2,)])
+    result = compact(model, masks, (4,))
+    x = torch.randn(3, 4, dtype=torch.float64)
+    close(result.model(x), masked(model, masks)(x))
+    assert set(sizes(result).values()) <= {(4, 4), (4,)}
+    assert result.model.last.weight is result.model.tied.weight
+    assert result.notes == ("hooked stays as it is: it has hooks",)
+    close(result.expand()(x), masked(model, masks)(x))
+
+
+def test_a_network_without_a_path_is_its_last_bias() -> None:
+    model = ResidualNet().double()
+    layout = prunable_layout(model)
+    result = compact(model, Masks(layout, torch.zeros(layout.n_prunable, dtype=torch.bool)), (2, 8, 8))
+    x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
+    close(result.model.eval()(x), model.classifier.bias.expand(3, -1))
+    assert sum(p.numel() for p in result.model.parameters()) < 60
+
+
+def test_optimizer_state_moves_with_its_weights() -> None:
+    model, masks = drawn(3)
+    apply_masks(model, masks)
+    x, y = batch()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    _, _ = masked_gradients(model, masks, x, y)
+    optimizer.step()
+    result = compact(model, masks)
+    small = torch.optim.Adam(result.model.parameters(), 0.01)
+    result.map_optimizer(model, optimizer, small)
+    for seed in range(3):
+        losses = [masked_gradients(m, k, *batch(seed))[0] for m, k in ((model, masks), (result.model, result.masks))]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+        optimizer.step(), small.step()
+
+
+def test_half_a_network_in_float32_agrees_to_rounding() -> None:
+    model, masks = drawn(11)
+    result = compact(model.float(), masks)
+    x, _ = batch()
+    torch.testing.assert_close(
+        result.model.eval()(x.float()), masked(model, masks).eval()(x.float()), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_wrong_input_is_refused() -> None:
+    model = chain([[1.0, 2.0]], [[1.0]])
+    with pytest.raises(MaskError, match="input_shape"):
+        compact(model, all_but(model))
+    with pytest.raises(MaskError, match="another network"):
+        compact(chain([[1.0]]), all_but(model), (2,))
