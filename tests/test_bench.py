@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
-from panning.benchmark import speed_report, speed_run
+from panning.benchmark import compaction, speed_report, speed_run
 from panning.benchmark.speed_goals import ALIVE, ALLOCATION, GOALS, PASS, ROUND, ROUND_SECOND_ORDER, SNIP, STEP, SYNFLOW
 from panning.benchmark.speed_items import ITEMS, Workbench
 from panning.cli import bench
 from panning.envs import PanningEnv
 from panning.errors import ConfigError, JobError, UnknownNameError
+from panning.layout import prunable_layout
+from panning.maskfile import save_masks
+from panning.masks import Masks
+from panning.models import build_model
 from panning.pruners import PRUNERS
 from panning.records import RecordStore, RunRecord, content_key, read_records
 
@@ -26,11 +31,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def panning_bench(*arguments: str) -> None:
+def panning_bench(*arguments: str, what: str = "speed") -> None:
     """Run the command as the command line has it, errors and all."""
     app = typer.Typer()
     app.add_typer(bench.app)
-    app(args=["bench", "speed", *arguments], standalone_mode=False)
+    app(args=["bench", what, *arguments], standalone_mode=False)
 
 
 def test_every_item_is_measured_once_and_an_interrupted_benchmark_goes_on(
@@ -187,3 +192,38 @@ def test_wrong_names_are_answered_before_anything_runs(arguments: list[str], mes
     with pytest.raises((UnknownNameError, ConfigError), match=message) as caught:
         panning_bench(*arguments)
     assert caught.value.exit_code == 2 and not Path("runs").exists()
+
+
+def mlp_mask(**manifest: Any) -> Path:
+    """A mask file of the MLP that empties all but four units of its first layer."""
+    layout = prunable_layout(build_model("mlp", input_shape=(1, 8, 8), n_classes=10, seed=0))
+    masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in zip(layout.names, layout.shapes, strict=True)}
+    masks[layout.names[0]][4:] = False
+    path = Path("mask.safetensors")
+    save_masks(Masks.from_tensors(masks, {"method": "by hand", "all_alive": True, **manifest}), path)
+    return path
+
+
+def test_compaction_is_measured_dense_against_compact_and_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mlp_mask(input_shape=[1, 8, 8], n_classes=10)
+    arguments = [str(path), "--model", "mlp", "--batch-size", "4", "--budget-s", "0", "--out", "c"]
+    panning_bench(*arguments, "--json", what="compaction")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["method"], row["threads"], row["n"]) == ("by hand + all-alive", 1, 3)
+    dense, small = row["dense"], row["compact"]
+    n_hidden = 256
+    saved = (n_hidden - 4) * (64 + 128)  # weights into and out of the units that are gone
+    assert dense["multiply_adds"] - small["multiply_adds"] == saved
+    assert dense["n_parameters"] - small["n_parameters"] == saved + n_hidden - 4
+    assert all(figures["step_ms"] > 0 and figures["inference_ms"] > 0 for figures in (dense, small))
+    assert "by hand + all-alive" in Path("c/table.md").read_text()
+
+    monkeypatch.setattr(compaction, "time_side_by_side", None)  # nothing is left to measure
+    panning_bench(*arguments, what="compaction")
+
+
+def test_a_mask_that_does_not_say_its_input_is_refused() -> None:
+    with pytest.raises(ConfigError, match="does not say its input shape"):
+        panning_bench(str(mlp_mask()), "--model", "mlp", what="compaction")

@@ -57,3 +57,39 @@ def speed(
     for line in report.failures(records):
         output.note(f"failed: {line}")
     output.say(f"Records and table: {folder}")
+
+
+@app.command()
+def compaction(
+    masks: Annotated[
+        list[Path], typer.Argument(metavar="MASK...", help="Mask files of the model.", show_default=False)
+    ],
+    model: options.Model,
+    threads: Annotated[list[int] | None, typer.Option("--threads", min=1, help="Repeatable. Default: 1.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Inputs in a batch.")] = 128,
+    budget_s: Annotated[
+        float, typer.Option("--budget-s", min=0.0, help="Seconds for the repetitions of one mask.")
+    ] = 20.0,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Time a training step and an inference under masks, dense against compact, side by side.
+
+    Other work on the machine spoils the numbers. An interrupted benchmark goes on where it was.
+
+    Example: panning bench compaction runs/masks/*.safetensors --model vgg19 --threads 1 --threads 2
+    """
+    from panning.benchmark import compaction as bench
+
+    folder = out or Path("runs") / "bench-compaction"
+    with output.progress("measuring", len(masks)) as advance:
+        records = bench.run_compaction(
+            masks, model, folder, threads=threads or (1,), batch_size=batch_size, budget_s=budget_s,
+            on_mask=lambda name: advance(1, note=name),
+        )  # fmt: skip
+    bench.write_report(records, folder)
+    if as_json:
+        output.print_json([{**record.config, **record.metrics} for record in records])
+        return
+    output.print_table(bench.COLUMNS, bench.table_cells(records))
+    output.say(f"Records and table: {folder}")

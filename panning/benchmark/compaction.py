@@ -1,0 +1,152 @@
+"""What compaction gains: parameters, multiply-adds and measured time of networks under masks, dense against compact."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from panning.errors import ConfigError
+from panning.export import compact
+from panning.export.cost import cost
+from panning.export.timing import time_side_by_side
+from panning.maskfile import load_masks
+from panning.masks import Masks, apply_masks
+from panning.models import build_model
+from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info, write_atomic
+from panning.seeding import torch_generator
+
+COLUMNS = (
+    "model", "method", "density", "threads", "parameters", "gain", "multiply-adds", "gain", "step ms, dense", "compact",
+    "gain", "inference gain", "n",
+)  # fmt: skip
+
+OnMask = Callable[[str], None]
+
+
+def run_compaction(
+    files: Sequence[Path],
+    model: str,
+    out: Path,
+    *,
+    threads: Sequence[int] = (1,),
+    batch_size: int = 128,
+    budget_s: float = 20.0,
+    on_mask: OnMask | None = None,
+) -> list[RunRecord]:
+    """Measure what ``out`` has no record of yet; all its records.
+
+    Args:
+        files: masks of ``model``, which say input shape and number of classes.
+        on_mask: called with the name of each file that is done.
+
+    Raises:
+        MaskError: if a file is no mask of this model.
+        ConfigError: if the folder holds numbers of another machine or state of the code.
+    """
+    info = environment_info()
+    claim_folder(out, {"command": "bench compaction", "budget_s": budget_s, **info})
+    store = RecordStore(out / "records.jsonl")
+    loaded = [(path, load_masks(path)) for path in files]  # all are looked at before anything is measured
+    for path, masks in loaded:
+        for n in threads:
+            config = _config(path, masks, model, n, batch_size)
+            if (key := content_key(config)) not in store:
+                store.append(RunRecord(key, "compaction", config, _measure(masks, config, budget_s), info))
+        if on_mask is not None:
+            on_mask(path.name)
+    return list(store)
+
+
+def _config(path: Path, masks: Masks, model: str, threads: int, batch_size: int) -> dict[str, Any]:
+    facts = masks.manifest
+    if not facts.get("input_shape") or not facts.get("n_classes"):
+        raise ConfigError(
+            f"{path} does not say its input shape and classes: make it with panning prune --model {model}."
+        )
+    return {
+        "model": model,
+        "mask": hashlib.sha256(masks.flat.numpy().tobytes()).hexdigest()[:16],
+        "method": f"{facts.get('method')} + all-alive" if facts.get("all_alive") else facts.get("method"),
+        "density": round(masks.density, 6),
+        "input_shape": facts["input_shape"],
+        "n_classes": facts["n_classes"],
+        "threads": threads,
+        "batch_size": batch_size,
+    }
+
+
+def _measure(masks: Masks, config: dict[str, Any], budget_s: float) -> dict[str, Any]:
+    shape = tuple(config["input_shape"])
+    dense = build_model(config["model"], input_shape=shape, n_classes=config["n_classes"], seed=0, allow_import=True)
+    apply_masks(dense, masks)
+    result = compact(dense, masks)
+    generator = torch_generator(0, "compaction benchmark")
+    inputs = torch.randn(config["batch_size"], *shape, generator=generator)
+    labels = torch.randint(config["n_classes"], (config["batch_size"],), generator=generator)
+    costs = {"dense": cost(dense, shape, masks), "compact": cost(result.model, shape, result.masks)}
+    before = torch.get_num_threads()
+    torch.set_num_threads(config["threads"])
+    try:
+        networks = {"dense": (dense, masks), "compact": (copy.deepcopy(result.model), result.masks)}
+        timings = time_side_by_side(networks, inputs, labels, budget_s)
+    finally:
+        torch.set_num_threads(before)
+    metrics: dict[str, Any] = {"notes": list(result.notes), "n": timings["dense"].n}
+    for name in ("dense", "compact"):
+        metrics[name] = {
+            "n_parameters": costs[name].n_parameters,
+            "multiply_adds": costs[name].multiply_adds,
+            "masked_multiply_adds": costs[name].masked_multiply_adds,
+            "step_ms": timings[name].step_ms,
+            "inference_ms": timings[name].inference_ms,
+        }
+    return metrics
+
+
+def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
+    """A row for each mask and number of threads; a gain is dense by compact."""
+    rows = []
+    for record in records:
+        if record.kind != "compaction":
+            continue
+        config, dense, small = record.config, record.metrics["dense"], record.metrics["compact"]
+
+        def times(what: str, dense: Any = dense, small: Any = small) -> str:
+            return f"{dense[what] / max(small[what], 1e-9):.1f}"
+
+        rows.append(
+            [
+                config["model"], str(config["method"]), f"{config['density']:.4g}", str(config["threads"]),
+                f"{small['n_parameters']:,}", times("n_parameters"), f"{small['multiply_adds']:,}", times("multiply_adds"),
+                f"{dense['step_ms']:.1f}", f"{small['step_ms']:.1f}", times("step_ms"), times("inference_ms"),
+                str(record.metrics["n"]),
+            ]
+        )  # fmt: skip
+    return rows
+
+
+def markdown(records: Iterable[RunRecord]) -> str:
+    """The table, with the machine and the state of the code that it comes from."""
+    records = [record for record in records if record.kind == "compaction"]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(row) + " |" for row in table_cells(records)]
+    for text in dict.fromkeys(_origin(record) for record in records):
+        lines += ["", text]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(records: Iterable[RunRecord], out: Path) -> None:
+    write_atomic(out / "table.md", markdown(records))
+
+
+def _origin(record: RunRecord) -> str:
+    about = record.environment
+    return (
+        f"Batches of {record.config['batch_size']} on {about['hardware']['processor']}, {about['hardware']['cores']} cores; "
+        f"torch {about['versions']['torch']}; commit {about['commit']}."
+    )
