@@ -144,7 +144,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], str]
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_method_on(name: str, monkeypatch: pytest.MonkeyPatch, table: dict[tuple[str, str], str]) -> None:
     monkeypatch.setattr(ntk, "N_RESAMPLES", 1)  # five resamples of a hundred images change nothing that is tested here
-    monkeypatch.setattr(ntk, "N_IMAGES", 2)
+    monkeypatch.setattr(ntk, "N_IMAGES", 8)
     problem = problem_of(name)
     next(problem.model.parameters()).grad = torch.full_like(next(problem.model.parameters()), 7.0)
     before = snapshot(problem.model)
