@@ -18,16 +18,18 @@ import gymnasium
 if TYPE_CHECKING:
     from panning.api import prune
     from panning.errors import PanningError
+    from panning.export import compact
     from panning.maskfile import load_masks, save_masks
     from panning.masks import Masks, apply_masks
     from panning.training.enforce import enforce_masks
 
-__all__ = ["Masks", "PanningError", "apply_masks", "enforce_masks", "load_masks", "prune", "save_masks"]
+__all__ = ["Masks", "PanningError", "apply_masks", "compact", "enforce_masks", "load_masks", "prune", "save_masks"]
 
 _HOMES = {
     "Masks": "panning.masks",
     "PanningError": "panning.errors",
     "apply_masks": "panning.masks",
+    "compact": "panning.export",
     "enforce_masks": "panning.training.enforce",
     "load_masks": "panning.maskfile",
     "prune": "panning.api",
