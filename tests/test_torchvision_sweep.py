@@ -123,6 +123,15 @@ def assert_untouched(model: nn.Module, before: list[Any]) -> None:
         assert grad is None or torch.equal(parameter.grad, grad)  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def two_threads() -> Iterator[None]:
+    """The largest networks are bound by sums over tens of millions of weights, which two cores share."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def table(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], str]]:
     """(network, method) -> what the table says of them; printed after the last test."""
