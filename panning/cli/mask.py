@@ -1,4 +1,4 @@
-"""``panning mask``: look at mask files, compare two, check one against its network."""
+"""``panning mask``: look at mask files, compare two, check one against its network, convert from and to other formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from panning.errors import MaskError
 if TYPE_CHECKING:
     from panning.masks import Masks
 
-app = typer.Typer(name="mask", help="Show, compare and check mask files.", no_args_is_help=True)
+app = typer.Typer(name="mask", help="Show, compare, check and convert mask files.", no_args_is_help=True)
 
 MaskFile = Annotated[Path, typer.Argument(help="A mask file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -108,6 +108,36 @@ def verify(
             )
         _check_model(file, masks, model, shape, n_classes)
     output.say(f"ok: {masks.n_kept} of {masks.n_prunable} weights kept, fingerprint {fingerprint(masks.layout)}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Masks in any format.", show_default=False)],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
+    to: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="Default: what the suffix of OUT stands for.")
+    ] = None,
+) -> None:
+    """Convert masks between formats: panning, panning-bytes, safetensors, csr, pth, openlth, prune.
+
+    IN may be a file of any of these, the state_dict of a torch.nn.utils.prune model, or an .npz of arrays. Nothing in it is
+    run.
+
+    Example: panning mask convert mask.pth mask.safetensors
+    """
+    from panning.maskconvert import FORMATS, format_of, read_any, write_as
+    from panning.registry import lookup
+
+    form = format_of(target) if to is None else to
+    lookup(FORMATS, form, "mask format")  # before a large file is read
+    masks = read_any(source)
+    write_as(masks, target, form)
+    output.say(
+        f"wrote {target} as {form}: {len(masks)} layers, {masks.n_kept} of {masks.n_prunable} weights kept, "
+        f"density {masks.density:.6g}"
+    )
+    if masks.manifest and not form.startswith("panning"):
+        output.note("Only panning's own formats say where a mask comes from; its manifest was left behind.")
 
 
 def _check_model(file: Path, masks: Masks, name: str, input_shape: tuple[int, ...], n_classes: int) -> None:
