@@ -101,7 +101,7 @@ class Connectivity:
         if mask is None and not shares.any():
             raise ModelError(
                 "No prunable weight of this network lies on a path from the input to the output that panning can follow: "
-                "the README names the layers that it knows."
+                "docs/layers.md names the layers that it knows."
             )
         return None
 
