@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from toys import ResidualNet, chain
 
-from panning.errors import MaskError
+from panning.errors import MaskError, ModelError
 from panning.export import CompactResult, compact
 from panning.layout import prunable_layout
 from panning.masks import Masks, apply_masks
@@ -145,21 +148,28 @@ class RandomNet(nn.Module):
         return self.linear2(self.act(self.linear1(self.features(x))))
 
 
+def block(generator: torch.Generator, shape: tuple[int, ...], rows: float, columns: float, density: float) -> Tensor:
+    """Some outputs and some inputs of a layer without a weight, the others with weights at random."""
+    sides = [
+        torch.rand(n, generator=generator).lt(p).view([-1 if axis == i else 1 for i in range(len(shape))])
+        for axis, (n, p) in enumerate(zip(shape[:2], (rows, columns), strict=True))
+    ]
+    return sides[0] & sides[1] & (torch.rand(shape, generator=generator) < density)
+
+
 def drawn(seed: int) -> tuple[nn.Module, Masks]:
-    """A random network in float64 and a mask of 50 % to 99.9 % sparsity, spread or concentrated."""
+    """A random network in float64 and a mask, mostly one that empties units; in one of four, up to 98 % at random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = RandomNet(seed).double()
     draw = Draw(seed + 1)
-    density = float(torch.empty(()).uniform_(-3, -0.3, generator=draw.generator).pow(1).mul(2.302585).exp())
+    spread = draw.chance(0.25)
     layout = prunable_layout(model)
     parts = []
     for shape in layout.shapes:
-        kept = torch.rand(shape, generator=draw.generator) < max(density, 0.02)
-        if draw.chance(0.5):
-            rows = torch.rand(shape[0], generator=draw.generator) < 0.5
-            kept = (torch.rand(shape, generator=draw.generator) < 2 * density) & rows.view(-1, *[1] * (len(shape) - 1))
-        parts.append(kept.flatten())
+        rows, columns = (1.0, 1.0) if spread or draw.chance(0.3) else (0.6, 0.8)
+        density = 10 ** -(draw.number(3, 17) / 10) if spread else draw.number(3, 10) / 10
+        parts.append(block(draw.generator, shape, rows, columns, density).flatten())
     return model, Masks(layout, torch.cat(parts), {"input_shape": list(INPUT)})
 
 
@@ -457,6 +467,247 @@ def test_half_a_network_in_float32_agrees_to_rounding() -> None:
     torch.testing.assert_close(
         result.model.eval()(x.float()), masked(model, masks).eval()(x.float()), rtol=1e-4, atol=1e-5
     )
+
+
+class Idiom(nn.Module):
+    """Convolutions for a forward that ``run`` gives; ``own`` is whatever else it needs."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], own: object = None) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+        self.head = nn.Linear(8, 3)
+        if isinstance(own, Tensor):
+            self.register_buffer("own", own)
+        else:
+            self.own = own
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+    def end(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+def two(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = torch.relu(net.conv1(x))
+    return net.conv2(x), net.conv3(x)
+
+
+def relu_by_position(net: Any, x: Tensor) -> Tensor:
+    x = net.conv1(x)
+    return net.end(net.conv2(F.relu(x, True)) + net.conv3(x))
+
+
+def relu_on_another_name(net: Any, x: Tensor) -> Tensor:
+    x = net.conv1(x)
+    y = net.own(x)
+    return net.end(net.conv2(F.relu_(x)) + net.conv3(y))
+
+
+def relu_after_view(net: Any, x: Tensor) -> Tensor:
+    x = net.conv1(x)
+    y = x.flatten(2)
+    F.relu(x, inplace=True)
+    return net.end(net.conv2(x)) + y.mean()
+
+
+def sum_on_another_name(net: Any, x: Tensor) -> Tensor:
+    x = torch.relu(net.conv1(x))
+    y = z = net.conv2(x)
+    y += x
+    return net.end(net.conv3(z) + y)
+
+
+def copying(net: Any, x: Tensor) -> Tensor:
+    x = net.conv1(x)
+    x.copy_(net.conv2(torch.relu(x)))
+    return net.end(net.conv3(x))
+
+
+def counting(net: Any, x: Tensor) -> Tensor:
+    net.own += 1
+    return net.end(net.conv2(torch.relu(net.conv1(x)))) * net.own
+
+
+def averaging(net: Any, x: Tensor) -> Tensor:
+    net.own.mul_(0.9).add_(x.mean())
+    return net.end(net.conv2(torch.relu(net.conv1(x)))) * net.own
+
+
+IDIOMS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], object]]] = {
+    "sub": (lambda net, x: net.end(torch.sub(*two(net, x)) - net.conv1(x)), lambda: None),
+    "div": (lambda net, x: net.end(two(net, x)[0] / (1 + two(net, x)[1] ** 2)), lambda: None),
+    "chunk": (lambda net, x: net.end(torch.cat(net.conv2(torch.relu(net.conv1(x))).chunk(2, 1), 1)), lambda: None),
+    "constant": (lambda net, x: net.end(net.conv2(net.conv1(x).relu() + torch.ones(8, 1, 1))), lambda: None),
+    "containers": (lambda net, x: {"a": [*two(net, x)], "b": net.end(net.conv1(x))}, lambda: None),
+    "norm used twice": (
+        lambda net, x: net.end(net.conv3(torch.relu(net.own(net.conv2(torch.relu(net.own(net.conv1(x)))))))),
+        lambda: nn.BatchNorm2d(8, affine=False),
+    ),
+    "relu by position": (relu_by_position, lambda: None),
+    "relu on another name": (relu_on_another_name, nn.Identity),
+    "relu after view": (relu_after_view, lambda: None),
+    "sum on another name": (sum_on_another_name, lambda: None),
+    "copying": (copying, lambda: None),
+    "counting": (counting, lambda: torch.zeros(())),
+    "averaging": (averaging, lambda: torch.zeros(())),
+    "parametrized": (
+        lambda net, x: net.end(net.own(torch.relu(net.conv1(x)))),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
+    ),
+}
+
+
+def half_empty(model: nn.Module, seed: int = 0) -> Masks:
+    """A mask that leaves about half of the outputs and a third of the inputs of every layer without a weight."""
+    layout, generator = prunable_layout(model), torch.Generator().manual_seed(seed)
+    return Masks.from_tensors(
+        {name: block(generator, shape, 0.6, 0.7, 0.8) for name, shape in zip(layout.names, layout.shapes, strict=True)}
+    )
+
+
+def same_for_some_steps(model: nn.Module, masks: Masks, shape: tuple[int, ...], n_steps: int = 3) -> CompactResult:
+    """Compacts, and compares outputs, losses and what the original architecture then computes."""
+    result = compact(model, masks, shape)
+    reference, small = masked(model, masks), result.model
+    for key, tensor in result.expand().state_dict().items():
+        assert torch.equal(tensor, reference.state_dict()[key]), key
+    x = torch.randn(4, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    optimizers = [torch.optim.SGD(m.parameters(), 0.05, momentum=0.9) for m in (reference.train(), small.train())]
+    for _ in range(n_steps):
+        losses = []
+        for net, kept, optimizer in zip((reference, small), (masks, result.masks), optimizers, strict=True):
+            optimizer.zero_grad()
+            losses.append(sum((out**2).mean() + out.sum() for out in tree_leaves(net(x.clone()))))
+            losses[-1].backward()
+            for name, p in net.named_parameters():
+                if kept is not None and name in kept and p.grad is not None:
+                    p.grad.mul_(kept[name])
+            optimizer.step()
+        close(*losses)
+    reference.eval(), small.eval()
+    expanded = result.expand().eval()
+    for a, b, c in zip(*(tree_leaves(net(x.clone())) for net in (reference, small, expanded)), strict=True):
+        close(a, b), close(a, c)
+    return result
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("idiom", IDIOMS)
+def test_whatever_a_forward_does_the_small_network_does_the_same(idiom: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    run, own = IDIOMS[idiom]
+    model = Idiom(run, own()).double()
+    same_for_some_steps(model, half_empty(model, seed), (3, 6, 6))
+
+
+def test_a_tensor_that_is_drawn_in_the_forward_is_no_constant() -> None:
+    model = Idiom(lambda net, x: net.end(net.conv2(torch.relu(net.conv1(x)))) + torch.randn(3))
+    result = compact(model, half_empty(model), (3, 6, 6))
+    x = torch.randn(2, 3, 6, 6)
+    assert "other tensors at every call" in result.notes[0]
+    assert not torch.equal(result.model(x), result.model(x))
+
+
+class Optional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, other: Tensor | None = None, scale: float = 2.0) -> Tensor:
+        x = torch.relu(self.a(x))
+        return (self.b(x) if other is None else self.c(x)) * scale
+
+
+def test_an_optional_argument_is_taken_for_absent() -> None:
+    torch.manual_seed(0)
+    model = Optional().double()
+    result = same_for_some_steps(model, half_empty(model), (4,))
+    assert result.notes == () and not hasattr(result.model, "c")
+
+
+def test_hooks_of_the_network_itself_run() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    model.register_forward_hook(lambda module, args, output: output * 3)
+    same_for_some_steps(model, half_empty(model), (4,))
+
+
+class Lists(nn.Module):
+    """A forward that cannot be traced, over modules in a plain list; one has no parameter, one keeps its own list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(2))
+        self.middle, self.last = nn.Sequential(nn.ReLU(), nn.Tanh()), nn.LSTM(4, 3, batch_first=True)
+        self.order = [self.first, self.middle, self.second]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.order:
+            x = part(x)
+        return x if x.sum() > 1e9 else self.last(x)[0]
+
+
+def test_what_stays_trains_its_own_weights() -> None:
+    torch.manual_seed(0)
+    model = Lists().double()
+    result = same_for_some_steps(model, half_empty(model), (5, 4))
+    assert sizes(result)["first.0.weight"][0] < 8
+
+
+def test_a_name_that_tracing_would_take_is_left_to_its_module() -> None:
+    torch.manual_seed(0)
+    model = Idiom(lambda net, x: net.end(net.by_mode3(F.dropout(torch.relu(net.conv1(x)), 0.0, net.training))))
+    model.by_mode3 = nn.Conv2d(8, 8, 1)
+    model.double()
+    same_for_some_steps(model, half_empty(model), (3, 6, 6))
+
+
+def test_a_flag_has_the_mode_of_its_module() -> None:
+    model = nn.Sequential(Modes(), nn.ReLU(), nn.Linear(2, 2))
+    model[0].eval()
+    nn.init.constant_(model[0].b.bias, 1.0)
+    small = compact(model, all_but(model, **{"0__a__weight": [(0,)]}), (4,)).model
+    x = torch.randn(64, 4)
+    assert torch.equal(small(x), small(x))
+    assert not torch.equal(small.train()(x), small(x))
+
+
+def test_a_frozen_shift_stays_frozen() -> None:
+    model = Residual()
+    model.norm.bias.requires_grad_(False)
+    result = compact(model, all_but(model, conv__weight=[(1,), (2,), (3,)]), (1, 5, 5))
+    (shift,) = [p for name, p in result.model.named_parameters() if "shift" in name]
+    assert not shift.requires_grad
+
+
+def test_state_that_is_not_kept_entry_by_entry_is_refused() -> None:
+    model = chain([[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]], activation=nn.ReLU)
+    result = compact(model, all_but(model, **{"0__weight": [(0,)]}), (2,))
+    optimizer, small = (torch.optim.Adafactor(m.parameters()) for m in (model, result.model))
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    with pytest.raises(ModelError, match="Start a new optimizer"):
+        result.map_optimizer(model, optimizer, small)
+    with pytest.raises(ModelError, match="not the network"):
+        result.map_optimizer(nn.Linear(2, 2), optimizer, small)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2, 2, 2), 2, (0,), ("a",)])
+def test_a_shape_that_does_not_fit_is_refused(shape: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 1))
+    with pytest.raises(ModelError, match="shape"):
+        compact(model, all_but(model), shape)
+
+
+def test_what_cannot_be_copied_with_its_weights_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    forward = model[0].forward
+    model[0].forward = lambda x: forward(x) + 1
+    with pytest.raises(ModelError, match="forward of '0'"):
+        compact(model, all_but(model), (2,))
+    with pytest.raises(ModelError, match="meta"):
+        compact(nn.Linear(2, 2, device="meta"), all_but(nn.Linear(2, 2)), (2,))
 
 
 def test_wrong_input_is_refused() -> None:

@@ -4,6 +4,9 @@ A unit (neuron, channel) goes if no output depends on it, or if it is zero and t
 that is not positive, for instance. Outputs, the gradients of the weights that are left, and so whole training runs are those
 of the masked network. A constant that training moves stays: as a unit, or, where it is added to others (the shift of a
 BatchNorm at the end of a residual branch), as a parameter of its own without the layers before it.
+
+NOTE Training means an optimizer under which a parameter without a gradient does not change its sign: SGD, Adam, AdamW. Adam
+and RMSprop with ``weight_decay`` step by its sign instead, and may carry the negative bias of a ReLU that is off past zero.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -20,7 +24,8 @@ from panning.errors import MaskError, ModelError
 from panning.export.analysis import find_constants, find_kept
 from panning.export.rebuild import Entries, Rebuild, grid, take
 from panning.export.rule import Analysis
-from panning.export.trace import record_shapes, stays, trace
+from panning.export.trace import as_it_was, record_shapes, stays, trace
+from panning.layout import prunable_layout
 from panning.maskfile import fingerprint
 from panning.masks import Masks, apply_masks, check_masks_fit
 from panning.seeding import isolated_torch_rng
@@ -68,12 +73,23 @@ class CompactResult:
         Args:
             model: what was compacted; its parameters are those of ``optimizer``.
             small: an optimizer of the same kind over parameters of ``self.model``; its state is replaced.
+
+        Raises:
+            ModelError: if ``model`` is another network, or a state is not kept entry by entry (Adafactor, Shampoo).
         """
-        originals = dict(model.named_parameters())
+        originals = dict(model.named_parameters(remove_duplicate=False))
+        if missing := {origin for origin, _ in self.mapping.values()} - set(_tensors(model)):
+            raise ModelError(f"This is not the network that was compacted: it has no '{min(missing)}'.")
         for name, parameter in self.model.named_parameters():
             if name not in self.mapping or originals[self.mapping[name][0]] not in optimizer.state:
                 continue  # what folding added, or what was never stepped
             before = originals[self.mapping[name][0]]
+            for key, value in optimizer.state[before].items():
+                if isinstance(value, Tensor) and value.numel() > 1 and value.shape != before.shape:
+                    raise ModelError(
+                        f"{type(optimizer).__name__} keeps '{key}' of '{name}' as {tuple(value.shape)}, not entry by entry "
+                        f"as {tuple(before.shape)}: it cannot be handed over. Start a new optimizer on the small network."
+                    )
             small.state[parameter] = {
                 key: self.narrow(name, value) if isinstance(value, Tensor) and value.shape == before.shape
                 else copy.deepcopy(value)
@@ -94,16 +110,21 @@ def compact(
 
     Raises:
         MaskError: if the mask belongs to another network, or the input shape is not known.
+        ModelError: if the network does not run on one tensor of that shape, or cannot be run with other weights.
     """
+    prunable_layout(model)  # refuses what cannot be run with other weights
     check_masks_fit(model, masks)
+    _check_forwards(model)
     shape = input_shape or masks.manifest.get("input_shape")
     if shape is None:
         raise MaskError("This mask does not say the network's input shape; pass input_shape=(channels, height, width).")
+    if not isinstance(shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ModelError(f"input_shape is {shape!r}, but must be positive integers, as (channels, height, width).")
     original = copy.deepcopy(model)
     apply_masks(original, masks)
     reference = next(original.parameters())
-    inputs = torch.zeros(2, *shape, dtype=reference.dtype, device=reference.device)
     with isolated_torch_rng(0):
+        inputs = torch.randn(2, *shape).to(reference.device, reference.dtype)
         parts = _Parts(original, masks, fold, inputs)
         small = parts.compacted("", original)
     _same_modes(small, original)
@@ -125,7 +146,7 @@ class _Parts:
     def __init__(self, original: nn.Module, masks: Masks, fold: bool, inputs: Tensor) -> None:
         self.masks, self.fold = masks, fold
         self.inputs = _inputs_of_parts(original, inputs)
-        self.shared = _shared(original)
+        self.shared, self.names = _shared(original), set(_tensors(original))
         self.mapping: dict[str, tuple[str, Entries]] = {}
         self.folded: dict[str, Tensor] = {}
         self.notes: list[str] = []
@@ -134,13 +155,13 @@ class _Parts:
     def compacted(self, name: str, module: nn.Module) -> nn.Module:
         try:
             network, opaque = trace(module)
+            network.graph.eliminate_dead_code()
+            record_shapes(network, module, self.inputs[name])
         except ModelError as error:
             self.notes.append(f"{name or 'the forward'} stays as it is: {error}")
             return self.inside(name, module)
         prefix = f"{name}." if name else ""
         self.notes += [f"{prefix}{part} stays as it is: {why}" for part, why in opaque.items()]
-        network.graph.eliminate_dead_code()
-        record_shapes(network, self.inputs[name])
         masks = {key.removeprefix(prefix): mask for key, mask in self.masks.items() if key.startswith(prefix)}
         shared = {part.removeprefix(prefix) for part in self.shared}
         at = Analysis(network, masks, frozenset({*opaque, *shared, *_called_twice(network)}), self.fold)
@@ -148,14 +169,21 @@ class _Parts:
         find_kept(at)
         rebuild = Rebuild(at, lambda part, module: self.inside(prefix + part, module), self.copied)
         small = rebuild.network(type(module).__name__)
-        self.mapping.update({f"{prefix}{key}": (prefix + origin, e) for key, (origin, e) in rebuild.mapping.items()})
+        self.mapping.update(
+            {
+                prefix + key: (prefix + origin, e)
+                for key, (origin, e) in rebuild.mapping.items()
+                if prefix + origin in self.names
+            }
+        )
         self.folded.update({f"{prefix}{key}": added for key, added in rebuild.folded.items()})
         return small
 
     def inside(self, name: str, module: nn.Module) -> nn.Module:
         """A copy of a module that stays as it is, with those of its children made smaller that can be."""
-        small = copy.copy(module)
-        small._parameters, small._buffers, small._modules = {}, {}, {}
+        small = module.__new__(type(module))
+        self._copies[id(module)] = small
+        vars(small).update(vars(module), _parameters={}, _buffers={}, _modules={})
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             home: Any = small._parameters if key in module._parameters else small._buffers
             home[key] = None if tensor is None else self.copied(tensor)
@@ -169,6 +197,10 @@ class _Parts:
                 small._modules[key] = self.compacted(full, child)
             else:
                 small._modules[key] = self.inside(full, child)
+            self._copies[id(child)] = small._modules[key]
+        for key, value in vars(module).items():  # what refers to its tensors and modules elsewhere, as an LSTM does
+            if key not in ("_parameters", "_buffers", "_modules"):
+                vars(small)[key] = copy.deepcopy(value, self._copies)
         return small
 
     def copied(self, tensor: Tensor) -> Tensor:
@@ -183,28 +215,42 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _check_forwards(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(vars(module).get("forward"), FunctionType):
+            where = f"'{name}'" if name else "the model"
+            raise ModelError(
+                f"The forward of {where} is a function put in its place, which would use the old weights in every copy. "
+                "Pass the network as it was before torch.compile, and compile the small one; "
+                "or give the module a class with this forward."
+            )
+
+
 def _inputs_of_parts(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Zeros of the shape of what is passed to each module with children, those that are called once with one tensor."""
+    """What is passed to each module with children, those that are called once with one tensor."""
     calls: dict[str, list[Tensor | None]] = {"": [inputs]}
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             alone = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
-            calls.setdefault(name, []).append(torch.zeros_like(args[0]) if alone else None)
+            calls.setdefault(name, []).append(args[0].clone() if alone else None)
 
         return hook
 
     watched = [(name, module) for name, module in model.named_modules() if name and len(list(module.children())) > 0]
     hooks = [module.register_forward_pre_hook(record(name), with_kwargs=True) for name, module in watched]
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad():
-            model.eval()(inputs)
+        with torch.no_grad(), as_it_was(model):
+            model.eval()(inputs.clone())
+    except Exception as error:  # whatever a forward may raise
+        raise ModelError(
+            f"{type(model).__name__} does not run on a batch of shape {tuple(inputs.shape)} and {inputs.dtype} "
+            f"({type(error).__name__}: {error}). What is made smaller takes one tensor of the weights' type; input_shape "
+            "is the shape of one input, without the batch."
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
     return {name: seen[0] for name, seen in calls.items() if len(seen) == 1 and seen[0] is not None}
 
 
@@ -217,20 +263,22 @@ def _shared(model: nn.Module) -> set[str]:
 
 
 def _called_twice(network: fx.GraphModule) -> set[str]:
-    """Names of the modules whose parameters are used in two places of the graph."""
+    """Names of the modules whose parameters or buffers are used in two places of the graph."""
     used = [
         (str(node.target) if node.op == "call_module" else str(node.target).rpartition(".")[0])
         for node in network.graph.nodes
         if node.op in ("call_module", "get_attr")
     ]
-    return {name for name in used if used.count(name) > 1 and list(network.get_submodule(name).parameters())}
+    return {name for name in used if used.count(name) > 1 and network.get_submodule(name).state_dict()}
 
 
 def _same_modes(small: nn.Module, original: nn.Module) -> None:
     """Training or evaluation, module by module as in the original."""
     modules = dict(original.named_modules(remove_duplicate=False))
     for name, module in small.named_modules(remove_duplicate=False):
-        module.training = modules[name].training if name in modules else original.training
+        while name not in modules:  # that of the module it was put into
+            name = name.rpartition(".")[0]
+        module.training = modules[name].training
 
 
 def _join(name: str, key: str) -> str:

@@ -66,9 +66,9 @@ class WithNumber(Rule):
         return [arg for arg in node.args if isinstance(arg, fx.Node)]
 
     def units(self, at: Analysis, node: fx.Node) -> Units | None:
-        (operand,) = self.operands(node)
+        operand, *others = self.operands(node)
         x = at.units[operand]
-        if x is None or node.kwargs or at.shape(node) != at.shape(operand):
+        if x is None or others or node.kwargs or at.shape(node) != at.shape(operand):
             return None
         function: Any = node.target
         values = function(*[x.constant.clone() if isinstance(arg, fx.Node) else arg for arg in node.args])

@@ -113,7 +113,8 @@ class Concatenation(Rule):
 
     def operands(self, node: fx.Node) -> list[fx.Node]:
         parts: Any = node.args[0] if node.args else node.kwargs.get("tensors", ())
-        return list(parts) if all(isinstance(part, fx.Node) for part in parts) else []
+        listed = isinstance(parts, list | tuple) and all(isinstance(part, fx.Node) for part in parts)
+        return list(parts) if listed else []  # the parts of a split are one node
 
     def units(self, at: Analysis, node: fx.Node) -> Units | None:
         operands = self.operands(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Rebuild:
         self.folded: dict[str, Tensor] = {}
         self.new: dict[fx.Node, fx.Node] = {}
         self.gathered: dict[tuple[fx.Node, int, bytes], fx.Node] = {}
-        reference = next(at.network.parameters())
+        reference = next(chain(at.network.parameters(), at.network.buffers()), torch.empty(0))
         self.device, self.dtype = reference.device, reference.dtype
 
     def network(self, name: str) -> fx.GraphModule:
@@ -191,7 +192,8 @@ class Rebuild:
     def _constants(self, x: Units, some: Tensor) -> Tensor:
         if self.at.fold:
             return x.constant[some].to(self.device, self.dtype)
-        return nn.Parameter(self.at.network.get_parameter(str(x.parameter)).detach()[self._index(some)])
+        whole = self.at.network.get_parameter(str(x.parameter))
+        return nn.Parameter(whole.detach()[self._index(some)], requires_grad=whole.requires_grad)
 
     def _fold(self, name: str, small: Any, added: Tensor) -> None:
         """Add constants to a layer's bias; one that it did not have is not trained."""

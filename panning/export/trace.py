@@ -8,19 +8,26 @@ node too.
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
 
 from panning.errors import ModelError
 from panning.export.modules import ByMode
+from panning.seeding import isolated_torch_rng
 
 
 class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # what a buffer holds may change; a forward that branches on it cannot be traced
+
     def __init__(self, opaque: set[str]) -> None:
         super().__init__()
         self.opaque = opaque
@@ -59,9 +66,10 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
     Raises:
         ModelError: if the forward of the model itself cannot be traced.
     """
+    if (why := stays(model)) is not None:
+        raise ModelError(f"{why}, which torch.fx does not see.")
     opaque = {name: why for name, module in model.named_modules() if name and (why := stays(module)) is not None}
-    was_training = {module: module.training for module in model.modules()}
-    try:
+    with as_it_was(model):
         while True:
             try:
                 graph, modules = _in_both_modes(model, set(opaque))
@@ -73,9 +81,6 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
                         "branches or loops that depend on values. Move these into a submodule, which then stays as it is."
                     ) from problem
                 opaque[problem.part] = str(problem)
-    finally:
-        for module, training in was_training.items():
-            module.training = training
     everything = {str(node.target): _attribute(model, str(node.target)) for node in graph.nodes if node.op in _NAMED}
     return fx.GraphModule({**everything, **modules}, graph), opaque
 
@@ -96,24 +101,52 @@ def stays(module: nn.Module) -> str | None:
         return "it has hooks"
     if parametrize.is_parametrized(module):
         return "its weight is computed (a parametrization)"
+    if "forward" in vars(module):
+        return "its forward was replaced"
     return None
 
 
-def _in_both_modes(model: nn.Module, opaque: set[str]) -> tuple[fx.Graph, dict[str, nn.Module]]:
-    training, evaluation = _graph(model.train(), opaque), _graph(model.eval(), opaque)
+@contextmanager
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """Give every module its mode and every buffer its value back."""
+    training = {module: module.training for module in model.modules()}
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, was in training.items():
+            module.training = was
+        for module, own in buffers:
+            module._buffers.update(own)
+        with torch.no_grad():
+            for buffer, version, value in values:
+                if buffer._version != version:  # an expanded one cannot be written into
+                    buffer.copy_(value)
+
+
+def _in_both_modes(model: nn.Module, opaque: set[str]) -> tuple[fx.Graph, dict[str, Any]]:
+    training, constants = _graph(model.train(), opaque)
+    evaluation, others = _graph(model.eval(), opaque)
     modules: dict[str, nn.Module] = {}
     for number, (a, b) in enumerate(zip(training.nodes, evaluation.nodes, strict=False)):
+        if a.op == "get_attr" and a.target in constants and not _same(constants[a.target], others.get(b.target)):
+            raise _Untraceable(_common(a.meta["inside"], b.meta["inside"]), "it makes other tensors at every call")
         flags = _differing_flags(a, b)
         if flags is None:
             raise _Untraceable(_common(a.meta["inside"], b.meta["inside"]), "it does something else in training")
         if flags:
-            name = f"by_mode{number}"
+            inside = a.meta["inside"]  # has the mode of the module whose flag it was
+            name = f"{inside}.by_mode{number}" if inside else f"by_mode{number}"
+            while _attribute(model, name) is not None:
+                name += "_"
             modules[name] = ByMode(a.target, [f for f in flags if isinstance(f, int)],
                                    [f for f in flags if isinstance(f, str)])  # fmt: skip
             a.op, a.target = "call_module", name
     if len(training.nodes) != len(evaluation.nodes):
         raise _Untraceable("", "it does something else in training")
-    return training, {**modules, **_out_of_place(training, {**dict(model.named_modules()), **modules})}
+    changed = _out_of_place(training, {**dict(model.named_modules()), **modules})
+    return training, {**constants, **modules, **changed}
 
 
 def _common(a: str, b: str) -> str:
@@ -126,12 +159,20 @@ def _common(a: str, b: str) -> str:
     return ".".join(shared)
 
 
-def _graph(model: nn.Module, opaque: set[str]) -> fx.Graph:
-    tracer = _Tracer(opaque)
+def _graph(model: nn.Module, opaque: set[str]) -> tuple[fx.Graph, dict[Any, Tensor]]:
+    """The graph, and the tensors that the forward makes from nothing; the tracer leaves these on the model."""
+    tracer, before = _Tracer(opaque), set(vars(model))
+    arguments = inspect.signature(type(model).forward).parameters
+    absent = {name: None for name, argument in arguments.items() if argument.default is None}
     try:
-        return tracer.trace(model)
+        graph = tracer.trace(model, absent)  # a call that passes one of these is refused
     except Exception as error:  # whatever a forward does with a proxy
         raise _Untraceable(tracer.failed_in or "", f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    finally:
+        left = {
+            name: vars(model).pop(name) for name in set(vars(model)) - before if name.startswith("_tensor_constant")
+        }
+    return graph, left
 
 
 def _differing_flags(a: fx.Node, b: fx.Node) -> list[int | str] | None:
@@ -150,6 +191,7 @@ def _differing_flags(a: fx.Node, b: fx.Node) -> list[int | str] | None:
 
 
 _OPERATORS = {"iadd": operator.add, "isub": operator.sub, "imul": operator.mul, "itruediv": operator.truediv}
+_FUNCTIONS = (torch, F)
 
 
 def _out_of_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -161,6 +203,8 @@ def _out_of_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[str
     order = {node: number for number, node in enumerate(graph.nodes)}
     changed = {}
     for node in graph.nodes:
+        if "out" in node.kwargs:
+            raise _Untraceable(node.meta["inside"], "it writes into a tensor with out=")
         if not node.args or not isinstance(node.args[0], fx.Node):
             continue
         name = getattr(node.target, "__name__", str(node.target))
@@ -172,15 +216,22 @@ def _out_of_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[str
             small.inplace = False  # type: ignore[assignment]
         elif node.kwargs.get("inplace", False):
             node.update_kwarg("inplace", False)
-        elif node.op == "call_method" and name.endswith("_") and hasattr(Tensor, name[:-1]):
+        elif node.op == "call_method" and name.endswith("_") and not name.endswith("__"):
+            if not callable(getattr(Tensor, name[:-1], None)):
+                raise _Untraceable(node.meta["inside"], f"it writes into a tensor with {name}")
             node.target = name[:-1]
         elif node.op == "call_function" and name in _OPERATORS:
             node.target = _OPERATORS[name]
-        elif node.op == "call_function" and name.endswith("_") and hasattr(torch, name[:-1]):
-            node.target = getattr(torch, name[:-1])
+        elif node.op == "call_function" and name.endswith("_") and not name.endswith("__"):
+            found = [getattr(home, name[:-1]) for home in _FUNCTIONS if hasattr(home, name[:-1])]
+            if not found:
+                raise _Untraceable(node.meta["inside"], f"it writes into a tensor with {name}")
+            node.target = found[0]
         else:
             continue
         written: fx.Node = node.args[0]
+        if written.op == "get_attr":
+            raise _Untraceable(node.meta["inside"], f"it writes into {written.target}")
         for user in [user for user in written.users if order[user] > order[node]]:
             user.replace_input_with(written, node)
     return changed
@@ -193,13 +244,31 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-def record_shapes(network: fx.GraphModule, inputs: Tensor) -> None:
-    """Write the shape of every tensor into its node: ``node.meta["shape"]``, None for what is no tensor."""
-    was_training = {module: module.training for module in network.modules()}
-    network.eval()
+def record_shapes(network: fx.GraphModule, module: nn.Module, inputs: Tensor) -> None:
+    """Write the shape of every tensor into its node: ``node.meta["shape"]``, None for what is no tensor.
+
+    Raises:
+        ModelError: if the graph does not compute what ``module`` does: its forward branches on optional arguments, writes
+            into a tensor that goes by another name too, or counts its calls.
+    """
+    results = []
     try:
-        with torch.no_grad():
-            _Shapes(network).run(inputs)
-    finally:
-        for module, training in was_training.items():
-            module.training = training
+        with as_it_was(module), as_it_was(network), torch.no_grad():
+            for run in (module.eval().__call__, _Shapes(network.eval()).run):
+                with isolated_torch_rng(1):  # another seed than when it was traced
+                    results.append(run(inputs.clone()))
+    except Exception as error:  # a branch that is never taken
+        raise ModelError(f"Its traced graph does not run ({type(error).__name__}: {error}).") from error
+    expected, found = (tree_leaves(result) for result in results)
+    if len(expected) != len(found) or not all(map(_same, expected, found)):
+        raise ModelError("Its traced graph computes something else than its forward does.")
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Up to what a device's order of summation changes."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return bool(a == b)
+    if a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point() or not a.numel():
+        return torch.equal(a, b)
+    rtol = torch.finfo(a.dtype).eps ** 0.5
+    return torch.allclose(a, b, rtol, rtol * float(a.nan_to_num().abs().max()), equal_nan=True)
