@@ -113,7 +113,7 @@ def write_as(masks: Masks, path: str | Path, format: str) -> None:
     """
     row = lookup(FORMATS, format, "mask format")
     try:
-        _check(masks)
+        _check_sizes(zip(masks.layout.names, masks.layout.shapes, strict=True))
     except _Broken as error:
         raise MaskError(f"These masks cannot be saved as {format}; nothing was written.\n{error}") from None
     write_atomic(path, row.dump(masks))
@@ -145,10 +145,6 @@ def _masks(tensors: Mapping[str, Tensor]) -> Masks:
         return Masks.from_tensors(tensors)
     except (MaskError, RuntimeError) as error:
         _broken(_short(error))
-
-
-def _check(masks: Masks) -> None:
-    _check_sizes(zip(masks.layout.names, masks.layout.shapes, strict=True))
 
 
 def _check_sizes(entries: Iterable[tuple[Any, tuple[int, ...]]]) -> None:

@@ -154,6 +154,16 @@ def test_the_parametrization_is_in_no_state_dict_and_survives_a_deepcopy() -> No
     assert model.half().attention.in_proj_weight.dtype == torch.float16
 
 
+def test_the_parametrization_is_compiled_in_one_graph() -> None:
+    model, inputs, masks = made("linear")
+    as_parametrization(model, masks)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    outputs = [net(inputs) for net in (compiled, model)]
+    torch.testing.assert_close(*outputs)
+    gradients = [torch.autograd.grad(output.sum(), list(model.parameters())) for output in outputs]
+    torch.testing.assert_close(*gradients)
+
+
 @FORM
 def test_a_mask_of_another_network_changes_nothing(form: Form) -> None:
     model, _, _ = made("linear")

@@ -64,8 +64,8 @@ def from_prune(model: nn.Module) -> Masks:
 def as_parametrization(model: nn.Module, masks: Masks) -> None:
     """Compute every masked parameter as ``torch.where(mask, original, 0)``, in place; masked gradients are zero.
 
-    The mask is a buffer that no ``state_dict`` has and that moves with the model. Copies, pickles of the whole model aside,
-    and ``torch.compile`` keep it.
+    The mask is a buffer that moves with the model; ``copy.deepcopy`` and ``torch.compile`` keep it. No ``state_dict`` has
+    it: save it with ``panning.save_masks``. A parametrized model cannot be pickled whole; torch allows its state alone.
 
     Raises:
         MaskError: if the mask belongs to another network, or its weights are computed already; the model is then untouched.
