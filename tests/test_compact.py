@@ -535,6 +535,12 @@ def averaging(net: Any, x: Tensor) -> Tensor:
     return net.end(net.conv2(torch.relu(net.conv1(x)))) * net.own
 
 
+def without_gradients(net: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x = net.conv1(x)
+    return net.end(net.conv2(torch.relu(x)))
+
+
 IDIOMS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], object]]] = {
     "sub": (lambda net, x: net.end(torch.sub(*two(net, x)) - net.conv1(x)), lambda: None),
     "div": (lambda net, x: net.end(two(net, x)[0] / (1 + two(net, x)[1] ** 2)), lambda: None),
@@ -550,6 +556,7 @@ IDIOMS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], object]]] = {
     "relu after view": (relu_after_view, lambda: None),
     "sum on another name": (sum_on_another_name, lambda: None),
     "copying": (copying, lambda: None),
+    "without gradients": (without_gradients, lambda: None),
     "counting": (counting, lambda: torch.zeros(())),
     "averaging": (averaging, lambda: torch.zeros(())),
     "parametrized": (
@@ -600,6 +607,13 @@ def test_whatever_a_forward_does_the_small_network_does_the_same(idiom: str, see
     run, own = IDIOMS[idiom]
     model = Idiom(run, own()).double()
     same_for_some_steps(model, half_empty(model, seed), (3, 6, 6))
+
+
+@torch.no_grad()
+def test_functions_that_could_write_but_do_not_are_followed() -> None:
+    model = Idiom(lambda net, x: net.head(F.normalize(torch.relu(net.conv2(torch.relu(net.conv1(x)))).mean((2, 3)))))
+    result = compact(model, half_empty(model), (3, 6, 6))
+    assert result.notes == () and sizes(result)["conv1.weight"][0] < 8
 
 
 def test_a_tensor_that_is_drawn_in_the_forward_is_no_constant() -> None:

@@ -49,6 +49,8 @@ class _Tracer(fx.Tracer):
             self.inside.pop()
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if not torch.is_grad_enabled():
+            raise RuntimeError("it turns gradients off, which a graph does not say")
         node = super().create_node(*args, **kwargs)
         node.meta["inside"] = self.inside[-1] if self.inside else ""
         return node
@@ -165,7 +167,8 @@ def _graph(model: nn.Module, opaque: set[str]) -> tuple[fx.Graph, dict[Any, Tens
     arguments = inspect.signature(type(model).forward).parameters
     absent = {name: None for name, argument in arguments.items() if argument.default is None}
     try:
-        graph = tracer.trace(model, absent)  # a call that passes one of these is refused
+        with torch.enable_grad():
+            graph = tracer.trace(model, absent)  # a call that passes one of these is refused
     except Exception as error:  # whatever a forward does with a proxy
         raise _Untraceable(tracer.failed_in or "", f"{type(error).__name__}: {error}".splitlines()[0]) from error
     finally:
@@ -203,7 +206,7 @@ def _out_of_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[str
     order = {node: number for number, node in enumerate(graph.nodes)}
     changed = {}
     for node in graph.nodes:
-        if "out" in node.kwargs:
+        if node.kwargs.get("out") is not None:
             raise _Untraceable(node.meta["inside"], "it writes into a tensor with out=")
         if not node.args or not isinstance(node.args[0], fx.Node):
             continue
