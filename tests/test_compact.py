@@ -669,6 +669,27 @@ def test_what_stays_trains_its_own_weights() -> None:
     assert sizes(result)["first.0.weight"][0] < 8
 
 
+class Reading(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.part(x)
+        return y if x.sum() > 1e9 else y + F.linear(x, self.part.get_parameter("0.weight")).sum(1, keepdim=True)
+
+
+def test_parts_whose_weights_are_read_from_outside_stay() -> None:
+    torch.manual_seed(0)
+    model = Reading().double()
+    with torch.no_grad():
+        model.part[0].bias.fill_(-1.0)
+    result = same_for_some_steps(
+        model, all_but(model, part__0__weight=[(0,)], part__2__weight=[(0, 1), (1, 1), (2, 1)]), (4,)
+    )
+    assert "reads their weights" in result.notes[-1]
+
+
 def test_a_name_that_tracing_would_take_is_left_to_its_module() -> None:
     torch.manual_seed(0)
     model = Idiom(lambda net, x: net.end(net.by_mode3(F.dropout(torch.relu(net.conv1(x)), 0.0, net.training))))

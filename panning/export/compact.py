@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from panning.errors import MaskError, ModelError
 from panning.export.analysis import find_constants, find_kept
 from panning.export.rebuild import Entries, Rebuild, grid, take
 from panning.export.rule import Analysis
-from panning.export.trace import as_it_was, record_shapes, stays, trace
+from panning.export.trace import as_it_was, record_shapes, same, stays, trace
 from panning.layout import prunable_layout
 from panning.maskfile import fingerprint
 from panning.masks import Masks, apply_masks, check_masks_fit
@@ -127,6 +128,10 @@ def compact(
         inputs = torch.randn(2, *shape).to(reference.device, reference.dtype)
         parts = _Parts(original, masks, fold, inputs)
         small = parts.compacted("", original)
+        if parts.notes and not _agree(original, small, inputs):
+            parts = _Parts(original, masks, fold, inputs, look_inside=False)
+            small = parts.compacted("", original)
+            parts.notes.append("The parts of what stays as it is stay too: its forward reads their weights.")
     _same_modes(small, original)
     kept = {name: take(masks[origin], entries) for name, (origin, entries) in parts.mapping.items() if origin in masks}
     facts = {"input_shape": list(shape), "compact_of": fingerprint(masks.layout)}
@@ -143,8 +148,8 @@ def compact(
 class _Parts:
     """Compacts a network, or those of its parts that can be traced where it cannot be as a whole."""
 
-    def __init__(self, original: nn.Module, masks: Masks, fold: bool, inputs: Tensor) -> None:
-        self.masks, self.fold = masks, fold
+    def __init__(self, original: nn.Module, masks: Masks, fold: bool, inputs: Tensor, look_inside: bool = True) -> None:
+        self.masks, self.fold, self.look_inside = masks, fold, look_inside
         self.inputs = _inputs_of_parts(original, inputs)
         self.shared, self.names = _shared(original), set(_tensors(original))
         self.mapping: dict[str, tuple[str, Entries]] = {}
@@ -193,7 +198,7 @@ class _Parts:
             full = _join(name, key)
             if child is None:
                 small._modules[key] = None
-            elif full in self.inputs and len(list(child.children())) > 0 and stays(child) is None:
+            elif self.look_inside and full in self.inputs and len(list(child.children())) > 0 and stays(child) is None:
                 small._modules[key] = self.compacted(full, child)
             else:
                 small._modules[key] = self.inside(full, child)
@@ -224,6 +229,19 @@ def _check_forwards(model: nn.Module) -> None:
                 "Pass the network as it was before torch.compile, and compile the small one; "
                 "or give the module a class with this forward."
             )
+
+
+def _agree(original: nn.Module, small: nn.Module, inputs: Tensor) -> bool:
+    """Whether both compute the same, up to rounding, in evaluation."""
+    results = []
+    try:
+        with as_it_was(original), as_it_was(small), torch.no_grad():
+            for model in (original, small):
+                with isolated_torch_rng(1):
+                    results.append(tree_leaves(model.eval()(inputs.clone())))
+    except Exception:  # shapes that do not fit
+        return False
+    return len(results[0]) == len(results[1]) and all(map(same, *results))
 
 
 def _inputs_of_parts(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:

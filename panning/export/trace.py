@@ -132,7 +132,7 @@ def _in_both_modes(model: nn.Module, opaque: set[str]) -> tuple[fx.Graph, dict[s
     evaluation, others = _graph(model.eval(), opaque)
     modules: dict[str, nn.Module] = {}
     for number, (a, b) in enumerate(zip(training.nodes, evaluation.nodes, strict=False)):
-        if a.op == "get_attr" and a.target in constants and not _same(constants[a.target], others.get(b.target)):
+        if a.op == "get_attr" and a.target in constants and not same(constants[a.target], others.get(b.target)):
             raise _Untraceable(_common(a.meta["inside"], b.meta["inside"]), "it makes other tensors at every call")
         flags = _differing_flags(a, b)
         if flags is None:
@@ -263,11 +263,11 @@ def record_shapes(network: fx.GraphModule, module: nn.Module, inputs: Tensor) ->
     except Exception as error:  # a branch that is never taken
         raise ModelError(f"Its traced graph does not run ({type(error).__name__}: {error}).") from error
     expected, found = (tree_leaves(result) for result in results)
-    if len(expected) != len(found) or not all(map(_same, expected, found)):
+    if len(expected) != len(found) or not all(map(same, expected, found)):
         raise ModelError("Its traced graph computes something else than its forward does.")
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Up to what a device's order of summation changes."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return bool(a == b)
