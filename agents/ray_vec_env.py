@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from panning.errors import PanningError, WorkerError
+from panning.memory import keep_freed_memory
 
 EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
 MAX_REPLACEMENTS = 5
@@ -27,6 +28,7 @@ class _EnvWorker:
     def __init__(self, makers: list[EnvMaker]) -> None:
         import torch
 
+        keep_freed_memory()
         torch.set_num_threads(1)
         self.envs = DummyVecEnv(makers)
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from panning import errors
+from panning import errors, memory
 from panning.config import Config, dump_config, load_config, parse_config
 from panning.records import RecordStore, RunRecord, content_key, environment_info, read_records, write_atomic
 from panning.registry import lookup, nearest
@@ -218,3 +218,17 @@ def test_generators_leave_the_global_ones_alone() -> None:
         raise ValueError
     after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index,union-attr]
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+
+def test_freed_memory_is_kept_where_the_system_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Glibc:
+        def mallopt(self, option: int, value: int) -> None:
+            asked.append((option, value))
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Glibc())
+    memory.keep_freed_memory()
+    assert asked == [(-4, 0), (-1, 2**31 - 1)]  # M_MMAP_MAX and M_TRIM_THRESHOLD in glibc's malloc.h
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())  # a C library without it
+    memory.keep_freed_memory()

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from panning.benchmark.speed_items import ITEMS, Item, Run, Workbench, training_step
+from panning.memory import keep_freed_memory
 
 #: What takes less than this is repeated at least so often, even beyond the budget.
 FAST_S, MIN_REPETITIONS, MAX_REPETITIONS = 2.0, 3, 15
@@ -145,6 +146,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: one JSON object: model, input_shape, n_classes, n_samples, threads, items, budget_s.
     """
+    keep_freed_memory()
     asked = json.loads(arguments[0])
     torch.set_num_threads(asked["threads"])
     shape = tuple(asked["input_shape"])

@@ -11,6 +11,7 @@ import typer
 
 from panning.cli import bench, mask, methods, prune, search, train, train_agent, validate
 from panning.errors import PanningError
+from panning.memory import keep_freed_memory
 
 COMMANDS = (search, train_agent, prune, methods, train, mask, bench, validate)  # in the order of the help
 
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: instead of the process's own.
     """
+    keep_freed_memory()
     try:
         app(args=arguments, prog_name="panning")
     except PanningError as error:

@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError
 
 from panning import errors
 from panning.errors import PanningError, WorkerError
+from panning.memory import keep_freed_memory
 from panning.search.jobs import Job, Outcome
 
 #: A job whose worker died so often is not tried again.
@@ -72,6 +73,9 @@ def _check_answers(address: str | None) -> None:
 
 
 class _JobWorker:
+    def __init__(self) -> None:
+        keep_freed_memory()
+
     def pid(self) -> int:
         return os.getpid()
 
