@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from toys import ResidualNet, chain
 
 from panning.errors import MaskError, ModelError
-from panning.export import CompactResult, compact
+from panning.export import CompactResult, compact, rebuild
 from panning.layout import prunable_layout
 from panning.masks import Masks, apply_masks
 
@@ -751,3 +751,16 @@ def test_wrong_input_is_refused() -> None:
         compact(model, all_but(model))
     with pytest.raises(MaskError, match="another network"):
         compact(chain([[1.0]]), all_but(model), (2,))
+
+
+def test_another_answer_is_never_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever may go wrong between the masked network and the compact one, the outputs are compared at the end."""
+    model = chain([[1.0], [2.0]], [[1.0, 2.0]], activation=nn.ReLU)
+    take = rebuild.take
+
+    def one_more(tensor: Tensor, entries: rebuild.Entries) -> Tensor:
+        return take(tensor, entries) + 1.0
+
+    monkeypatch.setattr(rebuild, "take", one_more)
+    with pytest.raises(ModelError, match="would compute something else"):
+        compact(model, all_but(model), (1,))

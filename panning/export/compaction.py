@@ -44,6 +44,8 @@ class CompactResult:
         folded: what was added to a parameter of ``model`` because constants were folded into it.
         notes: what stayed as it was, and why.
         original: the masked original, for ``expand``.
+        input_shape: of one input.
+        fold: constants were folded.
     """
 
     model: nn.Module
@@ -52,6 +54,8 @@ class CompactResult:
     folded: dict[str, Tensor]
     notes: tuple[str, ...]
     original: nn.Module
+    input_shape: tuple[int, ...]
+    fold: bool
 
     def expand(self) -> nn.Module:
         """The small network's present weights in the original architecture; what it lacks is as it was."""
@@ -111,7 +115,8 @@ def compact(
 
     Raises:
         MaskError: if the mask belongs to another network, or the input shape is not known.
-        ModelError: if the network does not run on one tensor of that shape, or cannot be run with other weights.
+        ModelError: if the network does not run on one tensor of that shape, or cannot be run with other weights; if the
+            outputs, which are compared at the end, are not the same.
     """
     prunable_layout(model)  # refuses what cannot be run with other weights
     check_masks_fit(model, masks)
@@ -132,17 +137,18 @@ def compact(
             parts = _Parts(original, masks, fold, inputs, look_inside=False)
             small = parts.compacted("", original)
             parts.notes.append("The parts of what stays as it is stay too: its forward reads their weights.")
+        if not _agree(original, small, inputs):
+            raise ModelError(
+                f"The compact form of {type(model).__name__} would compute something else than the masked network, so there "
+                "is none. A forward that draws random numbers in evaluation is a reason: let it draw them in training only."
+            )
     _same_modes(small, original)
     kept = {name: take(masks[origin], entries) for name, (origin, entries) in parts.mapping.items() if origin in masks}
     facts = {"input_shape": list(shape), "compact_of": fingerprint(masks.layout)}
     return CompactResult(
-        small,
-        Masks.from_tensors(kept, facts) if kept else None,
-        parts.mapping,
-        parts.folded,
-        tuple(parts.notes),
-        original,
-    )
+        small, Masks.from_tensors(kept, facts) if kept else None, parts.mapping, parts.folded, tuple(parts.notes), original,
+        tuple(shape), fold,
+    )  # fmt: skip
 
 
 class _Parts:
