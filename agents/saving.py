@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from stable_baselines3 import PPO
-from torch import Tensor, nn
+from torch import nn
 
 from panning.errors import PolicyError
 from panning.pruners.actions import ActionSpec
 from panning.pruners.policy_net import PolicyNet
 from panning.records import write_atomic
+from panning.training.checkpoint import DAMAGE, read_tensors, restore
 
 
 def save_agent(path: Path, model: PPO, facts: dict[str, Any]) -> None:
@@ -38,23 +38,15 @@ def load_agent(path: Path, model: PPO) -> dict[str, Any]:
     Raises:
         PolicyError: if the file is broken or was made by another config.
     """
+    facts: dict[str, Any]
     try:
-        with safe_open(path, "pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})["panning_agent"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        model.policy.load_state_dict(_under("policy.", tensors))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-        model.policy.optimizer.load_state_dict({**model.policy.optimizer.state_dict(), "state": state})
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        facts, tensors = read_tensors(path, "panning_agent")
+        if type(facts["rollouts"]) is not int or facts["rollouts"] < 0:
+            raise ValueError("it does not say after how many rollouts")
+        restore(tensors, "policy.", model.policy, model.policy.optimizer)
+    except DAMAGE as error:
         raise PolicyError(f"{path} is not a checkpoint of this agent; delete it to train again ({error}).") from None
     return facts
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def export_policy(model: PPO, spec: ActionSpec, n_rounds: int, facts: dict[str, Any]) -> PolicyNet:

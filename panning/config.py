@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from panning.errors import ConfigError
+from panning.records import read_regular
 from panning.registry import nearest
 
 
@@ -22,7 +23,49 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-MAX_CONFIG_BYTES = 1 << 20
+#: Ours have 2 KiB; the YAML reader needs a second and more for a hostile megabyte.
+MAX_CONFIG_BYTES = 1 << 16
+MAX_DEPTH = 50
+MAX_NODES = 1 << 15
+MAX_INT_BITS = 1024  # Python refuses to print a very long number
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, of bounded depth and size: a few aliases can stand for gigabytes. No key stands twice."""
+
+    depth = 0
+    n_nodes = 0  # with aliases written out
+
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self.sizes: dict[yaml.Node | None, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event, before = self.peek_event(), self.n_nodes
+        self.depth += 1
+        node = super().compose_node(parent, index) if self.depth <= MAX_DEPTH else None
+        self.depth -= 1
+        is_alias = isinstance(event, yaml.AliasEvent)
+        self.n_nodes += self.sizes.get(node, MAX_NODES) if is_alias else 1  # not known yet: an alias within itself
+        if node is None or self.n_nodes > MAX_NODES:
+            raise yaml.composer.ComposerError(None, None, "nested too deeply or too large", event.start_mark)
+        self.sizes.setdefault(node, self.n_nodes - before)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        values = super().construct_mapping(node, deep)
+        if len(values) != len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
+        return values
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > MAX_INT_BITS:
+            raise yaml.constructor.ConstructorError(None, None, "a number that is too long", node.start_mark)
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -59,9 +102,10 @@ def read_yaml(path: str | Path) -> Any:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path} is larger than a configuration may be ({MAX_CONFIG_BYTES >> 10} KiB).")
     try:
-        text = path.read_text(encoding="utf-8")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return yaml.load(read_regular(path, MAX_CONFIG_BYTES).decode(), _Loader)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except Exception as error:  # PyYAML raises whatever a broken tag led to
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
 
 

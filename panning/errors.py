@@ -4,18 +4,24 @@ The command line prints the message alone and ends with the class's ``exit_code`
 failed.
 """
 
+#: Characters of a message that are shown.
+MAX_MESSAGE = 10_000
+
 
 class PanningError(Exception):
     """Base of all errors of this package."""
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        # Names and values from files are in messages; a terminal obeys control characters, and nobody reads a megabyte.
+        text = Exception.__str__(self)  # KeyError, the base of a child, would show the repr of its argument
+        shown = "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text[:MAX_MESSAGE])
+        return shown if len(text) <= MAX_MESSAGE else f"{shown}... ({len(text) - MAX_MESSAGE} more characters)"
+
 
 class UnknownNameError(PanningError, KeyError):
     """A name that is not in its table; the message lists the nearest and all allowed names."""
-
-    def __str__(self) -> str:  # KeyError would show the repr of its argument
-        return str(self.args[0])
 
 
 class ConfigError(PanningError):

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from panning.errors import MaskError
 from panning.layout import Layout
 from panning.masks import Masks
-from panning.records import canonical_json, write_atomic
+from panning.records import canonical_json, strict_json, write_atomic
 
 FORMAT_VERSION = 1
 #: The format's own limit is 100 MB; JSON becomes about ten times its size in memory, and 8 MiB describe 50,000 layers.
@@ -274,14 +274,9 @@ def _binary(blob: bytes, n: int, name: str) -> np.ndarray[Any, np.dtype[np.bool_
 
 
 def _json_object(text: bytes, what: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(values := dict(pairs)) != len(pairs):
-            raise ValueError("a key stands twice")
-        return values
-
     try:
-        values = json.loads(text.decode(), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
+        values = strict_json(text.decode())
+    except ValueError as error:
         _broken(f"a {what} that is not JSON ({_short(str(error))})", EXPECTED)
     if not isinstance(values, dict):
         _broken(f"a {what} that is a {type(values).__name__}", "a JSON object")

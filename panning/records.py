@@ -6,19 +6,25 @@ with fsync, and a torn last line (a killed process) is dropped by the next reade
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from panning.errors import ConfigError, OutputError, PanningError
+
+#: More than this is no record of ours, and is not read.
+MAX_RECORDS_BYTES = 2**30
+MAX_IDENTITY_BYTES = 2**20
 
 VERSIONED_PACKAGES = ("panning", "torch", "torchvision", "numpy", "gymnasium", "stable-baselines3", "ray")
 
@@ -44,6 +50,43 @@ def content_key(config: Any) -> str:
 
 def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def strict_json(text: str | bytes) -> Any:
+    """The value of a JSON text from outside.
+
+    Raises:
+        ValueError: also for a key that stands twice, NaN, infinity, and what is nested too deeply.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(values := dict(pairs)) != len(pairs):
+            raise ValueError("a key stands twice")
+        return values
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_regular(path: str | Path, max_bytes: int) -> bytes:
+    """All of a file from outside.
+
+    Raises:
+        OSError: also for a pipe or device, which might never end, and for more than ``max_bytes``.
+    """
+    # Non-blocking, or opening a named pipe would wait for somebody to write into it.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or device, not a regular file")
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, at most {max_bytes} are allowed")
+        return file.read(status.st_size)
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
@@ -79,7 +122,9 @@ def claim_folder(out: Path, identity: dict[str, Any]) -> None:
         write_atomic(path, json.dumps(identity, indent=2))
         return
     try:
-        held = json.loads(path.read_text())
+        held = strict_json(read_regular(path, MAX_IDENTITY_BYTES))
+        if not isinstance(held, dict):
+            raise ValueError("not an object")
     except ValueError:
         raise ConfigError(f"{path} is damaged; delete {out} to start again.") from None
     except OSError as error:
@@ -129,16 +174,30 @@ class RecordStore:
 
 
 def read_records(path: str | Path) -> list[RunRecord]:
-    """All complete records of a file; a last line without its end is left out."""
-    path = Path(path)
-    lines = path.read_bytes().split(b"\n")
+    """All complete records of a file; a last line without its end is left out.
+
+    Raises:
+        PanningError: if the file cannot be read, or a line is no record.
+    """
+    try:
+        lines = read_regular(path, MAX_RECORDS_BYTES).split(b"\n")
+    except OSError as error:
+        raise PanningError(f"{path} cannot be read: {error.strerror or error}.") from None
     records = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            records.append(RunRecord(**json.loads(line)))
+            records.append(_record(strict_json(line)))
         except (ValueError, TypeError) as error:
             raise PanningError(f"{path}, line {number}: not a record ({error}).") from None
     return records
+
+
+def _record(values: dict[str, Any]) -> RunRecord:
+    record = RunRecord(**values)
+    for name, kind in (("key", str), ("kind", str), ("config", dict), ("metrics", dict), ("environment", dict)):
+        if not isinstance(getattr(record, name), kind):
+            raise TypeError(f"'{name}' is no {kind.__name__}")
+    return record
 
 
 def _drop_torn_tail(path: Path) -> None:

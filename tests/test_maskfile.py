@@ -157,7 +157,7 @@ BROKEN: dict[str, tuple[Callable[[Parts], bytes], str]] = {
     "unknown field": (about(loader="os.system"), "loader"),
     "manifest not an object": (about(manifest=[1]), "manifest"),
     "n_kept as text": (about(n_kept="9"), "n_kept"),
-    "density not finite": (about(density=float("nan")), "density"),
+    "density not finite": (about(density=float("nan")), "NaN is no number"),
     "layout empty": (layout(), "layout"),
     "layout without shapes": (layout("a.weight", "b.weight"), "layout"),
     "negative size": (layout(["a.weight", [-3, -5]], B), "layout"),

@@ -6,7 +6,10 @@ the center. A part that fits is decoded once and kept in memory, a larger one is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +20,17 @@ from torch import Tensor
 
 from panning.data.splits import InMemorySplit, Parts, Split
 from panning.errors import DataError
+from panning.records import read_regular
 
 #: A part whose decoded images take no more than this is kept in memory.
 MAX_IN_MEMORY_BYTES = 2 * 2**30
 #: Longest side of an image, in pixels.
 MAX_SIDE = 224
+MAX_FILE_BYTES = 2**28
+#: Larger images are refused before they are decoded; 4 bytes a pixel.
+MAX_PIXELS = 2**26
+#: What the suffixes stand for. A closed table: Pillow would start Ghostscript for an EPS file, whatever its name.
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
 
 
@@ -63,11 +72,8 @@ def decode_image(path: Path, size: tuple[int, int]) -> Tensor:
         DataError: if the file is not an image, is damaged, or is so large that it must be an attack.
     """
     height, width = size
-    try:
-        with Image.open(path) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"'{path}' cannot be read as an image: {error}") from None
+    with _opened(path) as image:
+        fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
 
@@ -119,9 +125,19 @@ def _scan(path: Path, classes: list[str]) -> list[tuple[Path, int]]:
 
 
 def _first_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"'{path}' cannot be read as an image: {error}") from None
+    with _opened(path) as image:
+        width, height = image.size
     return min(height, MAX_SIDE), min(width, MAX_SIDE)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image, once its size is checked; what breaks while it is decoded becomes a DataError."""
+    try:
+        # From memory: of a file, Pillow asks for as much as a chunk says it has.
+        with Image.open(io.BytesIO(read_regular(path, MAX_FILE_BYTES)), formats=FORMATS) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise ValueError(f"it has {math.prod(image.size)} pixels, at most {MAX_PIXELS} are allowed")
+            yield image
+    except Exception as error:  # Pillow raises whatever the broken file led to
+        raise DataError(f"'{path}' cannot be read as an image: {error}") from None

@@ -27,6 +27,8 @@ from panning.errors import DataError
 
 #: An archive that claims to unpack to more is refused.
 MAX_NPZ_BYTES = 4 * 2**30
+#: Deflate makes at most 1032 bytes of one; an archive that claims more lies.
+MAX_EXPANSION = 1100
 #: More "channels" than this are most likely a width: the layout is [n, H, W, C].
 MAX_CHANNELS = 4
 
@@ -72,12 +74,17 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The archive, once its directory is checked; what breaks while it is read becomes a DataError."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if len(set(archive.namelist())) != len(archive.namelist()):
+                raise DataError(f"{path} holds two arrays of one name.")
             n_bytes = sum(entry.file_size for entry in archive.infolist())
-            if n_bytes > MAX_NPZ_BYTES:
-                raise DataError(f"{path} unpacks to {n_bytes} bytes; at most {MAX_NPZ_BYTES} are allowed.")
+            allowed = min(MAX_NPZ_BYTES, MAX_EXPANSION * path.stat().st_size)
+            if n_bytes > allowed:
+                raise DataError(f"{path} unpacks to {n_bytes} bytes; at most {allowed} are allowed.")
             yield archive
     except zipfile.BadZipFile as error:
         raise DataError(f"{path} is not a complete .npz (zip) archive: {error}. Write it with numpy.savez.") from None
+    except MemoryError:
+        raise DataError(f"{path} unpacks to more than the memory of this machine.") from None
     except _DAMAGE as error:
         raise DataError(f"{path} is truncated or damaged, or cannot be read: {error}") from None
 

@@ -22,10 +22,11 @@ from panning.errors import PanningError, PolicyError
 from panning.pruners.actions import ActionSpec
 from panning.pruners.episode import Action, Observation
 from panning.pruners.observations import OBSERVATIONS
-from panning.records import write_atomic
+from panning.records import read_regular, strict_json, write_atomic
 
 FORMAT_VERSION = 1
 MAX_POLICY_BYTES = 64 << 20
+MAX_ROUNDS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,15 +102,19 @@ def load_policy(path: str | Path) -> PolicyNet:
         raise PolicyError(f"No policy file '{path}'; 'panning train-agent' makes one.")
     if path.stat().st_size > MAX_POLICY_BYTES:
         raise PolicyError(f"{path} is larger than a policy may be ({MAX_POLICY_BYTES >> 20} MiB).")
-    return parse_policy(path.read_bytes(), str(path))
+    try:
+        data = read_regular(path, MAX_POLICY_BYTES)
+    except OSError as error:
+        raise PolicyError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return parse_policy(data, str(path))
 
 
 def parse_policy(data: bytes, source: str) -> PolicyNet:
     """A policy from the bytes of its file; checked as ``load_policy`` does. ``source`` is what errors call them."""
     try:
         tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        description = json.loads(header["__metadata__"]["panning_policy"])
+        header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        description = strict_json(header["__metadata__"]["panning_policy"])
         version = description["format_version"]
         if version != FORMAT_VERSION:
             raise PolicyError(f"{source} has policy format {version}; this version reads {FORMAT_VERSION}.")
@@ -117,15 +122,21 @@ def parse_policy(data: bytes, source: str) -> PolicyNet:
         if seen != list(OBSERVATIONS):
             raise PolicyError(f"{source} was made for other observations:\n  file {seen}\n  here {list(OBSERVATIONS)}")
         spec = parse_config(ActionSpec, description["action"], f"{source}, action")
-        n_layers = sum(name.endswith(".weight") for name in tensors)
-        weights = tuple(tensors[f"layers.{i}.weight"].float().numpy() for i in range(n_layers))
-        biases = tuple(tensors[f"layers.{i}.bias"].float().numpy() for i in range(n_layers))
+        n_layers = len(tensors) // 2  # what is there too much or too little makes a name below unknown
+        if any(tensor.dtype != torch.float32 for tensor in tensors.values()) or len(tensors) != 2 * n_layers + 1:
+            raise PolicyError(f"{source}: its tensors are not a float32 weight and bias a layer, and log_std.")
+        if type(description["n_rounds"]) is not int or not 1 <= description["n_rounds"] <= MAX_ROUNDS:
+            raise PolicyError(f"{source}: 'n_rounds' must be a number from 1 to {MAX_ROUNDS}.")
+        if not isinstance(description["facts"], dict):
+            raise PolicyError(f"{source}: 'facts' must be an object.")
+        weights = tuple(tensors[f"layers.{i}.weight"].numpy() for i in range(n_layers))
+        biases = tuple(tensors[f"layers.{i}.bias"].numpy() for i in range(n_layers))
         policy = PolicyNet(
             spec,
-            int(description["n_rounds"]),
+            description["n_rounds"],
             weights,
             biases,
-            tensors["log_std"].float().numpy(),
+            tensors["log_std"].numpy(),
             description["facts"],
         )
         _check_shapes(policy, source)

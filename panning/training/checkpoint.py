@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +16,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from panning.errors import PanningError
-from panning.records import write_atomic
+from panning.records import strict_json, write_atomic
+
+#: As of a mask file: JSON becomes about ten times its size in memory.
+MAX_HEADER_BYTES = 8 * 2**20
+#: What each optimizer keeps of a parameter: a number, or a tensor of the parameter's shape.
+STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
+#: What safetensors, JSON and ``load_state_dict`` raise on a broken file.
+DAMAGE = (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -41,18 +52,60 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            history = json.loads((file.metadata() or {})["history"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        history, tensors = read_tensors(path, "history")
+        if not isinstance(history, list) or [e["epoch"] for e in history] != list(range(1, len(history) + 1)):
+            raise ValueError("its history is not that of the epochs 1, 2, ...")
+        if not all(isinstance(value, int | float) for entry in history for value in entry.values()):
+            raise ValueError("its history holds what is no number")
+        restore(tensors, "model.", model, optimizer)
+    except DAMAGE as error:
         raise PanningError(
             f"{path} is not a checkpoint of this training; delete it to start again ({error})."
         ) from None
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return Checkpoint(history)
+
+
+def read_tensors(path: Path, key: str) -> tuple[Any, dict[str, Tensor]]:
+    """The JSON in the metadata ``key`` of a safetensors file, and its tensors.
+
+    Raises:
+        one of ``DAMAGE``.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is not a regular file")  # opening a named pipe would wait for a writer
+    with open(path, "rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header of {length} bytes has more than {MAX_HEADER_BYTES}")
+        strict_json(raw.read(length))  # safetensors takes the last of two equal names
+    with safe_open(path, "pt") as file:
+        values = json.loads((file.metadata() or {})[key])
+        return values, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def restore(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put ``prefix*`` into the module and ``optimizer.INDEX.KEY`` into the optimizer, once all of them fit.
+
+    Raises:
+        ValueError: if one is missing, has another shape or type, or belongs to neither.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    values: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            values[name.removeprefix(prefix)] = tensor
+            continue
+        owner, index, key = name.split(".", 2)
+        state.setdefault(int(index), {})[key] = tensor
+        if owner != "optimizer" or not 0 <= int(index) < len(parameters):
+            raise ValueError(f"{name} belongs to nothing")
+        if tensor.shape not in (parameters[int(index)].shape, ()) or not tensor.is_floating_point():
+            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}")
+    if any(set(kept) != STATES[type(optimizer)] for kept in state.values()):
+        raise ValueError("the optimizer's state is not whole")
+    expected = {name: (tensor.dtype, tensor.shape) for name, tensor in module.state_dict().items()}
+    if expected != {name: (tensor.dtype, tensor.shape) for name, tensor in values.items()}:
+        raise ValueError("its tensors are not those of this network")
+    module.load_state_dict(values)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
