@@ -764,3 +764,21 @@ def test_another_answer_is_never_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebuild, "take", one_more)
     with pytest.raises(ModelError, match="would compute something else"):
         compact(model, all_but(model), (1,))
+
+
+def test_a_relu_that_is_off_may_be_switched_on_by_what_else_reads_its_constant() -> None:
+    class PreActivation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.branch, self.head = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(x + self.branch(torch.relu(x)))  # the sum moves the bias that keeps the ReLU off
+
+    torch.manual_seed(0)
+    model = PreActivation()
+    with torch.no_grad():
+        model.stem.bias.fill_(-0.01)
+    result = compact(model, all_but(model, stem__weight=[(1,)]), (2,))
+    assert sizes(result)["branch.weight"] == (3, 3)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, fx
 
+from panning.export.layers import BatchNorm, Layer
 from panning.export.rule import Analysis
 from panning.export.table import rule_of
 
@@ -13,7 +16,10 @@ def find_constants(at: Analysis) -> None:
     """What is known of each tensor's units: ``at.units``."""
     for node in at.network.graph.nodes:
         rule = rule_of(at, node)
-        at.units[node] = None if rule is None else rule.units(at, node)
+        units = None if rule is None else rule.units(at, node)
+        if rule is not None and units is not None and not isinstance(rule, Layer | BatchNorm):  # these have new constants
+            units = replace(units, only_here=at.read_once(rule.operands(node)))
+        at.units[node] = units
 
 
 def find_kept(at: Analysis) -> None:

@@ -23,7 +23,9 @@ class Activation(Rule):
         with torch.enable_grad():
             values = _call(at, node, constants.clone())
             (slope,) = torch.autograd.grad(values.sum(), constants)
-        return Units(x.axis, values.detach(), x.trained & (slope != 0)).only_where(x.is_constant)
+        # Where the slope is 0, no gradient comes through here; but it may come by another way, and switch a ReLU on.
+        moves = x.trained & (slope != 0) if at.read_once(self.operands(node)) else x.trained
+        return Units(x.axis, values.detach(), moves).only_where(x.is_constant)
 
 
 class Pass(Rule):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,11 @@ class Analysis:
     fold: bool = False
     units: dict[fx.Node, Units | None] = field(default_factory=dict)
     kept: dict[fx.Node, Tensor | None] = field(default_factory=dict)
+
+    def read_once(self, operands: Sequence[fx.Node]) -> bool:
+        """Whether nothing but the one node that has these operands reads them, or what makes their constants."""
+        known = [x for x in (self.units[o] for o in operands) if x is not None]
+        return all(len(o.users) == 1 for o in operands) and all(x.only_here for x in known)
 
     def module(self, node: fx.Node) -> nn.Module:
         return self.network.get_submodule(str(node.target))

@@ -17,12 +17,14 @@ class Units:
         constant: float64 [n]; the value of a unit that depends on no input, NaN for one that does.
         trained: bool [n]; training may change that value.
         parameter: name of the parameter whose entries the trained constants are, if they are one's.
+        only_here: nothing else reads what makes the constants, so that training moves them through this tensor alone.
     """
 
     axis: int
     constant: Tensor
     trained: Tensor
     parameter: str | None = None
+    only_here: bool = True
 
     @classmethod
     def live(cls, axis: int, n: int) -> Units:
