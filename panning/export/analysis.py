@@ -17,9 +17,10 @@ def find_constants(at: Analysis) -> None:
     for node in at.network.graph.nodes:
         rule = rule_of(at, node)
         units = None if rule is None else rule.units(at, node)
-        if rule is not None and units is not None and not isinstance(rule, Layer | BatchNorm):  # these have new constants
-            units = replace(units, only_here=at.read_once(rule.operands(node)))
         at.units[node] = units
+        if rule is None or units is None or isinstance(rule, Layer | BatchNorm):  # the last have constants of their own
+            continue
+        at.units[node] = replace(units, only_here=at.read_once(rule.operands(node)))
 
 
 def find_kept(at: Analysis) -> None:
