@@ -104,7 +104,7 @@ def _received(model: nn.Module, layers: dict[str, nn.Linear], inputs: Tensor) ->
     """What each layer is given; layers that are called twice or never are left out."""
     received: dict[str, list[Tensor]] = {name: [] for name in layers}
     hooks = [
-        layer.register_forward_pre_hook(lambda module, args, name=name: received[name].append(args[0]))  # type: ignore[misc]
+        layer.register_forward_pre_hook(lambda module, args, name=name: received[name].append(args[0]))
         for name, layer in layers.items()
     ]
     try:
