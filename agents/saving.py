@@ -20,7 +20,8 @@ from panning.errors import PolicyError
 from panning.pruners.actions import ActionSpec
 from panning.pruners.policy_net import PolicyNet
 from panning.records import write_atomic
-from panning.training.checkpoint import DAMAGE, read_tensors, restore
+from panning.tensorfile import DAMAGE, read_tensors
+from panning.training.checkpoint import restore
 
 
 def save_agent(path: Path, model: PPO, facts: dict[str, Any]) -> None:

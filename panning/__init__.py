@@ -19,11 +19,23 @@ if TYPE_CHECKING:
     from panning.api import prune
     from panning.errors import PanningError
     from panning.export import compact
+    from panning.export.files import load_compact, save_compact
     from panning.maskfile import load_masks, save_masks
     from panning.masks import Masks, apply_masks
     from panning.training.enforce import enforce_masks
 
-__all__ = ["Masks", "PanningError", "apply_masks", "compact", "enforce_masks", "load_masks", "prune", "save_masks"]
+__all__ = [
+    "Masks",
+    "PanningError",
+    "apply_masks",
+    "compact",
+    "enforce_masks",
+    "load_compact",
+    "load_masks",
+    "prune",
+    "save_compact",
+    "save_masks",
+]
 
 _HOMES = {
     "Masks": "panning.masks",
@@ -31,8 +43,10 @@ _HOMES = {
     "apply_masks": "panning.masks",
     "compact": "panning.export",
     "enforce_masks": "panning.training.enforce",
+    "load_compact": "panning.export.files",
     "load_masks": "panning.maskfile",
     "prune": "panning.api",
+    "save_compact": "panning.export.files",
     "save_masks": "panning.maskfile",
 }
 

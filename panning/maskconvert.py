@@ -40,6 +40,7 @@ from panning.maskfile import dump_masks, load_masks
 from panning.masks import Masks
 from panning.records import write_atomic
 from panning.registry import lookup
+from panning.tensorfile import check_header
 
 #: A larger file, or an archive that unpacks to more, is refused before it is read.
 MAX_FILE_BYTES = 4 * 2**30
@@ -250,12 +251,13 @@ def _torch_bytes(tensors: dict[str, Tensor]) -> bytes:
 
 def _read_safetensors(path: Path) -> Masks:
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if "panning" not in metadata:
                 tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
                 return _masks(_from_csr(tensors) if _is_csr(tensors) else tensors)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         _broken(f"a file that is neither a zip archive, a pickle nor safetensors ({_short(error)}); is it cut?")
     return load_masks(path)  # whose errors name the file
 

@@ -38,7 +38,10 @@ from panning.config import load_config
 from panning.data import load_data
 from panning.data.folder import MAX_PIXELS, decode_image
 from panning.errors import MAX_MESSAGE, PanningError
+from panning.export import compact
+from panning.export.files import VECTORS, WEIGHTS, load_compact, save_compact
 from panning.layout import Layout
+from panning.maskconvert import read_any, write_as
 from panning.maskfile import load_masks, save_masks
 from panning.masks import Masks
 from panning.pruners.actions import ActionSpec
@@ -70,7 +73,10 @@ class Payload:
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader. ``exact``: any change is seen. ``harmless``: what may be read all the same, and why is said there."""
+    """One reader. ``exact``: any change is seen. ``harmless``: what may be read all the same, and why is said there.
+
+    ``also``: readers whose files it takes as well.
+    """
 
     name: str
     write: Callable[[Path], object]
@@ -80,11 +86,44 @@ class Reader:
     exact: bool = False
     peak_bytes: int = PEAK_BYTES
     harmless: frozenset[str] = field(default_factory=frozenset)
+    also: frozenset[str] = field(default_factory=frozenset)
+
+
+def masks() -> Masks:
+    layout = Layout(("a.weight", "b.weight"), ((3, 5), (2, 2, 3)))
+    return Masks(layout, torch.arange(27) % 3 == 0, {"method": "snip", "seed": 3})
 
 
 def write_mask(path: Path) -> None:
-    layout = Layout(("a.weight", "b.weight"), ((3, 5), (2, 2, 3)))
-    save_masks(Masks(layout, torch.arange(27) % 3 == 0, {"method": "snip", "seed": 3}), path)
+    save_masks(masks(), path)
+
+
+def dense() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def compact_folder(folder: Path) -> None:
+    """Files of a compact network that has lost a unit."""
+    model = dense()
+    mask = {"0.weight": torch.ones(4, 3, dtype=torch.bool), "2.weight": torch.ones(2, 4, dtype=torch.bool)}
+    mask["2.weight"][:, 1] = False
+    kept = Masks.from_tensors(mask, {"input_shape": [3]})
+    save_compact(compact(model, kept), kept, folder)
+
+
+def write_of_compact(name: str, path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        compact_folder(Path(folder))
+        path.write_bytes((Path(folder) / name).read_bytes())
+
+
+def read_of_compact(name: str, path: Path) -> Any:
+    """The network of a folder called ``run`` whose file ``name`` is the one at ``path``."""
+    compact_folder(folder := path.parent / "run")
+    (folder / name).unlink()
+    (folder / name).symlink_to(path)
+    return load_compact(dense(), folder).model(torch.ones(1, 3)).shape == (1, 2)
 
 
 def write_policy(path: Path) -> None:
@@ -511,6 +550,39 @@ def torch_saved(raw: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def saved(value: Any, **options: Any) -> Damage:
+    def damage(raw: bytes) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(value, buffer, **options)
+        return buffer.getvalue()
+
+    return damage
+
+
+TORCH: dict[str, Damage] = {
+    "an old payload": saved({"a.weight": Payload()}, _use_new_zipfile_serialization=False),
+    "a list": saved([torch.ones(3)]),
+    "a tensor": saved(torch.ones(3)),
+    "numbers": saved({"a.weight": 1}),
+    "names that are numbers": saved({1: torch.ones(3)}),
+    "no entry": saved({}),
+    "entries other than 0 and 1": saved({"a.weight": torch.full((3,), 0.5)}),
+    "NaN": saved({"a.weight": torch.full((3,), torch.nan)}),
+    "complex": saved({"a.weight": torch.ones(3, dtype=torch.complex64)}),
+    "a huge tensor of one element": saved({"a.weight": torch.ones(1).expand(2**40)}),
+    "a sparse tensor": saved({"a.weight": torch.ones(3).to_sparse()}),
+    "an empty tensor": saved({"a.weight": torch.ones(0)}),
+    "a name with an escape": saved({"\x1b[2J": torch.ones(3)}),
+    "a module": saved({"a.weight": nn.Linear(2, 2)}),
+    "nested": saved({"a": {"b": {"c": torch.ones(3)}}}),
+    "directory cut": lambda raw: raw[: raw.index(b"PK\1\2") + 30],
+    "a bomb": lambda raw: zipped({"archive/data.pkl": bytes(2**24)}),
+}
+
+#: For files whose metadata mean nothing.
+UNDESCRIBED = {case: damage for case, damage in SAFETENSORS.items() if not case.startswith("description")}
+METADATA = frozenset({"no metadata", "metadata of another tool"})
+
 #: What every reader gets.
 COMMON: dict[str, Damage] = {
     "empty": lambda raw: b"",
@@ -544,6 +616,14 @@ READERS = {reader.name: reader for reader in [
                                "carriage returns", "backwards", "a torch.save file", "a pickle", "a text pickle"})),
     Reader("run.json", write_identity, lambda path: claim_folder(path.parent, IDENTITY), lambda none: none is None,
            IDENTITY_FILES, exact=True, harmless=frozenset({"a link to nothing", "a link to itself"})),
+    Reader(VECTORS, partial(write_of_compact, VECTORS), partial(read_of_compact, VECTORS), bool, SAFETENSORS),
+    Reader(WEIGHTS, partial(write_of_compact, WEIGHTS), partial(read_of_compact, WEIGHTS), bool, UNDESCRIBED,
+           harmless=METADATA),
+    # A policy of ones and zeros is a mask too, for a reader that takes any tensors of these.
+    Reader("CSR mask", lambda path: write_as(masks(), path, "csr"), read_any, lambda m: isinstance(m, Masks), UNDESCRIBED,
+           harmless=METADATA, also=frozenset({"mask", "torch mask", "policy"})),
+    Reader("torch mask", lambda path: write_as(masks(), path, "pth"), read_any, lambda m: isinstance(m, Masks), TORCH,
+           also=frozenset({"mask", "CSR mask", "policy"})),
     Reader("config", write_config, partial(load_config, SearchConfig), lambda c: isinstance(c, SearchConfig), YAML),
 ]}  # fmt: skip
 
@@ -608,7 +688,7 @@ def test_the_file_of_another_reader_is_refused(name: str, other: str, tmp_path: 
     (file := tmp_path / "run.json").write_bytes(valid(other))
     found = outcome(READERS[name], file)
     torn = name == "records" and b"\n" not in valid(other)
-    assert isinstance(found, PanningError) != (name == other or torn)
+    assert isinstance(found, PanningError) != (name == other or torn or other in READERS[name].also)
 
 
 @pytest.mark.parametrize("place", PLACES)

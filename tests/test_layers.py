@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     "errors registry config configs seeding records memory",
-    "layout masks maskfile maskconvert models data",
+    "layout masks maskfile maskconvert tensorfile models data",
     "flow signals indices allocation schedules connectivity mixing problem",
     "pruners training export policies tasks api",
     "envs",

@@ -101,10 +101,10 @@ def sparse_where_faster(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, li
 
 
 def _received(model: nn.Module, layers: dict[str, nn.Linear], inputs: Tensor) -> dict[str, Tensor]:
-    """What each layer is given; layers that are called twice or never are left out."""
-    received: dict[str, list[Tensor]] = {name: [] for name in layers}
+    """What each layer is given, in the order of the calls; layers that are called twice or never are left out."""
+    received: dict[str, list[Tensor]] = {}
     hooks = [
-        layer.register_forward_pre_hook(lambda module, args, name=name: received[name].append(args[0]))
+        layer.register_forward_pre_hook(lambda module, args, name=name: received.setdefault(name, []).append(args[0]))
         for name, layer in layers.items()
     ]
     try:

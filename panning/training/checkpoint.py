@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from panning.errors import PanningError
-from panning.records import strict_json, write_atomic
+from panning.records import write_atomic
+from panning.tensorfile import DAMAGE, read_tensors
 
-#: As of a mask file: JSON becomes about ten times its size in memory.
-MAX_HEADER_BYTES = 8 * 2**20
 #: What each optimizer keeps of a parameter: a number, or a tensor of the parameter's shape.
 STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
-#: What safetensors, JSON and ``load_state_dict`` raise on a broken file.
-DAMAGE = (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -63,24 +56,6 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             f"{path} is not a checkpoint of this training; delete it to start again ({error})."
         ) from None
     return Checkpoint(history)
-
-
-def read_tensors(path: Path, key: str) -> tuple[Any, dict[str, Tensor]]:
-    """The JSON in the metadata ``key`` of a safetensors file, and its tensors.
-
-    Raises:
-        one of ``DAMAGE``.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("it is not a regular file")  # opening a named pipe would wait for a writer
-    with open(path, "rb") as raw:
-        length = int.from_bytes(raw.read(8), "little")
-        if length > MAX_HEADER_BYTES:
-            raise ValueError(f"its header of {length} bytes has more than {MAX_HEADER_BYTES}")
-        strict_json(raw.read(length))  # safetensors takes the last of two equal names
-    with safe_open(path, "pt") as file:
-        values = json.loads((file.metadata() or {})[key])
-        return values, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def restore(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

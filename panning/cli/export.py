@@ -1,0 +1,142 @@
+"""``panning export``: a masked network as files, and what its mask is good for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from panning.cli import options, output
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from panning.export import CompactResult
+    from panning.masks import Masks
+
+app = typer.Typer()
+
+
+@app.command()
+def export(
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="A mask file.", show_default=False)],
+    model: options.Model,
+    form: Annotated[str, typer.Option("--format", help="compact, masked or onnx.")] = "compact",
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="A safetensors state_dict of the network. Default: the mask's initial weights."),
+    ] = None,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="With onnx: constants into biases, for networks that are done with training.")
+    ] = False,
+    timed: Annotated[
+        bool, typer.Option("--report", help="Time a training step and an inference, dense and compact, here and now.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Inputs in a batch of --report.")] = 128,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write a masked network physically smaller (compact), as it is with zeros (masked), or small as ONNX (onnx).
+
+    Example: panning export runs/x/mask.safetensors --model vgg19 --report
+    """
+    from panning.export import compact
+    from panning.export.report import report
+    from panning.maskfile import load_masks
+    from panning.records import write_atomic
+    from panning.registry import lookup
+
+    write = lookup(FORMATS, form, "export format")
+    if fold and form != "onnx":
+        raise typer.BadParameter("--fold is for networks that are done with training: it goes with --format onnx.")
+    masks = load_masks(mask)
+    network, n_classes = _network(mask, masks, model, weights)
+    with output.progress("exporting", 3) as advance:
+        result = compact(network, masks, fold=fold)
+        advance(1, note="compact")
+        facts = report(result, masks, n_classes, batch_size if timed else None)
+        advance(1, note="measured")
+        folder = out or Path("runs") / f"export-{form}-{mask.parent.name or mask.stem}"
+        write(result, masks, folder)
+        write_atomic(folder / "report.json", json.dumps(facts, indent=2) + "\n")
+        advance(1, note="written")
+    if as_json:
+        output.print_json({"folder": str(folder), **facts})
+        return
+    output.say(f"density {facts['density']:.6g}, effective density {facts['effective_density']:.6g}")
+    output.print_table(["", "dense", "by the mask", "compact", "gain"], _rows(facts))
+    if layers := facts.get("sparse_layers"):
+        cells = [[t["layer"], f"{t['density']:.4g}", f"{t['dense_ms']:.3f}", f"{t['csr_ms']:.3f}"] for t in layers]
+        output.print_table(["compact Linear, inference ms", "density", "dense", "CSR"], cells)
+    for line in result.notes:
+        output.note(f"note: {line}")
+    output.say(f"Files: {folder}")
+
+
+def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple[nn.Module, int]:
+    """The network of a mask with the given weights, or those of the mask's seed; and its number of classes."""
+    from panning.errors import ModelError
+    from panning.export.files import with_tensors
+    from panning.models import build_model
+    from panning.tensorfile import DAMAGE, read_tensors
+
+    shape, n_classes, seed = (masks.manifest.get(key) for key in ("input_shape", "n_classes", "seed"))
+    if not isinstance(shape, list) or type(n_classes) is not int:
+        raise typer.BadParameter(f"{mask} does not say its input shape and classes: make it with panning prune.")
+    model = build_model(
+        name, input_shape=tuple(shape), n_classes=n_classes, seed=seed if type(seed) is int else 0, allow_import=True
+    )
+    if weights is None:
+        return model, n_classes
+    try:
+        _, tensors = read_tensors(weights, None)
+        if missing := set(model.state_dict()) - set(tensors):
+            raise ValueError(f"it has no '{min(missing)}'")
+        return with_tensors(model, tensors), n_classes
+    except DAMAGE as error:
+        raise ModelError(f"{weights} holds no weights of '{name}': {error}.") from None
+
+
+def _write_compact(result: CompactResult, masks: Masks, folder: Path) -> None:
+    from panning.export.files import save_compact
+
+    save_compact(result, masks, folder)
+
+
+def _write_masked(result: CompactResult, masks: Masks, folder: Path) -> None:
+    from panning.export.files import write_tensors
+
+    write_tensors(result.original.state_dict(), folder / "weights.safetensors")
+
+
+def _write_onnx(result: CompactResult, masks: Masks, folder: Path) -> None:
+    from panning.export.onnx_form import save_onnx
+
+    save_onnx(result.model, folder / "network.onnx", result.input_shape)
+
+
+FORMATS: dict[str, Callable[[CompactResult, Masks, Path], None]] = {
+    "compact": _write_compact,
+    "masked": _write_masked,
+    "onnx": _write_onnx,
+}
+
+
+def _rows(facts: dict[str, Any]) -> list[list[str]]:
+    dense, small = facts["dense"], facts["compact"]
+
+    def row(what: str, key: str, by_the_mask: str = "", digits: int = 0) -> list[str]:
+        a, b = dense[key], small[key]
+        return [what, f"{a:,.{digits}f}", by_the_mask, f"{b:,.{digits}f}", f"{a / b:.1f}" if b else ""]
+
+    rows = [
+        row("parameters", "n_parameters"),
+        row("multiply-adds", "multiply_adds", f"{dense['masked_multiply_adds']:,}"),
+        row("bytes of weights", "weight_bytes"),
+    ]
+    if "step_ms" in dense:
+        rows += [row("training step, ms", "step_ms", digits=2), row("inference, ms", "inference_ms", digits=2)]
+    return rows

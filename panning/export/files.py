@@ -1,0 +1,94 @@
+"""A compact network as a folder: its weights, the mask, and what else decides which units are gone.
+
+    weights.safetensors     the small network's ``state_dict``
+    mask.safetensors        the mask of the original network
+    vectors.safetensors     biases and norms of the original as they were, and the input shape
+
+Code is not in it: who has the code of the original makes the small network from it and these files again.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from panning.errors import MaskError, ModelError
+from panning.export.compaction import CompactResult, compact
+from panning.maskfile import load_masks, save_masks
+from panning.masks import Masks
+from panning.records import write_atomic
+from panning.tensorfile import DAMAGE, read_tensors
+
+WEIGHTS, MASK, VECTORS = "weights.safetensors", "mask.safetensors", "vectors.safetensors"
+
+
+def save_compact(result: CompactResult, masks: Masks, folder: str | Path) -> None:
+    """Write a compact network.
+
+    Args:
+        result: made without ``fold``, which depends on weights that are gone.
+        masks: those that ``result`` was made by.
+
+    Raises:
+        ModelError: if constants were folded.
+        OutputError: if the folder cannot be written.
+    """
+    if result.fold:
+        raise ModelError(
+            "A network with folded constants cannot be made again from its weights: save it as ONNX, or compact it without "
+            "fold=True."
+        )
+    folder = Path(folder)
+    save_masks(masks, folder / MASK)
+    vectors = {name: tensor for name, tensor in result.original.state_dict().items() if tensor.dim() <= 1}
+    write_tensors(vectors, folder / VECTORS, input_shape=json.dumps(result.input_shape))
+    write_tensors(result.model.state_dict(), folder / WEIGHTS)
+
+
+def load_compact(model: nn.Module, folder: str | Path) -> CompactResult:
+    """The compact network of a folder, from the code of the original.
+
+    Args:
+        model: the original network; weights that no output depends on are not in the folder, ``expand`` takes its.
+
+    Raises:
+        MaskError: if a file is missing, broken, or belongs to another network.
+    """
+    folder = Path(folder)
+    masks = load_masks(folder / MASK)
+    try:
+        shape, vectors = read_tensors(folder / VECTORS, "input_shape")
+        if not isinstance(shape, list) or not shape:
+            raise ValueError(f"its input shape is {shape!r}")
+        _, weights = read_tensors(folder / WEIGHTS, None)
+        result = compact(with_tensors(model, vectors), masks, shape)
+        result.model.load_state_dict(weights)
+    except (*DAMAGE, ModelError, MaskError) as error:
+        raise MaskError(f"{folder} holds no compact form of this {type(model).__name__}: {error}") from None
+    return result
+
+
+def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of ``model`` with some of its parameters and buffers replaced.
+
+    Raises:
+        ValueError: if one is not there, or has another shape or type.
+    """
+    model = copy.deepcopy(model)
+    state = model.state_dict()
+    for name, tensor in tensors.items():
+        if name not in state or (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
+            raise ValueError(f"the model has no '{name}' of {tensor.dtype} {list(tensor.shape)}")
+        state[name].copy_(tensor)
+    return model
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
+    """Write a ``state_dict`` as safetensors; tied tensors are written under each of their names."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomic(path, save(plain, {"format": "pt", **metadata}))

@@ -1,0 +1,46 @@
+"""Safetensors files from outside, read with bounds and without surprises."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from panning.records import strict_json
+
+#: As of a mask file: JSON becomes about ten times its size in memory.
+MAX_HEADER_BYTES = 8 * 2**20
+#: What safetensors, JSON and ``load_state_dict`` raise on a broken file.
+DAMAGE = (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
+
+
+def read_tensors(path: Path, key: str | None) -> tuple[Any, dict[str, Tensor]]:
+    """The JSON in the metadata ``key`` of a safetensors file, None without a key, and its tensors.
+
+    Raises:
+        one of ``DAMAGE``.
+    """
+    check_header(path)
+    with safe_open(path, "pt") as file:
+        values = None if key is None else json.loads((file.metadata() or {})[key])
+        return values, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def check_header(path: Path) -> None:
+    """What safetensors itself lets pass: a pipe, a header that fills the memory, the last of two equal names.
+
+    Raises:
+        OSError, ValueError: with what is wrong.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is not a regular file")  # opening a named pipe would wait for a writer
+    with open(path, "rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header of {length} bytes has more than {MAX_HEADER_BYTES}")
+        strict_json(raw.read(length))

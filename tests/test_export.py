@@ -1,0 +1,162 @@
+"""Exports: folders that a compact network is made from again, and the command that writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from toys import ResidualNet, flat_mask
+
+import panning
+from panning.cli import export as command
+from panning.errors import MaskError, ModelError, PanningError, UnknownNameError
+from panning.export.files import load_compact, save_compact
+from panning.layout import prunable_layout
+from panning.maskfile import save_masks
+from panning.masks import Masks
+from panning.models import build_model
+
+SHAPE = (2, 8, 8)
+
+
+def pruned(seed: int = 0) -> tuple[ResidualNet, Masks]:
+    """A network with biases and norms of its own and a mask that leaves some of its units without an input."""
+    torch.manual_seed(seed)
+    model = ResidualNet()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.normal_()
+    layout = prunable_layout(model)
+    return model, Masks(layout, flat_mask(layout, 0.05, seed), {"input_shape": list(SHAPE)})
+
+
+def test_a_compact_network_comes_back_from_its_folder(tmp_path: Path) -> None:
+    model, masks = pruned()
+    result = panning.compact(model, masks)
+    with torch.no_grad():
+        for parameter in result.model.parameters():
+            parameter.add_(0.1)  # as if trained: what is zero and stays zero may now be something else
+    panning.save_compact(result, masks, tmp_path)
+    other, _ = pruned(1)
+    again = panning.load_compact(other, tmp_path)
+    x = torch.randn(3, *SHAPE)
+    assert torch.equal(again.model.eval()(x), result.model.eval()(x))
+    assert again.masks == result.masks
+    torch.testing.assert_close(again.expand().eval()(x), result.model(x))
+
+
+def test_weights_are_a_plain_state_dict(tmp_path: Path) -> None:
+    model, masks = pruned()
+    result = panning.compact(model, masks)
+    save_compact(result, masks, tmp_path)
+    stored = load_file(tmp_path / "weights.safetensors")
+    assert set(stored) == set(result.model.state_dict())
+    assert sum(t.numel() for t in stored.values()) < sum(t.numel() for t in model.state_dict().values())
+
+
+def test_folded_networks_are_not_written_as_folders(tmp_path: Path) -> None:
+    model, masks = pruned()
+    with pytest.raises(ModelError, match="as ONNX"):
+        save_compact(panning.compact(model, masks, fold=True), masks, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["mask.safetensors", "vectors.safetensors", "weights.safetensors"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "other"])
+def test_a_broken_folder_is_refused(tmp_path: Path, name: str, harm: str) -> None:
+    model, masks = pruned()
+    save_compact(panning.compact(model, masks), masks, tmp_path)
+    path = tmp_path / name
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(path.read_bytes()[:-3])
+    else:
+        save_file({"stem.weight": torch.zeros(3)}, path, {"input_shape": "[2, 8, 8]"})
+    with pytest.raises(PanningError):
+        load_compact(model, tmp_path)
+
+
+def test_a_folder_of_another_network_is_refused(tmp_path: Path) -> None:
+    model, masks = pruned()
+    save_compact(panning.compact(model, masks), masks, tmp_path)
+    with pytest.raises(MaskError):
+        load_compact(ResidualNet(width=6), tmp_path)
+
+
+def run(*arguments: str) -> None:
+    app = typer.Typer()
+    app.add_typer(command.app)
+    app.command("other")(lambda: None)  # with one command alone, typer takes its name for an argument
+    app(args=["export", *arguments], standalone_mode=False)
+
+
+@pytest.fixture
+def mask_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mask of the MLP that keeps four units of the first layer."""
+    monkeypatch.chdir(tmp_path)
+    layout = prunable_layout(build_model("mlp", input_shape=(1, 8, 8), n_classes=10, seed=3))
+    masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in zip(layout.names, layout.shapes, strict=True)}
+    masks[layout.names[0]][4:] = False
+    facts: dict[str, Any] = {"input_shape": [1, 8, 8], "n_classes": 10, "seed": 3}
+    save_masks(Masks.from_tensors(masks, facts), "mask.safetensors")
+    return Path("mask.safetensors")
+
+
+def test_a_mask_is_exported_compact_with_a_report(mask_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(str(mask_file), "--model", "mlp", "--report", "--batch-size", "4", "--out", "small", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    dense, small = facts["dense"], facts["compact"]
+    assert dense["multiply_adds"] - small["multiply_adds"] == 252 * (64 + 128)
+    assert dense["masked_multiply_adds"] == dense["multiply_adds"] - 252 * 64
+    assert dense["weight_bytes"] == 4 * dense["n_parameters"] and small["weight_bytes"] == 4 * small["n_parameters"]
+    assert all(form[key] > 0 for form in (dense, small) for key in ("step_ms", "inference_ms"))
+    assert [layer["layer"] for layer in facts["sparse_layers"]] == ["hidden.linear1", "hidden.linear2", "classifier"]
+    assert json.loads(Path("small/report.json").read_text()) == {k: v for k, v in facts.items() if k != "folder"}
+    small_model = load_compact(build_model("mlp", input_shape=(1, 8, 8), n_classes=10, seed=3), "small").model
+    assert small_model.hidden.linear1.out_features == 4
+
+
+def test_given_weights_are_exported(mask_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = build_model("mlp", input_shape=(1, 8, 8), n_classes=10, seed=8)
+    save_file(trained.state_dict(), "trained.safetensors")
+    run(str(mask_file), "--model", "mlp", "--weights", "trained.safetensors", "--format", "masked", "--out", "zeros")
+    stored = load_file("zeros/weights.safetensors")
+    assert torch.equal(stored["hidden.linear1.weight"][:4], trained.hidden.linear1.weight[:4])
+    assert not stored["hidden.linear1.weight"][4:].any()
+    assert "multiply-adds" in capsys.readouterr().out
+
+
+def test_onnx_runs(mask_file: Path) -> None:
+    run(str(mask_file), "--model", "mlp", "--format", "onnx", "--fold", "--out", "o")
+    session = onnxruntime.InferenceSession(Path("o/network.onnx").read_bytes(), providers=["CPUExecutionProvider"])
+    model = build_model("mlp", input_shape=(1, 8, 8), n_classes=10, seed=3)
+    panning.apply_masks(model, panning.load_masks(mask_file))
+    x = torch.randn(5, 1, 8, 8)
+    (found,) = session.run(None, {"inputs": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--format", "onyx"], UnknownNameError, "Did you mean 'onnx'"),
+        (["--fold"], typer.BadParameter, "goes with --format onnx"),
+        (["--weights", "absent.safetensors"], ModelError, "absent.safetensors holds no weights of 'mlp'"),
+        (["--weights", "mask.safetensors"], ModelError, "mask.safetensors holds no weights of 'mlp'"),
+        (["--model", "lenet300_100"], MaskError, "another network"),
+    ],
+)
+def test_wrong_arguments_are_refused_and_nothing_is_written(
+    mask_file: Path, arguments: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(str(mask_file), "--model", "mlp", *arguments)
+    assert sorted(path.name for path in Path().iterdir()) == ["mask.safetensors"]
