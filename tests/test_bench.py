@@ -220,7 +220,7 @@ def test_compaction_is_measured_dense_against_compact_and_goes_on(
     assert all(figures["step_ms"] > 0 and figures["inference_ms"] > 0 for figures in (dense, small))
     assert "by hand + all-alive" in Path("c/table.md").read_text()
 
-    monkeypatch.setattr(compaction, "time_side_by_side", None)  # nothing is left to measure
+    monkeypatch.setattr(compaction.report, "time_side_by_side", None)  # nothing is left to measure
     panning_bench(*arguments, what="compaction")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,15 +9,13 @@ from typing import Any
 
 import torch
 
+from panning.benchmark.speed_report import markdown_table
 from panning.errors import ConfigError
-from panning.export import compact
-from panning.export.cost import cost
-from panning.export.timing import time_side_by_side
+from panning.export import compact, report
 from panning.maskfile import load_masks
-from panning.masks import Masks, apply_masks
+from panning.masks import Masks
 from panning.models import build_model
 from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info, write_atomic
-from panning.seeding import torch_generator
 
 COLUMNS = (
     "model", "method", "density", "threads", "parameters", "gain", "multiply-adds", "gain", "step ms, dense", "compact",
@@ -81,31 +78,20 @@ def _config(path: Path, masks: Masks, model: str, threads: int, batch_size: int)
 
 
 def _measure(masks: Masks, config: dict[str, Any], budget_s: float) -> dict[str, Any]:
+    n_classes = config["n_classes"]
     shape = tuple(config["input_shape"])
-    dense = build_model(config["model"], input_shape=shape, n_classes=config["n_classes"], seed=0, allow_import=True)
-    apply_masks(dense, masks)
+    dense = build_model(config["model"], input_shape=shape, n_classes=n_classes, seed=0, allow_import=True)
     result = compact(dense, masks)
-    generator = torch_generator(0, "compaction benchmark")
-    inputs = torch.randn(config["batch_size"], *shape, generator=generator)
-    labels = torch.randint(config["n_classes"], (config["batch_size"],), generator=generator)
-    costs = {"dense": cost(dense, shape, masks), "compact": cost(result.model, shape, result.masks)}
+    forms = report.sizes(result, masks)
     before = torch.get_num_threads()
     torch.set_num_threads(config["threads"])
     try:
-        networks = {"dense": (dense, masks), "compact": (copy.deepcopy(result.model), result.masks)}
-        timings = time_side_by_side(networks, inputs, labels, budget_s)
+        timings = report.times(result, masks, *report.noise(result, n_classes, config["batch_size"]), budget_s)
     finally:
         torch.set_num_threads(before)
-    metrics: dict[str, Any] = {"notes": list(result.notes), "n": timings["dense"].n}
-    for name in ("dense", "compact"):
-        metrics[name] = {
-            "n_parameters": costs[name].n_parameters,
-            "multiply_adds": costs[name].multiply_adds,
-            "masked_multiply_adds": costs[name].masked_multiply_adds,
-            "step_ms": timings[name].step_ms,
-            "inference_ms": timings[name].inference_ms,
-        }
-    return metrics
+    for name, timing in timings.items():
+        forms[name] |= {"step_ms": timing.step_ms, "inference_ms": timing.inference_ms}
+    return {"notes": list(result.notes), "n": timings["dense"].n, **forms}
 
 
 def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
@@ -133,8 +119,7 @@ def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
 def markdown(records: Iterable[RunRecord]) -> str:
     """The table, with the machine and the state of the code that it comes from."""
     records = [record for record in records if record.kind == "compaction"]
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(row) + " |" for row in table_cells(records)]
+    lines = markdown_table(COLUMNS, table_cells(records))
     for text in dict.fromkeys(_origin(record) for record in records):
         lines += ["", text]
     return "\n".join(lines) + "\n"

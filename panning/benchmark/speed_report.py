@@ -130,9 +130,9 @@ def markdown(records: Sequence[RunRecord]) -> str:
         "what the item holds at most above what was resident before anything of it was made. Total: the ratio of one round "
         "times the method's own number of rounds.",
         "",
-        *_markdown_table(COLUMNS, table_cells(records)),
+        *markdown_table(COLUMNS, table_cells(records)),
         "",
-        *(["Goals, on one thread:", "", *_markdown_table(GOAL_COLUMNS, goals), ""] if goals else []),
+        *(["Goals, on one thread:", "", *markdown_table(GOAL_COLUMNS, goals), ""] if goals else []),
         *(["Failed:", "", *(f"- {line}" for line in failed), ""] if failed else []),
         *_origins(records),
         "",
@@ -168,7 +168,8 @@ def _origins(records: Iterable[RunRecord]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
     lines = [list(columns), ["---"] * len(columns), *cells]
     return ["| " + " | ".join(line) + " |" for line in lines]
 

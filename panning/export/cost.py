@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from panning.export.trace import as_it_was
 from panning.masks import Masks
 from panning.seeding import isolated_torch_rng
 
@@ -37,14 +38,9 @@ def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = Non
     """
     reference = next(model.parameters())
     inputs = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
-    modes = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False)
-    try:
-        with counter, torch.no_grad(), isolated_torch_rng(0):
-            model.eval()(inputs)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with as_it_was(model), counter, torch.no_grad(), isolated_torch_rng(0):
+        model.eval()(inputs)
     by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     total = by_module.pop("Global", 0)
     saved = 0.0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from panning.export.compaction import CompactResult
 from panning.export.cost import cost
 from panning.export.sparse import sparse_where_faster
-from panning.export.timing import time_side_by_side
+from panning.export.timing import Timing, time_side_by_side
 from panning.masks import Masks
 from panning.seeding import torch_generator
+
+Forms = dict[str, dict[str, Any]]
 
 
 def report(result: CompactResult, masks: Masks, n_classes: int, batch_size: int | None = None) -> dict[str, Any]:
@@ -22,34 +26,17 @@ def report(result: CompactResult, masks: Masks, n_classes: int, batch_size: int 
         masks: those that ``result`` was made by.
         batch_size: of the batch of noise that both are timed on; None times nothing.
     """
-    shape = result.input_shape
-    dense, small = cost(result.original, shape, masks), cost(result.model, shape, result.masks)
-    forms: dict[str, dict[str, Any]] = {
-        name: {
-            "n_parameters": of.n_parameters,
-            "multiply_adds": of.multiply_adds,
-            "masked_multiply_adds": of.masked_multiply_adds,
-            "weight_bytes": sum(tensor.nbytes for tensor in model.state_dict().values()),
-        }
-        for name, of, model in (("dense", dense, result.original), ("compact", small, result.model))
-    }
     facts: dict[str, Any] = {
         "density": masks.density,
-        "effective_density": masks.effective_density(result.original, shape),
-        **forms,
+        "effective_density": masks.effective_density(result.original, result.input_shape),
+        **sizes(result, masks),
         "notes": list(result.notes),
     }
     if batch_size is None:
         return facts
-    generator = torch_generator(0, "export report")
-    inputs = torch.randn(batch_size, *shape, generator=generator)
-    labels = torch.randint(n_classes, (batch_size,), generator=generator)
-    networks = {
-        "dense": (copy.deepcopy(result.original), masks),
-        "compact": (copy.deepcopy(result.model), result.masks),
-    }
-    for name, timing in time_side_by_side(networks, inputs, labels).items():
-        forms[name] |= {"step_ms": timing.step_ms, "inference_ms": timing.inference_ms}
+    inputs, labels = noise(result, n_classes, batch_size)
+    for name, timing in times(result, masks, inputs, labels).items():
+        facts[name] |= {"step_ms": timing.step_ms, "inference_ms": timing.inference_ms}
     _, layers = sparse_where_faster(result.model, inputs)
     facts["threads"], facts["batch_size"] = torch.get_num_threads(), batch_size
     facts["sparse_layers"] = [
@@ -57,3 +44,31 @@ def report(result: CompactResult, masks: Masks, n_classes: int, batch_size: int 
         for t in layers
     ]
     return facts
+
+
+def sizes(result: CompactResult, masks: Masks) -> Forms:
+    """Parameters, multiply-adds and bytes, of the form "dense" and of "compact"."""
+    forms = {"dense": (result.original, masks), "compact": (result.model, result.masks)}
+    return {
+        name: {
+            **asdict(cost(model, result.input_shape, kept)),
+            "weight_bytes": sum(tensor.nbytes for tensor in model.state_dict().values()),
+        }
+        for name, (model, kept) in forms.items()
+    }
+
+
+def noise(result: CompactResult, n_classes: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """A batch to time a network on."""
+    generator = torch_generator(0, "export report")
+    inputs = torch.randn(batch_size, *result.input_shape, generator=generator)
+    return inputs, torch.randint(n_classes, (batch_size,), generator=generator)
+
+
+def times(
+    result: CompactResult, masks: Masks, inputs: Tensor, labels: Tensor, budget_s: float = 10.0
+) -> dict[str, Timing]:
+    """Both forms timed in turns, "dense" and "compact"; copies are trained."""
+    forms = {"dense": (result.original, masks), "compact": (result.model, result.masks)}
+    copies = {name: (copy.deepcopy(model), kept) for name, (model, kept) in forms.items()}
+    return time_side_by_side(copies, inputs, labels, budget_s)
