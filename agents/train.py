@@ -33,7 +33,8 @@ from panning.tasks import DataSource, load_task
 
 #: Keys of the environment's info that the logs keep of each episode.
 LOGGED = ("effective_density", "alive")
-LOGGED_WITH_TRAINING = ("advantage", "images_seen")
+#: Of those that reward these terms, besides: term of the reward -> keys.
+LOGGED_WITH = {"training": ("advantage", "images_seen"), "cost": ("cost",)}
 
 OnRollout = Callable[[int, int, dict[str, float]], None]  # rollouts done, of how many, figures
 
@@ -120,7 +121,7 @@ def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, flo
     figures = {"episodes": float(len(episodes)), "timesteps": float(model.num_timesteps)}
     if episodes:
         figures["reward"] = float(np.mean([episode["r"] for episode in episodes]))
-        for key in ("effective_density", "alive", "advantage"):
+        for key in (*LOGGED, "advantage", "cost"):
             if key in episodes[0]:
                 figures[key] = float(np.mean([episode[key] for episode in episodes]))
         figures["images_seen"] = float(sum(episode.get("images_seen", 0) for episode in episodes))
@@ -138,8 +139,8 @@ def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
 
 def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:
     spec = EnvSpec.model_validate(env)
-    keywords = (*LOGGED, *LOGGED_WITH_TRAINING) if spec.reward.training > 0 else LOGGED
-    return Monitor(spec.make(source), info_keywords=keywords)
+    also = (key for term, keys in LOGGED_WITH.items() if getattr(spec.reward, term) > 0 for key in keys)
+    return Monitor(spec.make(source), info_keywords=(*LOGGED, *also))
 
 
 def _build(config: AgentConfig, envs: VecEnv) -> PPO:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from panning.config import parse_config
 from panning.envs import rendering
-from panning.envs.reward import RewardSpec, TrainingAdvantage, round_reward, round_terms
+from panning.envs.reward import Ending, RewardSpec, ending_reward, round_reward, round_terms
 from panning.errors import ConfigError
 from panning.masks import check_density
 from panning.pruners.actions import ActionSpec
@@ -40,7 +40,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
 
     ## Rewards
     Per round the paper's terms (alive, loss, gradient) with fixed normalisers; at the end, if ``reward.training`` > 0,
-    the advantage of a short training over a fixed policy. See ``panning.envs.reward``.
+    the advantage of a short training over a fixed policy, and, if ``reward.cost`` > 0, minus the share of multiply-adds
+    that compaction leaves. See ``panning.envs.reward``.
 
     ## Starting State
     A task, a seed and a target density drawn from ``tasks``, ``seeds`` and ``densities``; ``options`` of ``reset`` fixes
@@ -52,7 +53,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
 
     ## Information
     ``density``, ``effective_density``, ``target_density``, ``task``, ``seed``, ``round`` and the reward's terms; at the
-    end of an episode with training reward also ``accuracy``, ``advantage`` and ``images_seen`` (what it cost).
+    end of an episode, if they are rewarded, also ``accuracy``, ``advantage`` and ``images_seen`` (what the short training
+    cost), and ``cost``.
 
     ## Arguments
     Args:
@@ -102,7 +104,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self.render_mode = render_mode
         self.observation_space = spaces.Box(-1.0, 1.0, (len(OBSERVATIONS),), np.float32)
         self.action_space = action_space(self.spec_of_action)
-        self._advantage = TrainingAdvantage(self.spec_of_reward, n_rounds)
+        self._ending = Ending(self.spec_of_reward, n_rounds)
         self._tasks: dict[tuple[int, int], Task] = {}
         self._task: Task | None = None
         self._state: EpisodeState | None = None
@@ -140,13 +142,10 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         terminated = is_terminated(self._state)
         reward = round_reward(self.spec_of_reward, self._state)
         info = self._info()
-        if terminated and self.spec_of_reward.training > 0:
-            images_before = self._advantage.images_seen
-            accuracy = self._advantage.accuracy(self._task, self._state)
-            advantage = accuracy - self._advantage.reference(self._task, self._state.target_density)
-            reward += self.spec_of_reward.training * advantage
-            images_seen = self._advantage.images_seen - images_before
-            info.update(accuracy=accuracy, advantage=advantage, images_seen=images_seen)
+        if terminated:
+            terms = self._ending.terms(self._task, self._state)
+            reward += ending_reward(self.spec_of_reward, terms)
+            info.update(terms)
         return observe(self._state), float(reward), terminated, False, info
 
     def render(self) -> Any:

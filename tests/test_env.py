@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import warnings
@@ -10,12 +11,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 
 import panning  # noqa: F401 (registers the environment)
 from panning.envs import PanningEnv, RewardSpec
-from panning.envs.reward import TrainingAdvantage, round_reward, round_terms
+from panning.envs.reward import Ending, ending_reward, round_reward, round_terms
 from panning.errors import ConfigError
 from panning.pruners.actions import ActionSpec
 from panning.pruners.episode import initial, transition
@@ -145,7 +147,39 @@ def test_a_short_training_that_diverges_counts_as_guessing() -> None:
     spec = RewardSpec.model_validate({"training": 1.0, "recipe": {**SHORT, "learning_rate": 1e6}})
     task = load_task(TaskSpec.model_validate(TASK), 0)
     state = transition(initial(task.problem, 0.3, 1), RoundAction({"snip": 1.0}, 0.3))
-    assert TrainingAdvantage(spec, 1).accuracy(task, state) == 0.1
+    terms = Ending(spec, 1).terms(task, state)
+    assert terms["accuracy"] == 0.1 and terms["images_seen"] == 0
+
+
+def test_the_cost_is_the_share_of_multiply_adds_that_compaction_leaves() -> None:
+    """By hand: an MLP of 64-256-128-10, of which the mask leaves 2-2-1-10: inputs that nothing reads go, too."""
+    task = load_task(TaskSpec.model_validate(TASK), 0)
+    layout = task.problem.layout
+    mask = torch.zeros(layout.n_prunable, dtype=torch.bool)
+    first, second, last = layout.views(mask).values()
+    first[0, 3] = first[7, 9] = second[5, 0] = second[5, 7] = last[4, 5] = True
+    second[6, 0] = True  # a unit that nothing reads
+    state = initial(task.problem, 0.5, 1)
+    state = dataclasses.replace(state, mask=mask, scores=task.problem.weight.abs())
+    ending = Ending(RewardSpec(cost=3.0, all_alive=False), 1)
+    terms = ending.terms(task, state)
+    assert terms == {"cost": pytest.approx((2 * 2 + 2 * 1 + 1 * 10) / layout.n_prunable)}
+    assert ending_reward(ending.spec, terms) == pytest.approx(-3.0 * terms["cost"])
+    dead = dataclasses.replace(state, alive=torch.zeros_like(state.mask))
+    assert ending.terms(task, dead) == {"cost": 1.0}
+
+
+def test_the_cost_is_in_the_reward_of_the_last_round() -> None:
+    plain, dear = make(densities=[0.01]), make(densities=[0.01], reward={"cost": 2.0})
+    action = make_policy("synflow", plain.spec_of_action)(np.zeros(16, np.float32))
+    outcomes = []
+    for env in (plain, dear):
+        env.reset(seed=0)
+        while not (outcome := env.step(action))[2]:
+            assert "cost" not in outcome[4]
+        outcomes.append(outcome)
+    cost = outcomes[1][4]["cost"]
+    assert 0.0 < cost < 1.0 and outcomes[1][1] == pytest.approx(outcomes[0][1] - 2.0 * cost)
 
 
 def test_episodes_are_shown_as_text_and_as_pictures() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from panning.errors import MaskError, NonFiniteError, PanningError
 from panning.masks import Masks
 from panning.models import build_model
 from panning.tasks import TaskSpec, load_task
-from panning.training import Recipe, evaluate, train
+from panning.training import Recipe, evaluate, loop, train
 from panning.training.loop import learning_rate_at
 from panning.training.short import train_copy
 
@@ -77,6 +78,48 @@ def test_a_resumed_training_gives_the_same_weights_bit_for_bit(tmp_path: Path) -
     resumed = train(fresh, DATA, RECIPE, seed=0, masks=masks, checkpoint=path)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
     assert resumed.history == complete.history and not path.exists()
+
+
+def few_units(model: nn.Module) -> Masks:
+    """Weights into every 16th unit only."""
+    weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}
+    masks = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in weights.items()}
+    for name, mask in masks.items():
+        mask[:: 1 if name == "classifier.weight" else 16] = True
+    return Masks.from_tensors(masks)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_compact_network_is_trained_where_few_units_are_left(
+    precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same training as the masked network's, on fewer units, and exact to resume."""
+    recipe = Recipe(epochs=20, batch_size=50, learning_rate=0.05, weight_decay=0.0, precision=precision)
+    small, masked, resumed = network(), network(), network()
+    masks = few_units(small)
+    widths: list[int] = []
+    real = loop._train_epoch
+
+    def watched(model: nn.Module, *rest: Any) -> float:
+        widths.append(model.hidden.linear1.out_features)
+        if len(widths) == 50:  # the third training's
+            raise KeyboardInterrupt
+        return real(model, *rest)
+
+    monkeypatch.setattr(loop, "_train_epoch", watched)
+    first = train(small, DATA, recipe, seed=0, masks=masks)
+    second = train(masked, DATA, recipe.model_copy(update={"compact": False}), seed=0, masks=masks)
+    assert widths == [16] * 20 + [256] * 20
+    tolerance = 1e-5 if precision == "float32" else 2e-2
+    for a, b in zip(first.history, second.history, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=tolerance)
+    for name, parameter in masked.named_parameters():
+        torch.testing.assert_close(dict(small.named_parameters())[name], parameter, rtol=tolerance, atol=tolerance)
+    assert small.training
+    with pytest.raises(KeyboardInterrupt):
+        train(resumed, DATA, recipe, seed=0, masks=masks, checkpoint=tmp_path / "checkpoint")
+    train(resumed, DATA, recipe, seed=0, masks=masks, checkpoint=tmp_path / "checkpoint")
+    assert all(torch.equal(a, b) for a, b in zip(small.parameters(), resumed.parameters(), strict=True))
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from panning.errors import ModelError
+from panning.export.compaction import CompactResult, compact
 from panning.export.trace import as_it_was
 from panning.masks import Masks
+from panning.problem import Problem
 from panning.seeding import isolated_torch_rng
 
 
@@ -48,3 +51,17 @@ def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = Non
         owner = f"{type(model).__name__}.{name.rpartition('.')[0]}"
         saved += by_module.get(owner, 0) * (1.0 - density)
     return Cost(sum(p.numel() for p in model.parameters()), total, round(total - saved))
+
+
+def multiply_adds_left(result: CompactResult) -> float:
+    """Those of the compact network, as a share of the dense one's."""
+    dense, small = (cost(model, result.input_shape).multiply_adds for model in (result.original, result.model))
+    return small / max(dense, 1)
+
+
+def compute_left(problem: Problem, masks: Masks) -> float:
+    """The share of the dense network's multiply-adds that compaction leaves; 1 where there is no compact form."""
+    try:
+        return multiply_adds_left(compact(problem.model, masks, problem.input_shape))
+    except ModelError:
+        return 1.0

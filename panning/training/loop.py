@@ -1,6 +1,7 @@
 """One training loop for dense and masked networks.
 
-Masked weights are exactly zero before the first step and after every step (``panning.training.enforce``).
+Masked weights are exactly zero before the first step and after every step (``panning.training.enforce``). Where a mask
+leaves few units, the compact network is trained in the masked one's place: the same training, up to rounding.
 
 Everything random in epoch e (order, augmentation, dropout) derives from (seed, e): a run that goes on from a checkpoint
 gives the same weights, bit for bit on one thread, as one that was never interrupted.
@@ -23,13 +24,17 @@ from torch import Tensor, nn
 
 from panning.config import Config
 from panning.data import ImageData, Split, augment_batch
-from panning.errors import NonFiniteError
+from panning.errors import ModelError, NonFiniteError
+from panning.export.compaction import CompactResult, compact
+from panning.export.cost import multiply_adds_left
 from panning.masks import Masks
 from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from panning.training.enforce import enforce_masks
 
 EVALUATION_BATCH = 1000
+#: Making a network compact takes about as long as twenty of its steps, and narrow layers do fewer multiply-adds a second.
+COMPACT_FROM_STEPS, COMPACT_BELOW = 100, 0.8
 
 
 class Recipe(Config):
@@ -41,6 +46,7 @@ class Recipe(Config):
             linearly to 0, ``constant`` stays.
         precision: ``bfloat16`` runs the forward pass under autocast, channels last; weights stay float32.
         n_images: train on the first so many images of each epoch's order only; None uses all. Short trainings use it.
+        compact: train the compact network (``panning.compact``) where that is worth it.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 10.0
@@ -53,6 +59,7 @@ class Recipe(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     augment: bool = True
     n_images: Annotated[int, Field(ge=1)] | None = None
+    compact: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,8 @@ def train(
     """Train ``model`` in place on the training part; look at the validation part only.
 
     Args:
-        masks: which weights take part; None trains the dense network.
+        masks: which weights take part; None trains the dense network. Kept weights that no output depends on stay as they
+            are where the compact network is trained, and decay with ``weight_decay`` where it is not.
         seed: of the batch order, the augmentation and dropout.
         checkpoint: written after every epoch and removed at the end; where it exists, training goes on from it.
 
@@ -91,33 +99,51 @@ def train(
         MaskError: if the mask belongs to another network.
     """
     started = time.perf_counter()
+    plan = _Plan.of(recipe, len(data.train))
+    small = _made_small(model, masks, recipe, plan, data.input_shape)
+    network, kept = (model, masks) if small is None else (small.model, small.masks)
     optimizer = torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
+        network.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov and recipe.momentum > 0,
     )  # fmt: skip
-    enforcement = nullcontext() if masks is None else enforce_masks(model, masks, optimizer)
+    enforcement = nullcontext() if kept is None else enforce_masks(network, kept, optimizer)
     if recipe.precision == "bfloat16":
-        model.to(memory_format=torch.channels_last)
-    plan = _Plan.of(recipe, len(data.train))
+        network.to(memory_format=torch.channels_last)
     history: list[dict[str, float]] = []
-    if checkpoint is not None and (saved := load_checkpoint(checkpoint, model, optimizer)) is not None:
+    if checkpoint is not None and (saved := load_checkpoint(checkpoint, network, optimizer)) is not None:
         history = saved.history
     with enforcement:
         for epoch in range(len(history), plan.n_epochs):
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
-                loss = _train_epoch(model, data, recipe, plan, optimizer, epoch, seed)
+                loss = _train_epoch(network, data, recipe, plan, optimizer, epoch, seed)
             entry = {"epoch": epoch + 1.0, "train_loss": loss}
             if validate_every_epoch or epoch + 1 == plan.n_epochs:
-                entry.update(evaluate(model, data, data.validation, recipe.precision))
+                entry.update(evaluate(network, data, data.validation, recipe.precision))
             history.append(entry)
             if on_epoch is not None:
                 on_epoch(entry)
             if checkpoint is not None and epoch + 1 < plan.n_epochs:
-                save_checkpoint(checkpoint, model, optimizer, Checkpoint(history))
+                save_checkpoint(checkpoint, network, optimizer, Checkpoint(history))
+    if small is not None:
+        model.load_state_dict(small.expand().state_dict())
+        model.train()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     images = min(plan.n_steps * recipe.batch_size, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
     return TrainResult(tuple(history), images, time.perf_counter() - started, dict(history[-1]))
+
+
+def _made_small(
+    model: nn.Module, masks: Masks | None, recipe: Recipe, plan: _Plan, input_shape: tuple[int, ...]
+) -> CompactResult | None:
+    """The compact network if training it is worth making it; decided by counts, so equally on every machine."""
+    if masks is None or not recipe.compact or plan.n_steps < COMPACT_FROM_STEPS:
+        return None
+    try:
+        small = compact(model, masks, input_shape)
+    except ModelError:  # it has no compact form, and trains as it is
+        return None
+    return small if multiply_adds_left(small) < COMPACT_BELOW else None
 
 
 def evaluate(model: nn.Module, data: ImageData, split: Split, precision: str = "float32") -> dict[str, float]:
