@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from panning.records import read_records
 from panning.search import Job, Outcome, SearchConfig, SearchResult, SerialExecutor, execute, run_search
 from panning.search.candidates import baseline, fixed_candidates
 from panning.search.jobs import prune_job, train_job
-from panning.search.report import findings, markdown, table_cells, write_report
+from panning.search.report import COLUMNS, findings, markdown, table_cells, write_report
 from panning.search.run import Row
 from panning.search.store import JobStore
 from panning.tasks import DataSource, TaskSpec
@@ -130,6 +131,23 @@ def test_the_winner_is_the_best_on_validation_in_the_last_rung(whole: tuple[Path
         first = [entry for entry in result.rungs if entry["density"] == density and entry["rung"] == 1]
         kept = [entry["accuracy"] for entry in first if entry["kept"]]
         assert len(kept) == 2 and min(kept) >= max(e["accuracy"] for e in first if not e["kept"])
+
+
+def test_a_dear_candidate_loses_by_the_weight_of_its_cost(whole: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "x")
+    (tmp_path / "x" / "run.json").unlink()  # the same jobs, judged otherwise
+    (tmp_path / "x" / "config.yaml").unlink()
+    cheap = search(tmp_path / "x", cost_weight=1000.0)
+    for density in CONFIG["densities"]:
+        first, last = (
+            [e for e in cheap.rungs if (e["density"], e["rung"]) == (density, number)] for number in (1, 2)
+        )
+        assert min(e["compute_left"] for e in first) == first[0]["compute_left"] < first[-1]["compute_left"]
+        assert cheap.winners[density].name == min(last, key=lambda e: e["compute_left"])["candidate"]
+    assert [w.name for w in cheap.winners.values()] != [w.name for w in whole[1].winners.values()]
+    column = COLUMNS.index("multiply-adds %")
+    cells = {(row[0], row[1]): float(row[column]) for row in table_cells(cheap)}
+    assert cells["1", "dense"] == 100.0 and max(cells.values()) == 100.0 > min(cells.values()) > 0.0
 
 
 class Interrupting:

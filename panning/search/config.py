@@ -48,7 +48,7 @@ class Rung(Config):
 
     Attributes:
         recipe: how long every candidate that is left is trained.
-        keep: how many go on, by validation accuracy; the last rung keeps 1.
+        keep: how many go on, by validation accuracy less cost; the last rung keeps 1.
         n_seeds: on how many of the final seeds' networks each is tried, the first ones.
     """
 
@@ -64,6 +64,8 @@ class SearchConfig(Config):
         densities: each is searched for on its own.
         seeds: of the networks in the final table; the search looks at their validation results only.
         n_samples: sampled episodes of the agent among the candidates, for each density.
+        cost_weight: what a rung takes off a candidate's validation accuracy for its cost, in accuracy per share of the dense
+            network's multiply-adds that compaction leaves; 0.1 gives a point of accuracy for a tenth of them.
         recipe: the full training of winner and baselines.
         job_timeout_s: a worker that is silent for so long is replaced and its job run again.
     """
@@ -74,6 +76,7 @@ class SearchConfig(Config):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     agent: AgentPart = AgentPart()
     n_samples: Annotated[int, Field(ge=0)] = 8
+    cost_weight: Annotated[float, Field(ge=0)] = 0.0
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1)]
     recipe: Recipe
     baselines: tuple[str, ...] = DEFAULT_BASELINES

@@ -19,6 +19,7 @@ import torch
 
 from panning.connectivity import Connectivity, report
 from panning.errors import DensityError, NonFiniteError, PanningError
+from panning.export.cost import compute_left
 from panning.maskfile import dump_masks, parse_masks
 from panning.pruners import PruneResult, make_all_alive, prune_problem
 from panning.pruners.actions import ActionSpec
@@ -128,6 +129,7 @@ def _prune(job: Job, task: Task) -> Outcome:
     facts = report(Connectivity.of(problem), result.mask)
     metrics = {
         "n_kept": facts.n_kept, "density": facts.density, **facts.facts(),
+        "compute_left": compute_left(problem, result.masks),
         "layer_densities": [list(pair) for pair in result.masks.layer_densities().items()],  # records sort keys
 
         "actions": actions,

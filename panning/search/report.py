@@ -22,6 +22,7 @@ COLUMNS = (
     "effective density",
     "dead units",
     "collapsed layers",
+    "multiply-adds %",
     "test accuracy %",
     "validation accuracy %",
     "n",
@@ -38,6 +39,7 @@ def table_cells(result: SearchResult) -> list[list[str]]:
             f"{statistics.fmean(row.effective_density):.5f}" if row.effective_density else "-",
             f"{statistics.fmean(row.dead_units):.0f}" if row.dead_units else "-",
             f"{max(row.collapsed_layers)}" if row.collapsed_layers else "-",
+            f"{100 * statistics.fmean(row.compute_left):.1f}" if row.compute_left else "-",
             _spread(row.test),
             _spread(row.validation),
             f"{len(_good(row.test))}",
@@ -67,7 +69,8 @@ def markdown(result: SearchResult) -> str:
         f"# {config.name}",
         "",
         f"{config.task.model} on {result.data_label}; mean ± standard deviation over {len(config.seeds)} seeds; last "
-        f"epoch of {config.recipe.epochs:g}; the test part was read once, at the end.",
+        f"epoch of {config.recipe.epochs:g}; the test part was read once, at the end. Multiply-adds are those of the compact "
+        "network, in percent of the dense one's.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "|".join(" --- " for _ in COLUMNS) + "|",

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Row:
 
     Attributes:
         test, validation: accuracies in [0, 1], one per seed; None where the training or pruning failed.
+        compute_left: the share of the dense network's multiply-adds that compaction leaves.
     """
 
     density: float
@@ -56,6 +58,7 @@ class Row:
     collapsed_layers: list[int]
     test: list[float | None]
     validation: list[float | None]
+    compute_left: list[float]
     layer_densities: dict[str, float]
     errors: tuple[str, ...] = ()
 
@@ -156,7 +159,7 @@ class Search:
     def _rung(
         self, number: int, rung: Rung, candidates: dict[float, list[Candidate]], policy: bytes
     ) -> dict[float, list[Candidate]]:
-        """Train every candidate shortly; keep the best of each density by mean validation accuracy."""
+        """Train every candidate shortly; keep the best of each density by mean validation accuracy less cost."""
         seeds = self.config.seeds[: rung.n_seeds]
         pruned = self._prune_all([(d, c, s) for d, left in candidates.items() for c in left for s in seeds], policy,
                                  f"rung {number + 1}: pruning")  # fmt: skip
@@ -169,17 +172,16 @@ class Search:
         for density, left in candidates.items():
             scored = []
             for candidate in left:
-                runs = [
-                    outcomes[trainings[key].key] if (key := (density, candidate.key, seed)) in trainings else None
-                    for seed in seeds
-                ]
-                scored.append((candidate, _mean_validation(runs)))
-            scored.sort(key=lambda pair: pair[1], reverse=True)  # stable: candidates come in a fixed order
+                keys = [(density, candidate.key, seed) for seed in seeds]
+                trained = [outcomes[trainings[key].key] if key in trainings else None for key in keys]
+                scored.append((candidate, _Verdict.of([pruned[key] for key in keys], trained, self.config.cost_weight)))
+            scored.sort(key=lambda pair: pair[1].rank, reverse=True)  # stable: candidates come in a fixed order
             kept[density] = [candidate for candidate, _ in scored[: rung.keep]]
             self.rung_log += [
-                {"density": density, "rung": number + 1, "candidate": c.name, "accuracy": a, "kept": i < rung.keep}
-                for i, (c, (a, _)) in enumerate(scored)
-            ]
+                {"density": density, "rung": number + 1, "candidate": c.name, "accuracy": v.accuracy,
+                 "compute_left": v.compute_left, "kept": i < rung.keep}
+                for i, (c, v) in enumerate(scored)
+            ]  # fmt: skip
         return kept
 
     def _final(self, winners: dict[float, Candidate], policy: bytes) -> tuple[list[Row], int]:
@@ -212,7 +214,7 @@ class Search:
             self._save_winner_masks(density, [pruned[density, winners[density].key, seed] for seed in config.seeds])
         problem = load_task(config.task, config.seeds[0], config.source).problem
         facts = report(Connectivity.of(problem), torch.ones_like(problem.weight, dtype=torch.bool))
-        whole = Outcome({**facts.facts(), "layer_densities": []})
+        whole = Outcome({**facts.facts(), "compute_left": 1.0, "layer_densities": []})
         rows.append(_row(1.0, "dense", "", [whole for _ in config.seeds], [outcomes[j.key] for j in dense.values()]))
         images = sum(int(outcome.metrics.get("images_seen", 0)) for outcome in outcomes.values())
         return rows, images
@@ -278,12 +280,22 @@ def _mask_bits(mask: bytes) -> bytes:
     return parse_masks(mask, "a candidate's mask").flat.numpy().tobytes()
 
 
-def _mean_validation(runs: list[Outcome | None]) -> tuple[float, float]:
-    """Mean validation accuracy, and minus the mean loss to part equals; what failed counts as nothing right."""
-    good = [run.metrics for run in runs if run is not None and run.error is None]
-    if len(good) < len(runs):
-        return 0.0, float("-inf")
-    return sum(m["accuracy"] for m in good) / len(good), -sum(m["loss"] for m in good) / len(good)
+@dataclass(frozen=True)
+class _Verdict:
+    """What a rung says of a candidate: means over its seeds, and what it is ranked by, accuracy less cost, then loss."""
+
+    accuracy: float
+    compute_left: float
+    rank: tuple[float, float]
+
+    @classmethod
+    def of(cls, pruned: list[Outcome], trained: list[Outcome | None], cost_weight: float) -> _Verdict:
+        good = [run.metrics for run in trained if run is not None and run.error is None]
+        if len(good) < len(trained):
+            return cls(0.0, 1.0, (float("-inf"), float("-inf")))
+        accuracy = statistics.fmean(m["accuracy"] for m in good)
+        left = statistics.fmean(p.metrics["compute_left"] for p in pruned)
+        return cls(accuracy, left, (accuracy - cost_weight * left, -statistics.fmean(m["loss"] for m in good)))
 
 
 def _row(density: float, method: str, detail: str, pruned: list[Outcome], trained: list[Outcome | None]) -> Row:
@@ -297,5 +309,6 @@ def _row(density: float, method: str, detail: str, pruned: list[Outcome], traine
         [float(p.metrics["effective_density"]) for p in pruned if p.error is None],
         [int(p.metrics["n_dead_units"]) for p in pruned if p.error is None],
         [len(p.metrics["collapsed_layers"]) for p in pruned if p.error is None],
-        accuracy("test_accuracy"), accuracy("accuracy"), layers, tuple(dict.fromkeys(errors)),
+        accuracy("test_accuracy"), accuracy("accuracy"),
+        [float(p.metrics["compute_left"]) for p in pruned if p.error is None], layers, tuple(dict.fromkeys(errors)),
     )  # fmt: skip
