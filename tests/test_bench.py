@@ -218,7 +218,8 @@ def test_compaction_is_measured_dense_against_compact_and_goes_on(
     assert dense["multiply_adds"] - small["multiply_adds"] == saved
     assert dense["n_parameters"] - small["n_parameters"] == saved + n_hidden - 4
     assert all(figures["step_ms"] > 0 and figures["inference_ms"] > 0 for figures in (dense, small))
-    assert "by hand + all-alive" in Path("c/table.md").read_text()
+    table = Path("c/table.md").read_text()
+    assert "by hand + all-alive" in table and "should be" not in table
 
     monkeypatch.setattr(compaction.report, "time_side_by_side", None)  # nothing is left to measure
     panning_bench(*arguments, what="compaction")
@@ -227,3 +228,20 @@ def test_compaction_is_measured_dense_against_compact_and_goes_on(
 def test_a_mask_that_does_not_say_its_input_is_refused() -> None:
     with pytest.raises(ConfigError, match="does not say its input shape"):
         panning_bench(str(mlp_mask()), "--model", "mlp", what="compaction")
+
+
+def test_aims_of_compaction_are_judged_by_the_step_on_one_thread() -> None:
+    def record(
+        model: str, density: float, threads: int, dense_ms: float, method: str = "synflow + all-alive"
+    ) -> RunRecord:
+        config = {"model": model, "density": density, "threads": threads, "method": method}
+        return RunRecord("k", "compaction", config, {"dense": {"step_ms": dense_ms}, "compact": {"step_ms": 10.0}}, {})
+
+    lines = compaction.aim_lines(
+        [
+            record("vgg19", 0.010001, 1, 40.0), record("vgg19", 0.002, 1, 85.0), record("vgg19", 0.01, 2, 1.0),
+            record("vgg19", 0.05, 1, 1.0), record("vgg19", 0.01, 1, 1.0, "erk + all-alive"),
+        ]
+    )  # fmt: skip
+    assert len(lines) == 2
+    assert "4 times faster; it is 4.0 times: met" in lines[0] and "it is 8.5 times: missed by 1.5" in lines[1]

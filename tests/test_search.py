@@ -139,9 +139,7 @@ def test_a_dear_candidate_loses_by_the_weight_of_its_cost(whole: tuple[Path, Sea
     (tmp_path / "x" / "config.yaml").unlink()
     cheap = search(tmp_path / "x", cost_weight=1000.0)
     for density in CONFIG["densities"]:
-        first, last = (
-            [e for e in cheap.rungs if (e["density"], e["rung"]) == (density, number)] for number in (1, 2)
-        )
+        first, last = ([e for e in cheap.rungs if (e["density"], e["rung"]) == (density, number)] for number in (1, 2))
         assert min(e["compute_left"] for e in first) == first[0]["compute_left"] < first[-1]["compute_left"]
         assert cheap.winners[density].name == min(last, key=lambda e: e["compute_left"])["candidate"]
     assert [w.name for w in cheap.winners.values()] != [w.name for w in whole[1].winners.values()]

@@ -22,6 +22,9 @@ COLUMNS = (
     "gain", "inference gain", "n",
 )  # fmt: skip
 
+#: How many times faster a training step should be: model, density -> dense by compact, for SynFlow on one thread.
+AIMS = {("vgg19", 0.01): 4.0, ("vgg19", 0.002): 10.0, ("lenet5", 0.005): 3.0}
+
 OnMask = Callable[[str], None]
 
 
@@ -68,6 +71,7 @@ def _config(path: Path, masks: Masks, model: str, threads: int, batch_size: int)
     return {
         "model": model,
         "mask": hashlib.sha256(masks.flat.numpy().tobytes()).hexdigest()[:16],
+        "data": facts.get("data"),
         "method": f"{facts.get('method')} + all-alive" if facts.get("all_alive") else facts.get("method"),
         "density": round(masks.density, 6),
         "input_shape": facts["input_shape"],
@@ -120,9 +124,27 @@ def markdown(records: Iterable[RunRecord]) -> str:
     """The table, with the machine and the state of the code that it comes from."""
     records = [record for record in records if record.kind == "compaction"]
     lines = markdown_table(COLUMNS, table_cells(records))
+    if aims := aim_lines(records):
+        lines += ["", *aims]
     for text in dict.fromkeys(_origin(record) for record in records):
         lines += ["", text]
     return "\n".join(lines) + "\n"
+
+
+def aim_lines(records: Iterable[RunRecord]) -> list[str]:
+    """A line for every aim that was measured."""
+    lines = []
+    for record in records:
+        config, metrics = record.config, record.metrics
+        aim = AIMS.get((config["model"], round(config["density"], 3)))
+        if aim is not None and str(config["method"]).startswith("synflow") and config["threads"] == 1:
+            gain = metrics["dense"]["step_ms"] / max(metrics["compact"]["step_ms"], 1e-9)
+            verdict = "met" if gain >= aim else f"missed by {aim - gain:.1f}"
+            lines.append(
+                f"- {config['model']}, SynFlow at {config['density']:.4g}: a step should be {aim:g} times faster; it is "
+                f"{gain:.1f} times: {verdict}."
+            )
+    return lines
 
 
 def write_report(records: Iterable[RunRecord], out: Path) -> None:
@@ -132,6 +154,6 @@ def write_report(records: Iterable[RunRecord], out: Path) -> None:
 def _origin(record: RunRecord) -> str:
     about = record.environment
     return (
-        f"Batches of {record.config['batch_size']} on {about['hardware']['processor']}, {about['hardware']['cores']} cores; "
-        f"torch {about['versions']['torch']}; commit {about['commit']}."
+        f"Float32, batches of {record.config['batch_size']}; {about['hardware']['processor']}, "
+        f"{about['hardware']['cores']} cores; torch {about['versions']['torch']}; commit {about['commit']}."
     )

@@ -1,4 +1,7 @@
-"""What the methods cost, as measured: the records of ``panning bench speed`` that are shipped with the package."""
+"""What was measured for the documents: records that are shipped with the package.
+
+Written by ``panning bench``; each record names its commit, versions and hardware.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,12 @@ from pathlib import Path
 from panning.benchmark import speed_report
 from panning.records import RunRecord, read_records
 
-#: Written by ``panning bench speed``; each record names its commit, versions and hardware.
-RECORDS = Path(__file__).parent / "measured.jsonl"
 
-
-def records() -> list[RunRecord]:
-    """The shipped records."""
-    return read_records(RECORDS)
+def records(name: str) -> list[RunRecord]:
+    """Those of ``panning bench speed`` or ``panning bench compaction``."""
+    return read_records(Path(__file__).parent / f"{name}.jsonl")
 
 
 def method_costs() -> dict[str, dict[str, float]]:
     """Method -> model -> all its rounds in plain forward and backward passes of its scoring batch, on one thread."""
-    return speed_report.method_costs(records())
+    return speed_report.method_costs(records("speed"))

@@ -69,8 +69,8 @@ def markdown(result: SearchResult) -> str:
         f"# {config.name}",
         "",
         f"{config.task.model} on {result.data_label}; mean ± standard deviation over {len(config.seeds)} seeds; last "
-        f"epoch of {config.recipe.epochs:g}; the test part was read once, at the end. Multiply-adds are those of the compact "
-        "network, in percent of the dense one's.",
+        f"epoch of {config.recipe.epochs:g}; the test part was read once, at the end. Multiply-adds are those of "
+        "the compact network, in percent of the dense one's.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "|".join(" --- " for _ in COLUMNS) + "|",
