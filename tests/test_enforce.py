@@ -306,6 +306,61 @@ def test_removing_ends_it() -> None:
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
 
 
+def test_what_has_ended_is_not_entered_again() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with panning.enforce_masks(model, random_masks(model), optimizer) as enforcement:
+        pass
+    with pytest.raises(MaskError, match="has ended.*call enforce_masks again"), enforcement:
+        pass
+
+
+def test_a_frozen_weight_that_is_set_free_has_no_masked_gradient_for_clipping_to_see() -> None:
+    model = network()
+    model[6].requires_grad_(False)
+    model[3].weight.requires_grad_(False)
+    model[3].weight.data = model[3].weight.data.to(torch.int8)  # quantized: never learns
+    masks = random_masks(model)
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1, momentum=0.9)
+    optimizer.add_param_group({"params": [*model[1].parameters(), model[3].bias]})
+    enforcement = panning.enforce_masks(model, masks, optimizer)
+    assert not model[6].weight.requires_grad and n_leaks(model, masks) == 0
+    model[6].requires_grad_(True)
+    optimizer.add_param_group({"params": model[6].parameters()})
+    inputs, _ = batch(0)
+    model[6](inputs.flatten(1)[:, :16]).sum().backward()
+    assert model[6].weight.grad is not None and n_leaks(model, masks) == 0
+    optimizer.step()
+    assert n_leaks(model, masks, optimizer) == 0
+    enforcement.remove()
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+def test_an_optimizer_may_step_while_backward_needs_the_weights_of_another() -> None:
+    """One for each parameter, stepped by a hook when its gradient is there, as to save memory."""
+    plain, masked = network(), network()
+    masks = random_masks(masked)
+    panning.apply_masks(plain, masks)
+    own = [{p: torch.optim.Adam([p], lr=0.1) for p in model.parameters()} for model in (plain, masked)]
+
+    def step_at_once(parameter: Tensor) -> None:
+        for optimizers in own:
+            if parameter in optimizers:
+                optimizers[parameter].step()
+                optimizers[parameter].zero_grad()
+
+    for parameter in (*plain.parameters(), *masked.parameters()):
+        parameter.register_post_accumulate_grad_hook(step_at_once)
+    panning.enforce_masks(masked, masks, own[1].values())
+    for seed in range(3):
+        inputs, labels = batch(seed)
+        for model in (plain, masked):
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+        panning.apply_masks(plain, masks)
+        assert n_leaks(masked, masks, *own[1].values()) == 0
+    assert torch.equal(flat(plain), flat(masked))
+
+
 def test_copies_and_pickles_hold_the_zeros_and_no_hook() -> None:
     model = network()
     masks, keys = random_masks(model), list(model.state_dict())
@@ -413,6 +468,16 @@ def test_what_does_not_belong_together_is_refused_before_anything_changes() -> N
         panning.enforce_masks(model, random_masks(network("Muon")), optimizer)
     with pytest.raises(MaskError, match="masked parameters are in no optimizer, '0.weight' first"):
         panning.enforce_masks(copy.deepcopy(model), masks, optimizer)
+    wide = nn.Linear(2, 2, dtype=torch.complex128)
+    for arguments, message in [
+        ((model, masks, None), "A NoneType is no torch.optim.Optimizer"),
+        ((model, masks, model.parameters()), "A Parameter is no torch.optim.Optimizer"),
+        ((model, masks, torch.optim.lr_scheduler.StepLR(optimizer, 1)), "A StepLR is no torch.optim.Optimizer"),
+        ((model, dict(masks), optimizer), "masks is a dict.*Masks.from_tensors"),
+        ((wide, random_masks(wide), torch.optim.SGD(wide.parameters())), "'weight' is torch.complex128"),
+    ]:
+        with pytest.raises(MaskError, match=message):
+            panning.enforce_masks(*arguments)  # type: ignore[arg-type]
     assert torch.equal(flat(model), before) and not optimizer._optimizer_step_pre_hooks
 
 

@@ -81,9 +81,7 @@ class MaskEnforcement:
         self._gates = {parameter: _Gate(masks[name]) for name, parameter in parameters.items()}
         # The hook of a parameter holds its gate alone: one that led back to the parameter would keep it alive for ever.
         self._handles: list[_Removable] = [
-            parameter.register_post_accumulate_grad_hook(gate.clear_grad)
-            for parameter, gate in self._gates.items()
-            if parameter.requires_grad
+            _hooked(parameter, gate.clear_grad) for parameter, gate in self._gates.items() if _may_learn(parameter)
         ]
         for optimizer in optimizers:
             self._handles += [
@@ -103,6 +101,8 @@ class MaskEnforcement:
         self.parameters = {}
 
     def __enter__(self) -> MaskEnforcement:
+        if not self._handles:
+            raise MaskError("This enforcement has ended and would let masked weights learn; call enforce_masks again.")
         return self
 
     def __exit__(
@@ -179,21 +179,46 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
         optimizer: one or several, which together hold every masked parameter that is to learn.
 
     Raises:
-        MaskError: if the mask belongs to another network, a masked parameter is in no optimizer, or the ranks of a
-            distributed training hold different masks. Nothing has changed then.
+        MaskError: if the mask belongs to another network, a masked parameter is in no optimizer, the ranks of a
+            distributed training hold different masks, or an argument is of another kind. Nothing has changed then.
     """
+    if not isinstance(masks, Masks):
+        raise MaskError(
+            f"masks is a {type(masks).__name__}; of a dict of tensors, panning.Masks.from_tensors makes masks."
+        )
     _check_ranks_agree(masks)  # first: a rank that stopped at another error would leave the others waiting
-    optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+    optimizers = tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
+    if wrong := [one for one in optimizers if not isinstance(one, Optimizer)]:
+        raise MaskError(
+            f"A {type(wrong[0]).__name__} is no torch.optim.Optimizer; pass the optimizer itself or a list of several, "
+            "of a trainer's wrapper what is inside."
+        )
     model = _bare(model, masks)
     parameters = check_masks_fit(model, masks)
     held = {parameter for one in optimizers for group in one.param_groups for parameter in group["params"]}
     loose = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter not in held]
+    if wide := [name for name, parameter in parameters.items() if parameter.element_size() not in INTEGERS]:
+        raise MaskError(f"'{wide[0]}' is {parameters[wide[0]].dtype}, whose numbers are too wide; use torch.complex64.")
     if loose:
         raise MaskError(
             f"{len(loose)} masked parameters are in no optimizer, '{loose[0]}' first: pass the optimizers that train "
             "this very model. An optimizer made for a copy, or before the parameters were replaced, trains others."
         )
     return MaskEnforcement(parameters, masks, optimizers)
+
+
+def _may_learn(parameter: nn.Parameter) -> bool:
+    """Whether it has gradients, or would have if it were no longer frozen."""
+    return parameter.requires_grad or (parameter.is_floating_point() and not parameter.is_inference())
+
+
+def _hooked(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> _Removable:
+    """Hook a parameter, a frozen one too: it may be set free later, and torch hooks only what learns."""
+    learns = parameter.requires_grad
+    try:
+        return parameter.requires_grad_().register_post_accumulate_grad_hook(hook)
+    finally:
+        parameter.requires_grad_(learns)
 
 
 def _is_plain(grad: Tensor) -> bool:
@@ -203,7 +228,9 @@ def _is_plain(grad: Tensor) -> bool:
 
 def _clear(tensors: Sequence[tuple[Tensor, _Gate]]) -> None:
     """Zero the masked places of all these at once."""
-    bits = [tensor.detach().view(INTEGERS[tensor.element_size()]) for tensor, _ in tensors]
+    # Not ``detach``, which shares the count of writes: a backward that still needs the weights of another optimizer, as
+    # where each parameter is stepped by a hook of its own, would take zeros on zeros for a change.
+    bits = [tensor.data.view(INTEGERS[tensor.element_size()]) for tensor, _ in tensors]
     if bits:
         torch._foreach_mul_(bits, [gate.like(one) for one, (_, gate) in zip(bits, tensors, strict=True)])
 
