@@ -22,12 +22,14 @@ import io
 import json
 import math
 import pickle
+import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -52,6 +54,14 @@ READABLE = (
     "a safetensors file of 0/1 or CSR tensors, or an .npz of 0/1 arrays"
 )
 CSR = ("crow_indices", "col_indices", "shape")
+
+#: What the pickle of a dict of tensors may name. torch's own list for ``weights_only`` is longer: it has bytearray and
+#: empty tensors, which a few bytes make as large as they like.
+GLOBALS = re.compile(
+    r"collections OrderedDict|torch (Size|[A-Za-z0-9]+Storage|[a-z0-9_]+)|torch\.storage (Untyped|Typed)Storage"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|sparse_tensor|meta_tensor_no_storage)"
+    r"|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter|torch\.serialization _get_layout"
+)
 
 _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -206,8 +216,11 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings(action="ignore"):  # about protocols; what does not load is refused anyhow
+            _check_globals(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except _Broken:
+        raise
+    except (pickle.UnpicklingError, ValueError):
         # torch's own message tells the reader to load it all the same.
         _broken("a torch file that is damaged or has other objects than tensors, maybe code; nothing in it was run")
     except Exception as error:  # hostile bytes can take torch's reader into any error
@@ -216,10 +229,28 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         _broken(f"a torch file with a {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            _broken(f"a dict with {_short(name)}: {type(value).__name__}", f"{READABLE}; save the inner dict alone")
+            # A name that is no text is not shown: a few nested tuples can stand for gigabytes of it.
+            key = _short(name) if isinstance(name, str | int) else f"a {type(name).__name__} for a name"
+            _broken(f"a dict with {key}: {type(value).__name__}", f"{READABLE}; save the inner dict alone")
         if value.is_nested or value.layout != torch.strided or value.device.type != "cpu":
             _broken(f"'{_short(name)}' as {_short(value.layout)} on {value.device.type}", "plain dense tensors")
     return _pruned(loaded)
+
+
+def _check_globals(path: Path) -> None:
+    """Refuse what names other things than ``GLOBALS``, before any of it is loaded."""
+    with open(path, "rb") as file:
+        if file.read(2) == b"PK":  # asked of torch's own reader: another might see another record of that name
+            pickles: BinaryIO = io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))
+            n_pickles = 1
+        else:  # the old form: a mark, a version, the machine's sizes, the dict, the names of the storages
+            pickles, n_pickles = file, 5
+            file.seek(0)
+        for _ in range(n_pickles):
+            for opcode, argument, _ in pickletools.genops(pickles):
+                # torch's reader takes no other opcode that names something.
+                if opcode.name == "GLOBAL" and GLOBALS.fullmatch(str(argument)) is None:
+                    _broken(f"a torch file that names {_short(argument)}, maybe code; nothing in it was run")
 
 
 def _pruned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -302,7 +333,7 @@ def _from_csr(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for part in CSR:
             if (tensor := tensors[f"{name}.{part}"]).dtype not in (torch.int32, torch.int64) or tensor.dim() != 1:
                 _broken(f"'{name}.{part}' as {tensor.dtype} {list(tensor.shape)}", "int32 or int64 with one axis")
-        shapes[name] = tuple(tensors[f"{name}.shape"].tolist())
+        shapes[name] = tuple(tensors[f"{name}.shape"][:17].tolist())  # 17 are too many already
     _check_sizes(shapes.items())
     return {
         name: _dense(name, shape, *(tensors[f"{name}.{part}"].long() for part in CSR[:2]))

@@ -559,7 +559,21 @@ def saved(value: Any, **options: Any) -> Damage:
     return damage
 
 
+def torch_pickled(value: bytes) -> Damage:
+    """A torch file whose pickle is a dict with ``value`` under the name of a mask."""
+    data = b"\x80\x02}X\x08\x00\x00\x00a.weight" + value + b"s."
+    return lambda raw: zipped({"archive/data.pkl": data, "archive/version": b"3\n"})
+
+
+#: A hundred bytes of pickle: a pair of pairs of pairs, 22 deep, which as text would have many megabytes.
+TUPLES = b")" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(22))
+
 TORCH: dict[str, Damage] = {
+    "huge bytearray": torch_pickled(b"cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R"),
+    "huge empty tensor": torch_pickled(b"ctorch\nTensor\nJ\x00\x00\x00\x02\x85R"),
+    "huge name of tuples": lambda raw: zipped(
+        {"archive/data.pkl": b"\x80\x02}" + TUPLES + b"Ns.", "archive/version": b"3\n"}
+    ),
     "an old payload": saved({"a.weight": Payload()}, _use_new_zipfile_serialization=False),
     "a list": saved([torch.ones(3)]),
     "a tensor": saved(torch.ones(3)),
