@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -83,6 +85,18 @@ class Task:
 def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
     """The data of ``spec``, kept for the next call."""
     return load_data(spec.data, root=source.root, download=source.download, n_train=spec.n_train)
+
+
+@functools.lru_cache(maxsize=8)
+def data_fingerprint(spec: TaskSpec, source: DataSource) -> str:
+    """A hash of the images and labels of train and validation part: two runs with equal ones saw the same data."""
+    data = load_task_data(spec, source)
+    hashed = hashlib.sha256()
+    for split in (data.train, data.validation):
+        hashed.update(split.labels.numpy().tobytes())
+        for indices in torch.arange(len(split)).split(1000):
+            hashed.update(split.images(indices).numpy().tobytes())
+    return hashed.hexdigest()[:20]
 
 
 def make_model(spec: TaskSpec, data: ImageData, seed: int, allow_import: bool = False) -> nn.Module:

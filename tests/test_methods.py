@@ -411,6 +411,16 @@ def test_a_shuffled_mask_can_be_made_all_alive() -> None:
     assert Connectivity.of(problem).n_alive(result.mask) == int(result.mask.sum()) == round(0.05 * 1620)
 
 
+def test_a_shuffle_at_equal_effective_density_is_as_alive_as_the_method() -> None:
+    problem = mlp_problem(sizes=(20, 30, 30, 4))
+    connectivity = Connectivity.of(problem)
+    plain = prune_problem(problem, 0.05, "magnitude").mask
+    control = prune_problem(problem, 0.05, "magnitude", control="shuffle_alive").mask
+    assert 0 < connectivity.n_alive(plain) < int(plain.sum())  # some of magnitude's are dead
+    assert connectivity.n_alive(control) == int(control.sum()) == connectivity.n_alive(plain)
+    assert int((plain & control).sum()) < 0.3 * int(control.sum())
+
+
 def test_inversion_keeps_the_lowest_scores() -> None:
     problem = mlp_problem()
     lowest = prune_problem(problem, 0.3, "magnitude", control="invert").mask
@@ -444,7 +454,10 @@ def test_reinitialising_finds_the_mask_on_permuted_weights() -> None:
 def test_every_control_keeps_exactly_k(method: str, control: str) -> None:
     problem = residual_problem()
     result = prune_problem(problem, 0.07, method, rounds=Rounds(3), control=control)
-    assert int(result.mask.sum()) == round(0.07 * problem.layout.n_prunable)
+    n_kept = round(0.07 * problem.layout.n_prunable)
+    if control == "shuffle_alive":
+        n_kept = Connectivity.of(problem).n_alive(prune_problem(problem, 0.07, method, rounds=Rounds(3)).mask)
+    assert int(result.mask.sum()) == n_kept
 
 
 def test_an_unknown_control_names_the_nearest() -> None:

@@ -1,15 +1,90 @@
-"""``panning bench``: what things cost on this machine."""
+"""``panning bench``: methods compared under one protocol, and what things cost on this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from panning.cli import options, output
 
-app = typer.Typer(name="bench", help="Measure what pruning costs on this machine.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from panning.benchmark.grid_run import Share
+
+
+class _ConfigOrCommand(TyperGroup):
+    """``panning bench CONFIG`` is ``panning bench run CONFIG``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0].endswith((".yaml", ".yml")):
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="bench", help="Compare methods (panning bench CONFIG), and measure what pruning costs on this machine.",
+    cls=_ConfigOrCommand, no_args_is_help=True,
+)  # fmt: skip
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A grid (YAML).", show_default=False)],
+    out: options.Out = None,
+    share: Annotated[
+        str, typer.Option("--share", metavar="I/N", help="Only the I-th of N parts; panning bench merge joins them.")
+    ] = "1/1",
+    workers: options.Workers = None,
+    ray_address: options.RayAddress = None,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+) -> None:
+    """Prune and train every cell of a grid that is not there yet: models, data, densities, methods, seeds.
+
+    Example: panning bench configs/bench/digits-mlp.yaml
+    """
+    from panning.benchmark.grid import GridConfig
+    from panning.benchmark.grid_run import check_grid, run_grid
+    from panning.config import load_config
+
+    grid = load_config(GridConfig, config)
+    update = {"data_root": str(data_root) if data_root else grid.data_root, "download": download or grid.download}
+    grid = grid.model_copy(update=update)
+    part = _share(share)
+    n_cells = check_grid(grid, config.parent)  # before Ray starts: wrong input is answered at once
+    output.note(f"{n_cells} cells")
+    folder = out or Path("runs") / f"bench-{config.stem}"
+    with options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s) as executor:
+        records = run_grid(grid, config.parent, folder, executor, output.progress, part)
+    failed = [record for record in records if record.metrics["error"] is not None]
+    for record in failed:
+        output.note(f"failed: {record.config['by']} at {record.config['density']:g}: {record.metrics['error']}")
+    output.say(f"{len(records)} records, {len(failed)} of them failures: {folder / 'records.jsonl'}")
+
+
+@app.command()
+def merge(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="RECORDS...", help="Record files of the same grid.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder that takes them in.", show_default=False)],
+) -> None:
+    """Join what several machines ran; a cell that two of them ran is kept once, and must say the same.
+
+    Example: panning bench merge a/records.jsonl b/records.jsonl --out runs/bench-all
+    """
+    from panning.benchmark.grid_run import merge_records
+
+    output.say(f"{merge_records(records, out)} records added: {out / 'records.jsonl'}")
+
+
+def _share(text: str) -> Share:
+    first, _, n = text.partition("/")
+    if not (first.isdecimal() and n.isdecimal() and 1 <= int(first) <= int(n)):
+        raise typer.BadParameter(f"--share is '{text}', but must be I/N with 1 <= I <= N, as 1/4.")
+    return int(first) - 1, int(n)
 
 
 @app.command()

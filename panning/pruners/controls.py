@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from panning.connectivity import Connectivity
 from panning.layout import Layout
 from panning.problem import Problem
+from panning.pruners.all_alive import make_all_alive
 from panning.pruners.rounds import PruneResult, Rounds
 from panning.seeding import torch_generator
 
@@ -27,6 +29,18 @@ def shuffle(problem: Problem, rounds: Rounds, prune: Prune) -> PruneResult:
     order = permutation(problem.layout, problem.seed, "shuffle").to(result.mask.device)
     # The scores move along, so that all-alive revives inside the shuffled picture.
     return dataclasses.replace(result, mask=result.mask[order], scores=result.scores[order])
+
+
+def shuffle_alive(problem: Problem, rounds: Rounds, prune: Prune) -> PruneResult:
+    """As many alive weights as the method's mask has, their counts in the layers shuffled, and all alive again.
+
+    The comparison at equal effective density. What a shuffle cuts off moves to where it can be alive, so that the counts of
+    the layers are the method's but for these weights.
+    """
+    result = prune(problem, rounds)
+    order = permutation(problem.layout, problem.seed, "shuffle").to(result.mask.device)
+    alive = Connectivity.of(problem).alive(result.mask)
+    return make_all_alive(problem, dataclasses.replace(result, mask=alive[order], scores=result.scores[order]))
 
 
 def reinitialise(problem: Problem, rounds: Rounds, prune: Prune) -> PruneResult:
@@ -61,6 +75,7 @@ class Control:
 
 CONTROLS: dict[str, Control] = {
     "shuffle": Control(shuffle),
+    "shuffle_alive": Control(shuffle_alive),
     "reinitialise": Control(reinitialise),
     "invert": Control(invert, of_scores=True),
 }

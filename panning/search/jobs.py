@@ -2,6 +2,7 @@
 
 - ``prune``: one network, one density, one policy or method -> a mask.
 - ``train``: one network, one mask or none, one recipe -> validation (and, for the final table, test) accuracy.
+- ``cell``: both in one, with everything a benchmark tells of a row; it needs no other job's outcome.
 
 What belongs to a job but not to its identity, like where the data lie, travels beside the description; masks and policies
 are in the identity by their hash.
@@ -9,9 +10,11 @@ are in the identity by their hash.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +31,8 @@ from panning.pruners.policies import Replay, make_policy
 from panning.pruners.policy_net import parse_policy
 from panning.records import content_key
 from panning.seeding import derive_seed, numpy_rng
-from panning.tasks import DataSource, Task, TaskSpec, load_task
-from panning.training import Recipe, evaluate
+from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
+from panning.training import Recipe, evaluate, train
 from panning.training.short import train_copy
 
 
@@ -38,7 +41,7 @@ class Job:
     """A unit of work.
 
     Attributes:
-        kind: ``prune`` or ``train``.
+        kind: ``prune``, ``train`` or ``cell``.
         config: the JSON-able description; equal descriptions give equal outcomes.
         source: where the data lie.
         attachment: the bytes of a mask file (``train``) or policy file (``prune`` by the agent), hashed in ``config``.
@@ -79,7 +82,7 @@ def prune_job(
     """A job that makes a mask.
 
     Args:
-        by: ``{"method": row of PRUNERS}``; or an episode: ``{"policy": row of POLICIES | "agent" | "actions", "n_rounds",
+        by: ``{"method": row of PRUNERS}``, with ``"released"`` and ``"control"`` if they are wanted; or an episode: ``{"policy": row of POLICIES | "agent" | "actions", "n_rounds",
             "action"}`` with ``"sample": number`` for a sampled episode of the agent and ``"actions"`` for a replay.
         policy: the agent's file, where ``by`` asks for it.
     """
@@ -101,13 +104,30 @@ def train_job(
     return Job("train", config, source, mask)
 
 
+def cell_job(
+    task: TaskSpec, source: DataSource, seed: int, recipe: Recipe, *, density: float = 1.0,
+    by: dict[str, Any] | None = None, all_alive: bool = False, policy: bytes | None = None, test: bool = True,
+) -> Job:  # fmt: skip
+    """A job that prunes, trains, and evaluates the last epoch and the one that was best on the validation part.
+
+    Args:
+        by: as for ``prune_job``; None trains the dense network.
+        test: read the test part, once, at the end; without it only the validation part is looked at.
+    """
+    config = {
+        "task": task.model_dump(mode="json"), "seed": seed, "density": density, "by": by, "all_alive": all_alive,
+        "policy": digest(policy) if policy is not None else None, "recipe": recipe.model_dump(mode="json"), "test": test,
+    }  # fmt: skip
+    return Job("cell", config, source, policy)
+
+
 def execute(job: Job) -> Outcome:
     """Run a job in this process, on one thread, so that its result is the same everywhere."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         task = load_task(TaskSpec.model_validate(job.config["task"]), job.config["seed"], job.source)
-        return {"prune": _prune, "train": _train}[job.kind](job, task)
+        return {"prune": _prune, "train": _train, "cell": _cell}[job.kind](job, task)
     except (NonFiniteError, DensityError) as error:
         return Outcome(error=str(error))
     finally:
@@ -115,26 +135,34 @@ def execute(job: Job) -> Outcome:
 
 
 def _prune(job: Job, task: Task) -> Outcome:
+    result, actions = _pruned(job, task)
+    facts = report(Connectivity.of(task.problem), result.mask)
+    return Outcome({**_mask_facts(task, result), "actions": actions}, _mask_file(job, task, result, facts.facts()))
+
+
+def _pruned(job: Job, task: Task) -> tuple[PruneResult, list[list[float]]]:
+    """The mask, and the actions of the episode if it is one."""
     config, by = job.config, job.config["by"]
     problem, density = task.problem, config["density"]
     actions: list[list[float]] = []
     if "method" in by:
-        result = prune_problem(problem, density, by["method"])
+        variant = {"released": by.get("released", False), "control": by.get("control")}
+        result = prune_problem(problem, density, by["method"], **variant)
     else:
         spec = ActionSpec.model_validate(by["action"])
         result, taken = run_policy(problem, density, _policy(job, spec), spec, by["n_rounds"])
         actions = [[float(value) for value in action] for action in taken]
-    if config["all_alive"]:
-        result = make_all_alive(problem, result)
-    facts = report(Connectivity.of(problem), result.mask)
-    metrics = {
-        "n_kept": facts.n_kept, "density": facts.density, **facts.facts(),
-        "compute_left": compute_left(problem, result.masks),
-        "layer_densities": [list(pair) for pair in result.masks.layer_densities().items()],  # records sort keys
+    return (make_all_alive(problem, result) if config["all_alive"] else result), actions
 
-        "actions": actions,
+
+def _mask_facts(task: Task, result: PruneResult) -> dict[str, Any]:
+    """What every table says of a mask; a dense one where all is kept."""
+    facts = report(Connectivity.of(task.problem), result.mask)
+    return {
+        "n_kept": facts.n_kept, "density": facts.density, **facts.facts(),
+        "compute_left": compute_left(task.problem, result.masks),
+        "layer_densities": [list(pair) for pair in result.masks.layer_densities().items()],  # records sort keys
     }  # fmt: skip
-    return Outcome(metrics, _mask_file(job, task, result, facts.facts()))
 
 
 def _mask_file(job: Job, task: Task, result: PruneResult, facts: dict[str, Any]) -> bytes:
@@ -178,3 +206,43 @@ def _train(job: Job, task: Task) -> Outcome:
     if not all(math.isfinite(value) for value in metrics.values()):
         return Outcome(error="the evaluation loss is not finite")
     return Outcome(metrics)
+
+
+def _cell(job: Job, task: Task) -> Outcome:
+    config = job.config
+    recipe = Recipe.model_validate(config["recipe"])
+    started = time.perf_counter()
+    if config["by"] is None:
+        everything = torch.ones_like(task.problem.weight, dtype=torch.bool)
+        result, masks = PruneResult(task.problem.layout, everything, task.problem.weight.abs()), None
+    else:
+        result, _ = _pruned(job, task)
+        masks = result.masks
+    timing = {"prune_s": round(time.perf_counter() - started, 3)}
+    facts = {
+        **_mask_facts(task, result), "mask": digest(result.mask.numpy().tobytes()), "n_train": len(task.data.train),
+        "data": data_fingerprint(task.spec, job.source), "timing": timing,
+    }  # fmt: skip
+    model = copy.deepcopy(task.problem.model)
+    try:
+        trained = train(
+            model, task.data, recipe, seed=derive_seed(config["seed"], "training"), masks=masks, keep_best=True
+        )
+    except NonFiniteError as error:
+        return Outcome(facts, error=str(error))
+    timing["train_s"] = round(trained.wall_s, 3)
+    assert trained.best is not None  # asked for
+    best, weights = trained.best
+    figures: dict[str, Any] = {
+        "accuracy": trained.final["accuracy"], "loss": trained.final["loss"], "best_epoch": best["epoch"],
+        "best_accuracy": best["accuracy"], "images_seen": trained.images_seen,
+    }  # fmt: skip
+    if config["test"]:
+        split = task.data.test_split()
+        last = evaluate(model, task.data, split, recipe.precision)
+        model.load_state_dict(weights)
+        of_best = evaluate(model, task.data, split, recipe.precision)["accuracy"]
+        figures |= {"test_accuracy": last["accuracy"], "test_loss": last["loss"], "test_accuracy_of_best": of_best}
+    if not all(math.isfinite(value) for entry in (figures, *trained.history) for value in entry.values()):
+        return Outcome(facts, error="a loss is not finite")
+    return Outcome({**facts, **figures, "history": list(trained.history)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,14 +21,20 @@ STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a resumed run must know beside the tensors; the random streams follow from seed and epoch."""
+    """What a resumed run must know beside the present tensors; the random streams follow from seed and epoch.
+
+    Attributes:
+        best: the ``state_dict`` of the epoch that was best on the validation part; empty if none is kept.
+    """
 
     history: list[dict[str, float]]
+    best: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
     """Write all tensors of model and optimizer, whole or not at all."""
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors |= {f"best.{name}": tensor.contiguous() for name, tensor in checkpoint.best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             if isinstance(value, Tensor):
@@ -50,12 +56,15 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             raise ValueError("its history is not that of the epochs 1, 2, ...")
         if not all(isinstance(value, int | float) for entry in history for value in entry.values()):
             raise ValueError("its history holds what is no number")
-        restore(tensors, "model.", model, optimizer)
+        best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
+        if best and _kinds(best) != _kinds(model.state_dict()):
+            raise ValueError("its best tensors are not those of this network")
+        restore({name: t for name, t in tensors.items() if not name.startswith("best.")}, "model.", model, optimizer)
     except DAMAGE as error:
         raise PanningError(
             f"{path} is not a checkpoint of this training; delete it to start again ({error})."
         ) from None
-    return Checkpoint(history)
+    return Checkpoint(history, best)
 
 
 def restore(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -79,8 +88,11 @@ def restore(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module, optim
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}")
     if any(set(kept) != STATES[type(optimizer)] for kept in state.values()):
         raise ValueError("the optimizer's state is not whole")
-    expected = {name: (tensor.dtype, tensor.shape) for name, tensor in module.state_dict().items()}
-    if expected != {name: (tensor.dtype, tensor.shape) for name, tensor in values.items()}:
+    if _kinds(module.state_dict()) != _kinds(values):
         raise ValueError("its tensors are not those of this network")
     module.load_state_dict(values)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}

@@ -43,7 +43,8 @@ class Recipe(Config):
     Attributes:
         epochs: may be a fraction; the last epoch is then cut short.
         schedule: ``cosine`` falls from ``learning_rate`` to 0, ``one_cycle`` rises over the first quarter and falls
-            linearly to 0, ``constant`` stays.
+            linearly to 0, ``constant`` stays, ``steps`` is multiplied by ``gamma`` at each of ``milestones``.
+        milestones: shares of the whole training.
         precision: ``bfloat16`` runs the forward pass under autocast, channels last; weights stay float32.
         n_images: train on the first so many images of each epoch's order only; None uses all. Short trainings use it.
         compact: train the compact network (``panning.compact``) where that is worth it.
@@ -55,7 +56,9 @@ class Recipe(Config):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     nesterov: bool = False
-    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    schedule: Literal["cosine", "one_cycle", "constant", "steps"] = "cosine"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     precision: Literal["float32", "bfloat16"] = "float32"
     augment: bool = True
     n_images: Annotated[int, Field(ge=1)] | None = None
@@ -64,12 +67,22 @@ class Recipe(Config):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run gives: one entry of ``history`` an epoch, and what it cost."""
+    """What a training run gives.
+
+    Attributes:
+        history: an entry an epoch: ``epoch``, ``train_loss`` and, where it was looked at, ``accuracy`` and ``loss`` of the
+            validation part.
+        images_seen: what it cost.
+        final: the last entry.
+        best: the entry and the weights (a ``state_dict``) of the epoch that was best on the validation part, the first of
+            equals; None if it was not asked for.
+    """
 
     history: tuple[dict[str, float], ...]
     images_seen: int
     wall_s: float
-    final: dict[str, float] = field(default_factory=dict)  # the last entry's validation figures
+    final: dict[str, float] = field(default_factory=dict)
+    best: tuple[dict[str, float], dict[str, Tensor]] | None = None
 
 
 EpochCallback = Callable[[dict[str, float]], None]
@@ -83,6 +96,7 @@ def train(
     seed: int,
     masks: Masks | None = None,
     validate_every_epoch: bool = True,
+    keep_best: bool = False,
     on_epoch: EpochCallback | None = None,
     checkpoint: Path | None = None,
 ) -> TrainResult:
@@ -92,6 +106,7 @@ def train(
         masks: which weights take part; None trains the dense network. Kept weights that no output depends on stay as they
             are where the compact network is trained, and decay with ``weight_decay`` where it is not.
         seed: of the batch order, the augmentation and dropout.
+        keep_best: keep the weights of the epoch that is best on the validation part, which is then looked at every epoch.
         checkpoint: written after every epoch and removed at the end; where it exists, training goes on from it.
 
     Raises:
@@ -109,28 +124,37 @@ def train(
     enforcement = nullcontext() if kept is None else enforce_masks(network, kept, optimizer)
     if recipe.precision == "bfloat16":
         network.to(memory_format=torch.channels_last)
-    history: list[dict[str, float]] = []
-    if checkpoint is not None and (saved := load_checkpoint(checkpoint, network, optimizer)) is not None:
-        history = saved.history
+    saved = Checkpoint([])
+    if checkpoint is not None:
+        saved = load_checkpoint(checkpoint, network, optimizer) or saved
+    history, best = saved.history, saved.best
     with enforcement:
         for epoch in range(len(history), plan.n_epochs):
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
                 loss = _train_epoch(network, data, recipe, plan, optimizer, epoch, seed)
             entry = {"epoch": epoch + 1.0, "train_loss": loss}
-            if validate_every_epoch or epoch + 1 == plan.n_epochs:
+            if validate_every_epoch or keep_best or epoch + 1 == plan.n_epochs:
                 entry.update(evaluate(network, data, data.validation, recipe.precision))
             history.append(entry)
+            if keep_best and _best(history) is entry:
+                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             if on_epoch is not None:
                 on_epoch(entry)
             if checkpoint is not None and epoch + 1 < plan.n_epochs:
-                save_checkpoint(checkpoint, network, optimizer, Checkpoint(history))
+                save_checkpoint(checkpoint, network, optimizer, Checkpoint(history, best))
+    model.train()
+    kept_best = None
     if small is not None:
         model.load_state_dict(small.expand().state_dict())
-        model.train()
+    if keep_best:
+        if small is not None:
+            small.model.load_state_dict(best)
+            best = small.expand().state_dict()
+        kept_best = (dict(_best(history)), best)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     images = min(plan.n_steps * recipe.batch_size, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
-    return TrainResult(tuple(history), images, time.perf_counter() - started, dict(history[-1]))
+    return TrainResult(tuple(history), images, time.perf_counter() - started, dict(history[-1]), kept_best)
 
 
 def _made_small(
@@ -144,6 +168,11 @@ def _made_small(
     except ModelError:  # it has no compact form, and trains as it is
         return None
     return small if multiply_adds_left(small) < COMPACT_BELOW else None
+
+
+def _best(history: list[dict[str, float]]) -> dict[str, float]:
+    """The first of the entries that are best on the validation part."""
+    return max(history, key=lambda entry: entry["accuracy"])
 
 
 def evaluate(model: nn.Module, data: ImageData, split: Split, precision: str = "float32") -> dict[str, float]:
@@ -186,6 +215,8 @@ def learning_rate_at(recipe: Recipe, step: int, n_steps: int) -> float:
     if recipe.schedule == "one_cycle":
         rising = (step + 1) / (0.25 * n_steps)
         return recipe.learning_rate * max(0.0, min(1.0, rising, (1.0 - progress) / 0.75))
+    if recipe.schedule == "steps":
+        return recipe.learning_rate * recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
     return recipe.learning_rate
 
 

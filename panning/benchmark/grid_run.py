@@ -1,0 +1,118 @@
+"""Run a grid, or go on with one, wherever jobs run: here, on Ray, or in shares on several machines."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from panning.benchmark.grid import GridConfig, Group, groups
+from panning.config import dump_config
+from panning.connectivity import Connectivity
+from panning.errors import PanningError
+from panning.masks import n_kept_at
+from panning.records import RecordStore, RunRecord, claim_folder, read_records, write_atomic
+from panning.search.executor import Executor
+from panning.search.jobs import Job, Outcome
+from panning.search.run import ShowProgress
+from panning.search.store import JobStore
+from panning.tasks import load_task
+from panning.training import Recipe
+
+#: (i, n): every n-th group of a grid, from the i-th on.
+Share = tuple[int, int]
+
+
+def run_grid(
+    config: GridConfig, folder: Path, out: Path, executor: Executor, show: ShowProgress, share: Share = (0, 1)
+) -> list[RunRecord]:
+    """Run every cell that ``out`` has no record of; all records of ``out``.
+
+    A grid may be extended: another config of the same name goes on in the same folder.
+
+    Args:
+        folder: of the config, where policy files are looked for.
+        share: only a part of the grid; ``merge_records`` puts the records of all parts together.
+
+    Raises:
+        ConfigError: if the folder holds a grid of another name.
+    """
+    claim_folder(out, {"command": "bench", "name": config.name})
+    write_atomic(out / "config.yaml", dump_config(config))
+    store = JobStore(out)
+
+    def work(description: str, jobs: Sequence[Job]) -> dict[str, Outcome]:
+        with show(description, len(jobs)) as advance:
+            return store.run(jobs, executor, lambda job, outcome: advance(1))
+
+    first, n_shares = share
+    mine = groups(config, folder)[first::n_shares]
+    if any(group.task.learning_rates for group in mine):
+        tried = work("learning rates", [job for group in mine for jobs in _by_rate(group).values() for job in jobs])
+    else:
+        tried = {}
+    work("cells", [job for group in mine for job in group.jobs(_tuned(group, tried), test=True)])
+    if config.short:
+        work("short trainings", [job for group in mine for recipe in config.short for job in group.jobs(recipe, test=False)])
+    return list(store.records)
+
+
+def check_grid(config: GridConfig, folder: Path) -> int:
+    """Raise what is wrong with a grid's data, models, policies or densities before anything starts; the number of cells."""
+    for task in config.tasks:
+        problem = load_task(task.task, config.seeds[0], config.source).problem
+        connectivity = Connectivity.of(problem)
+        for density in config.densities:
+            connectivity.check_reachable(n_kept_at(density, problem.layout.n_prunable))
+    return len(groups(config, folder)) * len(config.seeds)
+
+
+def merge_records(files: Sequence[Path], out: Path) -> int:
+    """Add what other machines ran to the records of the folder ``out``; the number of records added.
+
+    Raises:
+        PanningError: if two records of one cell say different things, timing apart; nothing is added then.
+    """
+    store = RecordStore(out / "records.jsonl")
+    known = {record.key: record for record in store}
+    new: dict[str, RunRecord] = {}
+    for path in files:
+        for record in read_records(path):
+            other = known.get(record.key) or new.get(record.key)
+            if other is not None and without_timing(other) != without_timing(record):
+                raise PanningError(
+                    f"{path} holds another result for the cell {record.key} ({record.config.get('by')}, density "
+                    f"{record.config.get('density')}, seed {record.config.get('seed')}) than {out} or a file before it. One "
+                    "of the machines computes something else: see panning reproduce."
+                )
+            if other is None:
+                new[record.key] = record
+    for record in new.values():
+        store.append(record)
+    return len(new)
+
+
+def without_timing(record: RunRecord) -> dict[str, Any]:
+    """What a record says that must be the same wherever and however often its cell is run."""
+    return {key: value for key, value in record.metrics.items() if key != "timing"}
+
+
+def _by_rate(group: Group) -> dict[float, list[Job]]:
+    return {
+        rate: group.jobs(group.task.recipe.model_copy(update={"learning_rate": rate}), test=False)
+        for rate in group.task.learning_rates
+    }
+
+
+def _tuned(group: Group, tried: dict[str, Outcome]) -> Recipe:
+    """The recipe of a group: with the learning rate that is best on the validation part, where rates are tried."""
+    if not group.task.learning_rates:
+        return group.task.recipe
+
+    def mean(jobs: list[Job]) -> float:
+        return statistics.fmean(tried[job.key].metrics.get("accuracy", 0.0) for job in jobs)
+
+    by_rate = _by_rate(group)
+    best = max(by_rate, key=lambda rate: mean(by_rate[rate]))
+    return group.task.recipe.model_copy(update={"learning_rate": best})
