@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from toys import ResidualNet, flat_mask
 
 from panning.errors import ModelError, OutputError
@@ -57,5 +60,53 @@ def test_what_cannot_be_exported_or_run_here_is_said(tmp_path: Path, monkeypatch
         save_onnx(Unexportable(), tmp_path / "net.onnx", (4,))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(OutputError, match=r"panning\[onnx\]"):
+        save_onnx(nn.Linear(4, 2), tmp_path / "net.onnx", (4,))
+    assert not list(tmp_path.iterdir())
+
+
+class Pair(nn.Linear):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+def broken(weight: float) -> nn.Module:
+    layer = nn.Linear(4, 2)
+    layer.weight.data[0, 0] = weight
+    return layer
+
+
+def pruned() -> nn.Module:
+    layer = nn.Linear(4, 2)
+    prune.l1_unstructured(layer, "weight", 3)
+    layer(torch.ones(1, 4))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "message"),
+    [
+        (lambda: broken(torch.nan), (4,), "Linear gives NaN or infinity"),
+        (lambda: broken(torch.inf), (4,), "Linear gives NaN or infinity"),
+        (lambda: Pair(4, 2), (4,), "Pair gives a tuple"),
+        (lambda: nn.Linear(4, 2), (5,), r"does not run on a batch of shape \(3, 5\)"),
+        (lambda: nn.Linear(4, 2), None, "input_shape is None, but must be positive integers"),
+        (pruned, (4,), "panning.export.bake"),
+    ],
+)
+def test_what_cannot_be_compared_is_not_written(
+    tmp_path: Path, make: Callable[[], nn.Module], shape: Any, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        save_onnx(make(), tmp_path / "net.onnx", shape)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nan_from_onnxruntime_alone_is_another_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = onnx_form._exported
+    monkeypatch.setattr(onnx_form, "_exported", lambda model, inputs: exported(broken(torch.nan), inputs))
+    with pytest.raises(ModelError, match="differs from torch by nan"):
+        save_onnx(nn.Linear(4, 2), tmp_path / "net.onnx", (4,))
+    monkeypatch.setattr(onnx_form, "_exported", lambda model, inputs: b"no network")
+    with pytest.raises(ModelError, match="onnxruntime cannot run this network"):
         save_onnx(nn.Linear(4, 2), tmp_path / "net.onnx", (4,))
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,8 @@ class Cost:
     Attributes:
         n_parameters: all of them, biases and norms included.
         multiply_adds: of convolutions and matrix products, as the network runs.
-        masked_multiply_adds: those with a kept weight: what a kernel that skips every zero would have to do.
+        masked_multiply_adds: those with a kept weight: what a kernel that skips every zero would have to do. An attention's
+            are all counted: most of them multiply activations.
     """
 
     n_parameters: int
@@ -42,15 +44,27 @@ def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = Non
     reference = next(model.parameters())
     inputs = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
     counter = FlopCounterMode(display=False)
-    with as_it_was(model), counter, torch.no_grad(), isolated_torch_rng(0):
+    with as_it_was(model), _no_fused_attention(), counter, torch.no_grad(), isolated_torch_rng(0):
         model.eval()(inputs)
     by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
-    total = by_module.pop("Global", 0)
+    total = by_module.get("Global", 0)
     saved = 0.0
     for name, density in (masks.layer_densities() if masks is not None else {}).items():
-        owner = f"{type(model).__name__}.{name.rpartition('.')[0]}"
-        saved += by_module.get(owner, 0) * (1.0 - density)
+        owner = name.rpartition(".")[0]
+        if not isinstance(model.get_submodule(owner), nn.MultiheadAttention):
+            saved += by_module.get(f"{type(model).__name__}.{owner}".rstrip("."), 0) * (1.0 - density)
     return Cost(sum(p.numel() for p in model.parameters()), total, round(total - saved))
+
+
+@contextmanager
+def _no_fused_attention() -> Iterator[None]:
+    """Encoder layers as single operations; the counter takes the kernel that is one for the whole layer for nothing."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def multiply_adds_left(result: CompactResult) -> float:
