@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 from toys import ResidualNet, chain
 
 from panning.errors import MaskError, ModelError
 from panning.export import CompactResult, compact, rebuild
+from panning.export.modules import PartialSum
 from panning.layout import prunable_layout
 from panning.masks import Masks, apply_masks
 
@@ -782,3 +784,170 @@ def test_a_relu_that_is_off_may_be_switched_on_by_what_else_reads_its_constant()
         model.stem.bias.fill_(-0.01)
     result = compact(model, all_but(model, stem__weight=[(1,)]), (2,))
     assert sizes(result)["branch.weight"] == (3, 3)
+
+
+class Blocks(nn.Module):
+    """Transformer-like: norms that no rule narrows, behind layers that may lose everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(4, 6), nn.LayerNorm(6)
+        self.branch, self.head = nn.Linear(6, 6, bias=False), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(x + self.branch(torch.relu(self.norm(x))))
+
+
+def test_modules_that_are_gone_altogether_have_no_entry() -> None:
+    torch.manual_seed(0)
+    model = Blocks().double()
+    result = same_for_some_steps(model, all_but(model, branch__weight=[()]), (4,))
+    assert not any(name.startswith(("norm", "branch")) for name in result.mapping)
+
+
+class Frozen(nn.Module):
+    """The usual way to keep norms in evaluation while the rest trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.eval()
+        return self
+
+
+class FrozenByName(Frozen):
+    def train(self, mode: bool = True) -> Frozen:
+        nn.Module.train(self, mode)
+        self.layers[1].eval()  # what was made smaller has no numbers
+        return self
+
+
+@pytest.mark.parametrize("make", [Frozen, FrozenByName])
+@pytest.mark.parametrize("around", [False, True])
+def test_a_train_of_its_own_is_kept(make: type[nn.Module], around: bool) -> None:
+    torch.manual_seed(0)
+    model = (nn.Sequential(make(), nn.ReLU()) if around else make()).double()
+    result = same_for_some_steps(model, half_empty(model), (4,))
+    assert "train() of its own" in result.notes[0]
+    norms = [module for module in result.model.train().modules() if isinstance(module, nn.BatchNorm1d)]
+    assert [norm.training for norm in norms] == [False]
+
+
+class Context(nn.Module):
+    """Something around a part of the forward that a graph does not say."""
+
+    def __init__(self, context: str) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.second = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        self.context = context
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        if self.context == "checkpoint":
+            return checkpoint(self.second, x, use_reentrant=False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.context == "on"):
+            return self.second(x.float())
+
+
+@pytest.mark.parametrize(("context", "why"), [("checkpoint", "saved tensors"), ("on", "autocast"), ("off", "autocast")])
+def test_what_is_around_a_part_stays_around_it(context: str, why: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Context(context), nn.Tanh())
+    masks = half_empty(model)
+    result = compact(model, masks, (4,))
+    (note,) = result.notes
+    assert note.startswith("0 stays") and why in note, "the part around, not the layers within"
+    reference, x = masked(model, masks), torch.randn(8, 4)
+    for net in (reference.train(), result.model.train()):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = net(x)
+        out.float().sum().backward()
+    buffers = reference.state_dict()
+    for name, buffer in result.model.state_dict().items():  # a checkpoint runs its norms twice
+        torch.testing.assert_close(buffer, result.narrow(name, buffers[result.mapping[name][0]]), rtol=1e-3, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert reference(x).dtype == result.model(x).dtype == (torch.float32 if context == "off" else torch.bfloat16)
+
+
+def test_a_network_on_tokens_is_given_indices() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.first, self.last = nn.Embedding(5, 4), nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.relu(self.first(self.embedding(x)))).mean(1)
+
+    torch.manual_seed(0)
+    model = Tokens().double()
+    masks = half_empty(model)
+    result = compact(model, masks, (7,))
+    assert sizes(result)["first.weight"][0] < 8
+    tokens = torch.randint(0, 5, (3, 7))
+    close(result.model(tokens), masked(model, masks)(tokens))
+
+
+def test_parts_of_a_sum_are_added_in_the_wider_type() -> None:
+    x, y = torch.full((1, 2), 0.1), torch.full((1, 1), 100.0, dtype=torch.bfloat16)
+    for parts, indices in (
+        ((y, x), (torch.tensor([1]), None)),
+        ((y, x[:, :1]), (torch.tensor([1]), torch.tensor([0]))),
+    ):
+        assert PartialSum(1, 2, indices)(*parts)[0, 0] == x[0, 0]
+    assert PartialSum(1, 2, (None, torch.tensor([1])))(y.expand(1, 2), x[:, :1])[0, 1] == 100.1
+
+
+def test_neither_inference_mode_nor_a_default_device_matters() -> None:
+    model = ResidualNet()
+    layout = prunable_layout(model)
+    masks = Masks(layout, torch.rand(layout.n_prunable) < 0.1, {"input_shape": [2, 8, 8]})
+    expected = sizes(compact(model, masks))
+    with torch.inference_mode():
+        result = compact(model, masks)
+    assert sizes(result) == expected and not any(p.is_inference() for p in result.model.parameters())
+    with torch.device("meta"):
+        assert sizes(compact(model, masks)) == expected
+
+
+def test_hooks_of_parameters_are_told_of() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    model[2].weight.register_hook(lambda grad: 2 * grad)
+    assert (
+        compact(model, all_but(model), (4,)).notes[0].startswith("Hooks of parameters are not copied, as that of 2.w")
+    )
+
+
+def test_a_slice_of_layers_is_followed() -> None:
+    class Slices(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layers[3:](self.layers[:3](x)))
+
+    torch.manual_seed(0)
+    model = Slices().double()
+    result = same_for_some_steps(model, half_empty(model), (4,))
+    assert result.notes == () and sizes(result)["layers.3.weight"][0] < 8
+
+
+def test_a_compact_network_is_compacted_again() -> None:
+    for seed in (0, 3, 5, 8):
+        model, masks = drawn(seed)
+        once = compact(model, masks)
+        if once.masks is not None:
+            layout = once.masks.layout
+            fewer = once.masks.flat & (torch.rand(layout.n_prunable, generator=torch.Generator().manual_seed(0)) < 0.3)
+            same_for_some_steps(once.model, Masks(layout, fewer), INPUT)

@@ -102,6 +102,7 @@ class CompactResult:
             }  # fmt: skip
 
 
+@torch.inference_mode(False)
 def compact(
     model: nn.Module, masks: Masks, input_shape: Sequence[int] | None = None, *, fold: bool = False
 ) -> CompactResult:
@@ -130,23 +131,29 @@ def compact(
     apply_masks(original, masks)
     reference = next(original.parameters())
     with isolated_torch_rng(0):
-        inputs = torch.randn(2, *shape).to(reference.device, reference.dtype)
+        inputs = _inputs_of_parts(original, shape, reference)
         parts = _Parts(original, masks, fold, inputs)
         small = parts.compacted("", original)
-        if parts.notes and not _agree(original, small, inputs):
+        if parts.notes and not _agree(original, small, inputs[""]):
             parts = _Parts(original, masks, fold, inputs, look_inside=False)
             small = parts.compacted("", original)
             parts.notes.append("The parts of what stays as it is stay too: its forward reads their weights.")
-        if not _agree(original, small, inputs):
+        if not _agree(original, small, inputs[""]):
             raise ModelError(
                 f"The compact form of {type(model).__name__} would compute something else than the masked network, so there "
                 "is none. A forward that draws random numbers in evaluation is a reason: let it draw them in training only."
             )
     _same_modes(small, original)
-    kept = {name: take(masks[origin], entries) for name, (origin, entries) in parts.mapping.items() if origin in masks}
+    present = _tensors(small)  # what nothing needs in the end is gone
+    mapping = {name: entry for name, entry in parts.mapping.items() if name in present}
+    if hooked := [name for name, p in model.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]:
+        parts.notes.append(
+            f"Hooks of parameters are not copied, as that of {hooked[0]}: the small network is without them."
+        )
+    kept = {name: take(masks[origin], entries) for name, (origin, entries) in mapping.items() if origin in masks}
     facts = {"input_shape": list(shape), "compact_of": fingerprint(masks.layout)}
     return CompactResult(
-        small, Masks.from_tensors(kept, facts) if kept else None, parts.mapping, parts.folded, tuple(parts.notes), original,
+        small, Masks.from_tensors(kept, facts) if kept else None, mapping, parts.folded, tuple(parts.notes), original,
         tuple(shape), fold,
     )  # fmt: skip
 
@@ -154,9 +161,10 @@ def compact(
 class _Parts:
     """Compacts a network, or those of its parts that can be traced where it cannot be as a whole."""
 
-    def __init__(self, original: nn.Module, masks: Masks, fold: bool, inputs: Tensor, look_inside: bool = True) -> None:
-        self.masks, self.fold, self.look_inside = masks, fold, look_inside
-        self.inputs = _inputs_of_parts(original, inputs)
+    def __init__(
+        self, original: nn.Module, masks: Masks, fold: bool, inputs: dict[str, Tensor], look_inside: bool = True
+    ) -> None:
+        self.masks, self.fold, self.inputs, self.look_inside = masks, fold, inputs, look_inside
         self.shared, self.names = _shared(original), set(_tensors(original))
         self.mapping: dict[str, tuple[str, Entries]] = {}
         self.folded: dict[str, Tensor] = {}
@@ -176,10 +184,11 @@ class _Parts:
         masks = {key.removeprefix(prefix): mask for key, mask in self.masks.items() if key.startswith(prefix)}
         shared = {part.removeprefix(prefix) for part in self.shared}
         at = Analysis(network, masks, frozenset({*opaque, *shared, *_called_twice(network)}), self.fold)
-        find_constants(at)
-        find_kept(at)
         rebuild = Rebuild(at, lambda part, module: self.inside(prefix + part, module), self.copied)
-        small = rebuild.network(type(module).__name__)
+        with torch.device("cpu"):  # whatever the default is: what is known of units lies there
+            find_constants(at)
+            find_kept(at)
+            small = rebuild.network(type(module).__name__)
         self.mapping.update(
             {
                 prefix + key: (prefix + origin, e)
@@ -238,20 +247,41 @@ def _check_forwards(model: nn.Module) -> None:
 
 
 def _agree(original: nn.Module, small: nn.Module, inputs: Tensor) -> bool:
-    """Whether both compute the same, up to rounding, in evaluation."""
-    results = []
+    """Whether both compute the same, up to rounding, in evaluation, and have the same modes in training."""
+    results, modes = [], []
     try:
         with as_it_was(original), as_it_was(small), torch.no_grad():
             for model in (original, small):
+                modes.append({name: module.training for name, module in model.train().named_modules()})
                 with isolated_torch_rng(1):
                     results.append(tree_leaves(model.eval()(inputs.clone())))
     except Exception:  # shapes that do not fit
         return False
+    if any(mode != modes[1].get(name, mode) for name, mode in modes[0].items()):
+        return False
     return len(results[0]) == len(results[1]) and all(map(same, *results))
 
 
-def _inputs_of_parts(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """What is passed to each module with children, those that are called once with one tensor."""
+def _inputs_of_parts(model: nn.Module, shape: Sequence[int], reference: Tensor) -> dict[str, Tensor]:
+    """What is passed to the network (under its name, "") and to each module with children that is called once with a tensor.
+
+    A network that does not run on numbers of ``reference``'s type is given indices, as those of tokens.
+    """
+    numbers = torch.randn(2, *shape, device="cpu").to(reference.device, reference.dtype)
+    try:
+        return _recorded(model, numbers)
+    except Exception as error:  # whatever a forward may raise
+        try:
+            return _recorded(model, (numbers > 0).long())
+        except Exception:
+            raise ModelError(
+                f"{type(model).__name__} does not run on a batch of shape {tuple(numbers.shape)} and {numbers.dtype} "
+                f"({type(error).__name__}: {error}), nor on one of the integers 0 and 1. What is made smaller takes one "
+                "tensor, of the weights' type or of indices; input_shape is the shape of one input, without the batch."
+            ) from error
+
+
+def _recorded(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     calls: dict[str, list[Tensor | None]] = {"": [inputs]}
 
     def record(name: str) -> Any:
@@ -266,12 +296,6 @@ def _inputs_of_parts(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     try:
         with torch.no_grad(), as_it_was(model):
             model.eval()(inputs.clone())
-    except Exception as error:  # whatever a forward may raise
-        raise ModelError(
-            f"{type(model).__name__} does not run on a batch of shape {tuple(inputs.shape)} and {inputs.dtype} "
-            f"({type(error).__name__}: {error}). What is made smaller takes one tensor of the weights' type; input_shape "
-            "is the shape of one input, without the batch."
-        ) from error
     finally:
         for hook in hooks:
             hook.remove()

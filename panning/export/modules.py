@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -54,6 +56,7 @@ class PartialSum(nn.Module):
         indices = [getattr(self, f"index{number}") for number in range(self.n_parts)]
         whole = [part for part, index in zip(parts, indices, strict=True) if index is None]
         total = sum(whole[1:], whole[0]) if whole else self._zeros(parts[0])
+        total = total.to(reduce(torch.promote_types, [part.dtype for part in parts]))  # as a plain sum's type
         for part, index in zip(parts, indices, strict=True):
             if index is not None:
                 total = total.index_add(self.axis, index, part.to(total.dtype))

@@ -54,8 +54,6 @@ class Rebuild:
         model.delete_all_unused_submodules()
         model.graph.lint()
         model.recompile()
-        present = model.state_dict()
-        self.mapping = {name: entry for name, entry in self.mapping.items() if name in present}
         return model
 
     def _whole(self, node: fx.Node) -> fx.Node:

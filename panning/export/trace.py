@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from panning.errors import ModelError
-from panning.export.modules import ByMode
+from panning.export.modules import ByMode, Gather, PartialSum
 from panning.seeding import isolated_torch_rng
 
 
@@ -33,12 +33,21 @@ class _Tracer(fx.Tracer):
         self.opaque = opaque
         self.inside: list[str] = []
         self.failed_in: str | None = None
+        self.n_autocasts = _autocast_depth()
+        self.n_saved = 0
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return name in self.opaque or super().is_leaf_module(module, name)
+        own = isinstance(module, Gather | PartialSum)  # of a network that is compact already
+        return own or name in self.opaque or super().is_leaf_module(module, name)
 
     def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        self.inside.append(self.path_of_module(module))
+        self._check_surroundings()  # before it counts as inside: it is the caller that cannot be traced
+        try:
+            self.inside.append(self.path_of_module(module))
+        except NameError:
+            if type(module) is not nn.Sequential:
+                raise
+            return forward(*args, **kwargs)  # self.layers[2:], made in the forward; the layers are the network's
         try:
             return super().call_module(module, forward, args, kwargs)
         except Exception:
@@ -49,11 +58,31 @@ class _Tracer(fx.Tracer):
             self.inside.pop()
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        if not torch.is_grad_enabled():
-            raise RuntimeError("it turns gradients off, which a graph does not say")
+        self._check_surroundings()
         node = super().create_node(*args, **kwargs)
         node.meta["inside"] = self.inside[-1] if self.inside else ""
         return node
+
+    def _check_surroundings(self) -> None:
+        if not torch.is_grad_enabled():
+            raise RuntimeError("it turns gradients off, which a graph does not say")
+        if _autocast_depth() != self.n_autocasts:
+            raise RuntimeError("it sets autocast, which a graph does not say")
+        before = self.n_saved
+        torch.ones((), requires_grad=True).exp()  # saves its result through the innermost hooks
+        if self.n_saved == before:
+            raise RuntimeError("it has hooks on saved tensors (activation checkpointing), which a graph does not say")
+
+    def count_saved(self, tensor: Tensor) -> Tensor:
+        self.n_saved += 1
+        return tensor
+
+
+def _autocast_depth() -> int:
+    """How many autocasts are around, those that turn it off included."""
+    depth: int = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return depth
 
 
 class _Untraceable(Exception):
@@ -79,8 +108,8 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
             except _Untraceable as problem:
                 if not problem.part or problem.part in opaque:
                     raise ModelError(
-                        f"The forward of {type(model).__name__} cannot be traced ({problem}): torch.fx follows no "
-                        "branches or loops that depend on values. Move these into a submodule, which then stays as it is."
+                        f"The forward of {type(model).__name__} cannot be traced ({problem}). Move what torch.fx does not "
+                        "follow, branches or loops on values mostly, into a submodule, which then stays as it is."
                     ) from problem
                 opaque[problem.part] = str(problem)
     everything = {str(node.target): _attribute(model, str(node.target)) for node in graph.nodes if node.op in _NAMED}
@@ -105,6 +134,9 @@ def stays(module: nn.Module) -> str | None:
         return "its weight is computed (a parametrization)"
     if "forward" in vars(module):
         return "its forward was replaced"
+    for name in ("train", "eval"):  # norms that stay in evaluation, mostly
+        if name in vars(module) or getattr(type(module), name) is not getattr(nn.Module, name):
+            return f"it has a {name}() of its own"
     return None
 
 
@@ -167,7 +199,8 @@ def _graph(model: nn.Module, opaque: set[str]) -> tuple[fx.Graph, dict[Any, Tens
     arguments = inspect.signature(type(model).forward).parameters
     absent = {name: None for name, argument in arguments.items() if argument.default is None}
     try:
-        with torch.enable_grad():
+        hooks = torch.autograd.graph.saved_tensors_hooks(tracer.count_saved, lambda tensor: tensor)
+        with torch.enable_grad(), hooks:
             graph = tracer.trace(model, absent)  # a call that passes one of these is refused
     except Exception as error:  # whatever a forward does with a proxy
         raise _Untraceable(tracer.failed_in or "", f"{type(error).__name__}: {error}".splitlines()[0]) from error
