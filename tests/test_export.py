@@ -70,6 +70,29 @@ def test_folded_networks_are_not_written_as_folders(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_masks_must_be_those_it_was_made_by(tmp_path: Path) -> None:
+    model, masks = pruned()
+    result = panning.compact(model, masks)
+    others = Masks(masks.layout, masks.flat | flat_mask(masks.layout, 0.05, 9), masks.manifest)
+    fewer = Masks(masks.layout, masks.flat & flat_mask(masks.layout, 0.5, 9), masks.manifest)
+    part = Masks.from_tensors({name: mask for name, mask in masks.items() if name != "stem.weight"}, masks.manifest)
+    assert result.masks is not None
+    for wrong, message in ((result.masks, "another network"), (others, "other masks"), (fewer, "other masks"),
+                           (part, "other masks")):  # fmt: skip
+        with pytest.raises(MaskError, match=message):
+            save_compact(result, wrong, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", ["[2, 100000, 100000]", "[2, 8.0, 8]", "[]", "{}", "[2, -8, 8]"])
+def test_an_input_shape_that_fills_the_memory_is_refused(tmp_path: Path, shape: str) -> None:
+    model, masks = pruned()
+    save_compact(panning.compact(model, masks), masks, tmp_path)
+    save_file(load_file(tmp_path / "vectors.safetensors"), tmp_path / "vectors.safetensors", {"input_shape": shape})
+    with pytest.raises(MaskError, match="holds no compact form .*: its input shape"):
+        load_compact(model, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["mask.safetensors", "vectors.safetensors", "weights.safetensors"])
 @pytest.mark.parametrize("harm", ["gone", "cut", "other"])
 def test_a_broken_folder_is_refused(tmp_path: Path, name: str, harm: str) -> None:

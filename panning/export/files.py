@@ -14,15 +14,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from panning.errors import MaskError, ModelError
 from panning.export.compaction import CompactResult, compact
 from panning.maskfile import load_masks, save_masks
-from panning.masks import Masks
+from panning.masks import Masks, check_masks_fit
 from panning.records import write_atomic
-from panning.tensorfile import DAMAGE, read_tensors
+from panning.tensorfile import DAMAGE, check_input_shape, read_tensors
 
 WEIGHTS, MASK, VECTORS = "weights.safetensors", "mask.safetensors", "vectors.safetensors"
 
@@ -35,7 +36,8 @@ def save_compact(result: CompactResult, masks: Masks, folder: str | Path) -> Non
         masks: those that ``result`` was made by.
 
     Raises:
-        ModelError: if constants were folded.
+        ModelError: if constants were folded, or an input has more values than ``load_compact`` takes.
+        MaskError: if ``result`` was made by other masks.
         OutputError: if the folder cannot be written.
     """
     if result.fold:
@@ -43,6 +45,11 @@ def save_compact(result: CompactResult, masks: Masks, folder: str | Path) -> Non
             "A network with folded constants cannot be made again from its weights: save it as ONNX, or compact it without "
             "fold=True."
         )
+    _check_made_by(result, masks)
+    try:
+        check_input_shape(list(result.input_shape))
+    except ValueError as error:
+        raise ModelError(f"This network cannot be made again from a folder: {error}.") from None
     folder = Path(folder)
     save_masks(masks, folder / MASK)
     vectors = {name: tensor for name, tensor in result.original.state_dict().items() if tensor.dim() <= 1}
@@ -63,14 +70,24 @@ def load_compact(model: nn.Module, folder: str | Path) -> CompactResult:
     masks = load_masks(folder / MASK)
     try:
         shape, vectors = read_tensors(folder / VECTORS, "input_shape")
-        if not isinstance(shape, list) or not shape:
-            raise ValueError(f"its input shape is {shape!r}")
         _, weights = read_tensors(folder / WEIGHTS, None)
-        result = compact(with_tensors(model, vectors), masks, shape)
+        result = compact(with_tensors(model, vectors), masks, check_input_shape(shape))
         result.model.load_state_dict(weights)
     except (*DAMAGE, ModelError, MaskError) as error:
         raise MaskError(f"{folder} holds no compact form of this {type(model).__name__}: {error}") from None
     return result
+
+
+def _check_made_by(result: CompactResult, masks: Masks) -> None:
+    """The small network's own mask, or one that was made since, makes another network from the original."""
+    parameters = check_masks_fit(result.original, masks)
+    left = {name for name, _ in result.mapping.values() if name in masks}
+    made_by = left == {result.mapping[name][0] for name in result.masks or ()} and all(
+        torch.equal(mask, result.narrow(name, masks[result.mapping[name][0]]))
+        for name, mask in (result.masks or {}).items()
+    )
+    if not made_by or any(bool(parameters[name].detach()[~mask].any()) for name, mask in masks.items()):
+        raise MaskError("The network was made compact by other masks; pass those that panning.compact was given.")
 
 
 def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
