@@ -16,7 +16,8 @@ from toys import ResidualNet, flat_mask
 
 import panning
 from panning.cli import export as command
-from panning.errors import MaskError, ModelError, PanningError, UnknownNameError
+from panning.cli.mask import verify
+from panning.errors import ConfigError, MaskError, ModelError, OutputError, PanningError, UnknownNameError
 from panning.export.cost import Cost, cost
 from panning.export.files import load_compact, save_compact
 from panning.layout import prunable_layout
@@ -199,3 +200,43 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(
     with pytest.raises(error, match=message):
         run(str(mask_file), "--model", "mlp", *arguments)
     assert sorted(path.name for path in Path().iterdir()) == ["mask.safetensors"]
+
+
+def test_one_export_does_not_replace_another(mask_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(str(mask_file), "--model", "mlp")
+    run(str(mask_file), "--model", "mlp")  # again into its own folder
+    masks = panning.load_masks(mask_file)
+    fewer = {name: mask.clone() for name, mask in masks.items()}
+    fewer["hidden.linear1.weight"][0] = False
+    save_masks(Masks.from_tensors(fewer, masks.manifest), "fewer.safetensors")
+    run("fewer.safetensors", "--model", "mlp")
+    save_file(build_model("mlp", input_shape=(1, 8, 8), n_classes=10, seed=8).state_dict(), "trained.safetensors")
+    run(str(mask_file), "--model", "mlp", "--weights", "trained.safetensors")
+    folders = sorted(Path("runs").iterdir())
+    assert len(folders) == 3 and len({(folder / "weights.safetensors").read_bytes() for folder in folders}) == 3
+    with pytest.raises(ConfigError, match="holds another run"):
+        run(str(mask_file), "--model", "mlp", "--format", "masked", "--out", str(folders[0]))
+    model = build_model("mlp", input_shape=(1, 8, 8), n_classes=10, seed=3)
+    save_compact(panning.compact(model, masks), masks, "own")
+    before = Path("own/weights.safetensors").read_bytes()
+    with pytest.raises(OutputError, match="own holds mask.safetensors that panning export did not write"):
+        run(str(mask_file), "--model", "mlp", "--format", "masked", "--out", "own")
+    assert Path("own/weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"n_classes": 10**15}, "another network"),
+        ({"input_shape": [1, 2**20, 2**20]}, "more than 16777216 values"),
+        ({"input_shape": [1, "8", 8]}, "positive integers"),
+    ],
+)
+def test_a_mask_file_that_asks_for_a_network_larger_than_memory(
+    mask_file: Path, facts: dict[str, Any], message: str
+) -> None:
+    save_masks(panning.load_masks(mask_file).with_manifest(**facts), "hostile.safetensors")
+    with pytest.raises(MaskError, match=message):
+        run("hostile.safetensors", "--model", "mlp")
+    with pytest.raises(MaskError, match=message):
+        verify(Path("hostile.safetensors"), model="mlp", input_shape=None, classes=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from panning.masks import Masks
 
 app = typer.Typer()
+ONNX = "network.onnx"
 
 
 @app.command()
@@ -45,8 +47,8 @@ def export(
     """
     from panning.export import compact
     from panning.export.report import report
-    from panning.maskfile import load_masks
-    from panning.records import write_atomic
+    from panning.maskfile import dump_masks, load_masks
+    from panning.records import claim_folder, content_key, write_atomic
     from panning.registry import lookup
 
     write = lookup(FORMATS, form, "export format")
@@ -54,12 +56,18 @@ def export(
         raise typer.BadParameter("--fold is for networks that are done with training: it goes with --format onnx.")
     masks = load_masks(mask)
     network, n_classes = _network(mask, masks, model, weights)
+    identity = {
+        "command": "export", "format": form, "fold": fold, "model": model, "mask": content_key(dump_masks(masks).hex()),
+        "weights": None if weights is None else _key(network),
+    }  # fmt: skip
+    folder = out or Path("runs") / f"export-{form}-{content_key(identity)[:10]}"
+    _check_free(folder)
     with output.progress("exporting", 3) as advance:
         result = compact(network, masks, fold=fold)
         advance(1, note="compact")
         facts = report(result, masks, n_classes, batch_size if timed else None)
         advance(1, note="measured")
-        folder = out or Path("runs") / f"export-{form}-{mask.parent.name or mask.stem}"
+        claim_folder(folder, identity)
         write(result, masks, folder)
         write_atomic(folder / "report.json", json.dumps(facts, indent=2) + "\n")
         advance(1, note="written")
@@ -80,17 +88,15 @@ def export(
 
 def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple[nn.Module, int]:
     """The network of a mask with the given weights, or those of the mask's seed; and its number of classes."""
+    from panning.cli.mask import network_of, shape_in
     from panning.errors import ModelError
     from panning.export.files import with_tensors
-    from panning.models import build_model
     from panning.tensorfile import DAMAGE, read_tensors
 
-    shape, n_classes, seed = (masks.manifest.get(key) for key in ("input_shape", "n_classes", "seed"))
-    if not isinstance(shape, list) or type(n_classes) is not int:
+    shape, n_classes, seed = shape_in(mask, masks), masks.manifest.get("n_classes"), masks.manifest.get("seed")
+    if shape is None or type(n_classes) is not int:
         raise typer.BadParameter(f"{mask} does not say its input shape and classes: make it with panning prune.")
-    model = build_model(
-        name, input_shape=tuple(shape), n_classes=n_classes, seed=seed if type(seed) is int else 0, allow_import=True
-    )
+    model = network_of(masks, name, shape, n_classes, seed if type(seed) is int else 0)
     if weights is None:
         return model, n_classes
     try:
@@ -100,6 +106,24 @@ def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple
         return with_tensors(model, tensors), n_classes
     except DAMAGE as error:
         raise ModelError(f"{weights} holds no weights of '{name}': {error}.") from None
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder with files of another origin, as of ``panning.save_compact``: trained weights may be among them."""
+    from panning.errors import OutputError
+    from panning.export.files import MASK, VECTORS, WEIGHTS
+
+    names = (MASK, VECTORS, WEIGHTS, ONNX)
+    if not (folder / "run.json").exists() and (found := [name for name in names if (folder / name).exists()]):
+        raise OutputError(f"{folder} holds {found[0]} that panning export did not write; give another --out.")
+
+
+def _key(network: nn.Module) -> str:
+    """Equal for equal weights."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:20]
 
 
 def _write_compact(result: CompactResult, masks: Masks, folder: Path) -> None:
@@ -117,7 +141,7 @@ def _write_masked(result: CompactResult, masks: Masks, folder: Path) -> None:
 def _write_onnx(result: CompactResult, masks: Masks, folder: Path) -> None:
     from panning.export.onnx_form import save_onnx
 
-    save_onnx(result.model, folder / "network.onnx", result.input_shape)
+    save_onnx(result.model, folder / ONNX, result.input_shape)
 
 
 FORMATS: dict[str, Callable[[CompactResult, Masks, Path], None]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from panning.cli import output
 from panning.errors import MaskError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from panning.masks import Masks
 
 app = typer.Typer(name="mask", help="Show, compare, check and convert mask files.", no_args_is_help=True)
@@ -100,7 +103,7 @@ def verify(
     given_shape = _parse_shape(input_shape) if input_shape is not None else None
     masks = load_masks(file)
     if model is not None:
-        shape = given_shape or _shape_in(masks.manifest)
+        shape = given_shape or shape_in(file, masks)
         n_classes = classes or masks.manifest.get("n_classes")
         if shape is None or type(n_classes) is not int or n_classes < 1:
             raise typer.BadParameter(
@@ -141,9 +144,7 @@ def convert(
 
 
 def _check_model(file: Path, masks: Masks, name: str, input_shape: tuple[int, ...], n_classes: int) -> None:
-    from panning.models import build_model
-
-    model = build_model(name, input_shape=input_shape, n_classes=n_classes, seed=0, allow_import=True)
+    model = network_of(masks, name, input_shape, n_classes)
     effective = masks.effective_density(model, input_shape)
     claimed = masks.manifest.get("effective_density")
     # Both are a count divided by n_prunable; half a weight is what rounding in a manifest may cost.
@@ -179,11 +180,36 @@ def _parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _shape_in(manifest: dict[str, Any]) -> tuple[int, ...] | None:
-    shape = manifest.get("input_shape")
-    if not isinstance(shape, list) or not shape or any(type(size) is not int or size < 1 for size in shape):
+def shape_in(file: Path, masks: Masks) -> tuple[int, ...] | None:
+    """The shape of one input that a mask file names; None if it names none."""
+    from panning.tensorfile import check_input_shape
+
+    if (shape := masks.manifest.get("input_shape")) is None:
         return None
-    return tuple(shape)
+    try:
+        return check_input_shape(shape)
+    except ValueError as error:
+        raise MaskError(f"{file}: {error}.") from None
+
+
+def network_of(masks: Masks, name: str, input_shape: tuple[int, ...], n_classes: int, seed: int = 0) -> nn.Module:
+    """The network of a mask at its initial weights, built once it is known to be the mask's.
+
+    Raises:
+        MaskError: if the mask belongs to another network: a file may name any number of classes.
+    """
+    import torch
+
+    from panning.masks import check_masks_fit
+    from panning.models import build_model
+
+    build = partial(build_model, name, input_shape=input_shape, n_classes=n_classes, seed=seed, allow_import=True)
+    if ":" not in name.removeprefix("torchvision:"):  # the user's own code may do anything with sizes
+        with torch.device("meta"):
+            check_masks_fit(build(), masks)
+    model = build()
+    check_masks_fit(model, masks)
+    return model
 
 
 def _one_line(value: object) -> str:
