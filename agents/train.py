@@ -93,7 +93,8 @@ def train_agent(
                         save_agent(out / "agent.safetensors", model, {"rollouts": rollout + 1})
                         if on_rollout is not None:
                             on_rollout(rollout + 1, config.ppo.n_rollouts, figures)
-            facts = {"config": identity, "rollouts": config.ppo.n_rollouts}
+            images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
+            facts = {"config": identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
             policy = export_policy(model, config.env.action, config.env.n_rounds, facts)
     finally:
         torch.set_num_threads(threads)

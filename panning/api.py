@@ -74,8 +74,8 @@ def prune(
         exclude: patterns of weights that stay dense.
         schedule, n_rounds: replace the method's own.
         released: the method as its authors' released code has it, where that departs from the paper.
-        control: a row of ``CONTROLS`` (``shuffle``, ``shuffle_alive``, ``reinitialise``, ``invert``): what the method's mask is
-            worth apart from its layer quotas.
+        control: ``shuffle``, ``shuffle_alive``, ``reinitialise`` or ``invert``: what the method's mask is worth apart from
+            its layer quotas.
         device: where to score; None takes the model's. The model comes back where it was.
         input_shape: of one input, without the batch.
 

@@ -68,7 +68,11 @@ class Contender(Config):
             return {"method": self.method, **{key: value for key, value in variant.items() if value}}, None
         path = folder / self.policy
         net = load_policy(path)
-        return {"policy": "agent", "n_rounds": net.n_rounds, "action": net.spec.model_dump(mode="json")}, path.read_bytes()
+        return {
+            "policy": "agent",
+            "n_rounds": net.n_rounds,
+            "action": net.spec.model_dump(mode="json"),
+        }, path.read_bytes()
 
 
 class GridTask(Config):

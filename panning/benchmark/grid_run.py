@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,10 @@ def run_grid(
         tried = work("learning rates", [job for group in mine for jobs in _by_rate(group).values() for job in jobs])
     else:
         tried = {}
-    work("cells", [job for group in mine for job in group.jobs(_tuned(group, tried), test=True)])
+    work("cells", _seed_by_seed(group.jobs(_tuned(group, tried), test=True) for group in mine))
     if config.short:
-        work("short trainings", [job for group in mine for recipe in config.short for job in group.jobs(recipe, test=False)])
+        short = (group.jobs(recipe, test=False) for group in mine for recipe in config.short)
+        work("short trainings", _seed_by_seed(short))
     return list(store.records)
 
 
@@ -96,6 +97,11 @@ def merge_records(files: Sequence[Path], out: Path) -> int:
 def without_timing(record: RunRecord) -> dict[str, Any]:
     """What a record says that must be the same wherever and however often its cell is run."""
     return {key: value for key, value in record.metrics.items() if key != "timing"}
+
+
+def _seed_by_seed(jobs: Iterable[list[Job]]) -> list[Job]:
+    """All jobs, those of the first seed first: a grid that is stopped is whole for the seeds that it has."""
+    return [job for of_seed in zip(*jobs, strict=True) for job in of_seed]
 
 
 def _by_rate(group: Group) -> dict[float, list[Job]]:

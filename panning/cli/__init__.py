@@ -9,11 +9,22 @@ import sys
 
 import typer
 
-from panning.cli import bench, export, mask, methods, prune, search, train, train_agent, validate
+from panning.cli import bench, export, mask, methods, prune, reproduce, search, train, train_agent, validate
 from panning.errors import PanningError
 from panning.memory import keep_freed_memory
 
-COMMANDS = (search, train_agent, prune, methods, train, export, mask, bench, validate)  # in the order of the help
+COMMANDS = (
+    search,
+    train_agent,
+    prune,
+    methods,
+    train,
+    export,
+    mask,
+    bench,
+    reproduce,
+    validate,
+)  # in the order of the help
 
 app = typer.Typer(
     name="panning",

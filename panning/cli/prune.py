@@ -33,7 +33,9 @@ def prune(
     ] = False,
     control: Annotated[
         str | None,
-        typer.Option("--control", help="shuffle, shuffle_alive, reinitialise or invert: what layer quotas alone are worth."),
+        typer.Option(
+            "--control", help="shuffle, shuffle_alive, reinitialise or invert: what layer quotas alone are worth."
+        ),
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option("--include", help="Prune only weights of this name pattern; may be repeated.")

@@ -82,8 +82,9 @@ def prune_job(
     """A job that makes a mask.
 
     Args:
-        by: ``{"method": row of PRUNERS}``, with ``"released"`` and ``"control"`` if they are wanted; or an episode: ``{"policy": row of POLICIES | "agent" | "actions", "n_rounds",
-            "action"}`` with ``"sample": number`` for a sampled episode of the agent and ``"actions"`` for a replay.
+        by: ``{"method": row of PRUNERS}``, with ``"released"`` and ``"control"`` if they are wanted; or an episode:
+            ``{"policy": row of POLICIES | "agent" | "actions", "n_rounds", "action"}``, with ``"sample": number`` for a
+            sampled episode of the agent and ``"actions"`` for a replay.
         policy: the agent's file, where ``by`` asks for it.
     """
     config = {

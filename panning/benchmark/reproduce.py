@@ -1,0 +1,51 @@
+"""Run one row of a benchmark again, from its record alone, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from panning.benchmark.grid_run import without_timing
+from panning.errors import PanningError
+from panning.records import RunRecord
+from panning.search.jobs import Job, digest, execute
+from panning.tasks import DataSource
+
+
+def find_record(records: Sequence[RunRecord], key: str | None) -> RunRecord:
+    """The cell whose key begins with ``key``; None will do where there is one only.
+
+    Raises:
+        PanningError: if there is none or more than one.
+    """
+    found = [record for record in records if record.kind == "cell" and record.key.startswith(key or "")]
+    if len(found) != 1:
+        some = ", ".join(record.key[:10] for record in (found or records)[:5])
+        raise PanningError(f"{len(found)} cells have a key that begins with '{key or ''}'; name one, as {some}.")
+    return found[0]
+
+
+def run_again(record: RunRecord, source: DataSource, policy: Path | None = None) -> RunRecord:
+    """What the record's cell gives here and now.
+
+    Args:
+        policy: the agent's file, for a row of the agent.
+
+    Raises:
+        PanningError: if the row needs another policy file than this.
+    """
+    data = policy.read_bytes() if policy is not None else None
+    if record.config["policy"] != (digest(data) if data is not None else None):
+        wanted = "the policy file that it was made with" if record.config["policy"] else "no policy file"
+        raise PanningError(f"The cell {record.key} needs {wanted} (--policy).")
+    outcome = execute(Job("cell", record.config, source, data))
+    return RunRecord(record.key, record.kind, record.config, {**outcome.metrics, "error": outcome.error}, {})
+
+
+def differences(recorded: RunRecord, again: RunRecord) -> list[tuple[str, Any, Any]]:
+    """(figure, recorded, now) of everything that is not the same; timing apart."""
+    before, now = without_timing(recorded), without_timing(again)
+    return [
+        (name, before.get(name), now.get(name)) for name in sorted({*before, *now}) if before.get(name) != now.get(name)
+    ]

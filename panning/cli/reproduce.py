@@ -1,0 +1,57 @@
+"""``panning reproduce``: one row of a benchmark again, compared with its record."""
+
+from __future__ import annotations
+
+import reprlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panning.cli import options, output
+
+app = typer.Typer()
+
+SHOWN = ("density", "effective_density", "accuracy", "test_accuracy", "test_accuracy_of_best", "error")
+
+
+@app.command()
+def reproduce(
+    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="A records.jsonl.", show_default=False)],
+    key: Annotated[str | None, typer.Option("--key", help="The record's key, or how it begins.")] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", help="The agent's file, for a row of the agent.")] = None,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Run one cell again from its record's config and seed, and say whether it gives the same. Exit code 1 if not.
+
+    Example: panning reproduce docs/results/fashion-lenet5.jsonl --key 3f2a
+    """
+    from panning.benchmark.grid import row_name
+    from panning.benchmark.reproduce import differences, find_record, run_again
+    from panning.records import environment_info, read_records
+    from panning.tasks import DataSource
+
+    record = find_record(read_records(records), key)
+    config = record.config
+    output.note(
+        f"{row_name(config)} at density {config['density']:g}, seed {config['seed']}: {config['task']['model']}"
+    )
+    again = run_again(record, DataSource.at(data_root, download), policy)
+    found = differences(record, again)
+    if as_json:
+        output.print_json({"key": record.key, "same": not found, "differences": {n: [a, b] for n, a, b in found}})
+    else:
+        rows = [[name, str(record.metrics.get(name)), str(again.metrics.get(name))] for name in SHOWN]
+        output.print_table(["figure", "recorded", "now"], rows)
+    if not found:
+        output.note("The same in every figure.")
+        return
+    for name, before, now in found:
+        output.note(f"differs: {name}: {reprlib.repr(before)} -> {reprlib.repr(now)}")
+    here = environment_info()
+    for name in ("versions", "hardware", "commit"):
+        if (then := record.environment.get(name)) != here[name]:
+            output.note(f"recorded with another {name}: {then}; here {here[name]}")
+    raise typer.Exit(1)
