@@ -149,6 +149,42 @@ def test_epochs_may_be_fractions_and_images_are_counted() -> None:
     assert result.images_seen == 100
 
 
+def test_the_best_epoch_on_the_validation_part_is_kept_and_survives_a_resume(tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"learning_rate": 0.3, "epochs": 6, "schedule": "constant"})  # restless
+    model = network()
+    masks = random_masks(model)
+    result = train(model, DATA, recipe, seed=0, masks=masks, keep_best=True)
+    accuracies = [entry["accuracy"] for entry in result.history]
+    assert result.best is not None
+    entry, weights = result.best
+    assert entry["accuracy"] == max(accuracies) and entry["epoch"] == 1 + accuracies.index(max(accuracies)) < 6
+    assert accuracies[-1] < max(accuracies)  # so that the two differ
+    model.load_state_dict(weights)
+    assert evaluate(model, DATA, DATA.validation)["accuracy"] == max(accuracies)
+
+    def kill(entry: dict[str, float]) -> None:
+        if entry["epoch"] == 6:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), DATA, recipe, seed=0, masks=masks, keep_best=True, checkpoint=path, on_epoch=kill)
+    resumed = train(network(), DATA, recipe, seed=0, masks=masks, keep_best=True, checkpoint=path)
+    assert resumed.best is not None and resumed.best[0] == entry
+    assert all(torch.equal(weights[name], tensor) for name, tensor in resumed.best[1].items())
+
+
+def test_the_best_epoch_of_a_compact_network_comes_back_in_the_original() -> None:
+    recipe = RECIPE.model_copy(update={"learning_rate": 0.3, "epochs": 25, "schedule": "constant"})
+    model = network()
+    result = train(model, DATA, recipe, seed=0, masks=few_units(model), keep_best=True)
+    assert result.best is not None and result.best[0]["epoch"] < 25
+    last = evaluate(model, DATA, DATA.validation)["accuracy"]
+    assert last == pytest.approx(result.final["accuracy"])
+    model.load_state_dict(result.best[1])
+    assert evaluate(model, DATA, DATA.validation)["accuracy"] == pytest.approx(result.best[0]["accuracy"])
+
+
 def test_learning_rate_schedules() -> None:
     recipe = Recipe(learning_rate=0.4)
     assert learning_rate_at(recipe, 0, 10) == 0.4 and learning_rate_at(recipe, 5, 10) == pytest.approx(0.2)
@@ -156,6 +192,8 @@ def test_learning_rate_schedules() -> None:
     rates = [learning_rate_at(cycle, step, 8) for step in range(8)]
     assert rates[0] == pytest.approx(0.2) and max(rates) == pytest.approx(0.4) and rates[-1] == pytest.approx(0.4 / 6)
     assert learning_rate_at(recipe.model_copy(update={"schedule": "constant"}), 7, 8) == 0.4
+    steps = recipe.model_copy(update={"schedule": "steps", "milestones": (0.25, 0.5), "gamma": 0.5})
+    assert [learning_rate_at(steps, step, 8) for step in (1, 2, 3, 4, 7)] == pytest.approx([0.4, 0.2, 0.2, 0.1, 0.1])
 
 
 def test_evaluation_counts_and_leaves_the_mode() -> None:
