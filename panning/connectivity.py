@@ -174,7 +174,7 @@ def alive_flat(model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | No
         MaskError: if the mask belongs to another network, or neither it nor the caller gives the input shape.
     """
     check_masks_fit(model, masks)
-    shape = input_shape or masks.manifest.get("input_shape")
+    shape = input_shape or masks.input_shape
     if shape is None:
         raise MaskError("This mask does not say the network's input shape; pass input_shape=(channels, height, width).")
     device = next(model.parameters()).device

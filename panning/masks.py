@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from panning.errors import DensityError, MaskError
 from panning.layout import Layout
+
+#: A network is run on inputs of the shape that a file names: more values than this are an attack, not an image.
+MAX_INPUT_VALUES = 2**24
 
 
 def check_density(density: float) -> float:
@@ -117,6 +121,19 @@ class Masks(Mapping[str, Tensor]):
         """1 / density; infinite for an empty mask."""
         return self.n_prunable / self.n_kept if self.n_kept else float("inf")
 
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Of one input of the network, as the manifest has it; None if it has none.
+
+        Raises:
+            MaskError: if it is none.
+        """
+        shape = self.manifest.get("input_shape")
+        try:
+            return None if shape is None else check_input_shape(shape)
+        except ValueError as error:
+            raise MaskError(f"The mask's manifest: {error}.") from None
+
     def layer_densities(self) -> dict[str, float]:
         """Density of each parameter."""
         counts = self.layout.counts(self.flat)
@@ -150,6 +167,19 @@ class Masks(Mapping[str, Tensor]):
             )
 
 
+def check_input_shape(shape: Any) -> tuple[int, ...]:
+    """The shape of one input, as a file names it.
+
+    Raises:
+        ValueError: if it is none, or asks for more memory than an input takes.
+    """
+    if not isinstance(shape, list) or not 0 < len(shape) <= 16 or any(type(n) is not int or n < 1 for n in shape):
+        raise ValueError(f"its input shape is {ascii(shape)[:80]}, but must be 1 to 16 positive integers")
+    if math.prod(shape) > MAX_INPUT_VALUES:
+        raise ValueError(f"its input shape {shape} has more than {MAX_INPUT_VALUES} values")
+    return tuple(shape)
+
+
 def layout_difference(mask_layout: Layout, model_layout: Layout, limit: int = 8) -> str:
     """What differs between two layouts, one line each: missing, unexpected, other shape, other order."""
     left, right = (dict(zip(lay.names, lay.shapes, strict=True)) for lay in (mask_layout, model_layout))
@@ -171,6 +201,11 @@ def check_masks_fit(model: nn.Module, masks: Masks) -> dict[str, nn.Parameter]:
     Raises:
         MaskError: if a masked name is absent or has another shape; the message says which.
     """
+    if not isinstance(masks, Masks):
+        raise MaskError(
+            f"masks is a {type(masks).__name__}; make a dict of tensors into masks by panning.Masks.from_tensors, and "
+            "read a file by panning.load_masks."
+        )
     parameters = dict(model.named_parameters())
     wrong = [
         f"  {name}: mask {shape}, model "

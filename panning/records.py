@@ -92,6 +92,8 @@ def read_regular(path: str | Path, max_bytes: int) -> bytes:
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write ``data`` so that ``path`` holds either what it held before or all of it."""
     path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file to write.")
     try:
         _write_aside_and_rename(path, data)
     except OSError as error:

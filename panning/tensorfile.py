@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
 from pathlib import Path
@@ -16,8 +15,6 @@ from panning.records import strict_json
 
 #: As of a mask file: JSON becomes about ten times its size in memory.
 MAX_HEADER_BYTES = 8 * 2**20
-#: A network is run on inputs of the shape that a file names: more values than this are an attack, not an image.
-MAX_INPUT_VALUES = 2**24
 #: What safetensors, JSON and ``load_state_dict`` raise on a broken file.
 DAMAGE = (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
@@ -32,19 +29,6 @@ def read_tensors(path: Path, key: str | None) -> tuple[Any, dict[str, Tensor]]:
     with safe_open(path, "pt") as file:
         values = None if key is None else json.loads((file.metadata() or {})[key])
         return values, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-
-
-def check_input_shape(shape: Any) -> tuple[int, ...]:
-    """The shape of one input, as a file names it.
-
-    Raises:
-        ValueError: if it is none, or asks for more memory than an input takes.
-    """
-    if not isinstance(shape, list) or not 0 < len(shape) <= 16 or any(type(n) is not int or n < 1 for n in shape):
-        raise ValueError(f"its input shape is {ascii(shape)[:80]}, but must be 1 to 16 positive integers")
-    if math.prod(shape) > MAX_INPUT_VALUES:
-        raise ValueError(f"its input shape {shape} has more than {MAX_INPUT_VALUES} values")
-    return tuple(shape)
 
 
 def check_header(path: Path) -> None:

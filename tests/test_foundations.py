@@ -181,6 +181,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
         assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
     write_atomic(file, b"new")
     assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]
+    with pytest.raises(errors.OutputError, match="is a folder"):
+        write_atomic(tmp_path, "new")
 
 
 def test_the_environment_has_versions_and_no_path_or_host() -> None:

@@ -6,12 +6,14 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from panning.errors import DensityError, MaskError, ModelError
+from panning.export import compact
 from panning.layout import Layout, prunable_layout
 from panning.masks import Masks, apply_masks, check_density, layout_difference, n_kept_at
 
@@ -145,6 +147,20 @@ def test_a_mask_of_another_network_changes_nothing(tiny_mlp: nn.Module) -> None:
     with pytest.raises(MaskError, match=r"2\.weight: mask \(2, 9\), model \(2, 3\)\n  x: .* no such parameter"):
         apply_masks(tiny_mlp, wrong)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_mlp.state_dict().items())
+
+
+def test_what_is_no_mask_is_told_how_to_become_one(tiny_mlp: nn.Module) -> None:
+    plain = {"0.weight": torch.zeros(3, 4)}
+    with pytest.raises(MaskError, match=r"masks is a dict; .*Masks\.from_tensors"):
+        apply_masks(tiny_mlp, plain)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [[3, 1 << 40, 1 << 40], [0], "3,32,32", [3.0], [], {"a": 1}])
+def test_an_input_shape_from_a_file_is_none_that_fills_the_memory(tiny_mlp: nn.Module, shape: Any) -> None:
+    masks = Masks.from_tensors({"0.weight": torch.ones(3, 4)}, {"input_shape": shape})
+    for use in (lambda: masks.effective_density(tiny_mlp), lambda: compact(tiny_mlp, masks)):
+        with pytest.raises(MaskError, match="input shape"):
+            use()
 
 
 def test_layout_difference_says_order_and_is_bounded() -> None:

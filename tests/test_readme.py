@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from panning.benchmark import measured
-from panning.benchmark.speed_report import markdown
+from panning.benchmark import compaction, measured, speed_report
 from panning.cli.methods import method_rows, method_table
 from panning.data import data_names
 from panning.models import model_names
@@ -24,7 +23,12 @@ def test_the_table_of_methods_is_the_table_of_methods() -> None:
 
 def test_the_speed_page_shows_the_shipped_records() -> None:
     shown = (Path(__file__).parent.parent / "docs" / "speed.md").read_text()
-    assert markdown(measured.records()).removeprefix("# Speed\n\n") in shown
+    assert speed_report.markdown(measured.records("speed")).removeprefix("# Speed\n\n") in shown
+
+
+def test_the_page_on_compaction_shows_the_shipped_records() -> None:
+    shown = (Path(__file__).parent.parent / "docs" / "compact.md").read_text()
+    assert compaction.markdown(measured.records("compaction")) in shown
 
 
 def test_every_own_model_and_data_set_is_named() -> None:

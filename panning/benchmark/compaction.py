@@ -64,7 +64,7 @@ def run_compaction(
 
 def _config(path: Path, masks: Masks, model: str, threads: int, batch_size: int) -> dict[str, Any]:
     facts = masks.manifest
-    if not facts.get("input_shape") or not facts.get("n_classes"):
+    if masks.input_shape is None or not facts.get("n_classes"):
         raise ConfigError(
             f"{path} does not say its input shape and classes: make it with panning prune --model {model}."
         )

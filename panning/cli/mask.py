@@ -182,14 +182,10 @@ def _parse_shape(text: str) -> tuple[int, ...]:
 
 def shape_in(file: Path, masks: Masks) -> tuple[int, ...] | None:
     """The shape of one input that a mask file names; None if it names none."""
-    from panning.tensorfile import check_input_shape
-
-    if (shape := masks.manifest.get("input_shape")) is None:
-        return None
     try:
-        return check_input_shape(shape)
-    except ValueError as error:
-        raise MaskError(f"{file}: {error}.") from None
+        return masks.input_shape
+    except MaskError as error:
+        raise MaskError(f"{file}: {error}") from None
 
 
 def network_of(masks: Masks, name: str, input_shape: tuple[int, ...], n_classes: int, seed: int = 0) -> nn.Module:

@@ -122,7 +122,7 @@ def compact(
     prunable_layout(model)  # refuses what cannot be run with other weights
     check_masks_fit(model, masks)
     _check_forwards(model)
-    shape = input_shape or masks.manifest.get("input_shape")
+    shape = input_shape or masks.input_shape
     if shape is None:
         raise MaskError("This mask does not say the network's input shape; pass input_shape=(channels, height, width).")
     if not isinstance(shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in shape):

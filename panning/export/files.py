@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from panning.errors import MaskError, ModelError
 from panning.export.compaction import CompactResult, compact
 from panning.maskfile import load_masks, save_masks
-from panning.masks import Masks, check_masks_fit
+from panning.masks import Masks, check_input_shape, check_masks_fit
 from panning.records import write_atomic
-from panning.tensorfile import DAMAGE, check_input_shape, read_tensors
+from panning.tensorfile import DAMAGE, read_tensors
 
 WEIGHTS, MASK, VECTORS = "weights.safetensors", "mask.safetensors", "vectors.safetensors"
 
