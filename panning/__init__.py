@@ -17,12 +17,12 @@ import gymnasium
 
 if TYPE_CHECKING:
     from panning.api import prune
+    from panning.enforce import enforce_masks
     from panning.errors import PanningError
     from panning.export import compact
     from panning.export.files import load_compact, save_compact
     from panning.maskfile import load_masks, save_masks
     from panning.masks import Masks, apply_masks
-    from panning.training.enforce import enforce_masks
 
 __all__ = [
     "Masks",
@@ -42,7 +42,7 @@ _HOMES = {
     "PanningError": "panning.errors",
     "apply_masks": "panning.masks",
     "compact": "panning.export",
-    "enforce_masks": "panning.training.enforce",
+    "enforce_masks": "panning.enforce",
     "load_compact": "panning.export.files",
     "load_masks": "panning.maskfile",
     "prune": "panning.api",

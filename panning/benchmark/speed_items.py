@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from panning.allocation import allocate, top_k
 from panning.benchmark import speed_goals as names
 from panning.connectivity import Connectivity
+from panning.enforce import enforce_masks
 from panning.envs import PanningEnv
 from panning.masks import Masks, n_kept_at
 from panning.mixing import mix
@@ -31,7 +32,6 @@ from panning.pruners import PRUNERS, Rounds
 from panning.seeding import torch_generator
 from panning.signals import Signals
 from panning.tasks import Task
-from panning.training.enforce import enforce_masks
 
 SEED = 0
 #: Of masks that are made or tested; the timed environment round goes from the first of ``ROUND_DENSITIES`` to the second.

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panning.enforce import enforce_masks
 from panning.masks import Masks
-from panning.training.enforce import enforce_masks
 
 #: Timed repetitions of each network, after one that warms up.
 MIN_REPETITIONS, MAX_REPETITIONS = 3, 30

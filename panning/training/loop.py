@@ -1,6 +1,6 @@
 """One training loop for dense and masked networks.
 
-Masked weights are exactly zero before the first step and after every step (``panning.training.enforce``). Where a mask
+Masked weights are exactly zero before the first step and after every step (``panning.enforce``). Where a mask
 leaves few units, the compact network is trained in the masked one's place: the same training, up to rounding.
 
 Everything random in epoch e (order, augmentation, dropout) derives from (seed, e): a run that goes on from a checkpoint
@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from panning.config import Config
 from panning.data import ImageData, Split, augment_batch
+from panning.enforce import enforce_masks
 from panning.errors import ModelError, NonFiniteError
 from panning.export.compaction import CompactResult, compact
 from panning.export.cost import multiply_adds_left
 from panning.masks import Masks
 from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from panning.training.enforce import enforce_masks
 
 EVALUATION_BATCH = 1000
 #: Making a network compact takes about as long as twenty of its steps, and narrow layers do fewer multiply-adds a second.
