@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -29,6 +29,7 @@ class TaskSpec(Config):
     Attributes:
         model: a row of ``MODELS`` or a torchvision classification model.
         data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``.
+        label: what tables call the data; None takes their own name.
         n_train: use only so many training images; None uses all.
         scoring_per_class: samples of each class in a scoring batch.
         include, exclude: name patterns of what is prunable (see ``prunable_layout``).
@@ -36,6 +37,7 @@ class TaskSpec(Config):
 
     model: str
     data: str
+    label: str | None = None
     n_train: Annotated[int, Field(ge=1)] | None = None
     scoring_per_class: Annotated[int, Field(ge=1)] = 10
     include: tuple[str, ...] | None = None
@@ -84,7 +86,8 @@ class Task:
 @functools.lru_cache(maxsize=8)
 def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
     """The data of ``spec``, kept for the next call."""
-    return load_data(spec.data, root=source.root, download=source.download, n_train=spec.n_train)
+    data = load_data(spec.data, root=source.root, download=source.download, n_train=spec.n_train)
+    return data if spec.label is None else replace(data, label=spec.label)
 
 
 @functools.lru_cache(maxsize=8)

@@ -101,9 +101,7 @@ def _measure(masks: Masks, config: dict[str, Any], budget_s: float) -> dict[str,
 def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
     """A row for each mask and number of threads; a gain is dense by compact."""
     rows = []
-    for record in records:
-        if record.kind != "compaction":
-            continue
+    for record in sorted((r for r in records if r.kind == "compaction"), key=_place):
         config, dense, small = record.config, record.metrics["dense"], record.metrics["compact"]
 
         def times(what: str, dense: Any = dense, small: Any = small) -> str:
@@ -120,6 +118,11 @@ def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
     return rows
 
 
+def _place(record: RunRecord) -> tuple[str, float, str, int]:
+    config = record.config
+    return config["model"], -config["density"], str(config["method"]), config["threads"]
+
+
 def markdown(records: Iterable[RunRecord]) -> str:
     """The table, with the machine and the state of the code that it comes from."""
     records = [record for record in records if record.kind == "compaction"]
@@ -134,7 +137,7 @@ def markdown(records: Iterable[RunRecord]) -> str:
 def aim_lines(records: Iterable[RunRecord]) -> list[str]:
     """A line for every aim that was measured."""
     lines = []
-    for record in records:
+    for record in sorted(records, key=_place):
         config, metrics = record.config, record.metrics
         aim = AIMS.get((config["model"], round(config["density"], 3)))
         if aim is not None and str(config["method"]).startswith("synflow") and config["threads"] == 1:

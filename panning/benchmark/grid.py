@@ -79,14 +79,12 @@ class GridTask(Config):
     """A network, its data and how it is trained.
 
     Attributes:
-        label: of the data in tables; default is the data set's own name.
         recipe: for every method and the dense network alike; as text, a preset: ``lenet5-fashion_mnist/short``.
         learning_rates: try these on the validation part, for each method and density on its own, and train with the best.
             A fixed rate favours some masks; this costs as many trainings more as there are rates.
     """
 
     task: TaskSpec
-    label: str | None = None
     recipe: Recipe
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
 

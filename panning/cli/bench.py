@@ -12,6 +12,7 @@ from panning.cli import options, output
 
 if TYPE_CHECKING:
     from panning.benchmark.grid_run import Share
+    from panning.records import RunRecord
 
 
 class _ConfigOrCommand(TyperGroup):
@@ -78,6 +79,110 @@ def merge(
     from panning.benchmark.grid_run import merge_records
 
     output.say(f"{merge_records(records, out)} records added: {out / 'records.jsonl'}")
+
+
+@app.command()
+def fidelity(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders of grids.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Write the table there, as fidelity.md.")] = None,
+) -> None:
+    """Say how well the short trainings of a grid foresee its full ones.
+
+    Example: panning bench fidelity runs/bench-fidelity-lenet5
+    """
+    from panning.benchmark import fidelity as judged
+    from panning.records import write_atomic
+
+    found = _read(records)
+    output.print_table(judged.COLUMNS, judged.table_cells(judged.foresights(found)))
+    if out is not None:
+        write_atomic(out / "fidelity.md", judged.markdown(found))
+
+
+@app.command()
+def training(
+    recipe: Annotated[str, typer.Option("--recipe", help="A preset; its batch size, optimizer, precision.")] = (
+        "resnet20-cifar10/short"
+    ),
+    model: Annotated[str, typer.Option("--model", help="A model's name.")] = "resnet20",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: all cores.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of both loops in turns.")] = 5,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="Of each loop in a round.")] = 40,
+    as_json: options.AsJson = False,
+) -> None:
+    """Time our training loop beside a plain one: DataLoader, an image at a time, float32, channels first.
+
+    Images are noise of CIFAR's shape. Other work on the machine spoils the numbers.
+
+    Example: panning bench training
+    """
+    import os
+
+    import torch
+
+    from panning.benchmark.presets import load_recipe
+    from panning.benchmark.throughput import measure, noise_data
+
+    try:
+        chosen = load_recipe(recipe)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    data = noise_data(max(10_000, batches * chosen.batch_size))
+    with output.progress("measuring", rounds + 1) as advance:
+        found = measure(model, data, chosen, n_batches=batches, n_rounds=rounds, on_round=lambda: advance(1))
+    facts = {
+        "model": model, "threads": torch.get_num_threads(), "plain_images_per_s": found.plain,
+        "images_per_s": found.ours, "ratio": found.ratio, "ratios": list(found.ratios),
+    }  # fmt: skip
+    if as_json:
+        output.print_json(facts)
+        return
+    output.say(
+        f"{model}, {facts['threads']} threads: plain {found.plain:.0f}, panning {found.ours:.0f} images a second; in turns "
+        f"{found.ratio:.2f} times as many ({min(found.ratios):.2f} to {max(found.ratios):.2f})"
+    )
+
+
+@app.command()
+def report(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders of grids.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where tables and pictures go. Default: the first folder of RECORDS.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make the tables and pictures of a grid from its records, and say which differences hold.
+
+    Example: panning bench report runs/bench-digits-mlp
+    """
+    from panning.benchmark import grid_report
+
+    found = _read(records)
+    folder = out or (records[0] if records[0].is_dir() else records[0].parent)
+    grid_report.write_report(found, folder)
+    tables = grid_report.tables(found)
+    if as_json:
+        output.print_json(grid_report.as_json(tables))
+        return
+    for table in tables:
+        output.say(table.title)
+        output.print_table(*grid_report.short_cells(table))
+        for sentence in grid_report.findings(table):
+            output.say(sentence)
+    output.say(f"Report, tables and pictures: {folder / 'report.md'}")
+
+
+def _read(paths: list[Path]) -> list[RunRecord]:
+    """All records of files and folders, each cell once."""
+    from panning.records import read_records
+
+    found = [record for path in paths for record in read_records(path / "records.jsonl" if path.is_dir() else path)]
+    return list({record.key: record for record in found}.values())
 
 
 def _share(text: str) -> Share:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from panning.pictures import figure, png
 from panning.records import RunRecord, write_atomic
 
 if TYPE_CHECKING:
@@ -46,17 +47,12 @@ def write_mask_report(folder: Path, masks: Masks, record: RunRecord) -> None:
 
 def draw_lines(path: Path, lines: dict[str, list[float]], ticks: Sequence[Any], *, log: bool = False) -> None:
     """A picture with one panel a line."""
-    from matplotlib.figure import Figure  # slow to import, and only pictures need it
-
-    figure = Figure(figsize=(4.6 * len(lines), 3.4), dpi=110)
-    for axes, (label, values) in zip(figure.subplots(1, len(lines), squeeze=False)[0], lines.items(), strict=True):
+    whole, panels = figure(len(lines), width=4.6, height=3.4)
+    for axes, (label, values) in zip(panels, lines.items(), strict=True):
         axes.plot(range(len(values)), values, "o-", markersize=3)
         axes.set_xticks(range(len(ticks)), list(ticks), rotation=60, fontsize=7)
         axes.set_ylabel(label)
         if log:
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, png(whole))

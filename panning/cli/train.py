@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +19,18 @@ def train(
     data: options.Data,
     mask: Annotated[Path | None, typer.Option("--mask", help="A mask file; without it the dense network.")] = None,
     seed: options.Seed = 0,
-    epochs: Annotated[float, typer.Option("--epochs")] = 10.0,
-    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 0.1,
-    batch_size: Annotated[int, typer.Option("--batch-size")] = 128,
-    weight_decay: Annotated[float, typer.Option("--weight-decay")] = 5e-4,
-    schedule: Annotated[str, typer.Option("--schedule", help="cosine, one_cycle or constant.")] = "cosine",
-    precision: Annotated[str, typer.Option("--precision", help="float32 or bfloat16.")] = "float32",
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="A preset, as lenet5-fashion_mnist/short; the options below change it."),
+    ] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Default: 10.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Default: 0.1.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Default: 128.")] = None,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay", help="Default: 0.0005.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", help="cosine, one_cycle, steps or constant. Default: cosine.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16. Default: float32.")] = None,
     out: options.Out = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -31,10 +38,12 @@ def train(
 ) -> None:
     """Train a network at its initial weights, dense or under a mask. The seed must be the mask's for its own weights.
 
-    Example: panning train --model lenet5 --data fashion_mnist --mask runs/x/mask.safetensors --epochs 3
+    Example: panning train --model lenet5 --data fashion_mnist --mask runs/x/mask.safetensors --recipe
+    lenet5-fashion_mnist/short
     """
     from safetensors.torch import save
 
+    from panning.benchmark.presets import load_recipe
     from panning.cli.report import draw_lines, write_record, write_table
     from panning.config import parse_config
     from panning.maskfile import fingerprint, load_masks
@@ -44,14 +53,15 @@ def train(
     from panning.training import Recipe, evaluate
     from panning.training import train as run_training
 
-    recipe = parse_config(
-        Recipe,
-        {
-            "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
-            "schedule": schedule, "precision": precision,
-        },
-        "options",
-    )  # fmt: skip
+    given = {
+        "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
+        "schedule": schedule, "precision": precision,
+    }  # fmt: skip
+    try:
+        preset = load_recipe(recipe).model_dump() if recipe is not None else {}
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    chosen = parse_config(Recipe, preset | {key: value for key, value in given.items() if value is not None}, "options")
     masks = load_masks(mask) if mask is not None else None
     source = DataSource.at(data_root, download)
     task = load_task(TaskSpec(model=model, data=data), seed, source, allow_import=True)
@@ -61,17 +71,17 @@ def train(
         if masks.manifest.get("seed", seed) != seed:
             output.note(f"note: the mask was made for the weights of seed {masks.manifest['seed']}, not {seed}")
     identity: dict[str, Any] = {
-        "model": model, "data": data, "seed": seed, "recipe": recipe.model_dump(mode="json"),
+        "model": model, "data": data, "seed": seed, "recipe": chosen.model_dump(mode="json"),
         "mask": None if masks is None else [fingerprint(masks.layout), content_key(masks.flat.nonzero().tolist())],
     }  # fmt: skip
     folder = out or Path("runs") / f"train-{content_key(identity)[:10]}"
     claim_folder(folder, identity)
-    with output.progress("training", int(-(-epochs // 1))) as advance:
+    with output.progress("training", math.ceil(chosen.epochs)) as advance:
         result = run_training(
-            network, task.data, recipe, seed=seed, masks=masks, checkpoint=folder / "checkpoint.safetensors",
+            network, task.data, chosen, seed=seed, masks=masks, checkpoint=folder / "checkpoint.safetensors",
             on_epoch=lambda entry: advance(1, note=f"validation {100 * entry['accuracy']:.2f} %"),
         )  # fmt: skip
-    test = evaluate(network, task.data, task.data.test_split(), recipe.precision)
+    test = evaluate(network, task.data, task.data.test_split(), chosen.precision)
     figures: dict[str, Any] = {
         "test_accuracy": test["accuracy"], "validation_accuracy": result.final["accuracy"],
         "density": 1.0 if masks is None else masks.density,

@@ -28,7 +28,7 @@ from panning.pruners import PruneResult, make_all_alive, prune_problem
 from panning.pruners.actions import ActionSpec
 from panning.pruners.episode import Policy, run_policy
 from panning.pruners.policies import Replay, make_policy
-from panning.pruners.policy_net import parse_policy
+from panning.pruners.policy_net import PolicyNet, parse_policy
 from panning.records import content_key
 from panning.seeding import derive_seed, numpy_rng
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
@@ -183,13 +183,17 @@ def _policy(job: Job, spec: ActionSpec) -> Policy:
         return Replay(by["actions"])
     if by["policy"] != "agent":
         return make_policy(by["policy"], spec)
-    if job.attachment is None:
-        raise PanningError("A job for the agent carries no policy file.")
-    net = parse_policy(job.attachment, "the agent's policy")
+    net = _agent(job)
     if (sample := by.get("sample")) is None:
         return net
     rng = numpy_rng(job.config["seed"], "sampled episode", sample)
     return lambda observation: net.sample(observation, rng)
+
+
+def _agent(job: Job) -> PolicyNet:
+    if job.attachment is None:
+        raise PanningError("A job for the agent carries no policy file.")
+    return parse_policy(job.attachment, "the agent's policy")
 
 
 def _train(job: Job, task: Task) -> Outcome:
@@ -222,7 +226,8 @@ def _cell(job: Job, task: Task) -> Outcome:
     timing = {"prune_s": round(time.perf_counter() - started, 3)}
     facts = {
         **_mask_facts(task, result), "mask": digest(result.mask.numpy().tobytes()), "n_train": len(task.data.train),
-        "data": data_fingerprint(task.spec, job.source), "timing": timing,
+        "data": data_fingerprint(task.spec, job.source), "data_label": task.data.label, "timing": timing,
+        "search_images": 0 if job.attachment is None else _agent(job).facts.get("images_seen", 0),
     }  # fmt: skip
     model = copy.deepcopy(task.problem.model)
     try:

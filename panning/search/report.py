@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from panning.pictures import figure, png
 from panning.records import environment_info, read_records, write_atomic
 from panning.search.run import Row, SearchResult
 
@@ -159,7 +160,7 @@ def _spread(values: list[float | None]) -> str:
 
 def _accuracy_picture(result: SearchResult) -> bytes:
     """Test accuracy of every method, one panel a density: a dot a seed, a bar at the mean, the dense network dashed."""
-    figure, panels = _figure(len(result.config.densities), width=4.6, height=4.0)
+    whole, panels = figure(len(result.config.densities), width=4.6, height=4.0)
     dense = _mean(next(row for row in result.rows if row.method == "dense").test)
     for axes, density in zip(panels, result.config.densities, strict=True):
         rows = sorted((r for r in result.rows if r.density == density), key=lambda row: _mean(row.test))
@@ -174,12 +175,12 @@ def _accuracy_picture(result: SearchResult) -> bytes:
             axes.axvline(100 * dense, linestyle="--", color="grey", linewidth=1)
         axes.set_xlabel("test accuracy, %")
         axes.set_title(f"density {density:g}")
-    return _png(figure)
+    return png(whole)
 
 
 def _layer_picture(result: SearchResult) -> bytes:
     """Density of each layer by method, log scale, one panel a density."""
-    figure, panels = _figure(len(result.config.densities), width=4.6, height=4.0)
+    whole, panels = figure(len(result.config.densities), width=4.6, height=4.0)
     for axes, density in zip(panels, result.config.densities, strict=True):
         axes.set_prop_cycle(color=OTHER_COLOURS)
         for row in (r for r in result.rows if r.density == density and r.layer_densities):
@@ -193,14 +194,14 @@ def _layer_picture(result: SearchResult) -> bytes:
         axes.set_ylabel("density of the layer")
         axes.set_title(f"density {density:g}")
     panels[-1].legend(fontsize=6)
-    return _png(figure)
+    return png(whole)
 
 
 def reward_picture(path: Path) -> bytes:
     """Mean episode reward of each rollout; where the reward trains, the advantage over the fixed policy too."""
     records = sorted(read_records(path), key=lambda record: record.config["rollout"])
     with_advantage = any("advantage" in record.metrics for record in records)
-    figure, panels = _figure(2 if with_advantage else 1, width=4.6, height=3.2)
+    whole, panels = figure(2 if with_advantage else 1, width=4.6, height=3.2)
     for axes, key, label in zip(
         panels,
         ("reward", "advantage"),
@@ -213,18 +214,4 @@ def reward_picture(path: Path) -> bytes:
         axes.set_xlabel("rollout")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    return _png(figure)
-
-
-def _figure(n_panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure  # slow to import, and only pictures need it
-
-    figure = Figure(figsize=(width * n_panels, height), dpi=110)
-    return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
-
-
-def _png(figure: Any) -> bytes:
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(whole)

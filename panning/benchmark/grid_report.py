@@ -1,0 +1,472 @@
+"""Tables and pictures of a grid, from its records alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panning.benchmark.grid import row_name
+from panning.benchmark.speed_report import markdown_table
+from panning.benchmark.statistics import Difference, Ranks, difference, holm, interval, ranks
+from panning.errors import PanningError
+from panning.pictures import figure, png
+from panning.records import RunRecord, write_atomic
+
+COLUMNS = (
+    "density", "method", "effective density", "dead units", "collapsed layers", "multiply-adds %", "test %, last epoch",
+    "test %, best epoch", "validation %", "learning rate", "cost, dense epochs", "n", "against the best",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A method at one density: one cell a seed.
+
+    Attributes:
+        tuning_epochs: what the trial of learning rates cost, per seed.
+    """
+
+    method: str
+    density: float
+    cells: tuple[RunRecord, ...]
+    tuning_epochs: float
+
+    @cached_property
+    def good(self) -> dict[int, dict[str, Any]]:
+        """The metrics of the cells that did not fail, by seed."""
+        return {cell.config["seed"]: cell.metrics for cell in self.cells if cell.metrics["error"] is None}
+
+    def values(self, name: str) -> dict[int, float]:
+        """A figure of the training by seed, where it did not fail."""
+        return {seed: float(metrics[name]) for seed, metrics in self.good.items()}
+
+    def mean(self, name: str) -> float:
+        """The mean of a figure; minus infinity if the training failed on every seed."""
+        values = list(self.values(name).values())
+        return statistics.fmean(values) if values else -math.inf
+
+    def of_masks(self, name: str) -> list[float]:
+        """A figure of the masks, also where the training failed."""
+        return [float(cell.metrics[name]) for cell in self.cells if name in cell.metrics]
+
+    def search_epochs(self) -> float:
+        """What finding the masks cost before they were scored: the training of an agent, and trying learning rates."""
+        agent = [c.metrics["search_images"] / c.metrics["n_train"] for c in self.cells if "search_images" in c.metrics]
+        return (statistics.fmean(agent) if agent else 0.0) + self.tuning_epochs
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """All rows of one network, data set and recipe.
+
+    Attributes:
+        rows: of each density, by mean test accuracy of the last epoch, best first; densities fall.
+    """
+
+    model: str
+    data: str
+    epochs: float
+    dense: Row
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.model} on {self.data}"
+
+    @property
+    def densities(self) -> list[float]:
+        return sorted({row.density for row in self.rows}, reverse=True)
+
+    def at(self, density: float) -> list[Row]:
+        return [row for row in self.rows if row.density == density]
+
+    @cached_property
+    def dense_epoch_s(self) -> float:
+        """Wall time of an epoch of the dense network, on one thread."""
+        return statistics.fmean(
+            cell.metrics["timing"]["train_s"] / (cell.metrics["images_seen"] / cell.metrics["n_train"])
+            for cell in self.dense.cells
+            if cell.metrics["error"] is None
+        )
+
+    def cost(self, row: Row) -> tuple[float, float, float]:
+        """Dense epochs of search, scoring (by wall time, against the dense network's) and training."""
+        scoring = [cell.metrics["timing"]["prune_s"] for cell in row.cells if "timing" in cell.metrics]
+        training = [metrics["images_seen"] / metrics["n_train"] for metrics in row.good.values()]
+        return (
+            row.search_epochs(),
+            statistics.fmean(scoring) / self.dense_epoch_s if scoring else 0.0,
+            statistics.fmean(training) if training else 0.0,
+        )
+
+    def best(self, density: float) -> Row:
+        """The row that is best on the validation part: what one would take, and what the others are compared with."""
+        return max(self.at(density), key=lambda row: row.mean("accuracy"))
+
+    @cached_property
+    def differences(self) -> dict[tuple[float, str], Difference]:
+        """(density, method) -> against the best of that density, Holm-corrected for the number of its rows."""
+        found = {}
+        for density in self.densities:
+            best = self.best(density)
+            others = [row for row in self.at(density) if row is not best and row.good]
+            raw = [difference(row.values("test_accuracy"), best.values("test_accuracy")) for row in others]
+            found |= {(density, row.method): d for row, d in zip(others, holm(raw), strict=True)}
+        return found
+
+    @cached_property
+    def ranks(self) -> Ranks | None:
+        """Over all densities and seeds; a training that failed is last."""
+        blocks: dict[str, dict[object, float]] = defaultdict(dict)
+        for row in self.rows:
+            for cell in row.cells:
+                good = cell.metrics["error"] is None
+                blocks[row.method][row.density, cell.config["seed"]] = cell.metrics["test_accuracy"] if good else -1.0
+        most = max(len(some) for some in blocks.values())  # a row that was added later lacks blocks: it waits
+        return ranks({name: some for name, some in blocks.items() if len(some) == most})
+
+
+def tables(records: Iterable[RunRecord]) -> list[Table]:
+    """All tables that the cells of ``records`` make.
+
+    Raises:
+        PanningError: if there is no cell that read the test part, or a table has no dense network.
+    """
+    cells = [record for record in records if record.kind == "cell"]
+    final = [record for record in cells if record.config["test"]]
+    if not final:
+        raise PanningError("These records hold no cell of a benchmark: make some with panning bench CONFIG.")
+    agents = sorted({record.config["policy"] for record in final if record.config["policy"]})
+    grouped: dict[str, dict[tuple[str, float], list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
+    tuning: dict[tuple[str, str, float], float] = defaultdict(float)
+    for record in cells:
+        config = record.config
+        name = row_name(config) + (f" {config['policy'][:6]}" if config["policy"] and len(agents) > 1 else "")
+        table = json.dumps([config["task"], {**config["recipe"], "learning_rate": None}], sort_keys=True)
+        if config["test"]:
+            grouped[table][name, config["density"]].append(record)
+        elif "images_seen" in record.metrics:
+            tuning[table, name, config["density"]] += record.metrics["images_seen"] / record.metrics["n_train"]
+    return [_table(key, groups, tuning) for key, groups in grouped.items()]
+
+
+def _table(
+    key: str, groups: dict[tuple[str, float], list[RunRecord]], tuning: dict[tuple[str, str, float], float]
+) -> Table:
+    rows = []
+    for (name, density), cells in groups.items():
+        ordered = tuple(sorted(cells, key=lambda cell: cell.config["seed"]))
+        rows.append(Row(name, density, ordered, tuning.get((key, name, density), 0.0) / len(cells)))
+    task, recipe = json.loads(key)
+    dense = next((row for row in rows if row.method == "dense"), None)
+    if dense is None or not dense.good:
+        raise PanningError(f"{task['model']} on {task['data']}: no dense network was trained; run the grid to its end.")
+    label = next(iter(dense.good.values()))["data_label"]
+    others = sorted(
+        (row for row in rows if row is not dense), key=lambda row: (-row.density, -row.mean("test_accuracy"))
+    )
+    return Table(task["model"], label, recipe["epochs"], dense, tuple(others))
+
+
+# --- text ---
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation of accuracies, in percent."""
+    if not values:
+        return "failed"
+    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.2f}{deviation}"
+
+
+def table_cells(table: Table) -> list[list[str]]:
+    """Every row as text, the dense network last."""
+    return [_cells(table, row) for row in (*table.rows, table.dense)]
+
+
+def _cells(table: Table, row: Row) -> list[str]:
+    rates = {cell.config["recipe"]["learning_rate"] for cell in row.cells}
+    effective, dead, compute = (row.of_masks(name) for name in ("effective_density", "n_dead_units", "compute_left"))
+    collapsed = [len(cell.metrics["collapsed_layers"]) for cell in row.cells if "collapsed_layers" in cell.metrics]
+    return [
+        f"{row.density:g}",
+        row.method,
+        f"{statistics.fmean(effective):.5f}" if effective else "-",
+        f"{statistics.fmean(dead):.0f}" if dead else "-",
+        f"{max(collapsed)}" if collapsed else "-",
+        f"{100 * statistics.fmean(compute):.1f}" if compute else "-",
+        spread(list(row.values("test_accuracy").values())),
+        spread(list(row.values("test_accuracy_of_best").values())),
+        spread(list(row.values("accuracy").values())),
+        " ".join(f"{rate:g}" for rate in sorted(rates)),
+        f"{sum(table.cost(row)):.2f}",
+        f"{len(row.good)}" + (f" of {len(row.cells)}" if len(row.good) < len(row.cells) else ""),
+        _against(table, row),
+    ]
+
+
+def _against(table: Table, row: Row) -> str:
+    if row is table.dense:
+        return ""
+    if row is table.best(row.density):
+        return "best on validation"
+    found = table.differences.get((row.density, row.method))
+    if found is None:
+        return "-"
+    bounds = "" if math.isnan(found.low) else f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+    verdict = f"p {found.p:.3f}" if found.is_significant else "no significant difference"
+    return f"{100 * found.mean:+.2f}{bounds}, {verdict}"
+
+
+def short_cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    """The short table: a line a method, a column a density; by mean rank, where there is one."""
+    order = table.ranks.names if table.ranks is not None else ()
+    names = [*order, *(name for name in dict.fromkeys(row.method for row in table.rows) if name not in order)]
+    by_place = {(row.method, row.density): row for row in table.rows}
+    columns = ["method", *([] if not order else ["mean rank"]), *(f"{density:g}" for density in table.densities)]
+    lines = []
+    for name in names:
+        rank = [f"{table.ranks.mean_ranks[order.index(name)]:.1f}" if name in order else "-"] if table.ranks else []
+        shown = [by_place.get((name, density)) for density in table.densities]
+        lines.append(
+            [
+                name,
+                *rank,
+                *("-" if row is None else spread(list(row.values("test_accuracy").values())) for row in shown),
+            ]
+        )
+    return columns, lines
+
+
+def findings(table: Table) -> list[str]:
+    """What the statistics say, a sentence a density."""
+    sentences = []
+    for density in table.densities:
+        best = table.best(density)
+        others = {
+            row.method: table.differences.get((density, row.method)) for row in table.at(density) if row is not best
+        }
+        known = {name: d for name, d in others.items() if d is not None}
+        better = [name for name, d in known.items() if d.is_significant and d.mean > 0]
+        level = [name for name, d in known.items() if not d.is_significant]
+        worse = [name for name, d in known.items() if d.is_significant and d.mean < 0]
+        sentences.append(
+            f"At density {density:g}, {best.method} is best on validation, with "
+            f"{spread(list(best.values('test_accuracy').values()))} % on test."
+            + (f" Significantly better on test: {', '.join(better)}." if better else "")
+            + (f" No significant difference: {', '.join(level)}." if level else " All others differ significantly.")
+            + (f" Significantly worse: {', '.join(worse)}." if worse and level else "")
+        )
+    return sentences
+
+
+def markdown(records: Sequence[RunRecord]) -> str:
+    """Every table with what one must know to read it."""
+    parts = [_markdown(table) for table in tables(records)]
+    origins = dict.fromkeys(_origin(record) for record in records if record.kind == "cell")
+    return "\n".join([*parts, "## Where this comes from", "", *(f"- {origin}" for origin in origins), ""])
+
+
+def short_markdown(table: Table) -> str:
+    """The short table alone."""
+    columns, lines = short_cells(table)
+    return "\n".join(markdown_table(columns, lines)) + "\n"
+
+
+def _markdown(table: Table) -> str:
+    seeds = sorted({cell.config["seed"] for row in table.rows for cell in row.cells})
+    rank = table.ranks
+    dense = spread(list(table.dense.values("test_accuracy").values()))
+    lines = [
+        f"## {table.title}",
+        "",
+        f"Test accuracy after the last of {table.epochs:g} epochs, mean ± standard deviation over seeds {_range(seeds)}; "
+        f"the dense network has {dense} %. Same initial weights, batches and recipe for all with one seed; choices on the "
+        "validation part; the test part was read once, at the end.",
+        "",
+        short_markdown(table),
+        *([] if rank is None else [
+            f"Mean rank over {rank.n_blocks} pairs of density and seed; Friedman's test that all are equal: p = "
+            f"{rank.p_friedman:.2g}.", "",
+        ]),
+        *(f"- {sentence}" for sentence in findings(table)),
+        "",
+        "Against the best on validation: mean difference in points on the test part, paired by seed, 95 % bootstrap "
+        "interval, paired t-test with Holm's correction over the rows of one density, at 5 %. Cost: agent and tried "
+        "learning rates, scoring (wall time by that of a dense epoch) and training, in passes of the dense network over the "
+        "training part.",
+        "",
+        *markdown_table(COLUMNS, table_cells(table)),
+        "",
+    ]  # fmt: skip
+    failed = [(row, c) for row in (*table.rows, table.dense) for c in row.cells if c.metrics["error"] is not None]
+    if failed:
+        lines += ["Failed:", ""]
+        lines += [f"- {r.method} at {r.density:g}, seed {c.config['seed']}: {c.metrics['error']}" for r, c in failed]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _range(seeds: Sequence[int]) -> str:
+    whole = list(range(seeds[0], seeds[-1] + 1)) == list(seeds) and len(seeds) > 2
+    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+
+
+def _origin(record: RunRecord) -> str:
+    about = record.environment
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"Commit {about['commit']}; {versions}; {about['hardware']['processor']}, {about['hardware']['cores']} cores."
+    )
+
+
+# --- files ---
+
+
+def write_report(records: Sequence[RunRecord], out: Path) -> None:
+    """``report.md``, ``rows.csv``, ``rows.json``, and of each table the pictures ``accuracy``, ``ranks``, ``layers`` and
+    ``cost`` (PNG)."""
+    found = tables(records)
+    write_atomic(out / "report.md", markdown(records))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", *COLUMNS])
+    for table in found:
+        writer.writerows([table.title, *cells] for cells in table_cells(table))
+    write_atomic(out / "rows.csv", text.getvalue())
+    write_atomic(out / "rows.json", json.dumps(as_json(found), indent=2))
+    for number, table in enumerate(found):
+        suffix = f"-{number + 1}" if len(found) > 1 else ""
+        for name, draw in PICTURES.items():
+            if (picture := draw(table)) is not None:
+                write_atomic(out / f"{name}{suffix}.png", picture)
+
+
+def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:
+    """Every row unrounded, by seed."""
+    return [
+        {
+            "table": table.title, "method": row.method, "density": row.density,
+            "effective_density": row.of_masks("effective_density"), "n_dead_units": row.of_masks("n_dead_units"),
+            "compute_left": row.of_masks("compute_left"),
+            **{name: row.values(name) for name in ("test_accuracy", "test_accuracy_of_best", "accuracy")},
+            "cost_epochs": dict(zip(("search", "scoring", "training"), table.cost(row), strict=True)),
+            "errors": [cell.metrics["error"] for cell in row.cells if cell.metrics["error"] is not None],
+        }
+        for table in found
+        for row in (*table.rows, table.dense)
+    ]  # fmt: skip
+
+
+# --- pictures ---
+
+
+#: Colours of the rows that one looks for; the others are grey, or there would be no telling them apart.
+COLOURS = {
+    "panning (agent)": "tab:red", "panning (agent) + all-alive": "tab:pink", "staged Panning": "tab:orange",
+    "SynFlow": "tab:blue", "SynFlow (shuffled, as many alive)": "tab:cyan", "SNIP": "tab:green", "GraSP": "tab:olive",
+    "magnitude": "tab:brown", "random (ERK)": "tab:purple",
+}  # fmt: skip
+
+
+def _lines(table: Table) -> list[tuple[str, list[Row], str | None]]:
+    """Method, its rows by density, and its colour; grey ones first, so that they lie below."""
+    by_method: dict[str, list[Row]] = defaultdict(list)
+    for row in table.rows:
+        if row.good:
+            by_method[row.method].append(row)
+    lines = [(name, rows, COLOURS.get(name)) for name, rows in by_method.items()]
+    return sorted(lines, key=lambda line: (line[2] is not None, list(COLOURS).index(line[0]) if line[2] else 0))
+
+
+def accuracy_picture(table: Table) -> bytes:
+    """Accuracy against effective compression, with 95 % bands: a mask with dead weights is as sparse as its live ones."""
+    whole, (axes,) = figure(1, width=7.0, height=4.6)
+    for name, rows, colour in _lines(table):
+        alive = [row for row in rows if min(row.of_masks("effective_density")) > 0]
+        if not alive:
+            continue
+        x = [1.0 / statistics.fmean(row.of_masks("effective_density")) for row in alive]
+        values = [100 * np.array(list(row.values("test_accuracy").values())) for row in alive]
+        style = {"color": colour, "label": name, "linewidth": 1.8} if colour else {"color": "0.8", "linewidth": 0.8}
+        axes.plot(x, [v.mean() for v in values], "o-", markersize=3, **style)
+        bounds = [interval(v) for v in values]
+        if colour and not any(math.isnan(low) for low, _ in bounds):
+            axes.fill_between(x, [low for low, _ in bounds], [high for _, high in bounds], color=colour, alpha=0.15)
+    axes.axhline(100 * table.dense.mean("test_accuracy"), linestyle="--", color="black", linewidth=0.8, label="dense")
+    axes.set_xscale("log")
+    axes.set_xlabel("effective compression (all weights / alive weights)")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(table.title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    return png(whole)
+
+
+def rank_picture(table: Table) -> bytes | None:
+    """The critical-difference diagram: methods that a bar joins are not told apart (Demsar 2006; Nemenyi's test)."""
+    if (found := table.ranks) is None:
+        return None
+    import pandas as pd
+    from scikit_posthocs import critical_difference_diagram
+
+    whole, (axes,) = figure(1, width=9.0, height=1.6 + 0.2 * len(found.names))
+    critical_difference_diagram(
+        dict(zip(found.names, found.mean_ranks, strict=True)),
+        pd.DataFrame(found.p_pairs, index=list(found.names), columns=list(found.names)), ax=axes,
+        label_props={"fontsize": 7},
+    )  # fmt: skip
+    axes.set_title(f"{table.title}: mean rank over {found.n_blocks} pairs of density and seed", fontsize=9)
+    return png(whole)
+
+
+def layer_picture(table: Table) -> bytes:
+    """Density of each layer, one panel a density."""
+    densities = table.densities
+    whole, panels = figure(len(densities), width=3.4, height=3.6)
+    for axes, density in zip(panels, densities, strict=True):
+        for name, rows, colour in _lines(table):
+            for row in (r for r in rows if r.density == density and colour):
+                layers = dict(row.cells[0].metrics["layer_densities"])
+                axes.plot(range(len(layers)), [max(d, 1e-6) for d in layers.values()], "o-", markersize=3, color=colour,
+                          label=name)  # fmt: skip
+                axes.set_xticks(
+                    range(len(layers)), [n.removesuffix(".weight") for n in layers], rotation=60, fontsize=6
+                )
+        axes.set_yscale("log")
+        axes.set_title(f"density {density:g}", fontsize=9)
+    panels[0].set_ylabel("density of the layer")
+    panels[-1].legend(fontsize=6)
+    return png(whole)
+
+
+def cost_picture(table: Table) -> bytes:
+    """Accuracy against what it cost to come by, search and scoring included, one panel a density."""
+    densities = table.densities
+    whole, panels = figure(len(densities), width=3.4, height=3.6)
+    for axes, density in zip(panels, densities, strict=True):
+        for name, rows, colour in _lines(table):
+            for row in (r for r in rows if r.density == density):
+                style = {"color": colour, "label": name, "s": 24} if colour else {"color": "0.8", "s": 10}
+                axes.scatter([sum(table.cost(row))], [100 * row.mean("test_accuracy")], **style)
+        axes.set_xscale("log")
+        axes.set_xlabel("dense epochs")
+        axes.set_title(f"density {density:g}", fontsize=9)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy, %")
+    panels[-1].legend(fontsize=6)
+    return png(whole)
+
+
+PICTURES = {"accuracy": accuracy_picture, "ranks": rank_picture, "layers": layer_picture, "cost": cost_picture}

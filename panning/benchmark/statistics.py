@@ -1,0 +1,118 @@
+"""What differs, and how surely: figures that are paired by seed. All statistics are scipy's and scikit-posthocs'."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.05
+N_RESAMPLES = 9999
+
+BySeed = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row against another, over the seeds that both have.
+
+    Attributes:
+        mean, low, high: of the differences, with the bootstrap interval of 95 % (BCa); NaN bounds for fewer than two.
+        p: of the paired t-test; 1 where it cannot be made.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+    @property
+    def is_significant(self) -> bool:
+        return self.p < LEVEL
+
+
+def difference(row: BySeed, reference: BySeed) -> Difference:
+    """``row`` minus ``reference``."""
+    from scipy.stats import ttest_rel
+
+    seeds = sorted(set(row) & set(reference))
+    first, second = (np.array([values[seed] for seed in seeds]) for values in (row, reference))
+    differences = first - second
+    if len(seeds) == 0:
+        return Difference(float("nan"), float("nan"), float("nan"), 1.0, 0)
+    low, high = interval(differences)
+    if len(seeds) < 2 or not differences.any():
+        return Difference(float(differences.mean()), low, high, 1.0, len(seeds))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # equal differences: p is 0
+        p = float(ttest_rel(first, second).pvalue)
+    return Difference(float(differences.mean()), low, high, 0.0 if np.isnan(p) else p, len(seeds))
+
+
+def interval(values: NDArray[np.floating]) -> tuple[float, float]:
+    """The bootstrap interval of 95 % of the mean; of equal values, their value."""
+    from scipy.stats import bootstrap
+
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    result = bootstrap((values,), np.mean, n_resamples=N_RESAMPLES, rng=np.random.default_rng(0))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def holm(differences: Sequence[Difference]) -> list[Difference]:
+    """The same with p-values corrected for their number (Holm 1979)."""
+    from statsmodels.stats.multitest import multipletests  # what scikit-posthocs corrects with
+
+    if not differences:
+        return []
+    corrected = multipletests([d.p for d in differences], method="holm")[1]
+    return [replace(d, p=float(p)) for d, p in zip(differences, corrected, strict=True)]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks over blocks, 1 is best (Demsar 2006).
+
+    Attributes:
+        names: best first.
+        p_friedman: that all are equally good.
+        p_pairs: [n, n], of Nemenyi's test, in the order of ``names``.
+        n_blocks: in which every name has a value.
+    """
+
+    names: tuple[str, ...]
+    mean_ranks: tuple[float, ...]
+    p_friedman: float
+    p_pairs: NDArray[np.floating]
+    n_blocks: int
+
+
+def ranks(values: Mapping[str, Mapping[object, float]]) -> Ranks | None:
+    """Rank names within each block that all of them have; None for fewer than three names or two blocks.
+
+    Args:
+        values: name -> block -> value, higher is better.
+    """
+    from scikit_posthocs import posthoc_nemenyi_friedman
+    from scipy.stats import friedmanchisquare, rankdata
+
+    names = list(values)
+    blocks = [block for block in next(iter(values.values()), {}) if all(block in values[name] for name in names)]
+    if len(names) < 3 or len(blocks) < 2:
+        return None
+    table = np.array([[values[name][block] for name in names] for block in blocks])
+    mean_ranks = rankdata(-table, axis=1).mean(0)
+    order = np.argsort(mean_ranks, kind="stable")
+    table = table[:, order]
+    if not np.ptp(table, axis=1).any():
+        return None
+    return Ranks(
+        tuple(names[i] for i in order), tuple(float(mean_ranks[i]) for i in order),
+        float(friedmanchisquare(*table.T).pvalue), posthoc_nemenyi_friedman(table).to_numpy(), len(blocks),
+    )  # fmt: skip

@@ -1,0 +1,144 @@
+"""Images a second in training: our loop beside the plain one that most scripts have, in turns on the same machine.
+
+The plain loop: a DataLoader with two worker processes, PIL images and per-image transforms of torchvision, float32, channels
+first. Ours: data in memory, whole batches augmented at once, bfloat16 where the recipe says so, channels last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from panning.data import ImageData, InMemorySplit
+from panning.data.augment import PADDING
+from panning.errors import DataError
+from panning.models import build_model
+from panning.seeding import torch_generator
+from panning.training import Recipe, train
+
+N_LOADER_WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Medians over rounds, images a second.
+
+    Attributes:
+        ratios: of each round, ours by plain.
+    """
+
+    plain: float
+    ours: float
+    ratios: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+
+def noise_data(n_images: int, n_classes: int = 10) -> ImageData:
+    """Images of CIFAR's shape, of noise: nothing here depends on what they show."""
+    generator = torch_generator(0, "throughput")
+
+    def load_test() -> InMemorySplit:
+        raise DataError("Noise has no test part.")
+
+    images = torch.randint(256, (n_images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    split = InMemorySplit(images, torch.arange(n_images) % n_classes)
+    few = split.subset(torch.arange(n_classes))
+    return ImageData(
+        "noise", "noise", split, few, n_classes, (3, 32, 32), (0.5,) * 3, (0.25,) * 3, "crop_flip", load_test
+    )
+
+
+def measure(
+    model: str,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    n_batches: int = 40,
+    n_rounds: int = 5,
+    on_round: Callable[[], None] = lambda: None,
+) -> Throughput:
+    """Train both ways in turns; the first round warms up and does not count.
+
+    Args:
+        recipe: of our loop; the plain one takes its batch size and optimizer.
+        n_batches: of each way in each round.
+    """
+    n_images = n_batches * recipe.batch_size
+    networks = [build_model(model, input_shape=data.input_shape, n_classes=data.n_classes, seed=0) for _ in range(2)]
+    few = data.validation.subset(torch.arange(min(len(data.validation), data.n_classes)))
+    data = dataclasses.replace(data, validation=few)  # our loop looks at it at the end
+    chunk = recipe.model_copy(update={"epochs": 1, "n_images": n_images, "schedule": "constant"})
+    batches = _plain_batches(data, recipe.batch_size)
+    optimizer = torch.optim.SGD(
+        networks[0].parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    rates = []
+    for number in range(n_rounds + 1):
+        start = time.perf_counter()
+        _plain_steps(networks[0], optimizer, batches, n_batches)
+        middle = time.perf_counter()
+        train(networks[1], data, chunk, seed=number)
+        rates.append((n_images / (middle - start), n_images / (time.perf_counter() - middle)))
+        on_round()
+    counted = rates[1:]
+    return Throughput(
+        statistics.median(plain for plain, _ in counted), statistics.median(ours for _, ours in counted),
+        tuple(ours / plain for plain, ours in counted),
+    )  # fmt: skip
+
+
+class _PlainDataset(Dataset[tuple[Tensor, int]]):
+    """An image at a time, as torchvision's data sets give them."""
+
+    def __init__(self, data: ImageData) -> None:
+        from torchvision import transforms
+
+        self.images = data.train.images(torch.arange(len(data.train))).permute(0, 2, 3, 1).numpy()
+        self.labels = data.train.labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(data.input_shape[-2:], padding=PADDING),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(data.mean, data.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[index].squeeze())), self.labels[index]
+
+
+def _plain_batches(data: ImageData, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    loader = DataLoader(
+        _PlainDataset(data), batch_size, shuffle=True, drop_last=True, num_workers=N_LOADER_WORKERS,
+        persistent_workers=True,
+    )  # fmt: skip
+    while True:
+        yield from loader
+
+
+def _plain_steps(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[tuple[Tensor, Tensor]], n_batches: int
+) -> None:
+    model.train()
+    for _ in range(n_batches):
+        inputs, labels = next(batches)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()

@@ -1,0 +1,27 @@
+"""The training benchmark: both loops really train, in turns."""
+
+from __future__ import annotations
+
+import torch
+
+from panning.benchmark.throughput import _PlainDataset, measure, noise_data
+from panning.data import load_data
+from panning.training import Recipe
+
+
+def test_both_loops_are_timed_in_turns() -> None:
+    calls: list[None] = []
+    found = measure(
+        "mlp", noise_data(64), Recipe(batch_size=8), n_batches=2, n_rounds=2, on_round=lambda: calls.append(None)
+    )
+    assert len(calls) == 3 and len(found.ratios) == 2 and found.ratio > 0 and found.plain > 0 < found.ours
+
+
+def test_the_plain_loop_sees_the_same_pixels() -> None:
+    data = load_data("digits", n_train=50)
+    image, label = _PlainDataset(data)[3]
+    assert image.shape == data.input_shape and label == int(data.train.labels[3])
+    shown, _ = data.batch(data.train, torch.tensor([3]))
+    # cropped and mirrored, but the same grey levels
+    levels = {round(float(value), 3) for value in shown.unique()} | {round(float(-data.mean[0] / data.std[0]), 3)}
+    assert {round(float(value), 3) for value in image.unique()} <= levels
