@@ -185,6 +185,30 @@ def test_the_best_epoch_of_a_compact_network_comes_back_in_the_original() -> Non
     assert evaluate(model, DATA, DATA.validation)["accuracy"] == pytest.approx(result.best[0]["accuracy"])
 
 
+class Viewing(nn.Module):
+    """What channels-last images break: a view of a feature map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.classifier = nn.Conv2d(1, 4, 3), nn.Linear(144, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.conv(x).relu().view(len(x), -1))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_images_are_channels_last_unless_the_network_does_not_run_so(precision: str) -> None:
+    torch.manual_seed(0)
+    recipe = RECIPE.model_copy(update={"precision": precision})
+    model = Viewing()
+    assert train(model, DATA, recipe, seed=0).final["accuracy"] > 0.3
+    assert model.conv.weight.is_contiguous()
+    usual = build_model("resnet20", input_shape=(1, 8, 8), n_classes=10, seed=0)
+    train(usual, DATA, recipe.model_copy(update={"epochs": 1}), seed=0)
+    wide = next(p for p in usual.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1)
+    assert wide.is_contiguous(memory_format=torch.channels_last) and not wide.is_contiguous()
+
+
 def test_learning_rate_schedules() -> None:
     recipe = Recipe(learning_rate=0.4)
     assert learning_rate_at(recipe, 0, 10) == 0.4 and learning_rate_at(recipe, 5, 10) == pytest.approx(0.2)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panning.enforce import enforce_masks
+from panning.image_format import put_channels_last
 from panning.masks import Masks
 
 #: Timed repetitions of each network, after one that warms up.
@@ -60,7 +61,8 @@ def time_side_by_side(
 
 class _Runs:
     def __init__(self, model: nn.Module, masks: Masks | None, inputs: Tensor, labels: Tensor) -> None:
-        self.model, self.inputs, self.labels = model, inputs, labels
+        images = put_channels_last(model, inputs[:2])  # as in our training
+        self.model, self.inputs, self.labels = model, inputs.contiguous(memory_format=images), labels
         # No learning: the weights of a network that diverges would end as NaN, which some kernels are slow with.
         self.optimizer = torch.optim.SGD(model.parameters(), 1e-6, momentum=0.9)
         if masks is not None:

@@ -28,6 +28,7 @@ from panning.enforce import enforce_masks
 from panning.errors import ModelError, NonFiniteError
 from panning.export.compaction import CompactResult, compact
 from panning.export.cost import multiply_adds_left
+from panning.image_format import image_format, put_channels_last
 from panning.masks import Masks
 from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -45,7 +46,7 @@ class Recipe(Config):
         schedule: ``cosine`` falls from ``learning_rate`` to 0, ``one_cycle`` rises over the first quarter and falls
             linearly to 0, ``constant`` stays, ``steps`` is multiplied by ``gamma`` at each of ``milestones``.
         milestones: shares of the whole training.
-        precision: ``bfloat16`` runs the forward pass under autocast, channels last; weights stay float32.
+        precision: ``bfloat16`` runs the forward pass under autocast; weights stay float32.
         n_images: train on the first so many images of each epoch's order only; None uses all. Short trainings use it.
         compact: train the compact network (``panning.compact``) where that is worth it.
     """
@@ -122,8 +123,7 @@ def train(
         nesterov=recipe.nesterov and recipe.momentum > 0,
     )  # fmt: skip
     enforcement = nullcontext() if kept is None else enforce_masks(network, kept, optimizer)
-    if recipe.precision == "bfloat16":
-        network.to(memory_format=torch.channels_last)
+    images = put_channels_last(network, data.batch(data.train, torch.arange(min(2, len(data.train))))[0])
     saved = Checkpoint([])
     if checkpoint is not None:
         saved = load_checkpoint(checkpoint, network, optimizer) or saved
@@ -131,7 +131,7 @@ def train(
     with enforcement:
         for epoch in range(len(history), plan.n_epochs):
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
-                loss = _train_epoch(network, data, recipe, plan, optimizer, epoch, seed)
+                loss = _train_epoch(network, data, recipe, plan, optimizer, epoch, seed, images)
             entry = {"epoch": epoch + 1.0, "train_loss": loss}
             if validate_every_epoch or keep_best or epoch + 1 == plan.n_epochs:
                 entry.update(evaluate(network, data, data.validation, recipe.precision))
@@ -153,8 +153,8 @@ def train(
         kept_best = (dict(_best(history)), best)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    images = min(plan.n_steps * recipe.batch_size, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
-    return TrainResult(tuple(history), images, time.perf_counter() - started, dict(history[-1]), kept_best)
+    n_images = min(plan.n_steps * recipe.batch_size, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
+    return TrainResult(tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), kept_best)
 
 
 def _made_small(
@@ -179,12 +179,13 @@ def evaluate(model: nn.Module, data: ImageData, split: Split, precision: str = "
     """Accuracy in [0, 1] and mean cross-entropy of ``model`` on a part of the data; modes and weights stay."""
     was_training = model.training
     model.eval()
-    correct, loss = 0, 0.0
+    correct, loss, images = 0, 0.0, None
     try:
         with torch.no_grad():
             for indices in torch.arange(len(split)).split(EVALUATION_BATCH):
                 inputs, labels = data.batch(split, indices)
-                logits = _forward(model, inputs, precision)
+                images = images or image_format(model, inputs[:2])
+                logits = _forward(model, inputs, precision, images)
                 correct += int((logits.argmax(1) == labels).sum())
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
     finally:
@@ -222,7 +223,7 @@ def learning_rate_at(recipe: Recipe, step: int, n_steps: int) -> float:
 
 def _train_epoch(
     model: nn.Module, data: ImageData, recipe: Recipe, plan: _Plan, optimizer: torch.optim.Optimizer,
-    epoch: int, seed: int,
+    epoch: int, seed: int, images: torch.memory_format,
 ) -> float:  # fmt: skip
     """One epoch; returns the mean training loss of its steps."""
     model.train()
@@ -235,7 +236,7 @@ def _train_epoch(
         inputs, labels = data.batch(data.train, order[start : start + recipe.batch_size])
         if recipe.augment:
             inputs = augment_batch(inputs, data.augmentation, generator)
-        loss = F.cross_entropy(_forward(model, inputs, recipe.precision), labels)
+        loss = F.cross_entropy(_forward(model, inputs, recipe.precision, images), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimizer.param_groups:
@@ -251,12 +252,11 @@ def _train_epoch(
     return mean
 
 
-def _forward(model: nn.Module, inputs: Tensor, precision: str) -> Tensor:
+def _forward(model: nn.Module, inputs: Tensor, precision: str, images: torch.memory_format) -> Tensor:
+    inputs = inputs.contiguous(memory_format=images)
     if precision == "float32":
         logits: Tensor = model(inputs)
         return logits
-    if inputs.dim() == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
     with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
         logits = model(inputs)
     return logits.float()

@@ -1,0 +1,33 @@
+"""How images lie in memory: channels last is what convolutions run fastest in, the more so the fewer channels they have."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from panning.export.trace import as_it_was
+from panning.seeding import isolated_torch_rng
+
+
+def put_channels_last(model: nn.Module, inputs: Tensor) -> torch.memory_format:
+    """Lay weights out channels last where the network runs so; returns the format for its inputs, as ``image_format``."""
+    model.to(memory_format=torch.channels_last)
+    found = image_format(model, inputs)
+    model.to(memory_format=found)
+    return found
+
+
+def image_format(model: nn.Module, inputs: Tensor) -> torch.memory_format:
+    """Channels last, or the usual format where the network, with its weights as they lie, does not run in it.
+
+    Args:
+        inputs: a few of them. Only images [batch, C, H, W] have a channels-last format.
+    """
+    if inputs.dim() != 4:
+        return torch.contiguous_format
+    try:
+        with as_it_was(model), torch.no_grad(), isolated_torch_rng(0):
+            model.eval()(inputs.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:  # x.view(len(x), -1), say, of a feature map
+        return torch.contiguous_format
+    return torch.channels_last
