@@ -117,7 +117,7 @@ class Table:
     @cached_property
     def differences(self) -> dict[tuple[float, str], Difference]:
         """(density, method) -> against the best of that density, Holm-corrected for the number of its rows."""
-        found = {}
+        found: dict[tuple[float, str], Difference] = {}
         for density in self.densities:
             best = self.best(density)
             others = [row for row in self.at(density) if row is not best and row.good]
