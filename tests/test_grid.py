@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
+from panning.benchmark.cells import without_timing
 from panning.benchmark.grid import CONTROLLED, GridConfig, row_name
-from panning.benchmark.grid_run import check_grid, merge_records, run_grid, without_timing
+from panning.benchmark.grid_run import check_grid, merge_records, run_grid
 from panning.benchmark.presets import load_recipe, recipe_names
 from panning.benchmark.reproduce import differences, find_record, run_again
 from panning.cli import main
@@ -197,6 +198,7 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
         ({"methods": [*CONFIG["methods"], {"policy": "x", "control": "shuffle"}]}, "not with a policy"),
         ({"methods": [*CONFIG["methods"], {"method": "synflow", "released": True}]}, "no released form"),
         ({"methods": [*CONFIG["methods"], {"method": "snip", "control": "shufle"}]}, "Did you mean 'shuffle"),
+        ({"methods": [*CONFIG["methods"], {"method": "erk", "control": "invert"}]}, "draws at random"),
         ({"seeds": [0, 0]}, "seeds is named twice"),
         (
             {"tasks": [{**CONFIG["tasks"][0], "recipe": "lenet5-fashion_mnist/shrt"}]},
@@ -284,7 +286,7 @@ def test_the_command_runs_a_config_and_merges(tmp_path: Path, capsys: pytest.Cap
     for number in (1, 2):
         out = str(tmp_path / str(number))
         assert exit_code("bench", str(file), "--workers", "0", "--share", f"{number}/2", "--out", out) == 0
-    parts = [str(tmp_path / str(number) / "records.jsonl") for number in (1, 2)]
+    parts = [str(tmp_path / "1"), str(tmp_path / "2" / "records.jsonl")]  # folders will do
     assert exit_code("bench", "merge", *parts, "--out", str(tmp_path / "all")) == 0
     assert "5 records added" in capsys.readouterr().out
     assert exit_code("bench", str(file), "--share", "3/2") == 2

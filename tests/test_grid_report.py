@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from panning.benchmark import fidelity, grid_report
 from panning.benchmark.statistics import difference, holm, interval, ranks
 from panning.cli import main
 from panning.errors import PanningError
+from panning.pruners.actions import ActionSpec
 from panning.records import RunRecord, canonical_json, content_key
 from panning.tasks import TaskSpec
 from panning.training import Recipe
@@ -47,7 +49,7 @@ def cell(
         }  # fmt: skip
         if config["test"]:
             metrics |= {"test_accuracy": accuracy, "test_accuracy_of_best": accuracy + 0.005}
-    return RunRecord(content_key(config), "cell", config, metrics, ENVIRONMENT)
+    return RunRecord(content_key({"kind": "cell", **config}), "cell", config, metrics, ENVIRONMENT)
 
 
 def grid(densities: tuple[float, ...] = (0.05, 0.01), n_seeds: int = 5) -> list[RunRecord]:
@@ -73,7 +75,14 @@ def test_a_difference_is_paired_by_seed() -> None:
     assert found.p == pytest.approx(0.0742, abs=1e-4)
     assert difference(first, first).p == 1.0
     assert difference({0: 0.5}, {0: 0.4}).p == 1.0 and np.isnan(difference({0: 0.5}, {0: 0.4}).low)
-    assert difference({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}).p == 0.0  # equal differences that are not zero
+
+
+def test_equal_differences_are_as_sure_as_their_signs() -> None:
+    """A t-test has p = 0 for them, but two seeds agree by chance where the test part has few images."""
+    for gap in (0.5, 0.1):  # 0.1 is not equal to the last bit
+        assert difference({0: 1.0, 1: 2.0}, {0: 1.0 - gap, 1: 2.0 - gap}).p == pytest.approx(0.5)
+    assert difference(dict.fromkeys(range(6), 0.9), dict.fromkeys(range(6), 0.8)).p == pytest.approx(2 / 2**6)
+    assert interval(np.array([0.9 - 0.8, 0.95 - 0.85, 0.1])) == pytest.approx((0.1, 0.1))
 
 
 def test_holm_multiplies_the_smallest_p_by_all() -> None:
@@ -85,6 +94,8 @@ def test_holm_multiplies_the_smallest_p_by_all() -> None:
     assert min(d.p for d in corrected) == pytest.approx(3 * ordered[0])
     assert all(after.p >= before.p for before, after in zip(raw, corrected, strict=True))
     assert holm([]) == []
+    one_seed = difference({0: 0.9}, {0: 0.1})
+    assert holm([raw[0], one_seed]) == [raw[0], one_seed]  # what is not tested does not count
 
 
 def test_an_interval_holds_the_mean_and_is_a_point_for_equal_values() -> None:
@@ -101,6 +112,15 @@ def test_ranks_are_means_over_the_blocks_that_all_have() -> None:
     assert found.names == ("a", "b", "c") and found.mean_ranks == (1.0, 2.5, 2.5) and found.n_blocks == 2
     assert found.p_pairs.shape == (3, 3)
     assert ranks({"a": {0: 1.0}, "b": {0: 2.0}}) is None
+    assert ranks({}) is None
+
+
+def test_ranks_take_the_largest_table_without_a_hole() -> None:
+    values = {name: {block: float(i) for block in range(4)} for i, name in enumerate("abc")}
+    begun = ranks({**values, "d": {0: 9.0}})  # a row that was added
+    assert begun is not None and begun.names == ("c", "b", "a") and begun.n_blocks == 4
+    begun = ranks({**values, "a": {**values["a"], 4: 1.0}})  # a seed that was begun
+    assert begun is not None and len(begun.names) == 3 and begun.n_blocks == 4
 
 
 # --- the report ---
@@ -148,6 +168,119 @@ def test_tuned_learning_rates_are_counted_as_cost() -> None:
     (table,) = grid_report.tables([*grid(), *tried])
     row = next(row for row in table.at(0.05) if row.method == "SNIP")
     assert table.cost(row) == pytest.approx((6.0, 2.0, 3.0))
+
+
+def test_what_failed_on_a_seed_is_never_best() -> None:
+    """Or the mean over the seeds that went well would be compared with means over all."""
+    lucky = [cell("phew", 0.99, 0), *(cell("phew", 0.0, seed, error="the loss is nan") for seed in range(1, 5))]
+    (table,) = grid_report.tables([*grid(), *lucky])
+    assert table.best(0.05).method != "PHEW" and table.at(0.05)[-1].method == "PHEW"
+    assert "Not tested, with one seed in common or none: PHEW." in grid_report.findings(table)[0]
+    assert "one seed: not tested" in grid_report._cells(table, table.at(0.05)[-1])[-1]
+
+
+def test_one_seed_is_not_called_a_comparison() -> None:
+    (table,) = grid_report.tables(grid(n_seeds=1))
+    assert not any("significant" in sentence for sentence in grid_report.findings(table))
+    assert "significant" not in grid_report._cells(table, table.rows[-1])[-1]
+
+
+def test_failures_alone_do_not_differ_significantly() -> None:
+    dense = [cell(None, 0.9, seed) for seed in range(2)]
+    failed = [cell(method, 0.0, seed, error="no path") for method in ("erk", "snip") for seed in range(2)]
+    (table,) = grid_report.tables([*dense, *failed])
+    assert grid_report.findings(table) == ["At density 0.05, every method failed."]
+    (table,) = grid_report.tables([*dense, *failed, *(cell("phew", 0.5, seed) for seed in range(2))])
+    assert grid_report.findings(table)[0].endswith("on test. Failed on every seed: random (ERK), SNIP.")
+
+
+@pytest.mark.parametrize(
+    "which", ["dense alone", "all failed", "no colour", "first seed not pruned", "one of each", "seeds far apart"]
+)
+def test_a_grid_that_is_not_whole_has_its_report(which: str, tmp_path: Path) -> None:
+    whole = grid(n_seeds=3)
+    dense = [record for record in whole if record.config["by"] is None]
+    records = {
+        "dense alone": dense,
+        "all failed": [*dense, cell("erk", 0.0, 0, error="no path")],
+        "no colour": [*dense, *(cell("phew", 0.5, seed) for seed in range(3))],
+        "first seed not pruned": [
+            replace(r, metrics={"error": "no path"}) if r.config["seed"] == 0 and r not in dense else r for r in whole
+        ],
+        "one of each": grid((0.05,), 1),
+        "seeds far apart": [*grid((0.05,), 1), cell("erk", 0.5, 10**12), cell("snip", 0.5, 10**12)],
+    }[which]
+    grid_report.write_report(records, tmp_path)
+    assert (tmp_path / "accuracy.png").exists()
+
+
+def test_two_recipes_are_two_tables_that_can_be_told_apart() -> None:
+    slow = [{**RECIPE, "learning_rate": 0.01}, {**RECIPE, "epochs": 9}]
+    more = [cell(None, 0.9, 0, recipe=recipe) for recipe in slow]
+    tables = grid_report.tables([*grid(), *more])
+    assert [table.title for table in tables] == [
+        "mlp on Digits, 3 epochs, cosine at 0.1", "mlp on Digits, 3 epochs, cosine at 0.01",
+        "mlp on Digits, 9 epochs, cosine at 0.1",
+    ]  # fmt: skip
+    assert tables[0].dense.good.keys() == set(range(5))
+
+
+def test_a_row_has_the_learning_rate_that_is_settled_on() -> None:
+    """After more seeds another rate may be best; the cells of the former stay in the file."""
+    other = {**RECIPE, "learning_rate": 0.3}
+    tried = [cell("snip", 0.6, s, recipe=RECIPE, test=False) for s in range(5)]
+    tried += [cell("snip", 0.7, s, recipe=other, test=False) for s in range(5)]
+    (table,) = grid_report.tables([*grid((0.05,)), *tried, *(cell("snip", 0.5, s, recipe=other) for s in range(5))])
+    row = next(row for row in table.rows if row.method == "SNIP")
+    assert len(row.cells) == len(row.good) == 5 and row.mean("test_accuracy") == pytest.approx(0.5)
+
+
+def test_a_dense_network_that_failed_is_told_from_one_that_lacks() -> None:
+    with pytest.raises(PanningError, match="the dense network failed .the loss is nan"):
+        grid_report.tables([cell(None, 0.0, 0, error="the loss is nan"), cell("erk", 0.5, 0)])
+
+
+DAMAGES: dict[str, Any] = {
+    "key": lambda r: {**r, "key": "0"},
+    "test": lambda r: {**r, "config": {k: v for k, v in r["config"].items() if k != "test"}},
+    "method": lambda r: {**r, "config": {**r["config"], "by": {"method": "snyp"}}},
+    "by": lambda r: {**r, "config": {**r["config"], "by": "x"}},
+    "seed": lambda r: {**r, "config": {**r["config"], "seed": "x"}},
+    "density": lambda r: {**r, "config": {**r["config"], "density": "0.1"}},
+    "recipe": lambda r: {**r, "config": {**r["config"], "recipe": {"epochs": -1}}},
+    "import": lambda r: {**r, "config": {**r["config"], "task": {"model": "os:system", "data": "digits"}}},
+    "error": lambda r: {**r, "metrics": {k: v for k, v in r["metrics"].items() if k != "error"}},
+    "accuracy": lambda r: {**r, "metrics": {**r["metrics"], "test_accuracy": "x"}},
+    "missing": lambda r: {**r, "metrics": {k: v for k, v in r["metrics"].items() if k != "test_accuracy"}},
+    "n_train": lambda r: {**r, "metrics": {**r["metrics"], "n_train": 0}},
+    "timing": lambda r: {**r, "metrics": {**r["metrics"], "timing": {"prune_s": 0, "train_s": 0}}},
+    "history": lambda r: {**r, "metrics": {**r["metrics"], "history": []}},
+    "layers": lambda r: {**r, "metrics": {**r["metrics"], "layer_densities": 3}},
+    "another result": lambda r: {**r, "metrics": {**r["metrics"], "accuracy": 0.5}},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_record_that_is_no_cell_is_one_clear_error(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = [vars(record) for record in grid((0.05,), 2)]
+    bad = DAMAGES[damage](good[4])
+    if damage != "key":
+        bad["key"] = content_key({"kind": "cell", **bad["config"]})
+    lines = [canonical_json(record) for record in [*good, bad]]
+    (tmp_path / "records.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "records.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    commands = [
+        ["bench", "report", str(tmp_path)], ["bench", "fidelity", str(tmp_path)],
+        ["bench", "merge", str(tmp_path), "--out", str(tmp_path / "out")], ["reproduce", str(tmp_path), "--key", "0"],
+    ]  # fmt: skip
+    for command in commands:
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and ("is no cell of a benchmark" in said or "another result" in said), said
 
 
 def test_the_report_writes_tables_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,6 +335,31 @@ def test_a_short_training_that_orders_as_the_full_one_foresees_it() -> None:
     )
     assert wrong.by_mask == [pytest.approx(-1.0)]
     assert wrong.regret == [pytest.approx(0.1, abs=0.01)] * 2  # it takes ERK in place of SNIP
+
+
+def test_trials_of_learning_rates_and_lone_masks_foresee_nothing() -> None:
+    records = grid(densities=(0.05,), n_seeds=2)
+    tried = [
+        cell(r.config["by"]["method"], 0.5, r.config["seed"], recipe={**RECIPE, "learning_rate": rate}, test=False)
+        for r in records if r.config["by"] is not None for rate in (0.1, 0.2)
+    ]  # fmt: skip
+    lone = [cell(None, 0.9, 0), *(cell(method, 0.5, 0, 0.01) for method in ("erk", "snip"))]
+    assert {f.training for f in fidelity.foresights([*records, *tried, *lone])} == {
+        "the first 1 epochs of it", "the first 2 epochs of it"
+    }  # fmt: skip
+    with pytest.raises(PanningError, match="three masks"):
+        fidelity.foresights(lone)
+
+
+def test_two_agents_are_two_methods() -> None:
+    by = {"policy": "agent", "n_rounds": 2, "action": ActionSpec().model_dump(mode="json")}
+    agents = [
+        cell("erk", accuracy, 0, by=by, policy=policy) for policy, accuracy in (("aaaaaaa1", 0.5), ("bbbbbbb2", 0.9))
+    ]
+    found = fidelity.foresights([*grid((0.05,), 1), *agents])
+    assert found[0].by_method and len(found[0].regret) == 1
+    (table,) = grid_report.tables([*grid((0.05,), 1), *agents])
+    assert {"panning (agent) aaaaaa", "panning (agent) bbbbbb"} < {row.method for row in table.rows}
 
 
 def test_epochs_of_the_full_training_are_short_trainings_too() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from panning.benchmark.grid import row_name
+from panning.benchmark.cells import by_place, recipe_text
 from panning.benchmark.speed_report import markdown_table
 from panning.benchmark.statistics import interval
 from panning.errors import PanningError
@@ -29,6 +29,10 @@ COLUMNS = (
 #: A figure of a short training -> whether more of it is better.
 JUDGES = {"train_loss": False, "accuracy": True, "loss": False}
 JUDGE_NAMES = {"train_loss": "training loss", "accuracy": "validation accuracy", "loss": "validation loss"}
+
+
+#: Task and recipe, density, method and seed.
+Identity = tuple[str, float, str, int]
 
 
 @dataclass(frozen=True)
@@ -55,40 +59,49 @@ def foresights(records: Iterable[RunRecord]) -> list[Foresight]:
     """Of every short training in ``records``, and of every epoch of the full one.
 
     Raises:
-        PanningError: if nothing was trained shortly, or fewer than three masks of a density were.
+        PanningError: if nothing was trained shortly, or fewer than three masks of every density were.
     """
-    cells = [r for r in records if r.kind == "cell" and r.metrics["error"] is None and r.config["by"] is not None]
-    full = {_identity(r): r for r in cells if r.config["test"]}
+    cells = [record for record in records if record.kind == "cell"]
+    final, trials = by_place(cells)
+    full = {
+        (text, density, name, cell.config["seed"]): cell
+        for (text, name, density), some in final.items()
+        for cell in some
+        if cell.config["by"] is not None and cell.metrics["error"] is None
+    }
     if not full:
         raise PanningError("These records hold no full training; run a grid with short recipes to its end.")
-    predictions: dict[tuple[str, float], dict[Any, dict[str, float]]] = defaultdict(dict)
+    predictions: dict[tuple[str, float], dict[Identity, dict[str, float]]] = defaultdict(dict)
     for identity, record in full.items():
         n_epochs = len(record.metrics["history"])
         for entry in record.metrics["history"][:-1]:
             predictions[f"the first {entry['epoch']:g} epochs of it", entry["epoch"] / n_epochs][identity] = entry
+    tried = {trial.key for some in trials.values() for trial in some}  # of learning rates: full trainings
+    short: dict[str, list[RunRecord]] = defaultdict(list)
     for record in cells:
-        if not record.config["test"] and (identity := _identity(record)) in full:
-            share = record.metrics["images_seen"] / full[identity].metrics["images_seen"]
-            predictions[_name(record.config["recipe"]), round(share, 4)][identity] = record.metrics["history"][-1]
+        if not record.config["test"] and record.metrics["error"] is None and record.key not in tried:
+            short[_mask(record)].append(record)
+    for identity, whole in full.items():
+        for record in short[_mask(whole)]:
+            share = record.metrics["images_seen"] / whole.metrics["images_seen"]
+            name = recipe_text(record.config["recipe"])
+            predictions[name, round(share, 4)][identity] = record.metrics["history"][-1]
+    if not predictions:
+        raise PanningError("Every training has one epoch and there is no short one: there is nothing to foresee from.")
     found = []
     for (name, share), entries in sorted(predictions.items(), key=lambda item: (item[0][1], item[0][0])):
         for judge, more_is_better in JUDGES.items():
             scores = {i: (1 if more_is_better else -1) * e[judge] for i, e in entries.items() if judge in e}
-            found.append(_foresight(name, judge, share, scores, full))
+            foresight = _foresight(name, judge, share, scores, full)
+            found += [foresight] if foresight.by_mask else []
     if not found:
-        raise PanningError("Every training has one epoch and there is no short one: there is nothing to foresee from.")
+        raise PanningError("At no density were three masks trained both ways: there is nothing to rank.")
     return found
 
 
-def _identity(record: RunRecord) -> tuple[str, float, str, int]:
-    """Task, density, method and seed."""
-    config = record.config
-    return json.dumps(config["task"], sort_keys=True), config["density"], row_name(config), config["seed"]
-
-
-def _name(recipe: Mapping[str, Any]) -> str:
-    images = f", {recipe['n_images']:,} images an epoch" if recipe["n_images"] else ""
-    return f"{recipe['epochs']:g} epochs, {recipe['schedule']} at {recipe['learning_rate']:g}{images}"
+def _mask(record: RunRecord) -> str:
+    """What is equal for all trainings of one mask: the config but for the training."""
+    return json.dumps({k: v for k, v in record.config.items() if k not in ("recipe", "test")}, sort_keys=True)
 
 
 def _foresight(
@@ -98,8 +111,8 @@ def _foresight(
     for place in sorted({identity[:2] for identity in scores}):
         here = {i: score for i, score in scores.items() if i[:2] == place}
         final = {i: float(full[i].metrics["test_accuracy"]) for i in here}
-        if len(here) < 3:
-            raise PanningError(f"Only {len(here)} masks at density {place[1]:g} were trained both ways; 3 are needed.")
+        if len(here) < 3:  # a grid that was stopped
+            continue
         by_mask.append(_rank_correlation(list(here.values()), [final[i] for i in here]))
         means = _means(final)
         foreseen = _means(here)

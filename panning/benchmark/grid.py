@@ -59,6 +59,8 @@ class Contender(Config):
             raise ValueError(str(error)) from None
         if row is not None and self.released and row.released is None:
             raise ValueError(f"method '{self.method}' has no released form")
+        if row is not None and self.control is not None and CONTROLS[self.control].of_scores and not row.pruner.indices:
+            raise ValueError(f"control '{self.control}' turns scores round, and method '{self.method}' draws at random")
         return self
 
     def by(self, folder: Path) -> tuple[dict[str, Any], bytes | None]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from panning.benchmark.grid import row_name
+from panning.benchmark.cells import by_place, recipe_text
 from panning.benchmark.speed_report import markdown_table
 from panning.benchmark.statistics import Difference, Ranks, difference, holm, interval, ranks
 from panning.errors import PanningError
@@ -60,6 +60,11 @@ class Row:
         """A figure of the masks, also where the training failed."""
         return [float(cell.metrics[name]) for cell in self.cells if name in cell.metrics]
 
+    @property
+    def rank(self) -> tuple[int, float]:
+        """What it is chosen by, higher is better: fewer failures, then accuracy on the validation part."""
+        return len(self.good) - len(self.cells), self.mean("accuracy")
+
     def search_epochs(self) -> float:
         """What finding the masks cost before they were scored: the training of an agent, and trying learning rates."""
         agent = [c.metrics["search_images"] / c.metrics["n_train"] for c in self.cells if "search_images" in c.metrics]
@@ -71,18 +76,14 @@ class Table:
     """All rows of one network, data set and recipe.
 
     Attributes:
-        rows: of each density, by mean test accuracy of the last epoch, best first; densities fall.
+        rows: of each density, by mean test accuracy of the last epoch, best first, those that failed on a seed last;
+            densities fall.
     """
 
-    model: str
-    data: str
+    title: str
     epochs: float
     dense: Row
     rows: tuple[Row, ...]
-
-    @property
-    def title(self) -> str:
-        return f"{self.model} on {self.data}"
 
     @property
     def densities(self) -> list[float]:
@@ -112,11 +113,14 @@ class Table:
 
     def best(self, density: float) -> Row:
         """The row that is best on the validation part: what one would take, and what the others are compared with."""
-        return max(self.at(density), key=lambda row: row.mean("accuracy"))
+        return max(self.at(density), key=lambda row: row.rank)
 
     @cached_property
     def differences(self) -> dict[tuple[float, str], Difference]:
-        """(density, method) -> against the best of that density, Holm-corrected for the number of its rows."""
+        """(density, method) -> against the best of that density, Holm-corrected for the number of its rows.
+
+        Over the seeds that failed for neither.
+        """
         found: dict[tuple[float, str], Difference] = {}
         for density in self.densities:
             best = self.best(density)
@@ -133,8 +137,7 @@ class Table:
             for cell in row.cells:
                 good = cell.metrics["error"] is None
                 blocks[row.method][row.density, cell.config["seed"]] = cell.metrics["test_accuracy"] if good else -1.0
-        most = max(len(some) for some in blocks.values())  # a row that was added later lacks blocks: it waits
-        return ranks({name: some for name, some in blocks.items() if len(some) == most})
+        return ranks(blocks)  # a row that was added later, and a seed that was begun, wait where they lack blocks
 
 
 def tables(records: Iterable[RunRecord]) -> list[Table]:
@@ -143,40 +146,51 @@ def tables(records: Iterable[RunRecord]) -> list[Table]:
     Raises:
         PanningError: if there is no cell that read the test part, or a table has no dense network.
     """
-    cells = [record for record in records if record.kind == "cell"]
-    final = [record for record in cells if record.config["test"]]
+    final, trials = by_place(record for record in records if record.kind == "cell")
     if not final:
         raise PanningError("These records hold no cell of a benchmark: make some with panning bench CONFIG.")
-    agents = sorted({record.config["policy"] for record in final if record.config["policy"]})
-    grouped: dict[str, dict[tuple[str, float], list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
-    tuning: dict[tuple[str, str, float], float] = defaultdict(float)
-    for record in cells:
-        config = record.config
-        name = row_name(config) + (f" {config['policy'][:6]}" if config["policy"] and len(agents) > 1 else "")
-        table = json.dumps([config["task"], {**config["recipe"], "learning_rate": None}], sort_keys=True)
-        if config["test"]:
-            grouped[table][name, config["density"]].append(record)
-        elif "images_seen" in record.metrics:
-            tuning[table, name, config["density"]] += record.metrics["images_seen"] / record.metrics["n_train"]
-    return [_table(key, groups, tuning) for key, groups in grouped.items()]
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for (text, name, density), some in final.items():
+        images = [
+            trial.metrics["images_seen"] / trial.metrics["n_train"]
+            for trial in trials.get((text, name, density), ())
+            if "images_seen" in trial.metrics
+        ]
+        ordered = tuple(sorted(some, key=lambda cell: cell.config["seed"]))
+        rows[text].append(Row(name, density, ordered, sum(images) / len(some)))
+    return _with_titles([(text, *_parted(text, of_text)) for text, of_text in rows.items()])
 
 
-def _table(
-    key: str, groups: dict[tuple[str, float], list[RunRecord]], tuning: dict[tuple[str, str, float], float]
-) -> Table:
-    rows = []
-    for (name, density), cells in groups.items():
-        ordered = tuple(sorted(cells, key=lambda cell: cell.config["seed"]))
-        rows.append(Row(name, density, ordered, tuning.get((key, name, density), 0.0) / len(cells)))
-    task, recipe = json.loads(key)
+def _parted(text: str, rows: Sequence[Row]) -> tuple[Row, tuple[Row, ...]]:
+    """The dense network's row, and the others in order."""
     dense = next((row for row in rows if row.method == "dense"), None)
     if dense is None or not dense.good:
-        raise PanningError(f"{task['model']} on {task['data']}: no dense network was trained; run the grid to its end.")
-    label = next(iter(dense.good.values()))["data_label"]
-    others = sorted(
-        (row for row in rows if row is not dense), key=lambda row: (-row.density, -row.mean("test_accuracy"))
-    )
-    return Table(task["model"], label, recipe["epochs"], dense, tuple(others))
+        task, _ = json.loads(text)
+        why = (
+            "no dense network was trained; run the grid to its end, or join its shares"
+            if dense is None
+            else f"the dense network failed ({dense.cells[0].metrics['error']}); the recipe does not fit it"
+        )
+        raise PanningError(f"{task['model']} on {task['data']}: {why}.")
+    n_failed = {row: len(row.cells) - len(row.good) for row in rows}
+    others = [row for row in rows if row is not dense]
+    return dense, tuple(sorted(others, key=lambda row: (-row.density, n_failed[row], -row.mean("test_accuracy"))))
+
+
+def _with_titles(parts: Sequence[tuple[str, Row, tuple[Row, ...]]]) -> list[Table]:
+    """Model and data, and what tells a table from others of the same."""
+    loaded = [json.loads(text) for text, _, _ in parts]
+    labels = [next(iter(dense.good.values()))["data_label"] for _, dense, _ in parts]
+    titles = [f"{task['model']} on {label}" for (task, _), label in zip(loaded, labels, strict=True)]
+    longer = [
+        f"{title}, {recipe_text(recipe)}" if titles.count(title) > 1 else title
+        for title, (_, recipe) in zip(titles, loaded, strict=True)
+    ]
+    final = [f"{t} ({longer[: i + 1].count(t)})" if longer.count(t) > 1 else t for i, t in enumerate(longer)]
+    return [
+        Table(title, recipe["epochs"], dense, rows)
+        for title, (_, recipe), (_, dense, rows) in zip(final, loaded, parts, strict=True)
+    ]
 
 
 # --- text ---
@@ -226,7 +240,11 @@ def _against(table: Table, row: Row) -> str:
         return "-"
     bounds = "" if math.isnan(found.low) else f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
     verdict = f"p {found.p:.3f}" if found.is_significant else "no significant difference"
-    return f"{100 * found.mean:+.2f}{bounds}, {verdict}"
+    return f"{100 * found.mean:+.2f}{bounds}, {verdict}" if found.is_tested else _untested(found)
+
+
+def _untested(found: Difference) -> str:
+    return "no seed in common" if found.n == 0 else f"{100 * found.mean:+.2f}, one seed: not tested"
 
 
 def short_cells(table: Table) -> tuple[list[str], list[list[str]]]:
@@ -250,25 +268,34 @@ def short_cells(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def findings(table: Table) -> list[str]:
-    """What the statistics say, a sentence a density."""
-    sentences = []
-    for density in table.densities:
-        best = table.best(density)
-        others = {
-            row.method: table.differences.get((density, row.method)) for row in table.at(density) if row is not best
-        }
-        known = {name: d for name, d in others.items() if d is not None}
-        better = [name for name, d in known.items() if d.is_significant and d.mean > 0]
-        level = [name for name, d in known.items() if not d.is_significant]
-        worse = [name for name, d in known.items() if d.is_significant and d.mean < 0]
-        sentences.append(
-            f"At density {density:g}, {best.method} is best on validation, with "
-            f"{spread(list(best.values('test_accuracy').values()))} % on test."
-            + (f" Significantly better on test: {', '.join(better)}." if better else "")
-            + (f" No significant difference: {', '.join(level)}." if level else " All others differ significantly.")
-            + (f" Significantly worse: {', '.join(worse)}." if worse and level else "")
-        )
-    return sentences
+    """What the statistics say, a few sentences a density."""
+    return [f"At density {density:g}, {_finding(table, density)}" for density in table.densities]
+
+
+def _finding(table: Table, density: float) -> str:
+    best = table.best(density)
+    if not best.good:
+        return "every method failed."
+    said: dict[str, list[str]] = defaultdict(list)
+    for row in table.at(density):
+        if row is not best:
+            said[_verdict(table.differences.get((density, row.method)))].append(row.method)
+    verdicts = ("Significantly better on test", "No significant difference", "Significantly worse", "Not tested, with one "
+                "seed in common or none", "Failed on every seed")  # fmt: skip
+    test = spread(list(best.values("test_accuracy").values()))
+    return f"{best.method} is best on validation, with {test} % on test." + "".join(
+        f" {verdict}: {', '.join(said[verdict])}." for verdict in verdicts if said[verdict]
+    )
+
+
+def _verdict(found: Difference | None) -> str:
+    if found is None:
+        return "Failed on every seed"
+    if not found.is_tested:
+        return "Not tested, with one seed in common or none"
+    if not found.is_significant:
+        return "No significant difference"
+    return "Significantly better on test" if found.mean > 0 else "Significantly worse"
 
 
 def markdown(records: Sequence[RunRecord]) -> str:
@@ -285,7 +312,7 @@ def short_markdown(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    seeds = sorted({cell.config["seed"] for row in table.rows for cell in row.cells})
+    seeds = sorted({cell.config["seed"] for row in (*table.rows, table.dense) for cell in row.cells})
     rank = table.ranks
     dense = spread(list(table.dense.values("test_accuracy").values()))
     lines = [
@@ -319,15 +346,16 @@ def _markdown(table: Table) -> str:
 
 
 def _range(seeds: Sequence[int]) -> str:
-    whole = list(range(seeds[0], seeds[-1] + 1)) == list(seeds) and len(seeds) > 2
+    whole = seeds[-1] - seeds[0] == len(seeds) - 1 > 1
     return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
 
 
 def _origin(record: RunRecord) -> str:
     about = record.environment
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    versions, hardware = (about[name] if isinstance(about.get(name), dict) else {} for name in ("versions", "hardware"))
     return (
-        f"Commit {about['commit']}; {versions}; {about['hardware']['processor']}, {about['hardware']['cores']} cores."
+        f"Commit {about.get('commit')}; {', '.join(f'{name} {version}' for name, version in versions.items())}; "
+        f"{hardware.get('processor')}, {hardware.get('cores')} cores."
     )
 
 
@@ -380,6 +408,9 @@ COLOURS = {
 }  # fmt: skip
 
 
+OTHERS = "other methods"
+
+
 def _lines(table: Table) -> list[tuple[str, list[Row], str | None]]:
     """Method, its rows by density, and its colour; grey ones first, so that they lie below."""
     by_method: dict[str, list[Row]] = defaultdict(list)
@@ -388,6 +419,16 @@ def _lines(table: Table) -> list[tuple[str, list[Row], str | None]]:
             by_method[row.method].append(row)
     lines = [(name, rows, COLOURS.get(name)) for name, rows in by_method.items()]
     return sorted(lines, key=lambda line: (line[2] is not None, list(COLOURS).index(line[0]) if line[2] else 0))
+
+
+def _legend(panels: Sequence[Any], fontsize: int) -> None:
+    """Beside the last panel, each name once, the greys' last: a method may have no point in some panel."""
+    shown = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    names = sorted(shown, key=lambda name: name == OTHERS)
+    if names:
+        panels[-1].legend(
+            [shown[n] for n in names], names, fontsize=fontsize, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+        )
 
 
 def accuracy_picture(table: Table) -> bytes:
@@ -399,7 +440,7 @@ def accuracy_picture(table: Table) -> bytes:
             continue
         x = [1.0 / statistics.fmean(row.of_masks("effective_density")) for row in alive]
         values = [100 * np.array(list(row.values("test_accuracy").values())) for row in alive]
-        style = {"color": colour, "label": name, "linewidth": 1.8} if colour else {"color": "0.8", "linewidth": 0.8}
+        style = {"color": colour or "0.8", "label": name if colour else OTHERS, "linewidth": 1.8 if colour else 0.8}
         axes.plot(x, [v.mean() for v in values], "o-", markersize=3, **style)
         bounds = [interval(v) for v in values]
         if colour and not any(math.isnan(low) for low, _ in bounds):
@@ -410,7 +451,7 @@ def accuracy_picture(table: Table) -> bytes:
     axes.set_ylabel("test accuracy, %")
     axes.set_title(table.title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    _legend([axes], fontsize=7)
     return png(whole)
 
 
@@ -431,14 +472,15 @@ def rank_picture(table: Table) -> bytes | None:
     return png(whole)
 
 
-def layer_picture(table: Table) -> bytes:
+def layer_picture(table: Table) -> bytes | None:
     """Density of each layer, one panel a density."""
-    densities = table.densities
+    if not (densities := table.densities):
+        return None
     whole, panels = figure(len(densities), width=3.4, height=3.6)
     for axes, density in zip(panels, densities, strict=True):
         for name, rows, colour in _lines(table):
             for row in (r for r in rows if r.density == density and colour):
-                layers = dict(row.cells[0].metrics["layer_densities"])
+                layers = dict(next(iter(row.good.values()))["layer_densities"])
                 axes.plot(range(len(layers)), [max(d, 1e-6) for d in layers.values()], "o-", markersize=3, color=colour,
                           label=name)  # fmt: skip
                 axes.set_xticks(
@@ -447,25 +489,28 @@ def layer_picture(table: Table) -> bytes:
         axes.set_yscale("log")
         axes.set_title(f"density {density:g}", fontsize=9)
     panels[0].set_ylabel("density of the layer")
-    panels[-1].legend(fontsize=6)
+    _legend(panels, fontsize=6)
     return png(whole)
 
 
-def cost_picture(table: Table) -> bytes:
+def cost_picture(table: Table) -> bytes | None:
     """Accuracy against what it cost to come by, search and scoring included, one panel a density."""
-    densities = table.densities
+    if not (densities := table.densities):
+        return None
     whole, panels = figure(len(densities), width=3.4, height=3.6)
     for axes, density in zip(panels, densities, strict=True):
         for name, rows, colour in _lines(table):
             for row in (r for r in rows if r.density == density):
-                style = {"color": colour, "label": name, "s": 24} if colour else {"color": "0.8", "s": 10}
+                style = (
+                    {"color": colour, "label": name, "s": 24} if colour else {"color": "0.8", "label": OTHERS, "s": 10}
+                )
                 axes.scatter([sum(table.cost(row))], [100 * row.mean("test_accuracy")], **style)
         axes.set_xscale("log")
         axes.set_xlabel("dense epochs")
         axes.set_title(f"density {density:g}", fontsize=9)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy, %")
-    panels[-1].legend(fontsize=6)
+    _legend(panels, fontsize=6)
     return png(whole)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from panning.benchmark.cells import join_records
 from panning.benchmark.grid import GridConfig, Group, groups
 from panning.config import dump_config
 from panning.connectivity import Connectivity
-from panning.errors import PanningError
 from panning.masks import n_kept_at
-from panning.records import RecordStore, RunRecord, claim_folder, read_records, write_atomic
+from panning.records import RecordStore, RunRecord, claim_folder, write_atomic
 from panning.search.executor import Executor
 from panning.search.jobs import Job, Outcome
 from panning.search.run import ShowProgress
@@ -70,33 +69,17 @@ def check_grid(config: GridConfig, folder: Path) -> int:
 
 
 def merge_records(files: Sequence[Path], out: Path) -> int:
-    """Add what other machines ran to the records of the folder ``out``; the number of records added.
+    """Add what other machines ran, in files or folders, to the records of the folder ``out``; the number of records added.
 
     Raises:
         PanningError: if two records of one cell say different things, timing apart; nothing is added then.
     """
     store = RecordStore(out / "records.jsonl")
-    known = {record.key: record for record in store}
-    new: dict[str, RunRecord] = {}
-    for path in files:
-        for record in read_records(path):
-            other = known.get(record.key) or new.get(record.key)
-            if other is not None and without_timing(other) != without_timing(record):
-                raise PanningError(
-                    f"{path} holds another result for the cell {record.key} ({record.config.get('by')}, density "
-                    f"{record.config.get('density')}, seed {record.config.get('seed')}) than {out} or a file before it. One "
-                    "of the machines computes something else: see panning reproduce."
-                )
-            if other is None:
-                new[record.key] = record
-    for record in new.values():
+    held = [store.path] if store.path.exists() else []
+    new = [record for key, record in join_records([*held, *files]).items() if key not in store]
+    for record in new:
         store.append(record)
     return len(new)
-
-
-def without_timing(record: RunRecord) -> dict[str, Any]:
-    """What a record says that must be the same wherever and however often its cell is run."""
-    return {key: value for key, value in record.metrics.items() if key != "timing"}
 
 
 def _seed_by_seed(jobs: Iterable[list[Job]]) -> list[Job]:

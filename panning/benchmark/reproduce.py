@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from panning.benchmark.grid_run import without_timing
+from panning.benchmark.cells import without_timing
 from panning.errors import PanningError
 from panning.records import RunRecord
 from panning.search.jobs import Job, digest, execute
@@ -20,6 +20,8 @@ def find_record(records: Sequence[RunRecord], key: str | None) -> RunRecord:
         PanningError: if there is none or more than one.
     """
     found = [record for record in records if record.kind == "cell" and record.key.startswith(key or "")]
+    if not any(record.kind == "cell" for record in records):
+        raise PanningError("These records hold no cell of a benchmark: make some with panning bench CONFIG.")
     if len(found) != 1:
         some = ", ".join(record.key[:10] for record in (found or records)[:5])
         raise PanningError(f"{len(found)} cells have a key that begins with '{key or ''}'; name one, as {some}.")

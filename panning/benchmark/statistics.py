@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,13 +30,18 @@ class Difference:
     n: int
 
     @property
+    def is_tested(self) -> bool:
+        """One seed says nothing of chance."""
+        return self.n > 1
+
+    @property
     def is_significant(self) -> bool:
         return self.p < LEVEL
 
 
 def difference(row: BySeed, reference: BySeed) -> Difference:
     """``row`` minus ``reference``."""
-    from scipy.stats import ttest_rel
+    from scipy.stats import binomtest, ttest_rel
 
     seeds = sorted(set(row) & set(reference))
     first, second = (np.array([values[seed] for seed in seeds]) for values in (row, reference))
@@ -47,10 +51,9 @@ def difference(row: BySeed, reference: BySeed) -> Difference:
     low, high = interval(differences)
     if len(seeds) < 2 or not differences.any():
         return Difference(float(differences.mean()), low, high, 1.0, len(seeds))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # equal differences: p is 0
-        p = float(ttest_rel(first, second).pvalue)
-    return Difference(float(differences.mean()), low, high, 0.0 if np.isnan(p) else p, len(seeds))
+    # Equal differences are certain to a t-test, but on a small test part two seeds often agree: then the sign test.
+    p = binomtest(len(seeds), len(seeds)).pvalue if _equal(differences) else ttest_rel(first, second).pvalue
+    return Difference(float(differences.mean()), low, high, float(p), len(seeds))
 
 
 def interval(values: NDArray[np.floating]) -> tuple[float, float]:
@@ -59,20 +62,24 @@ def interval(values: NDArray[np.floating]) -> tuple[float, float]:
 
     if len(values) < 2:
         return float("nan"), float("nan")
-    if np.ptp(values) == 0:
+    if _equal(values):
         return float(values[0]), float(values[0])
     result = bootstrap((values,), np.mean, n_resamples=N_RESAMPLES, rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
+def _equal(values: NDArray[np.floating]) -> bool:
+    """Up to rounding."""
+    return float(np.ptp(values)) < 1e-12
+
+
 def holm(differences: Sequence[Difference]) -> list[Difference]:
-    """The same with p-values corrected for their number (Holm 1979)."""
+    """The same with p-values corrected for the number of those that are tested (Holm 1979)."""
     from statsmodels.stats.multitest import multipletests  # what scikit-posthocs corrects with
 
-    if not differences:
-        return []
-    corrected = multipletests([d.p for d in differences], method="holm")[1]
-    return [replace(d, p=float(p)) for d, p in zip(differences, corrected, strict=True)]
+    tested = [d.p for d in differences if d.is_tested]
+    corrected = iter(multipletests(tested, method="holm")[1] if tested else ())
+    return [replace(d, p=float(next(corrected))) if d.is_tested else d for d in differences]
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,9 @@ class Ranks:
 
 
 def ranks(values: Mapping[str, Mapping[object, float]]) -> Ranks | None:
-    """Rank names within each block that all of them have; None for fewer than three names or two blocks.
+    """Rank names within blocks that all of them have; None for fewer than three names or two blocks.
+
+    Where values are missing, the names and blocks are those that make the largest table without a hole.
 
     Args:
         values: name -> block -> value, higher is better.
@@ -102,8 +111,7 @@ def ranks(values: Mapping[str, Mapping[object, float]]) -> Ranks | None:
     from scikit_posthocs import posthoc_nemenyi_friedman
     from scipy.stats import friedmanchisquare, rankdata
 
-    names = list(values)
-    blocks = [block for block in next(iter(values.values()), {}) if all(block in values[name] for name in names)]
+    names, blocks = _whole(values)
     if len(names) < 3 or len(blocks) < 2:
         return None
     table = np.array([[values[name][block] for name in names] for block in blocks])
@@ -116,3 +124,15 @@ def ranks(values: Mapping[str, Mapping[object, float]]) -> Ranks | None:
         tuple(names[i] for i in order), tuple(float(mean_ranks[i]) for i in order),
         float(friedmanchisquare(*table.T).pvalue), posthoc_nemenyi_friedman(table).to_numpy(), len(blocks),
     )  # fmt: skip
+
+
+def _whole(values: Mapping[str, Mapping[object, float]]) -> tuple[list[str], list[object]]:
+    """Names and blocks with a value at every crossing."""
+    having = {
+        block: [name for name, some in values.items() if block in some] for some in values.values() for block in some
+    }
+    tables = []
+    for n_names in sorted({len(names) for names in having.values()}, reverse=True):
+        blocks = [block for block, names in having.items() if len(names) >= n_names]
+        tables.append(([name for name, some in values.items() if all(block in some for block in blocks)], blocks))
+    return max(tables, key=lambda table: len(table[0]) * len(table[1]), default=([], []))

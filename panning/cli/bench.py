@@ -12,7 +12,6 @@ from panning.cli import options, output
 
 if TYPE_CHECKING:
     from panning.benchmark.grid_run import Share
-    from panning.records import RunRecord
 
 
 class _ConfigOrCommand(TyperGroup):
@@ -68,7 +67,8 @@ def run(
 @app.command()
 def merge(
     records: Annotated[
-        list[Path], typer.Argument(metavar="RECORDS...", help="Record files of the same grid.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="RECORDS...", help="Record files, or folders of a grid's shares.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder that takes them in.", show_default=False)],
 ) -> None:
@@ -93,9 +93,10 @@ def fidelity(
     Example: panning bench fidelity runs/bench-fidelity-lenet5
     """
     from panning.benchmark import fidelity as judged
+    from panning.benchmark.cells import read_cells
     from panning.records import write_atomic
 
-    found = _read(records)
+    found = read_cells(records)
     output.print_table(judged.COLUMNS, judged.table_cells(judged.foresights(found)))
     if out is not None:
         write_atomic(out / "fidelity.md", judged.markdown(found))
@@ -161,8 +162,9 @@ def report(
     Example: panning bench report runs/bench-digits-mlp
     """
     from panning.benchmark import grid_report
+    from panning.benchmark.cells import read_cells
 
-    found = _read(records)
+    found = read_cells(records)
     folder = out or (records[0] if records[0].is_dir() else records[0].parent)
     grid_report.write_report(found, folder)
     tables = grid_report.tables(found)
@@ -175,14 +177,6 @@ def report(
         for sentence in grid_report.findings(table):
             output.say(sentence)
     output.say(f"Report, tables and pictures: {folder / 'report.md'}")
-
-
-def _read(paths: list[Path]) -> list[RunRecord]:
-    """All records of files and folders, each cell once."""
-    from panning.records import read_records
-
-    found = [record for path in paths for record in read_records(path / "records.jsonl" if path.is_dir() else path)]
-    return list({record.key: record for record in found}.values())
 
 
 def _share(text: str) -> Share:

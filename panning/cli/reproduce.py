@@ -17,7 +17,9 @@ SHOWN = ("density", "effective_density", "accuracy", "test_accuracy", "test_accu
 
 @app.command()
 def reproduce(
-    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="A records.jsonl.", show_default=False)],
+    records: Annotated[
+        Path, typer.Argument(metavar="RECORDS", help="A records.jsonl, or its folder.", show_default=False)
+    ],
     key: Annotated[str | None, typer.Option("--key", help="The record's key, or how it begins.")] = None,
     policy: Annotated[Path | None, typer.Option("--policy", help="The agent's file, for a row of the agent.")] = None,
     data_root: options.DataRoot = None,
@@ -28,12 +30,13 @@ def reproduce(
 
     Example: panning reproduce docs/results/fashion-lenet5.jsonl --key 3f2a
     """
+    from panning.benchmark.cells import read_cells
     from panning.benchmark.grid import row_name
     from panning.benchmark.reproduce import differences, find_record, run_again
-    from panning.records import environment_info, read_records
+    from panning.records import environment_info
     from panning.tasks import DataSource
 
-    record = find_record(read_records(records), key)
+    record = find_record(read_cells([records]), key)
     config = record.config
     output.note(
         f"{row_name(config)} at density {config['density']:g}, seed {config['seed']}: {config['task']['model']}"
