@@ -12,10 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    "errors registry config configs seeding records memory",
+    "errors registry config configs seeding records memory pictures",
     "layout masks maskfile maskconvert tensorfile models data",
-    "flow signals indices allocation schedules connectivity mixing problem",
-    "pruners training export policies tasks api",
+    "flow signals indices allocation schedules connectivity mixing problem enforce",
+    "pruners training export image_format policies tasks api",
     "envs",
     "agents",
     "search benchmark",
