@@ -143,7 +143,8 @@ def network(optimizer: type[torch.optim.Optimizer]) -> tuple[nn.Module, torch.op
 
 
 def write_checkpoint(path: Path) -> None:
-    save_checkpoint(path, *network(torch.optim.SGD), Checkpoint([{"epoch": 1.0, "train_loss": 0.5, "accuracy": 0.5}]))
+    history = [{"epoch": 1.0, "train_loss": 0.5, "accuracy": 0.5}]
+    save_checkpoint(path, *network(torch.optim.SGD), Checkpoint(history), "it")
 
 
 def agent() -> Any:
@@ -161,7 +162,7 @@ def can_step(module: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
 
 def read_checkpoint(path: Path) -> Any:
     model, optimizer = network(torch.optim.SGD)
-    loaded = load_checkpoint(path, model, optimizer)
+    loaded = load_checkpoint(path, model, optimizer, "it")
     return loaded and can_step(model, optimizer) and loaded.history
 
 
@@ -281,7 +282,7 @@ SAFETENSORS: dict[str, Damage] = {
     "tensor twice": twice,
     "no metadata": tensors(lambda header: header.pop("__metadata__")),
     "metadata a list": tensors(lambda header: header.update(__metadata__=[1])),
-    "metadata of numbers": tensors(lambda header: header.update(__metadata__={"panning": 1, "history": 1})),
+    "metadata of numbers": tensors(lambda header: header.update(__metadata__={"panning": 1, "history of it": 1})),
     "metadata of another tool": tensors(lambda header: header.update(__metadata__={"format": "pt"})),
     "description no JSON": described("import os"),
     "description a list": described("[1]"),

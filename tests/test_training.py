@@ -80,12 +80,12 @@ def test_a_resumed_training_gives_the_same_weights_bit_for_bit(tmp_path: Path) -
     assert resumed.history == complete.history and not path.exists()
 
 
-def few_units(model: nn.Module) -> Masks:
+def few_units(model: nn.Module, first: int = 0) -> Masks:
     """Weights into every 16th unit only."""
     weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}
     masks = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in weights.items()}
     for name, mask in masks.items():
-        mask[:: 1 if name == "classifier.weight" else 16] = True
+        mask[slice(None) if name == "classifier.weight" else slice(first, None, 16)] = True
     return Masks.from_tensors(masks)
 
 
@@ -120,6 +120,25 @@ def test_the_compact_network_is_trained_where_few_units_are_left(
         train(resumed, DATA, recipe, seed=0, masks=masks, checkpoint=tmp_path / "checkpoint")
     train(resumed, DATA, recipe, seed=0, masks=masks, checkpoint=tmp_path / "checkpoint")
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("change", ["mask", "seed", "recipe", "keep_best"])
+def test_a_checkpoint_of_another_training_is_refused(change: str, tmp_path: Path) -> None:
+    """Compact networks of two masks may have the same shapes, and the weights of the one are of no use to the other."""
+    recipe, path = Recipe(epochs=20, batch_size=50, learning_rate=0.05), tmp_path / "checkpoint"
+
+    def kill(entry: dict[str, float]) -> None:
+        if entry["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), DATA, recipe, seed=0, masks=few_units(network()), checkpoint=path, on_epoch=kill)
+    other = recipe.model_copy(update={"learning_rate": 0.01}) if change == "recipe" else recipe
+    with pytest.raises(PanningError, match="not a checkpoint of this training"):
+        train(
+            network(), DATA, other, seed=int(change == "seed"), masks=few_units(network(), int(change == "mask")),
+            keep_best=change == "keep_best", checkpoint=path,
+        )  # fmt: skip
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:

@@ -31,27 +31,33 @@ class Checkpoint:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Write all tensors of model and optimizer, whole or not at all."""
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, training: str
+) -> None:
+    """Write all tensors of model and optimizer, whole or not at all.
+
+    Args:
+        training: names what is trained and how. Shapes do not tell: compact networks of two masks may have the same.
+    """
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor.contiguous() for name, tensor in checkpoint.best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value.contiguous()
-    write_atomic(path, save(tensors, {"history": json.dumps(checkpoint.history)}))
+    write_atomic(path, save(tensors, {f"history of {training}": json.dumps(checkpoint.history)}))
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint | None:
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training: str) -> Checkpoint | None:
     """Put a checkpoint's tensors into model and optimizer; None if there is no file.
 
     Raises:
-        PanningError: if the file is broken or belongs to another network.
+        PanningError: if the file is broken or belongs to another training.
     """
     if not path.exists():
         return None
     try:
-        history, tensors = read_tensors(path, "history")
+        history, tensors = read_tensors(path, f"history of {training}")
         if not isinstance(history, list) or [e["epoch"] for e in history] != list(range(1, len(history) + 1)):
             raise ValueError("its history is not that of the epochs 1, 2, ...")
         if not all(isinstance(value, int | float) for entry in history for value in entry.values()):

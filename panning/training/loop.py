@@ -1,7 +1,8 @@
 """One training loop for dense and masked networks.
 
 Masked weights are exactly zero before the first step and after every step (``panning.enforce``). Where a mask
-leaves few units, the compact network is trained in the masked one's place: the same training, up to rounding.
+leaves few units, the compact network is trained in the masked one's place: the same training, up to rounding and the
+random numbers of dropout.
 
 Everything random in epoch e (order, augmentation, dropout) derives from (seed, e): a run that goes on from a checkpoint
 gives the same weights, bit for bit on one thread, as one that was never interrupted.
@@ -9,6 +10,7 @@ gives the same weights, bit for bit on one thread, as one that was never interru
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from panning.export.compaction import CompactResult, compact
 from panning.export.cost import multiply_adds_left
 from panning.image_format import image_format, put_channels_last
 from panning.masks import Masks
+from panning.records import content_key
 from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -113,6 +116,7 @@ def train(
     Raises:
         NonFiniteError: if the loss becomes NaN or infinite.
         MaskError: if the mask belongs to another network.
+        PanningError: if the checkpoint is of another network, recipe, seed or mask.
     """
     started = time.perf_counter()
     plan = _Plan.of(recipe, len(data.train))
@@ -124,9 +128,9 @@ def train(
     )  # fmt: skip
     enforcement = nullcontext() if kept is None else enforce_masks(network, kept, optimizer)
     images = put_channels_last(network, data.batch(data.train, torch.arange(min(2, len(data.train))))[0])
-    saved = Checkpoint([])
+    saved, training = Checkpoint([]), _name(recipe, seed, masks, keep_best)
     if checkpoint is not None:
-        saved = load_checkpoint(checkpoint, network, optimizer) or saved
+        saved = load_checkpoint(checkpoint, network, optimizer, training) or saved
     history, best = saved.history, saved.best
     with enforcement:
         for epoch in range(len(history), plan.n_epochs):
@@ -141,7 +145,7 @@ def train(
             if on_epoch is not None:
                 on_epoch(entry)
             if checkpoint is not None and epoch + 1 < plan.n_epochs:
-                save_checkpoint(checkpoint, network, optimizer, Checkpoint(history, best))
+                save_checkpoint(checkpoint, network, optimizer, Checkpoint(history, best), training)
     model.train()
     kept_best = None
     if small is not None:
@@ -155,6 +159,12 @@ def train(
         checkpoint.unlink(missing_ok=True)
     n_images = min(plan.n_steps * recipe.batch_size, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
     return TrainResult(tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), kept_best)
+
+
+def _name(recipe: Recipe, seed: int, masks: Masks | None, keep_best: bool) -> str:
+    """What a checkpoint must agree in: with other masks, say, its weights would stand in other units."""
+    bits = None if masks is None else hashlib.sha256(masks.flat.cpu().numpy().tobytes()).hexdigest()
+    return content_key([recipe.model_dump(mode="json"), seed, bits, keep_best])
 
 
 def _made_small(
