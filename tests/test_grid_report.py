@@ -235,6 +235,11 @@ def test_a_row_has_the_learning_rate_that_is_settled_on() -> None:
     assert len(row.cells) == len(row.good) == 5 and row.mean("test_accuracy") == pytest.approx(0.5)
 
 
+def test_a_label_of_two_lines_is_a_title_of_one() -> None:
+    records = [replace(r, metrics={**r.metrics, "data_label": "My\ndigits"}) for r in grid((0.05,), 1)]
+    assert grid_report.tables(records)[0].title == "mlp on My digits"
+
+
 def test_a_dense_network_that_failed_is_told_from_one_that_lacks() -> None:
     with pytest.raises(PanningError, match="the dense network failed .the loss is nan"):
         grid_report.tables([cell(None, 0.0, 0, error="the loss is nan"), cell("erk", 0.5, 0)])

@@ -181,7 +181,7 @@ def _with_titles(parts: Sequence[tuple[str, Row, tuple[Row, ...]]]) -> list[Tabl
     """Model and data, and what tells a table from others of the same."""
     loaded = [json.loads(text) for text, _, _ in parts]
     labels = [next(iter(dense.good.values()))["data_label"] for _, dense, _ in parts]
-    titles = [f"{task['model']} on {label}" for (task, _), label in zip(loaded, labels, strict=True)]
+    titles = [" ".join(f"{task['model']} on {label}".split()) for (task, _), label in zip(loaded, labels, strict=True)]
     longer = [
         f"{title}, {recipe_text(recipe)}" if titles.count(title) > 1 else title
         for title, (_, recipe) in zip(titles, loaded, strict=True)
@@ -325,7 +325,8 @@ def _markdown(table: Table) -> str:
         short_markdown(table),
         *([] if rank is None else [
             f"Mean rank over {rank.n_blocks} pairs of density and seed; Friedman's test that all are equal: p = "
-            f"{rank.p_friedman:.2g}.", "",
+            f"{rank.p_friedman:.2g}. The densities of one seed share weights and batches: ranks sum up, what holds is "
+            "said by the paired tests.", "",
         ]),
         *(f"- {sentence}" for sentence in findings(table)),
         "",
@@ -505,7 +506,9 @@ def cost_picture(table: Table) -> bytes | None:
                     {"color": colour, "label": name, "s": 24} if colour else {"color": "0.8", "label": OTHERS, "s": 10}
                 )
                 axes.scatter([sum(table.cost(row))], [100 * row.mean("test_accuracy")], **style)
-        axes.set_xscale("log")
+        shown = [sum(table.cost(row)) for row in table.at(density) if row.good]
+        if shown and min(shown) > 0 and max(shown) > 10 * min(shown):
+            axes.set_xscale("log")  # on less than a decade its ticks run into each other
         axes.set_xlabel("dense epochs")
         axes.set_title(f"density {density:g}", fontsize=9)
         axes.grid(alpha=0.3)
