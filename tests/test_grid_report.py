@@ -296,7 +296,11 @@ def test_the_report_writes_tables_and_pictures(tmp_path: Path, capsys: pytest.Ca
     names = {path.name for path in (tmp_path / "r").iterdir()}
     assert names == {"report.md", "rows.csv", "rows.json", "accuracy.png", "ranks.png", "layers.png", "cost.png"}
     rows = json.loads((tmp_path / "r" / "rows.json").read_text())
-    assert len(rows) == 9 and rows[-1]["method"] == "dense"
+    assert len(rows) == 9 and rows[-1]["method"] == "dense" and rows[0]["n_collapsed_layers"] == [0] * 5
+    assert rows[0]["against_best"] is None or rows[1]["against_best"] is None  # one of them is the best
+    assert next(row for row in rows if row["method"] == "magnitude")["against_best"]["p"] < 0.05
+    (lone,) = (row for row in grid_report.as_json(grid_report.tables(grid((0.05,), 1))) if row["method"] == "magnitude")
+    assert lone["against_best"]["low"] is None and lone["against_best"]["p"] is None
     assert "Commit abc; torch 9; Z80, 1 cores." in (tmp_path / "r" / "report.md").read_text()
 
 

@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -388,7 +388,9 @@ def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:
         {
             "table": table.title, "method": row.method, "density": row.density,
             "effective_density": row.of_masks("effective_density"), "n_dead_units": row.of_masks("n_dead_units"),
+            "n_collapsed_layers": [len(c.metrics["collapsed_layers"]) for c in row.cells if "collapsed_layers" in c.metrics],
             "compute_left": row.of_masks("compute_left"),
+            "against_best": _difference_as_json(table.differences.get((row.density, row.method))),
             **{name: row.values(name) for name in ("test_accuracy", "test_accuracy_of_best", "accuracy")},
             "cost_epochs": dict(zip(("search", "scoring", "training"), table.cost(row), strict=True)),
             "errors": [cell.metrics["error"] for cell in row.cells if cell.metrics["error"] is not None],
@@ -396,6 +398,14 @@ def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:
         for table in found
         for row in (*table.rows, table.dense)
     ]  # fmt: skip
+
+
+def _difference_as_json(found: Difference | None) -> dict[str, float | int | None] | None:
+    """JSON has no NaN: a bound that cannot be had is null; so is the p-value of what was not tested."""
+    if found is None:
+        return None
+    values = {name: None if math.isnan(value) else value for name, value in asdict(found).items()}
+    return values if found.is_tested else {**values, "p": None}
 
 
 # --- pictures ---
