@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from panning.benchmark import compaction, measured, speed_report
+from panning.benchmark import compaction, measured, speed_report, throughput
 from panning.cli.methods import method_rows, method_table
 from panning.data import data_names
 from panning.models import model_names
@@ -29,6 +29,11 @@ def test_the_speed_page_shows_the_shipped_records() -> None:
 def test_the_page_on_compaction_shows_the_shipped_records() -> None:
     shown = (Path(__file__).parent.parent / "docs" / "compact.md").read_text()
     assert compaction.markdown(measured.records("compaction")) in shown
+
+
+def test_the_page_on_the_benchmark_shows_the_shipped_training_speed() -> None:
+    shown = (Path(__file__).parent.parent / "docs" / "benchmark.md").read_text()
+    assert throughput.markdown(measured.records("training")) in shown
 
 
 def test_every_own_model_and_data_set_is_named() -> None:

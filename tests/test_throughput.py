@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
-from panning.benchmark.throughput import _PlainDataset, measure, noise_data
+from panning.benchmark.throughput import _PlainDataset, markdown, measure, noise_data, run_throughput
 from panning.data import load_data
+from panning.records import read_records
 from panning.training import Recipe
 
 
@@ -15,6 +18,14 @@ def test_both_loops_are_timed_in_turns() -> None:
         "mlp", noise_data(64), Recipe(batch_size=8), n_batches=2, n_rounds=2, on_round=lambda: calls.append(None)
     )
     assert len(calls) == 3 and len(found.ratios) == 2 and found.ratio > 0 and found.plain > 0 < found.ours
+
+
+def test_a_measurement_is_a_record_and_a_row(tmp_path: Path) -> None:
+    recipe = Recipe(batch_size=8)
+    records = [run_throughput("mlp", recipe, tmp_path, n_batches=2, n_rounds=1) for _ in range(2)]
+    assert [r.metrics for r in read_records(tmp_path / "records.jsonl")] == [r.metrics for r in records]
+    text = markdown(records)
+    assert text.count("| mlp | float32 |") == 2 and text.count("panning bench training") == 1
 
 
 def test_the_plain_loop_sees_the_same_pixels() -> None:

@@ -11,6 +11,8 @@ from torch import nn
 
 from panning.data import load_data
 from panning.errors import MaskError, NonFiniteError, PanningError
+from panning.export import compact
+from panning.image_format import adds_parts, put_channels_last
 from panning.masks import Masks
 from panning.models import build_model
 from panning.tasks import TaskSpec, load_task
@@ -204,6 +206,24 @@ def test_the_best_epoch_of_a_compact_network_comes_back_in_the_original() -> Non
     assert evaluate(model, DATA, DATA.validation)["accuracy"] == pytest.approx(result.best[0]["accuracy"])
 
 
+def test_a_network_with_dropout_is_trained_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer units it would draw other numbers: two masks of one seed could not be compared."""
+    made: list[str] = []
+    real = loop.compact
+    monkeypatch.setattr(loop, "compact", lambda *rest: made.append("compact") or real(*rest))
+    trained = []
+    real_epoch = loop._train_epoch
+    monkeypatch.setattr(loop, "_train_epoch", lambda model, *rest: trained.append(model) or real_epoch(model, *rest))
+    recipe = RECIPE.model_copy(update={"epochs": 20})
+    for p in (0.5, 0.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(p), nn.Linear(64, 10))
+        masks = Masks.from_tensors({"1.weight": torch.arange(64)[:, None].expand(64, 64) % 16 == 0})
+        train(model, DATA, recipe, seed=0, masks=masks)
+        assert (trained[-1] is model) == (p > 0)
+    assert made == ["compact", "compact"]
+
+
 class Viewing(nn.Module):
     """What channels-last images break: a view of a feature map."""
 
@@ -226,6 +246,22 @@ def test_images_are_channels_last_unless_the_network_does_not_run_so(precision: 
     train(usual, DATA, recipe.model_copy(update={"epochs": 1}), seed=0)
     wide = next(p for p in usual.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1)
     assert wide.is_contiguous(memory_format=torch.channels_last) and not wide.is_contiguous()
+
+
+def test_a_compact_residual_network_keeps_the_usual_format() -> None:
+    model = build_model("resnet20", input_shape=(3, 8, 8), n_classes=10, seed=0)
+    inputs = torch.randn(2, 3, 8, 8)
+    assert put_channels_last(model, inputs) is torch.channels_last and not adds_parts(model)
+    weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}
+    kept = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in weights.items()}
+    for name, mask in kept.items():
+        mask[:: 1 if p_is_last(name, weights) else 3] = True
+    small = compact(model, Masks.from_tensors(kept), (3, 8, 8)).model
+    assert adds_parts(small) and put_channels_last(small, inputs) is torch.contiguous_format
+
+
+def p_is_last(name: str, weights: dict[str, nn.Parameter]) -> bool:
+    return name == list(weights)[-1]
 
 
 def test_learning_rate_schedules() -> None:

@@ -1,7 +1,8 @@
 """How well cheap trainings foresee the full one: rank correlation, and what choosing by them loses.
 
 Everything that searches or rewards by short trainings stands on this. Judged from the records of a grid with ``short``
-recipes: masks of one network at one density, trained in full and, in other cells, shortly.
+recipes: masks of one network at one density, trained in full and, in other cells, shortly. The validation part judges, as it
+does in a search: a short training that was chosen on the test part would carry it into every later choice.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Foresight:
         share: of the full training's images.
         by_mask: Spearman's rank correlation over all masks, one value a density.
         by_method: over the methods' means over seeds.
-        regret: final test accuracy lost by taking the method that looks best on one seed, against the one that is best;
-            one value for each density and seed.
+        regret: final validation accuracy lost by taking the method that looks best on one seed, against the one that is
+            best; one value for each density and seed.
     """
 
     training: str
@@ -110,7 +111,7 @@ def _foresight(
     by_mask, by_method, regret = [], [], []
     for place in sorted({identity[:2] for identity in scores}):
         here = {i: score for i, score in scores.items() if i[:2] == place}
-        final = {i: float(full[i].metrics["test_accuracy"]) for i in here}
+        final = {i: float(full[i].metrics["accuracy"]) for i in here}
         if len(here) < 3:  # a grid that was stopped
             continue
         by_mask.append(_rank_correlation(list(here.values()), [final[i] for i in here]))
@@ -156,8 +157,9 @@ def markdown(records: Sequence[RunRecord]) -> str:
     """The table with what one must know to read it."""
     return "\n".join(
         [
-            "Rank correlation is Spearman's with the full training's test accuracy, its mean over densities with the 95 % "
-            "bootstrap interval. Regret is the test accuracy, in points, that is lost by taking the method that looks best "
+            "Rank correlation is Spearman's with the full training's validation accuracy, its mean over densities with the "
+            "95 % bootstrap interval. Regret is the validation accuracy, in points, that is lost by taking the method that "
+            "looks best "
             "on one seed in place of the one that is best over all; its mean over densities and seeds.",
             "",
             *markdown_table(COLUMNS, table_cells(foresights(records))),

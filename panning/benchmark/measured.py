@@ -12,7 +12,7 @@ from panning.records import RunRecord, read_records
 
 
 def records(name: str) -> list[RunRecord]:
-    """Those of ``panning bench speed`` or ``panning bench compaction``."""
+    """Those of ``panning bench NAME``: speed, compaction, training."""
     return read_records(Path(__file__).parent / f"{name}.jsonl")
 
 

@@ -9,22 +9,35 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from panning.benchmark.speed_report import markdown_table
 from panning.data import ImageData, InMemorySplit
 from panning.data.augment import PADDING
 from panning.errors import DataError
 from panning.models import build_model
+from panning.records import RecordStore, RunRecord, content_key, environment_info
 from panning.seeding import torch_generator
 from panning.training import Recipe, train
 
 N_LOADER_WORKERS = 2
+COLUMNS = (
+    "model",
+    "precision",
+    "threads",
+    "plain, images/s",
+    "panning, images/s",
+    "times as many",
+    "lowest",
+    "highest",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,52 @@ class Throughput:
     @property
     def ratio(self) -> float:
         return statistics.median(self.ratios)
+
+
+def run_throughput(
+    model: str, recipe: Recipe, out: Path, *, n_batches: int = 40, n_rounds: int = 5,
+    on_round: Callable[[], None] = lambda: None,
+) -> RunRecord:  # fmt: skip
+    """Measure on noise of CIFAR's shape, with torch's present number of threads, and leave the record in ``out``."""
+    config = {
+        "model": model, "recipe": recipe.model_dump(mode="json"), "threads": torch.get_num_threads(), "n_batches": n_batches,
+        "n_rounds": n_rounds,
+    }  # fmt: skip
+    data = noise_data(max(10_000, n_batches * recipe.batch_size))
+    found = measure(model, data, recipe, n_batches=n_batches, n_rounds=n_rounds, on_round=on_round)
+    environment = environment_info()
+    metrics = {"plain": found.plain, "ours": found.ours, "ratios": list(found.ratios), "ratio": found.ratio}
+    # Measured anew every time: what a machine does is not a function of the config.
+    key = content_key({**config, **metrics})
+    record = RunRecord(key, "throughput", config, metrics, environment)
+    RecordStore(out / "records.jsonl").append(record)
+    return record
+
+
+def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
+    """A row a measurement."""
+    return [
+        [
+            record.config["model"], record.config["recipe"]["precision"], str(record.config["threads"]),
+            f"{record.metrics['plain']:.0f}", f"{record.metrics['ours']:.0f}", f"{record.metrics['ratio']:.2f}",
+            f"{min(record.metrics['ratios']):.2f}", f"{max(record.metrics['ratios']):.2f}",
+        ]
+        for record in records
+        if record.kind == "throughput"
+    ]  # fmt: skip
+
+
+def markdown(records: Sequence[RunRecord]) -> str:
+    """The table, with the machine and the state of the code that it comes from."""
+    lines = markdown_table(COLUMNS, table_cells(records))
+    for record in records:
+        about = record.environment
+        text = (
+            f"`panning bench training`, {about['hardware']['processor']}, {about['hardware']['cores']} cores; torch "
+            f"{about['versions']['torch']}; commit {about['commit']}."
+        )
+        lines += [] if text in lines else ["", text]
+    return "\n".join(lines) + "\n"
 
 
 def noise_data(n_images: int, n_classes: int = 10) -> ImageData:

@@ -111,6 +111,7 @@ def training(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: all cores.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of both loops in turns.")] = 5,
     batches: Annotated[int, typer.Option("--batches", min=1, help="Of each loop in a round.")] = 40,
+    out: options.Out = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Time our training loop beside a plain one: DataLoader, an image at a time, float32, channels first.
@@ -123,28 +124,24 @@ def training(
 
     import torch
 
+    from panning.benchmark import throughput
     from panning.benchmark.presets import load_recipe
-    from panning.benchmark.throughput import measure, noise_data
 
     try:
         chosen = load_recipe(recipe)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    data = noise_data(max(10_000, batches * chosen.batch_size))
+    folder = out or Path("runs") / "bench-training"
     with output.progress("measuring", rounds + 1) as advance:
-        found = measure(model, data, chosen, n_batches=batches, n_rounds=rounds, on_round=lambda: advance(1))
-    facts = {
-        "model": model, "threads": torch.get_num_threads(), "plain_images_per_s": found.plain,
-        "images_per_s": found.ours, "ratio": found.ratio, "ratios": list(found.ratios),
-    }  # fmt: skip
+        record = throughput.run_throughput(
+            model, chosen, folder, n_batches=batches, n_rounds=rounds, on_round=lambda: advance(1)
+        )
     if as_json:
-        output.print_json(facts)
+        output.print_json({**record.config, **record.metrics})
         return
-    output.say(
-        f"{model}, {facts['threads']} threads: plain {found.plain:.0f}, panning {found.ours:.0f} images a second; in turns "
-        f"{found.ratio:.2f} times as many ({min(found.ratios):.2f} to {max(found.ratios):.2f})"
-    )
+    output.print_table(throughput.COLUMNS, throughput.table_cells([record]))
+    output.say(f"Record: {folder / 'records.jsonl'}")
 
 
 @app.command()

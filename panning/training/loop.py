@@ -1,8 +1,7 @@
 """One training loop for dense and masked networks.
 
 Masked weights are exactly zero before the first step and after every step (``panning.enforce``). Where a mask
-leaves few units, the compact network is trained in the masked one's place: the same training, up to rounding and the
-random numbers of dropout.
+leaves few units, the compact network is trained in the masked one's place: the same training, up to rounding.
 
 Everything random in epoch e (order, augmentation, dropout) derives from (seed, e): a run that goes on from a checkpoint
 gives the same weights, bit for bit on one thread, as one that was never interrupted.
@@ -30,7 +29,8 @@ from panning.enforce import enforce_masks
 from panning.errors import ModelError, NonFiniteError
 from panning.export.compaction import CompactResult, compact
 from panning.export.cost import multiply_adds_left
-from panning.image_format import image_format, put_channels_last
+from panning.export.trace import as_it_was
+from panning.image_format import adds_parts, image_format, put_channels_last
 from panning.masks import Masks
 from panning.records import content_key
 from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
@@ -39,6 +39,9 @@ from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 EVALUATION_BATCH = 1000
 #: Making a network compact takes about as long as twenty of its steps, and narrow layers do fewer multiply-adds a second.
 COMPACT_FROM_STEPS, COMPACT_BELOW = 100, 0.8
+#: Adding parts of the units takes time, too: a compact ResNet-20 with 0.35 of its multiply-adds left is no faster in bfloat16,
+#: with 0.08 a third.
+COMPACT_BELOW_IN_PARTS = 0.25
 
 
 class Recipe(Config):
@@ -120,14 +123,15 @@ def train(
     """
     started = time.perf_counter()
     plan = _Plan.of(recipe, len(data.train))
-    small = _made_small(model, masks, recipe, plan, data.input_shape)
+    few, _ = data.batch(data.train, torch.arange(min(2, len(data.train))))
+    small = _made_small(model, masks, recipe, plan, few)
     network, kept = (model, masks) if small is None else (small.model, small.masks)
     optimizer = torch.optim.SGD(
         network.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov and recipe.momentum > 0,
     )  # fmt: skip
     enforcement = nullcontext() if kept is None else enforce_masks(network, kept, optimizer)
-    images = put_channels_last(network, data.batch(data.train, torch.arange(min(2, len(data.train))))[0])
+    images = put_channels_last(network, few)
     saved, training = Checkpoint([]), _name(recipe, seed, masks, keep_best)
     if checkpoint is not None:
         saved = load_checkpoint(checkpoint, network, optimizer, training) or saved
@@ -168,16 +172,30 @@ def _name(recipe: Recipe, seed: int, masks: Masks | None, keep_best: bool) -> st
 
 
 def _made_small(
-    model: nn.Module, masks: Masks | None, recipe: Recipe, plan: _Plan, input_shape: tuple[int, ...]
+    model: nn.Module, masks: Masks | None, recipe: Recipe, plan: _Plan, inputs: Tensor
 ) -> CompactResult | None:
-    """The compact network if training it is worth making it; decided by counts, so equally on every machine."""
+    """The compact network if training it is worth making it; decided by counts, so equally on every machine.
+
+    None for a network that draws random numbers in training: with fewer units it would draw others.
+    """
     if masks is None or not recipe.compact or plan.n_steps < COMPACT_FROM_STEPS:
         return None
     try:
-        small = compact(model, masks, input_shape)
+        small = compact(model, masks, tuple(inputs.shape[1:]))
+        most = COMPACT_BELOW_IN_PARTS if adds_parts(small.model) else COMPACT_BELOW
+        if multiply_adds_left(small) >= most or _draws(model, inputs):
+            return None
     except ModelError:  # it has no compact form, and trains as it is
         return None
-    return small if multiply_adds_left(small) < COMPACT_BELOW else None
+    return small
+
+
+def _draws(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether a forward pass in training draws random numbers: dropout, for instance."""
+    with as_it_was(model), torch.no_grad(), isolated_torch_rng(0):
+        before = torch.get_rng_state()
+        model.train()(inputs)
+        return not torch.equal(before, torch.get_rng_state())
 
 
 def _best(history: list[dict[str, float]]) -> dict[str, float]:
