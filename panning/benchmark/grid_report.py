@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -247,10 +247,15 @@ def _untested(found: Difference) -> str:
     return "no seed in common" if found.n == 0 else f"{100 * found.mean:+.2f}, one seed: not tested"
 
 
-def short_cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    """The short table: a line a method, a column a density; by mean rank, where there is one."""
+def short_cells(table: Table, only: Collection[str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """The short table: a line a method, a column a density; by mean rank, where there is one.
+
+    Args:
+        only: these methods; the ranks stay those among all.
+    """
     order = table.ranks.names if table.ranks is not None else ()
     names = [*order, *(name for name in dict.fromkeys(row.method for row in table.rows) if name not in order)]
+    names = [name for name in names if only is None or name in only]
     by_place = {(row.method, row.density): row for row in table.rows}
     columns = ["method", *([] if not order else ["mean rank"]), *(f"{density:g}" for density in table.densities)]
     lines = []
@@ -305,9 +310,9 @@ def markdown(records: Sequence[RunRecord]) -> str:
     return "\n".join([*parts, "## Where this comes from", "", *(f"- {origin}" for origin in origins), ""])
 
 
-def short_markdown(table: Table) -> str:
-    """The short table alone."""
-    columns, lines = short_cells(table)
+def short_markdown(table: Table, only: Collection[str] | None = None) -> str:
+    """The short table alone; see ``short_cells``."""
+    columns, lines = short_cells(table, only)
     return "\n".join(markdown_table(columns, lines)) + "\n"
 
 

@@ -39,8 +39,8 @@ from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 EVALUATION_BATCH = 1000
 #: Making a network compact takes about as long as twenty of its steps, and narrow layers do fewer multiply-adds a second.
 COMPACT_FROM_STEPS, COMPACT_BELOW = 100, 0.8
-#: Adding parts of the units takes time, too: a compact ResNet-20 with 0.35 of its multiply-adds left is no faster in bfloat16,
-#: with 0.08 a third.
+#: Adding parts of the units takes time, too: a compact ResNet-20 with 0.35 of its multiply-adds left is no faster in
+#: bfloat16, with 0.08 it takes two thirds of the time.
 COMPACT_BELOW_IN_PARTS = 0.25
 
 
