@@ -93,7 +93,7 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write ``data`` so that ``path`` holds either what it held before or all of it."""
     path = Path(path)
     if path.is_dir():
-        raise OutputError(f"{path} is a folder; name a file to write.")
+        raise OutputError(f"{path} cannot be written: it is a folder; name a file.")
     try:
         _write_aside_and_rename(path, data)
     except OSError as error:

@@ -181,7 +181,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
         assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
     write_atomic(file, b"new")
     assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]
-    with pytest.raises(errors.OutputError, match="is a folder"):
+    with pytest.raises(errors.OutputError, match="cannot be written: it is a folder"):
         write_atomic(tmp_path, "new")
 
 

@@ -414,8 +414,8 @@ def test_a_shuffled_mask_can_be_made_all_alive() -> None:
 def test_a_shuffle_at_equal_effective_density_is_as_alive_as_the_method() -> None:
     problem = mlp_problem(sizes=(20, 30, 30, 4))
     connectivity = Connectivity.of(problem)
-    plain = prune_problem(problem, 0.05, "magnitude").mask
-    control = prune_problem(problem, 0.05, "magnitude", control="shuffle_alive").mask
+    plain = prune_problem(problem, 0.1, "magnitude").mask
+    control = prune_problem(problem, 0.1, "magnitude", control="shuffle_alive").mask
     assert 0 < connectivity.n_alive(plain) < int(plain.sum())  # some of magnitude's are dead
     assert connectivity.n_alive(control) == int(control.sum()) == connectivity.n_alive(plain)
     assert int((plain & control).sum()) < 0.3 * int(control.sum())

@@ -327,8 +327,13 @@ def test_all_errors_of_a_config_come_at_once() -> None:
 )
 def test_every_shipped_config_is_well_formed_and_says_how_it_is_run(path: Path) -> None:
     from panning.agents import AgentConfig
+    from panning.benchmark.grid import GridConfig
+    from panning.benchmark.presets import Preset
     from panning.config import Config
 
-    kind: type[Config] = AgentConfig if path.parent.name == "agent" else SearchConfig
-    load_config(kind, path)
-    assert path.read_text().startswith("# ") and f"configs/{path.parent.name}/{path.name}" in path.read_text()
+    kinds: dict[str, type[Config]] = {"agent": AgentConfig, "bench": GridConfig, "recipes": Preset}
+    load_config(kinds.get(path.parent.name, SearchConfig), path)
+    text = path.read_text()
+    assert text.startswith("# ") and (
+        path.parent.name == "recipes" or f"configs/{path.parent.name}/{path.name}" in text
+    )
