@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +59,11 @@ class Row:
     def of_masks(self, name: str) -> list[float]:
         """A figure of the masks, also where the training failed."""
         return [float(cell.metrics[name]) for cell in self.cells if name in cell.metrics]
+
+    @property
+    def n_collapsed_layers(self) -> list[int]:
+        """Of each mask, also where the training failed."""
+        return [len(cell.metrics["collapsed_layers"]) for cell in self.cells if "collapsed_layers" in cell.metrics]
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -212,7 +217,7 @@ def table_cells(table: Table) -> list[list[str]]:
 def _cells(table: Table, row: Row) -> list[str]:
     rates = {cell.config["recipe"]["learning_rate"] for cell in row.cells}
     effective, dead, compute = (row.of_masks(name) for name in ("effective_density", "n_dead_units", "compute_left"))
-    collapsed = [len(cell.metrics["collapsed_layers"]) for cell in row.cells if "collapsed_layers" in cell.metrics]
+    collapsed = row.n_collapsed_layers
     return [
         f"{row.density:g}",
         row.method,
@@ -247,15 +252,10 @@ def _untested(found: Difference) -> str:
     return "no seed in common" if found.n == 0 else f"{100 * found.mean:+.2f}, one seed: not tested"
 
 
-def short_cells(table: Table, only: Collection[str] | None = None) -> tuple[list[str], list[list[str]]]:
-    """The short table: a line a method, a column a density; by mean rank, where there is one.
-
-    Args:
-        only: these methods; the ranks stay those among all.
-    """
+def short_cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    """The short table: a line a method, a column a density; by mean rank, where there is one."""
     order = table.ranks.names if table.ranks is not None else ()
     names = [*order, *(name for name in dict.fromkeys(row.method for row in table.rows) if name not in order)]
-    names = [name for name in names if only is None or name in only]
     by_place = {(row.method, row.density): row for row in table.rows}
     columns = ["method", *([] if not order else ["mean rank"]), *(f"{density:g}" for density in table.densities)]
     lines = []
@@ -305,14 +305,18 @@ def _verdict(found: Difference | None) -> str:
 
 def markdown(records: Sequence[RunRecord]) -> str:
     """Every table with what one must know to read it."""
-    parts = [_markdown(table) for table in tables(records)]
+    return _page(tables(records), records)
+
+
+def _page(found: Sequence[Table], records: Sequence[RunRecord]) -> str:
+    parts = [_markdown(table) for table in found]
     origins = dict.fromkeys(_origin(record) for record in records if record.kind == "cell")
     return "\n".join([*parts, "## Where this comes from", "", *(f"- {origin}" for origin in origins), ""])
 
 
-def short_markdown(table: Table, only: Collection[str] | None = None) -> str:
-    """The short table alone; see ``short_cells``."""
-    columns, lines = short_cells(table, only)
+def short_markdown(table: Table) -> str:
+    """The short table alone."""
+    columns, lines = short_cells(table)
     return "\n".join(markdown_table(columns, lines)) + "\n"
 
 
@@ -368,11 +372,11 @@ def _origin(record: RunRecord) -> str:
 # --- files ---
 
 
-def write_report(records: Sequence[RunRecord], out: Path) -> None:
+def write_report(records: Sequence[RunRecord], out: Path) -> list[Table]:
     """``report.md``, ``rows.csv``, ``rows.json``, and of each table the pictures ``accuracy``, ``ranks``, ``layers`` and
-    ``cost`` (PNG)."""
+    ``cost`` (PNG); returns the tables."""
     found = tables(records)
-    write_atomic(out / "report.md", markdown(records))
+    write_atomic(out / "report.md", _page(found, records))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", *COLUMNS])
@@ -385,6 +389,7 @@ def write_report(records: Sequence[RunRecord], out: Path) -> None:
         for name, draw in PICTURES.items():
             if (picture := draw(table)) is not None:
                 write_atomic(out / f"{name}{suffix}.png", picture)
+    return found
 
 
 def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:
@@ -393,7 +398,7 @@ def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:
         {
             "table": table.title, "method": row.method, "density": row.density,
             "effective_density": row.of_masks("effective_density"), "n_dead_units": row.of_masks("n_dead_units"),
-            "n_collapsed_layers": [len(c.metrics["collapsed_layers"]) for c in row.cells if "collapsed_layers" in c.metrics],
+            "n_collapsed_layers": row.n_collapsed_layers,
             "compute_left": row.of_masks("compute_left"),
             "against_best": _difference_as_json(table.differences.get((row.density, row.method))),
             **{name: row.values(name) for name in ("test_accuracy", "test_accuracy_of_best", "accuracy")},

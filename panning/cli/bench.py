@@ -161,10 +161,8 @@ def report(
     from panning.benchmark import grid_report
     from panning.benchmark.cells import read_cells
 
-    found = read_cells(records)
     folder = out or (records[0] if records[0].is_dir() else records[0].parent)
-    grid_report.write_report(found, folder)
-    tables = grid_report.tables(found)
+    tables = grid_report.write_report(read_cells(records), folder)
     if as_json:
         output.print_json(grid_report.as_json(tables))
         return

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from panning.connectivity import Connectivity, report
+from panning.connectivity import Connectivity, MaskReport, report
 from panning.errors import DensityError, NonFiniteError, PanningError
 from panning.export.cost import compute_left
 from panning.maskfile import dump_masks, parse_masks
@@ -138,7 +138,9 @@ def execute(job: Job) -> Outcome:
 def _prune(job: Job, task: Task) -> Outcome:
     result, actions = _pruned(job, task)
     facts = report(Connectivity.of(task.problem), result.mask)
-    return Outcome({**_mask_facts(task, result), "actions": actions}, _mask_file(job, task, result, facts.facts()))
+    return Outcome(
+        {**_mask_facts(task, result, facts), "actions": actions}, _mask_file(job, task, result, facts.facts())
+    )
 
 
 def _pruned(job: Job, task: Task) -> tuple[PruneResult, list[list[float]]]:
@@ -156,9 +158,8 @@ def _pruned(job: Job, task: Task) -> tuple[PruneResult, list[list[float]]]:
     return (make_all_alive(problem, result) if config["all_alive"] else result), actions
 
 
-def _mask_facts(task: Task, result: PruneResult) -> dict[str, Any]:
-    """What every table says of a mask; a dense one where all is kept."""
-    facts = report(Connectivity.of(task.problem), result.mask)
+def _mask_facts(task: Task, result: PruneResult, facts: MaskReport) -> dict[str, Any]:
+    """What every table says of a mask."""
     return {
         "n_kept": facts.n_kept, "density": facts.density, **facts.facts(),
         "compute_left": compute_left(task.problem, result.masks),
@@ -224,8 +225,9 @@ def _cell(job: Job, task: Task) -> Outcome:
         result, _ = _pruned(job, task)
         masks = result.masks
     timing = {"prune_s": round(time.perf_counter() - started, 3)}
+    seen = report(Connectivity.of(task.problem), result.mask)
     facts = {
-        **_mask_facts(task, result), "mask": digest(result.mask.numpy().tobytes()), "n_train": len(task.data.train),
+        **_mask_facts(task, result, seen), "mask": digest(result.mask.numpy().tobytes()), "n_train": len(task.data.train),
         "data": data_fingerprint(task.spec, job.source), "data_label": task.data.label, "timing": timing,
         "search_images": 0 if job.attachment is None else _agent(job).facts.get("images_seen", 0),
     }  # fmt: skip
