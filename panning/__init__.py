@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
-    from panning.api import prune
+    from panning.api import move_masks, prune
     from panning.enforce import enforce_masks
     from panning.errors import PanningError
     from panning.export import compact
@@ -32,6 +32,7 @@ __all__ = [
     "enforce_masks",
     "load_compact",
     "load_masks",
+    "move_masks",
     "prune",
     "save_compact",
     "save_masks",
@@ -45,6 +46,7 @@ _HOMES = {
     "enforce_masks": "panning.enforce",
     "load_compact": "panning.export.files",
     "load_masks": "panning.maskfile",
+    "move_masks": "panning.api",
     "prune": "panning.api",
     "save_compact": "panning.export.files",
     "save_masks": "panning.maskfile",

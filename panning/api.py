@@ -1,4 +1,4 @@
-"""The library's one call: ``panning.prune``. No Ray, no files, no config."""
+"""The library's calls: ``panning.prune`` before training, ``panning.move_masks`` during it. No Ray, no files, no config."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from panning import flow
 from panning.connectivity import Connectivity, report
-from panning.errors import DataError, DensityError, ModelError
+from panning.errors import DataError, DensityError, MaskError, ModelError
 from panning.layout import prunable_layout
-from panning.masks import Masks
+from panning.masks import Masks, check_masks_fit
 from panning.problem import Batch, BatchSource, Loss, Problem
 from panning.pruners import PRUNERS, Rounds, prune_problem
 from panning.registry import lookup
 from panning.seeding import derive_seed, isolated_global_rngs, numpy_rng
+from panning.training.dynamic import Dynamic
+from panning.training.dynamics import DYNAMICS, first_mask
+from panning.training.moving import MovingMasks
 
 #: Samples in a scoring batch drawn from a Dataset: at least GraSP's 10 of each class where there are up to 12.
 SCORING_BATCH = 128
@@ -105,6 +108,84 @@ def prune(
     variant = {name: value for name, value in (("released", released), ("control", control)) if value}
     return result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=seed, input_shape=list(input_shape), **variant, **facts
+    )  # fmt: skip
+
+
+@_apart_from_the_caller()
+def move_masks(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    method: str | Dynamic = "dpf",
+    *,
+    density: float,
+    n_steps: int,
+    masks: Masks | None = None,
+    steps_per_epoch: int | None = None,
+    all_alive: bool = False,
+    data: Batch | DataLoader[Any] | Dataset[Any] | None = None,
+    input_shape: Sequence[int] | None = None,
+    seed: int = 0,
+    loss: Loss = F.cross_entropy,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> MovingMasks:
+    """Let masks move while ``model`` is trained by ``optimizer``, in a loop that stays as it is.
+
+        moving = panning.move_masks(model, optimizer, "rigl", density=0.05, n_steps=10_000, input_shape=(1, 28, 28))
+        ... zero_grad, backward, step, as ever; with moving.shipped(): evaluate ...
+        masks = moving.finish()
+
+    Masks follow the optimizer's steps; between two steps the model holds the weights that its next forward pass runs with.
+
+    Args:
+        model: at its initial weights, as it was given to ``optimizer``; inside DistributedDataParallel pass what is inside.
+        optimizer: one that holds every prunable parameter; stepped without a closure.
+        method: a row of ``panning.training.DYNAMICS``, or one with other numbers (``panning.training.make_dynamic``).
+        density: at the end.
+        n_steps: of the schedule of learning rates. A method that goes through it several times (IMP) has
+            ``moving.n_steps`` in all.
+        masks: the first ones; None takes the row's own start, dense or random.
+        steps_per_epoch: for methods that act once an epoch.
+        all_alive: after every move, give the budget of dead weights to the best-ranked that can be alive.
+        data: what a method that scores with a loss draws its batches from; gives the input's shape, too.
+        input_shape: of one input, without the batch, unless ``data`` or the masks say it.
+        seed: of everything random.
+        include, exclude: as for ``prune``; not with ``masks``, which say what is prunable.
+
+    Raises:
+        PanningError: with what was given, what is allowed and what to do; the model is then as it was.
+    """
+    row = lookup(DYNAMICS, method, "dynamic method") if isinstance(method, str) else None
+    chosen = row.method if row is not None else method
+    if not isinstance(chosen, Dynamic):
+        raise MaskError(f"method is a {type(method).__name__}; pass a name of panning.training.DYNAMICS or a Dynamic.")
+    for name, value in (("n_steps", n_steps), ("steps_per_epoch", steps_per_epoch or 1)):
+        if type(value) is not int or value < 1:
+            raise MaskError(f"{name} must be a whole number of at least 1, given {value!r}.")
+    if chosen.counts_epochs and chosen.every is None and steps_per_epoch is None:
+        raise MaskError(
+            f"{type(chosen).__name__} acts once an epoch: pass steps_per_epoch, or a method with every=STEPS."
+        )
+    if masks is not None:
+        check_masks_fit(model, masks)
+    if masks is not None and (include is not None or exclude):
+        raise MaskError("The masks say what is prunable: leave include and exclude away.")
+    _check_numbers(density, None, input_shape)
+    batches = None if data is None else _batch_source(data, seed)
+    shape = input_shape or (masks.input_shape if masks is not None else None)
+    if shape is None:
+        if batches is None:
+            raise DataError(
+                "Pass data, or input_shape=(channels, height, width): which weights are alive depends on it."
+            )
+        shape = tuple(batches(0)[0].shape[1:])
+    included = None if include is None else _patterns(include)
+    layout = masks.layout if masks is not None else prunable_layout(model, included, _patterns(exclude))
+    problem = Problem(model, layout, tuple(shape), batches, loss, seed)
+    start = masks.flat if masks is not None else first_mask(problem, chosen, density, row)
+    return MovingMasks(
+        problem, optimizer, chosen, density=density, start=start, n_steps=n_steps, epoch=steps_per_epoch or n_steps,
+        all_alive=all_alive,
     )  # fmt: skip
 
 

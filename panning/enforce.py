@@ -13,7 +13,7 @@ and infinity too, none of them negative, and a foreach kernel takes all tensors 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
@@ -39,6 +39,10 @@ class _Gate:
     """The mask of one parameter as integers, 1 = kept, made once for each device, size and order in memory it meets."""
 
     def __init__(self, mask: Tensor) -> None:
+        self.is_open = False
+        self.change(mask)
+
+    def change(self, mask: Tensor) -> None:
         self.mask = mask
         self._made: dict[tuple[Any, ...], Tensor] = {}
 
@@ -49,8 +53,13 @@ class _Gate:
             self._made[key] = torch.empty_like(bits).copy_(self.mask)
         return self._made[key]
 
+    def on_gradient(self, parameter: Tensor) -> None:
+        """The hook that follows the accumulation of a gradient."""
+        if not self.is_open:
+            self.clear_grad(parameter)
+
     def clear_grad(self, parameter: Tensor) -> None:
-        """Zero the masked gradient of ``parameter``; the hook that follows its accumulation."""
+        """Zero the masked gradient of ``parameter``."""
         grad = parameter.grad
         if grad is None:
             return
@@ -81,7 +90,7 @@ class MaskEnforcement:
         self._gates = {parameter: _Gate(masks[name]) for name, parameter in parameters.items()}
         # The hook of a parameter holds its gate alone: one that led back to the parameter would keep it alive for ever.
         self._handles: list[_Removable] = [
-            _hooked(parameter, gate.clear_grad) for parameter, gate in self._gates.items() if _may_learn(parameter)
+            _hooked(parameter, gate.on_gradient) for parameter, gate in self._gates.items() if _may_learn(parameter)
         ]
         for optimizer in optimizers:
             self._handles += [
@@ -91,6 +100,20 @@ class MaskEnforcement:
             ]
             self._after_step(optimizer)
         self._clear_gradients()
+
+    def change(self, masks: Masks) -> None:
+        """Enforce another mask of the same parameters; what it masks is zeroed at once, with its gradient and state."""
+        self.masks = masks
+        for name, parameter in self.parameters.items():
+            self._gates[parameter].change(masks[name])
+        self._clear_gradients()
+        for optimizer in self.optimizers:
+            self._after_step(optimizer)
+
+    def let_gradients_through(self, through: bool) -> None:
+        """Whether gradients stay whole until the next step, for a method that looks at those of masked weights."""
+        for gate in self._gates.values():
+            gate.is_open = through
 
     def remove(self) -> None:
         """End it: from now on masked weights may learn."""
@@ -195,16 +218,21 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
         )
     model = _bare(model, masks)
     parameters = check_masks_fit(model, masks)
-    held = {parameter for one in optimizers for group in one.param_groups for parameter in group["params"]}
-    loose = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter not in held]
     if wide := [name for name, parameter in parameters.items() if parameter.element_size() not in INTEGERS]:
         raise MaskError(f"'{wide[0]}' is {parameters[wide[0]].dtype}, whose numbers are too wide; use torch.complex64.")
+    check_held(parameters, optimizers)
+    return MaskEnforcement(parameters, masks, optimizers)
+
+
+def check_held(parameters: Mapping[str, nn.Parameter], optimizers: Iterable[Optimizer]) -> None:
+    """Raise MaskError if one of the parameters that learn is in no optimizer."""
+    held = {parameter for one in optimizers for group in one.param_groups for parameter in group["params"]}
+    loose = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter not in held]
     if loose:
         raise MaskError(
             f"{len(loose)} masked parameters are in no optimizer, '{loose[0]}' first: pass the optimizers that train "
             "this very model. An optimizer made for a copy, or before the parameters were replaced, trains others."
         )
-    return MaskEnforcement(parameters, masks, optimizers)
 
 
 def _may_learn(parameter: nn.Parameter) -> bool:

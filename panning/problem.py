@@ -66,8 +66,11 @@ class Problem:
 
     def by_unit(self, flat: Tensor) -> dict[str, Tensor]:
         """Per-parameter tensors [output units, weights into each] of a flat one, whichever axis is the output's."""
-        views = self.layout.views(flat)
-        return {name: by_unit(view, *self._kinds[name]) for name, view in views.items()}
+        return {name: self.units_of(name, view) for name, view in self.layout.views(flat).items()}
+
+    def units_of(self, name: str, view: Tensor) -> Tensor:
+        """The same of one parameter's tensor."""
+        return by_unit(view, *self._kinds[name])
 
     @cached_property
     def absolute(self) -> Tensor:

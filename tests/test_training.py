@@ -16,8 +16,8 @@ from panning.image_format import adds_parts, put_channels_last
 from panning.masks import Masks
 from panning.models import build_model
 from panning.tasks import TaskSpec, load_task
-from panning.training import Recipe, evaluate, loop, train
-from panning.training.loop import learning_rate_at
+from panning.training import Recipe, evaluate, loop, small, train
+from panning.training.recipe import learning_rate_at
 from panning.training.short import train_copy
 
 DATA = load_data("digits", n_train=300)
@@ -97,8 +97,8 @@ def test_the_compact_network_is_trained_where_few_units_are_left(
 ) -> None:
     """The same training as the masked network's, on fewer units, and exact to resume."""
     recipe = Recipe(epochs=20, batch_size=50, learning_rate=0.05, weight_decay=0.0, precision=precision)
-    small, masked, resumed = network(), network(), network()
-    masks = few_units(small)
+    tiny, masked, resumed = network(), network(), network()
+    masks = few_units(tiny)
     widths: list[int] = []
     real = loop._train_epoch
 
@@ -109,19 +109,19 @@ def test_the_compact_network_is_trained_where_few_units_are_left(
         return real(model, *rest)
 
     monkeypatch.setattr(loop, "_train_epoch", watched)
-    first = train(small, DATA, recipe, seed=0, masks=masks)
+    first = train(tiny, DATA, recipe, seed=0, masks=masks)
     second = train(masked, DATA, recipe.model_copy(update={"compact": False}), seed=0, masks=masks)
     assert widths == [16] * 20 + [256] * 20
     tolerance = 1e-5 if precision == "float32" else 2e-2
     for a, b in zip(first.history, second.history, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=tolerance)
     for name, parameter in masked.named_parameters():
-        torch.testing.assert_close(dict(small.named_parameters())[name], parameter, rtol=tolerance, atol=tolerance)
-    assert small.training
+        torch.testing.assert_close(dict(tiny.named_parameters())[name], parameter, rtol=tolerance, atol=tolerance)
+    assert tiny.training
     with pytest.raises(KeyboardInterrupt):
         train(resumed, DATA, recipe, seed=0, masks=masks, checkpoint=tmp_path / "checkpoint")
     train(resumed, DATA, recipe, seed=0, masks=masks, checkpoint=tmp_path / "checkpoint")
-    assert all(torch.equal(a, b) for a, b in zip(small.parameters(), resumed.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tiny.parameters(), resumed.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("change", ["mask", "seed", "recipe", "keep_best"])
@@ -209,8 +209,8 @@ def test_the_best_epoch_of_a_compact_network_comes_back_in_the_original() -> Non
 def test_a_network_with_dropout_is_trained_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer units it would draw other numbers: two masks of one seed could not be compared."""
     made: list[str] = []
-    real = loop.compact
-    monkeypatch.setattr(loop, "compact", lambda *rest: made.append("compact") or real(*rest))
+    real = small.compact
+    monkeypatch.setattr(small, "compact", lambda *rest: made.append("compact") or real(*rest))
     trained = []
     real_epoch = loop._train_epoch
     monkeypatch.setattr(loop, "_train_epoch", lambda model, *rest: trained.append(model) or real_epoch(model, *rest))
@@ -256,8 +256,8 @@ def test_a_compact_residual_network_keeps_the_usual_format() -> None:
     kept = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in weights.items()}
     for name, mask in kept.items():
         mask[:: 1 if p_is_last(name, weights) else 3] = True
-    small = compact(model, Masks.from_tensors(kept), (3, 8, 8)).model
-    assert adds_parts(small) and put_channels_last(small, inputs) is torch.contiguous_format
+    tiny = compact(model, Masks.from_tensors(kept), (3, 8, 8)).model
+    assert adds_parts(tiny) and put_channels_last(tiny, inputs) is torch.contiguous_format
 
 
 def p_is_last(name: str, weights: dict[str, nn.Parameter]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,19 +41,26 @@ def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = Non
         input_shape: of one input, without the batch.
         masks: of its weights; None means dense.
     """
+    densities = masks.layer_densities() if masks is not None else {}
+    total, by_layer = multiply_adds(model, input_shape, densities)
+    saved = sum(by_layer[name] * (1.0 - density) for name, density in densities.items())
+    return Cost(sum(p.numel() for p in model.parameters()), total, round(total - saved))
+
+
+def multiply_adds(model: nn.Module, input_shape: Sequence[int], names: Iterable[str]) -> tuple[int, dict[str, int]]:
+    """The multiply-adds of one forward pass of one input, and those of the named parameters, which zeros in them save."""
     reference = next(model.parameters())
     inputs = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
     counter = FlopCounterMode(display=False)
     with as_it_was(model), _no_fused_attention(), counter, torch.no_grad(), isolated_torch_rng(0):
         model.eval()(inputs)
     by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
-    total = by_module.get("Global", 0)
-    saved = 0.0
-    for name, density in (masks.layer_densities() if masks is not None else {}).items():
+    by_layer = {}
+    for name in names:
         owner = name.rpartition(".")[0]
-        if not isinstance(model.get_submodule(owner), nn.MultiheadAttention):
-            saved += by_module.get(f"{type(model).__name__}.{owner}".rstrip("."), 0) * (1.0 - density)
-    return Cost(sum(p.numel() for p in model.parameters()), total, round(total - saved))
+        attention = isinstance(model.get_submodule(owner), nn.MultiheadAttention)
+        by_layer[name] = 0 if attention else by_module.get(f"{type(model).__name__}.{owner}".rstrip("."), 0)
+    return by_module.get("Global", 0), by_layer
 
 
 @contextmanager

@@ -1,5 +1,8 @@
-"""Training dense or masked networks: one plain loop, one recipe."""
+"""Training dense, masked and moving networks: one plain loop, one recipe, one table of methods that move masks."""
 
-from panning.training.loop import Recipe, TrainResult, evaluate, train
+from panning.training.dynamics import DYNAMICS, make_dynamic
+from panning.training.evaluation import evaluate, evaluate_mean
+from panning.training.loop import Movement, TrainResult, train
+from panning.training.recipe import Recipe
 
-__all__ = ["Recipe", "TrainResult", "evaluate", "train"]
+__all__ = ["DYNAMICS", "Movement", "Recipe", "TrainResult", "evaluate", "evaluate_mean", "make_dynamic", "train"]

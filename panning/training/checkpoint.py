@@ -6,17 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from panning.errors import PanningError
+from panning.errors import MaskError, PanningError
 from panning.records import write_atomic
 from panning.tensorfile import DAMAGE, read_tensors
+from panning.training.moving import MovingMasks
 
 #: What each optimizer keeps of a parameter: a number, or a tensor of the parameter's shape.
 STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
+
+
+Entry = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -24,32 +29,42 @@ class Checkpoint:
     """What a resumed run must know beside the present tensors; the random streams follow from seed and epoch.
 
     Attributes:
-        best: the ``state_dict`` of the epoch that was best on the validation part; empty if none is kept.
+        best: for each network that the training gives, the entry and the ``state_dict`` of the epoch that was best on the
+            validation part; empty if none is kept.
     """
 
-    history: list[dict[str, float]]
-    best: dict[str, Tensor] = field(default_factory=dict)
+    history: list[Entry] = field(default_factory=list)
+    best: dict[int, tuple[Entry, dict[str, Tensor]]] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, training: str
-) -> None:
-    """Write all tensors of model and optimizer, whole or not at all.
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, training: str,
+    moving: MovingMasks | None = None,
+) -> None:  # fmt: skip
+    """Write all tensors of model, optimizer and moving masks, whole or not at all.
 
     Args:
         training: names what is trained and how. Shapes do not tell: compact networks of two masks may have the same.
     """
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    tensors |= {f"best.{name}": tensor.contiguous() for name, tensor in checkpoint.best.items()}
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value.contiguous()
-    write_atomic(path, save(tensors, {f"history of {training}": json.dumps(checkpoint.history)}))
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
+    facts: dict[str, Any] = {"history": checkpoint.history, "best": {}, "moving": None}
+    for member, (entry, weights) in checkpoint.best.items():
+        facts["best"][str(member)] = int(entry["epoch"])
+        tensors |= {f"best.{member}.{name}": tensor for name, tensor in weights.items()}
+    if moving is not None:
+        state = moving.state_dict()
+        tensors |= {f"moving.{name}": tensor for name, tensor in state.pop("tensors").items()}
+        facts["moving"] = state
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(tensors, {f"history of {training}": json.dumps(facts)}))
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training: str) -> Checkpoint | None:
-    """Put a checkpoint's tensors into model and optimizer; None if there is no file.
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training: str, moving: MovingMasks | None = None
+) -> Checkpoint | None:
+    """Put a checkpoint's tensors into model, optimizer and moving masks; None if there is no file.
 
     Raises:
         PanningError: if the file is broken or belongs to another training.
@@ -57,20 +72,38 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     if not path.exists():
         return None
     try:
-        history, tensors = read_tensors(path, f"history of {training}")
-        if not isinstance(history, list) or [e["epoch"] for e in history] != list(range(1, len(history) + 1)):
-            raise ValueError("its history is not that of the epochs 1, 2, ...")
-        if not all(isinstance(value, int | float) for entry in history for value in entry.values()):
-            raise ValueError("its history holds what is no number")
-        best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
-        if best and _kinds(best) != _kinds(model.state_dict()):
+        facts, tensors = read_tensors(path, f"history of {training}")
+        history = _history(facts["history"])
+        own = {name: t for name, t in tensors.items() if name.startswith(("model.", "optimizer."))}
+        epochs = {int(member): epoch for member, epoch in facts["best"].items()}
+        best = {member: (history[epoch - 1], _take(tensors, f"best.{member}.")) for member, epoch in epochs.items()}
+        prefixes = ("model.", "optimizer.", *(f"best.{member}." for member in epochs), *(["moving."] if moving else []))
+        if loose := [name for name in tensors if not name.startswith(prefixes)]:
+            raise ValueError(f"{loose[0]} belongs to nothing")
+        if any(_kinds(weights) != _kinds(model.state_dict()) for _, weights in best.values()):
             raise ValueError("its best tensors are not those of this network")
-        restore({name: t for name, t in tensors.items() if not name.startswith("best.")}, "model.", model, optimizer)
-    except DAMAGE as error:
+        if (moving is None) != (facts["moving"] is None):
+            raise ValueError("its masks move, or do not")
+        if moving is not None:  # first: what the optimizer's state may hold follows from the mask
+            moving.load_state_dict({**facts["moving"], "tensors": _take(tensors, "moving.")})
+        restore(own, "model.", model, optimizer)
+    except (*DAMAGE, MaskError) as error:
         raise PanningError(
             f"{path} is not a checkpoint of this training; delete it to start again ({error})."
         ) from None
     return Checkpoint(history, best)
+
+
+def _history(given: Any) -> list[Entry]:
+    if not isinstance(given, list) or [entry["epoch"] for entry in given] != list(range(1, len(given) + 1)):
+        raise ValueError("its history is not that of the epochs 1, 2, ...")
+    if not all(isinstance(value, int | float) for entry in given for value in entry.values()):
+        raise ValueError("its history holds what is no number")
+    return given
+
+
+def _take(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def restore(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -1,7 +1,8 @@
-"""One training loop for dense and masked networks.
+"""One training loop for dense networks, fixed masks and masks that move.
 
-Masked weights are exactly zero before the first step and after every step (``panning.enforce``). Where a mask
-leaves few units, the compact network is trained in the masked one's place: the same training, up to rounding.
+Masked weights are exactly zero before the first step and after every step (``panning.enforce``). Where a fixed mask leaves
+few units, the compact network is trained in the masked one's place: the same training, up to rounding. Masks that move do so
+by hooks of the optimizer (``panning.training.moving``); the loop is the same.
 
 Everything random in epoch e (order, augmentation, dropout) derives from (seed, e): a run that goes on from a checkpoint
 gives the same weights, bit for bit on one thread, as one that was never interrupted.
@@ -9,67 +10,51 @@ gives the same weights, bit for bit on one thread, as one that was never interru
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from panning.config import Config
-from panning.data import ImageData, Split, augment_batch
+from panning.data import ImageData, augment_batch
 from panning.enforce import enforce_masks
-from panning.errors import ModelError, NonFiniteError
-from panning.export.compaction import CompactResult, compact
-from panning.export.cost import multiply_adds_left
-from panning.export.trace import as_it_was
-from panning.image_format import adds_parts, image_format, put_channels_last
+from panning.errors import NonFiniteError
+from panning.export.compaction import CompactResult
+from panning.image_format import put_channels_last
 from panning.masks import Masks
+from panning.problem import Problem
 from panning.records import content_key
 from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
-from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-
-EVALUATION_BATCH = 1000
-#: Making a network compact takes about as long as twenty of its steps, and narrow layers do fewer multiply-adds a second.
-COMPACT_FROM_STEPS, COMPACT_BELOW = 100, 0.8
-#: Adding parts of the units takes time, too: a compact ResNet-20 with 0.35 of its multiply-adds left is no faster in
-#: bfloat16, with 0.08 it takes two thirds of the time.
-COMPACT_BELOW_IN_PARTS = 0.25
+from panning.training.checkpoint import Checkpoint, Entry, load_checkpoint, save_checkpoint
+from panning.training.dynamic import Dynamic
+from panning.training.evaluation import evaluate, forward
+from panning.training.moving import MovingMasks
+from panning.training.recipe import Plan, Recipe, learning_rate_at
+from panning.training.small import made_small
 
 
-class Recipe(Config):
-    """How a network is trained.
+@dataclass(frozen=True, eq=False)
+class Movement:
+    """Masks that move while a network trains.
 
     Attributes:
-        epochs: may be a fraction; the last epoch is then cut short.
-        schedule: ``cosine`` falls from ``learning_rate`` to 0, ``one_cycle`` rises over the first quarter and falls
-            linearly to 0, ``constant`` stays, ``steps`` is multiplied by ``gamma`` at each of ``milestones``.
-        milestones: shares of the whole training.
-        precision: ``bfloat16`` runs the forward pass under autocast; weights stay float32.
-        n_images: train on the first so many images of each epoch's order only; None uses all. Short trainings use it.
-        compact: train the compact network (``panning.compact``) where that is worth it.
+        method: a row of ``DYNAMICS``, or one with other numbers.
+        problem: of the network that is trained, with what methods may ask of it: its scoring batches, its input's shape.
+        density: at the end.
+        all_alive: after every move, give the budget of dead weights back.
     """
 
-    epochs: Annotated[float, Field(gt=0)] = 10.0
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    nesterov: bool = False
-    schedule: Literal["cosine", "one_cycle", "constant", "steps"] = "cosine"
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    precision: Literal["float32", "bfloat16"] = "float32"
-    augment: bool = True
-    n_images: Annotated[int, Field(ge=1)] | None = None
-    compact: bool = True
+    method: Dynamic
+    problem: Problem
+    density: float
+    all_alive: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,21 +63,31 @@ class TrainResult:
 
     Attributes:
         history: an entry an epoch: ``epoch``, ``train_loss`` and, where it was looked at, ``accuracy`` and ``loss`` of the
-            validation part.
+            validation part; where masks move, ``density``, ``effective_density`` and ``n_grown``, the weights that came in.
         images_seen: what it cost.
         final: the last entry.
-        best: the entry and the weights (a ``state_dict``) of the epoch that was best on the validation part, the first of
-            equals; None if it was not asked for.
+        members: the entry and the weights (a ``state_dict``) of the epoch that was best on the validation part, the first
+            of equals; empty if that was not asked for. Some methods (EDST) give several networks. Where masks move, only
+            epochs at the final density count.
+        masks: the final ones, where masks move.
+        dense_steps: multiply-adds where masks move; see ``MovingMasks``.
     """
 
-    history: tuple[dict[str, float], ...]
+    history: tuple[Entry, ...]
     images_seen: int
     wall_s: float
-    final: dict[str, float] = field(default_factory=dict)
-    best: tuple[dict[str, float], dict[str, Tensor]] | None = None
+    final: Entry = field(default_factory=dict)
+    members: tuple[tuple[Entry, dict[str, Tensor]], ...] = ()
+    masks: Masks | None = None
+    dense_steps: float | None = None
+
+    @property
+    def best(self) -> tuple[Entry, dict[str, Tensor]] | None:
+        """The best member."""
+        return max(self.members, key=lambda member: member[0]["accuracy"], default=None)
 
 
-EpochCallback = Callable[[dict[str, float]], None]
+EpochCallback = Callable[[Entry], None]
 
 
 def train(
@@ -102,6 +97,7 @@ def train(
     *,
     seed: int,
     masks: Masks | None = None,
+    movement: Movement | None = None,
     validate_every_epoch: bool = True,
     keep_best: bool = False,
     on_epoch: EpochCallback | None = None,
@@ -112,179 +108,135 @@ def train(
     Args:
         masks: which weights take part; None trains the dense network. Kept weights that no output depends on stay as they
             are where the compact network is trained, and decay with ``weight_decay`` where it is not.
+        movement: how ``masks``, then the first ones, move.
         seed: of the batch order, the augmentation and dropout.
         keep_best: keep the weights of the epoch that is best on the validation part, which is then looked at every epoch.
         checkpoint: written after every epoch and removed at the end; where it exists, training goes on from it.
 
     Raises:
         NonFiniteError: if the loss becomes NaN or infinite.
-        MaskError: if the mask belongs to another network.
-        PanningError: if the checkpoint is of another network, recipe, seed or mask.
+        MaskError: if the mask belongs to another network, or cannot move so.
+        PanningError: if the checkpoint is of another network, recipe, seed, mask or movement.
     """
     started = time.perf_counter()
-    plan = _Plan.of(recipe, len(data.train))
+    plan = Plan.of(recipe, len(data.train))
     few, _ = data.batch(data.train, torch.arange(min(2, len(data.train))))
-    small = _made_small(model, masks, recipe, plan, few)
-    network, kept = (model, masks) if small is None else (small.model, small.masks)
+    fixed = masks if movement is None else None
+    small = made_small(model, fixed, plan.n_steps, few) if fixed is not None and recipe.compact else None
+    network, fixed = (model, fixed) if small is None else (small.model, small.masks)
     optimizer = torch.optim.SGD(
         network.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov and recipe.momentum > 0,
     )  # fmt: skip
-    enforcement = nullcontext() if kept is None else enforce_masks(network, kept, optimizer)
+    moving = None if movement is None else _moving(network, optimizer, movement, masks, plan)
+    held: AbstractContextManager[object] = moving or nullcontext()
+    if fixed is not None:
+        held = enforce_masks(network, fixed, optimizer)
     images = put_channels_last(network, few)
-    saved, training = Checkpoint([]), _name(recipe, seed, masks, keep_best)
+    saved, training = Checkpoint(), _name(recipe, seed, masks, movement, keep_best)
     if checkpoint is not None:
-        saved = load_checkpoint(checkpoint, network, optimizer, training) or saved
+        saved = load_checkpoint(checkpoint, network, optimizer, training, moving) or saved
     history, best = saved.history, saved.best
-    with enforcement:
-        for epoch in range(len(history), plan.n_epochs):
+    n_steps = plan.n_steps if moving is None else moving.n_steps
+    n_epochs = plan.n_epochs(n_steps)
+    rate = learning_rate_at if movement is None else movement.method.learning_rate
+    with held:
+        for epoch in range(len(history), n_epochs):
+            steps = range(epoch * plan.steps_per_epoch, min((epoch + 1) * plan.steps_per_epoch, n_steps))
+            rates = [rate(recipe, step, plan.n_steps) for step in steps]
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
-                loss = _train_epoch(network, data, recipe, plan, optimizer, epoch, seed, images)
-            entry = {"epoch": epoch + 1.0, "train_loss": loss}
-            if validate_every_epoch or keep_best or epoch + 1 == plan.n_epochs:
-                entry.update(evaluate(network, data, data.validation, recipe.precision))
-            history.append(entry)
-            if keep_best and _best(history) is entry:
-                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+                loss = _train_epoch(network, data, recipe, plan, optimizer, epoch, seed, rates, images)
+            entry = {"epoch": epoch + 1.0, "train_loss": loss, **_seen(moving, history)}
+            with moving.shipped() if moving is not None else nullcontext():
+                if validate_every_epoch or keep_best or epoch + 1 == n_epochs:
+                    entry.update(evaluate(network, data, data.validation, recipe.precision))
+                history.append(entry)
+                member = 0 if moving is None else moving.member
+                if keep_best and member is not None and _is_better(entry, best.get(member)):
+                    best[member] = (entry, {name: tensor.clone() for name, tensor in network.state_dict().items()})
             if on_epoch is not None:
                 on_epoch(entry)
-            if checkpoint is not None and epoch + 1 < plan.n_epochs:
-                save_checkpoint(checkpoint, network, optimizer, Checkpoint(history, best), training)
+            if checkpoint is not None and epoch + 1 < n_epochs:
+                save_checkpoint(checkpoint, network, optimizer, Checkpoint(history, best), training, moving)
     model.train()
-    kept_best = None
+    members = [best[number] for number in sorted(best)]
     if small is not None:
         model.load_state_dict(small.expand().state_dict())
-    if keep_best:
-        if small is not None:
-            small.model.load_state_dict(best)
-            best = small.expand().state_dict()
-        kept_best = (dict(_best(history)), best)
+        members = [(entry, _expanded(small, weights)) for entry, weights in members]
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    n_images = min(plan.n_steps * recipe.batch_size, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
-    return TrainResult(tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), kept_best)
+    n_images = n_steps * recipe.batch_size
+    if movement is None:
+        n_images = min(n_images, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
+    return TrainResult(
+        tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), tuple(members),
+        None if moving is None else moving.masks, None if moving is None else moving.dense_steps,
+    )  # fmt: skip
 
 
-def _name(recipe: Recipe, seed: int, masks: Masks | None, keep_best: bool) -> str:
+def _moving(
+    model: nn.Module, optimizer: torch.optim.Optimizer, movement: Movement, masks: Masks | None, plan: Plan
+) -> MovingMasks:
+    problem = dataclasses.replace(movement.problem, model=model)
+    start = (Masks.dense(problem.layout) if masks is None else masks).flat
+    return MovingMasks(
+        problem, optimizer, movement.method, density=movement.density, start=start, n_steps=plan.n_steps,
+        epoch=plan.steps_per_epoch, all_alive=movement.all_alive,
+    )  # fmt: skip
+
+
+def _name(recipe: Recipe, seed: int, masks: Masks | None, movement: Movement | None, keep_best: bool) -> str:
     """What a checkpoint must agree in: with other masks, say, its weights would stand in other units."""
     bits = None if masks is None else hashlib.sha256(masks.flat.cpu().numpy().tobytes()).hexdigest()
-    return content_key([recipe.model_dump(mode="json"), seed, bits, keep_best])
+    moves = None
+    if movement is not None:
+        method = [type(movement.method).__name__, movement.method.model_dump(mode="json")]
+        moves = [*method, movement.density, movement.all_alive, movement.problem.seed]
+    return content_key([recipe.model_dump(mode="json"), seed, bits, keep_best, moves])
 
 
-def _made_small(
-    model: nn.Module, masks: Masks | None, recipe: Recipe, plan: _Plan, inputs: Tensor
-) -> CompactResult | None:
-    """The compact network if training it is worth making it; decided by counts, so equally on every machine.
-
-    None for a network that draws random numbers in training: with fewer units it would draw others.
-    """
-    if masks is None or not recipe.compact or plan.n_steps < COMPACT_FROM_STEPS:
-        return None
-    try:
-        small = compact(model, masks, tuple(inputs.shape[1:]))
-        most = COMPACT_BELOW_IN_PARTS if adds_parts(small.model) else COMPACT_BELOW
-        if multiply_adds_left(small) >= most or _draws(model, inputs):
-            return None
-    except ModelError:  # it has no compact form, and trains as it is
-        return None
-    return small
+def _seen(moving: MovingMasks | None, history: list[Entry]) -> Entry:
+    """What an epoch's entry says of masks that move."""
+    if moving is None:
+        return {}
+    facts = moving.report()
+    n_grown = moving.n_grown - sum(entry["n_grown"] for entry in history)
+    return {"density": facts.density, "effective_density": facts.effective_density, "n_grown": float(n_grown)}
 
 
-def _draws(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether a forward pass in training draws random numbers: dropout, for instance."""
-    with as_it_was(model), torch.no_grad(), isolated_torch_rng(0):
-        before = torch.get_rng_state()
-        model.train()(inputs)
-        return not torch.equal(before, torch.get_rng_state())
+def _is_better(entry: Entry, best: tuple[Entry, dict[str, Tensor]] | None) -> bool:
+    return best is None or entry["accuracy"] > best[0]["accuracy"]
 
 
-def _best(history: list[dict[str, float]]) -> dict[str, float]:
-    """The first of the entries that are best on the validation part."""
-    return max(history, key=lambda entry: entry["accuracy"])
-
-
-def evaluate(model: nn.Module, data: ImageData, split: Split, precision: str = "float32") -> dict[str, float]:
-    """Accuracy in [0, 1] and mean cross-entropy of ``model`` on a part of the data; modes and weights stay."""
-    was_training = model.training
-    model.eval()
-    correct, loss, images = 0, 0.0, None
-    try:
-        with torch.no_grad():
-            for indices in torch.arange(len(split)).split(EVALUATION_BATCH):
-                inputs, labels = data.batch(split, indices)
-                images = images or image_format(model, inputs[:2])
-                logits = _forward(model, inputs, precision, images)
-                correct += int((logits.argmax(1) == labels).sum())
-                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-    finally:
-        model.train(was_training)
-    return {"accuracy": correct / len(split), "loss": loss / len(split)}
-
-
-@dataclass(frozen=True)
-class _Plan:
-    images_per_epoch: int
-    steps_per_epoch: int
-    n_steps: int
-    n_epochs: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, n_train: int) -> _Plan:
-        images = min(n_train, recipe.n_images or n_train)
-        steps = max(1, images // recipe.batch_size)  # the ragged last batch is left out, as BatchNorm likes it
-        n_steps = max(1, round(recipe.epochs * steps))
-        return cls(images, steps, n_steps, math.ceil(n_steps / steps))
-
-
-def learning_rate_at(recipe: Recipe, step: int, n_steps: int) -> float:
-    """The learning rate of step ``step`` of ``n_steps``, counted from 0."""
-    progress = step / n_steps
-    if recipe.schedule == "cosine":
-        return recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
-    if recipe.schedule == "one_cycle":
-        rising = (step + 1) / (0.25 * n_steps)
-        return recipe.learning_rate * max(0.0, min(1.0, rising, (1.0 - progress) / 0.75))
-    if recipe.schedule == "steps":
-        return recipe.learning_rate * recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
-    return recipe.learning_rate
+def _expanded(small: CompactResult, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the compact network as those of the whole one."""
+    small.model.load_state_dict(weights)
+    return small.expand().state_dict()
 
 
 def _train_epoch(
-    model: nn.Module, data: ImageData, recipe: Recipe, plan: _Plan, optimizer: torch.optim.Optimizer,
-    epoch: int, seed: int, images: torch.memory_format,
+    model: nn.Module, data: ImageData, recipe: Recipe, plan: Plan, optimizer: torch.optim.Optimizer,
+    epoch: int, seed: int, rates: list[float], images: torch.memory_format,
 ) -> float:  # fmt: skip
-    """One epoch; returns the mean training loss of its steps."""
+    """One epoch, a step for each of ``rates``; returns the mean training loss of its steps."""
     model.train()
     generator = torch_generator(seed, "epoch", epoch)
     order = torch.randperm(len(data.train), generator=generator)[: plan.images_per_epoch]
-    total, n_batches = torch.zeros(()), 0
-    first_step = epoch * plan.steps_per_epoch
-    for step in range(first_step, min(first_step + plan.steps_per_epoch, plan.n_steps)):
-        start = (step - first_step) * recipe.batch_size
-        inputs, labels = data.batch(data.train, order[start : start + recipe.batch_size])
+    total = torch.zeros(())
+    for number, rate in enumerate(rates):
+        inputs, labels = data.batch(data.train, order[number * recipe.batch_size : (number + 1) * recipe.batch_size])
         if recipe.augment:
             inputs = augment_batch(inputs, data.augmentation, generator)
-        loss = F.cross_entropy(_forward(model, inputs, recipe.precision, images), labels)
+        loss = F.cross_entropy(forward(model, inputs, recipe.precision, images), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(recipe, step, plan.n_steps)
+            group["lr"] = rate
         optimizer.step()
         total += loss.detach()
-        n_batches += 1
-    mean = float(total) / n_batches
+    mean = float(total) / len(rates)
     if not math.isfinite(mean):
         raise NonFiniteError(
             f"The training loss is {mean} in epoch {epoch + 1}: lower the learning rate (now {recipe.learning_rate})."
         )
     return mean
-
-
-def _forward(model: nn.Module, inputs: Tensor, precision: str, images: torch.memory_format) -> Tensor:
-    inputs = inputs.contiguous(memory_format=images)
-    if precision == "float32":
-        logits: Tensor = model(inputs)
-        return logits
-    with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
-        logits = model(inputs)
-    return logits.float()

@@ -8,7 +8,8 @@ from torch import nn
 
 from panning.masks import Masks
 from panning.tasks import Task
-from panning.training.loop import Recipe, TrainResult, train
+from panning.training.loop import TrainResult, train
+from panning.training.recipe import Recipe
 
 
 def train_copy(task: Task, masks: Masks | None, recipe: Recipe, seed: int) -> tuple[nn.Module, TrainResult]:

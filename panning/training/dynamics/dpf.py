@@ -1,0 +1,58 @@
+"""DPF, dynamic pruning with feedback (Lin et al. 2020, arXiv 2006.07253, algorithm 1).
+
+    w' = m * w;  g = gradient at w';  w <- w - rate * g, all of it;  every p steps: m = the largest |w|
+
+The gradient is taken at the pruned network and applied to the dense weights: the error that pruning made is fed back, and a
+weight that was pruned too early grows until it returns. Momentum and weight decay act on the dense weights.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from panning.allocation import allocate_by_layer, top_k, uniform_counts
+from panning.training.dynamic import Clock, Holds, Memory, Move, Ramp, Share, View
+from panning.training.moves import top_units
+
+
+class DPF(Ramp):
+    """
+    Attributes:
+        scope: the largest weights over all layers, or of each layer the same share.
+        units: prune whole filters and neurons by their norm, of each hidden layer the same share.
+        frozen: the last share of the training keeps its mask, and trains kept weights alone.
+    """
+
+    holds: ClassVar[Holds] = "feedback"
+
+    every: Annotated[int, Field(ge=1)] | None = 16
+    scope: Literal["global", "layerwise"] = "global"
+    units: bool = False
+    frozen: Share = 0.0
+
+    @property
+    def prunes_units(self) -> bool:
+        return self.units
+
+    def is_frozen(self, clock: Clock) -> bool:
+        return self.frozen > 0 and clock.step > (1.0 - self.frozen) * clock.n_steps
+
+    def acts(self, clock: Clock) -> bool:
+        return super().acts(clock) and not (self.is_frozen(clock) and clock.step > self.ends(clock))
+
+    def learns_kept_only(self, clock: Clock) -> bool:
+        return self.is_frozen(clock)
+
+    def move(self, view: View) -> Move:
+        if self.units:
+            return Move(top_units(view.problem, view.weight, self.density_at(view)))
+        magnitude, n_kept = view.weight.abs(), self.n_kept(view)
+        if self.scope == "global":
+            return Move(top_k(magnitude, n_kept))
+        return Move(allocate_by_layer(magnitude, uniform_counts(view.layout, n_kept), view.layout))
+
+    def has_arrived(self, clock: Clock, mask: Tensor, n_final: int, memory: Memory) -> bool:
+        return clock.step >= self.ends(clock) if self.units else super().has_arrived(clock, mask, n_final, memory)

@@ -1,0 +1,58 @@
+"""Pruning early in training: after a few steps of the dense network, by any method that prunes before training.
+
+How much pre-training is enough is asked by Frankle et al. 2021 (arXiv 2009.08576, section 6) and by You et al. 2020
+(arXiv 1909.11957): the method scores the weights as they are then, and training goes on under its mask.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from panning.pruners import PRUNERS, prune_problem
+from panning.registry import lookup
+from panning.training.dynamic import Clock, Dynamic, Move, View
+
+
+class Early(Dynamic):
+    """
+    Attributes:
+        method: a row of ``PRUNERS``.
+        after: steps of dense training; None: the share ``after_share`` of the training.
+    """
+
+    method: str = "synflow"
+    after: Annotated[int, Field(ge=0)] | None = None
+    after_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, given: str) -> str:
+        try:
+            lookup(PRUNERS, given, "method")
+        except KeyError as error:
+            raise ValueError(str(error)) from None
+        return given
+
+    def _step(self, clock: Clock) -> int:
+        return round(self.after_share * clock.n_steps) if self.after is None else self.after
+
+    def begin(self, view: View) -> Move:
+        return self.move(view) if self._step(view.clock) == 0 else Move(view.mask)
+
+    def acts(self, clock: Clock) -> bool:
+        return not clock.is_over and clock.step == self._step(clock)
+
+    def move(self, view: View) -> Move:
+        result = prune_problem(view.problem, view.density, self.method)
+        return Move(result.mask, revival=_ranks(result.scores))
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Scores of any kind as their ranks, which are finite in float32."""
+    ranks = scores.new_empty(scores.shape)
+    ranks[scores.argsort(stable=True)] = torch.arange(scores.numel(), dtype=scores.dtype, device=scores.device)
+    return ranks

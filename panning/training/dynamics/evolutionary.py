@@ -1,0 +1,44 @@
+"""SET, sparse evolutionary training (Mocanu et al. 2018, arXiv 1707.04780).
+
+After each epoch every layer loses the weights nearest to zero, the share ``fraction`` of the positive and of the negative
+ones alike, and gains as many at random positions, which those just lost may be among.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from panning.training.dynamic import Dynamic, Move, Share, View
+from panning.training.moves import drop, grow, noise_like, shares
+
+
+class SET(Dynamic):
+    """
+    Attributes:
+        fraction: of the positive and of the negative weights of a layer that a move exchanges.
+    """
+
+    keeps_count: ClassVar[bool] = True
+    defers: ClassVar[bool] = True
+    counts_epochs: ClassVar[bool] = True
+
+    fraction: Share = 0.3
+
+    def move(self, view: View) -> Move:
+        layout, kept = view.layout, view.mask
+        n_before = layout.counts(kept)
+        for sign in (view.weight >= 0, view.weight < 0):
+            kept = (kept & ~sign) | self._largest(view, view.mask & sign)
+        counts = [before - after for before, after in zip(n_before, layout.counts(kept), strict=True)]
+        noise = noise_like(view.weight, view.generator)
+        return Move(grow(noise, kept, counts, layout, view.generator), revival=noise)
+
+    def _largest(self, view: View, some: Tensor) -> Tensor:
+        """``some`` weights, all of one sign, without the nearest to zero."""
+        full = [n == size for n, size in zip(view.layout.counts(view.mask), view.layout.sizes, strict=True)]
+        counts = [
+            0 if is_full else n for n, is_full in zip(shares(self.fraction, some, view.layout), full, strict=True)
+        ]
+        return drop(view.weight.abs(), some, counts, view.layout, view.generator)

@@ -1,0 +1,76 @@
+"""FreeTickets (Liu et al. 2022, arXiv 2106.14568): several sparse networks for less than one dense training.
+
+EDST, the efficient form: one sparse training explores at the full learning rate, exchanging weights as RigL does. Then come
+``n_members`` refinements, each with a small and a smaller rate; between two of them most of the weights are exchanged at
+once, which leaves the place where the last member settled. The members predict together, by the mean of their
+probabilities (``panning.training.evaluate_mean``). DST, the other form, is any row's method run with several seeds.
+
+NOTE: within a refinement the mask stays, and no exchange comes before the first one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from panning.training.dynamic import Clock, Dynamic, Move, Share, View
+from panning.training.dynamics.rigl import exchange
+from panning.training.recipe import Recipe
+
+
+class EDST(Dynamic):
+    """
+    Attributes:
+        exploration: share of the training.
+        fraction: of a layer's weights that a move exchanges while exploring.
+        escape: and between two members.
+        refinement_rates: of the first and the second half of a refinement, as shares of the recipe's learning rate.
+    """
+
+    wants_gradient: ClassVar[bool] = True
+    keeps_count: ClassVar[bool] = True
+    defers: ClassVar[bool] = True
+
+    every: Annotated[int, Field(ge=1)] | None = 1000
+    n_members: Annotated[int, Field(ge=1)] = 3
+    exploration: Annotated[float, Field(ge=0, lt=1)] = 1 / 3
+    fraction: Share = 0.5
+    escape: Share = 0.8
+    refinement_rates: tuple[Share, Share] = (0.1, 0.01)
+
+    def _explored(self, n_steps: int) -> int:
+        return round(self.exploration * n_steps)
+
+    def _refinement(self, step: int, n_steps: int) -> tuple[int, float]:
+        """The member that step ``step``, counted from 0, refines, and how far it is, in [0, 1)."""
+        explored = self._explored(n_steps)
+        place = (step - explored) * self.n_members / (n_steps - explored)
+        return int(place), place - int(place)
+
+    def learning_rate(self, recipe: Recipe, step: int, n_steps: int) -> float:
+        if step < self._explored(n_steps):
+            return recipe.learning_rate
+        return recipe.learning_rate * self.refinement_rates[self._refinement(step, n_steps)[1] >= 0.5]
+
+    def acts(self, clock: Clock) -> bool:
+        if clock.is_over:
+            return False
+        if clock.step < self._explored(clock.n_steps):
+            return super().acts(clock)
+        return self._is_boundary(clock)
+
+    def _is_boundary(self, clock: Clock) -> bool:
+        """Whether the next step begins a member other than the first."""
+        if clock.step <= self._explored(clock.n_steps):
+            return False
+        member = self._refinement(clock.step, clock.n_steps)[0]
+        return member != self._refinement(clock.step - 1, clock.n_steps)[0]
+
+    def move(self, view: View) -> Move:
+        return exchange(view, self.escape if self._is_boundary(view.clock) else self.fraction)
+
+    def member(self, clock: Clock) -> int | None:
+        if clock.step <= self._explored(clock.n_steps):
+            return None
+        return self._refinement(clock.step - 1, clock.n_steps)[0]

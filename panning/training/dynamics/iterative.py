@@ -1,0 +1,69 @@
+"""IMP, iterative magnitude pruning (Frankle and Carbin 2019, arXiv 1803.03635; Frankle et al. 2020, arXiv 1912.05671).
+
+The whole schedule of learning rates is gone through once for each round. The end of a round prunes a share of what is left,
+the smallest weights over all layers, and then
+
+- ``weights``: puts the others back to what they were ``rewind_to`` into the first round, with their biases and norms, and
+  the schedule, too (the lottery ticket for 0);
+- ``rate``: leaves the weights and goes through the schedule again from there (Renda et al. 2020, arXiv 2003.02389);
+- ``none``: goes on at a small rate (fine-tuning).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from panning.masks import n_kept_at
+from panning.training.dynamic import Clock, Dynamic, Move, View, n_rounds
+from panning.training.moves import highest
+from panning.training.recipe import Recipe, learning_rate_at
+
+
+class IterativeMagnitude(Dynamic):
+    """
+    Attributes:
+        kept_each: share of the weights that a round leaves.
+        rewind_to: share of the schedule.
+        fine_tuning_rate: with ``none``, of the recipe's learning rate; 0.01 is where two steps of a tenth end.
+    """
+
+    defers: ClassVar[bool] = True
+
+    rewind: Literal["weights", "rate", "none"] = "rate"
+    kept_each: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    rewind_to: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    fine_tuning_rate: Annotated[float, Field(gt=0)] = 0.01
+
+    def _round(self, schedule: int) -> tuple[int, int]:
+        """The step of the schedule that rounds after the first begin with, and how many they have."""
+        back = round(self.rewind_to * schedule)
+        return back, schedule - back
+
+    def length(self, n_steps: int, start: float, density: float) -> int:
+        return n_steps + n_rounds(start, density, self.kept_each) * self._round(n_steps)[1]
+
+    def learning_rate(self, recipe: Recipe, step: int, n_steps: int) -> float:
+        if step < n_steps:
+            return learning_rate_at(recipe, step, n_steps)
+        if self.rewind == "none":
+            return self.fine_tuning_rate * recipe.learning_rate
+        back, length = self._round(n_steps)
+        return learning_rate_at(recipe, back + (step - n_steps) % length, n_steps)
+
+    def acts(self, clock: Clock) -> bool:
+        length = self._round(clock.schedule)[1]
+        return not clock.is_over and clock.step >= clock.schedule and (clock.step - clock.schedule) % length == 0
+
+    def remembers(self, clock: Clock) -> bool:
+        return self.rewind == "weights" and clock.step == self._round(clock.schedule)[0]
+
+    def move(self, view: View) -> Move:
+        number = 1 + (view.clock.step - view.clock.schedule) // self._round(view.clock.schedule)[1]
+        last = n_rounds(view.start, view.density, self.kept_each)
+        density = view.density if number >= last else view.start * self.kept_each**number
+        scores = view.weight.abs().masked_fill(~view.mask, -torch.inf)
+        mask = highest(scores, n_kept_at(density, view.layout.n_prunable), view.generator)
+        return Move(mask, rewind=self.rewind == "weights", restart=True)

@@ -1,0 +1,48 @@
+"""SNFS, sparse networks from scratch or sparse momentum (Dettmers and Zettlemoyer 2019, arXiv 1907.04840).
+
+After each epoch every layer loses a share of its weights, the smallest. Their number is given out anew, to each layer in
+proportion to the mean momentum of its kept weights, and grown where the momentum of masked weights is largest; the optimizer
+follows the whole gradient for this.
+
+NOTE: the released code smooths its rounding errors from epoch to epoch; here every count is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from panning.allocation import round_counts
+from panning.training.dynamic import Dynamic, Move, Share, View
+from panning.training.moves import cosine, drop, grow, shares
+
+
+class SparseMomentum(Dynamic):
+    """
+    Attributes:
+        fraction: of a layer's weights that the first move takes; falls to 0 along a cosine.
+    """
+
+    whole_state: ClassVar[bool] = True
+    keeps_count: ClassVar[bool] = True
+    defers: ClassVar[bool] = True
+    counts_epochs: ClassVar[bool] = True
+
+    every: Annotated[int, Field(ge=1)] | None = None
+    fraction: Share = 0.5
+
+    def move(self, view: View) -> Move:
+        layout, momentum = view.layout, view.momentum().abs()
+        n_before = layout.counts(view.mask)
+        counts = shares(cosine(self.fraction, 0.0, view.clock.progress), view.mask, layout)
+        kept = drop(view.weight.abs(), view.mask, counts, layout, view.generator)
+        free = [size - n for n, size in zip(layout.counts(kept), layout.sizes, strict=True)]
+        means = [
+            float(momentum[part][view.mask[part]].mean()) if n else 0.0
+            for part, n in zip(layout.slices(), n_before, strict=True)
+        ]
+        n_lost, total = sum(counts), sum(means)
+        quotas = [mean / total * n_lost if total > 0 else float(n) for mean, n in zip(means, counts, strict=True)]
+        grown = round_counts([min(q, float(room)) for q, room in zip(quotas, free, strict=True)], n_lost, tuple(free))
+        return Move(grow(momentum, kept, grown, layout, view.generator), revival=momentum)

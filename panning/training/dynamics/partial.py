@@ -1,0 +1,90 @@
+"""Simultaneous training of a network and a part of it (Mohtashami, Jaggi, Stich 2021, arXiv 2106.08895).
+
+Some steps run with the core alone, a part of the network that was chosen beforehand, the others with the whole of it. A step
+of the core moves the core's weights only. In the end the core, which is what is shipped, does nearly as well as one trained
+by itself, and so does the whole network (``MovingMasks.dense_weights``).
+
+The core is that of the start's mask; the first units of every hidden layer (a narrower network); or, for ``low_rank``, the
+best approximation of every layer's matrix by one of low rank, whose steps move all weights, as feedback does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from panning.connectivity import Connectivity
+from panning.problem import Problem
+from panning.training.dynamic import Clock, Dynamic, Holds, Memory, Move, Share, View
+from panning.training.moves import hidden_units, put_units
+
+#: In the memory: of each layer's matrix, for ``low_rank``.
+RANKS = "ranks"
+
+
+class PartiallyMasked(Dynamic):
+    """
+    Attributes:
+        core: ``mask``, ``narrow`` or ``low_rank``.
+        core_share: of the steps that run with the core.
+    """
+
+    holds: ClassVar[Holds] = "feedback"
+    keeps_count: ClassVar[bool] = True
+
+    core: Literal["mask", "narrow", "low_rank"] = "mask"
+    core_share: Share = 0.5
+
+    @property
+    def prunes_units(self) -> bool:
+        return self.core != "mask"
+
+    def acts(self, clock: Clock) -> bool:
+        return False
+
+    def begin(self, view: View) -> Move:
+        hidden = hidden_units(view.problem)
+        full = [min(shape[0], math.prod(shape[1:])) for shape in view.layout.shapes]
+        named = zip(view.layout.names, full, strict=True)
+        ranks = [max(1, round(view.density * rank)) if name in hidden else rank for name, rank in named]
+        view.memory[RANKS] = torch.tensor(ranks)
+        return Move(narrow(view.problem, view.density) if self.core == "narrow" else view.mask)
+
+    def move(self, view: View) -> Move:
+        return Move(view.mask)
+
+    def runs_whole(self, clock: Clock) -> bool:
+        """The steps of the core lie evenly: step s is one where s * core_share comes past a whole number."""
+        return int((clock.step + 1) * self.core_share + 1e-9) == int(clock.step * self.core_share + 1e-9)
+
+    def learns_kept_only(self, clock: Clock) -> bool:
+        return self.core != "low_rank" and not self.runs_whole(clock)
+
+    def run_weights(self, weight: Tensor, mask: Tensor, problem: Problem, memory: Memory) -> Tensor:
+        if self.core != "low_rank":
+            return torch.where(mask, weight, 0.0)
+        ranks = memory[RANKS].tolist()
+        parts = problem.layout.views(weight).values()
+        return torch.cat([low_rank(part, rank).flatten() for part, rank in zip(parts, ranks, strict=True)])
+
+    def has_arrived(self, clock: Clock, mask: Tensor, n_final: int, memory: Memory) -> bool:
+        return True
+
+
+def narrow(problem: Problem, density: float) -> Tensor:
+    """The flat mask of a narrower network: of each hidden layer the first units, the share ``density``, one at least."""
+    mask = torch.ones(problem.layout.n_prunable, dtype=torch.bool, device=problem.weight.device)
+    views = problem.layout.views(mask)
+    for name in hidden_units(problem):
+        n_units = len(problem.units_of(name, views[name]))
+        put_units(problem, views, name, torch.arange(n_units) < max(1, int(density * n_units + 0.5)))
+    return Connectivity.of(problem).alive(mask)  # without what reads the units that are gone
+
+
+def low_rank(weight: Tensor, rank: int) -> Tensor:
+    """The nearest tensor whose matrix [outputs, inputs] has at most this rank."""
+    left, values, right = torch.linalg.svd(weight.reshape(weight.shape[0], -1), full_matrices=False)
+    return ((left[:, :rank] * values[:rank]) @ right[:rank]).reshape(weight.shape)

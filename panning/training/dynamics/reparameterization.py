@@ -1,0 +1,80 @@
+"""DSR, dynamic sparse reparameterization (Mostafa and Wang 2019, arXiv 1902.05967, algorithm 1).
+
+Every so many steps all weights below one threshold go, whatever their layer. The threshold doubles or halves where this took
+much less or more than the wanted number. As many weights grow at zero, in each layer in proportion to what it has kept, at
+random positions other than those just lost. So layers that lose little grow.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from panning.allocation import round_counts
+from panning.training.dynamic import Clock, Dynamic, Move, Share, View
+from panning.training.moves import grow, highest, noise_like
+
+#: In the memory.
+THRESHOLD = "threshold"
+
+
+class Reparameterization(Dynamic):
+    """
+    Attributes:
+        every: steps from move to move at first; twice as many after each of ``slower_at``.
+        threshold: the first.
+        n_moved: how many weights a move shall take; None: the share ``fraction`` of the kept ones.
+        slower_at, until: shares of the training.
+    """
+
+    keeps_count: ClassVar[bool] = True
+
+    every: Annotated[int, Field(ge=1)] | None = 100
+    threshold: Annotated[float, Field(gt=0)] = 1e-3
+    n_moved: Annotated[int, Field(ge=1)] | None = None
+    fraction: Share = 0.05
+    slower_at: tuple[Share, ...] = (0.125, 0.4, 0.7)
+    until: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+    def acts(self, clock: Clock) -> bool:
+        period = (self.every or clock.epoch) * 2 ** sum(clock.progress >= share for share in self.slower_at)
+        return clock.progress < self.until and clock.step % period == 0
+
+    def begin(self, view: View) -> Move:
+        view.memory[THRESHOLD] = torch.tensor(self.threshold, dtype=torch.float64)
+        return Move(view.mask)
+
+    def move(self, view: View) -> Move:
+        layout, mask = view.layout, view.mask
+        threshold = float(view.memory[THRESHOLD])
+        kept = self._above(view, threshold)
+        n_lost = int(mask.sum()) - int(kept.sum())
+        wanted = self.n_moved or self.fraction * int(mask.sum())
+        if n_lost > 1.1 * wanted:
+            view.memory[THRESHOLD] = torch.tensor(threshold / 2, dtype=torch.float64)
+        elif n_lost < 0.9 * wanted:
+            view.memory[THRESHOLD] = torch.tensor(threshold * 2, dtype=torch.float64)
+        noise = noise_like(view.weight, view.generator)
+        free = [size - n for n, size in zip(layout.counts(mask), layout.sizes, strict=True)]
+        if sum(free) < n_lost:  # hardly anything is masked: those just lost must do
+            free = [size - n for n, size in zip(layout.counts(kept), layout.sizes, strict=True)]
+            lost = torch.zeros_like(mask)
+        else:
+            lost = mask & ~kept
+        n_kept = layout.counts(kept)
+        counts = round_counts([n * n_lost / sum(n_kept) for n in n_kept], n_lost, tuple(free))
+        return Move(grow(noise - lost.float(), kept, counts, layout, view.generator), revival=noise)
+
+    def _above(self, view: View, threshold: float) -> Tensor:
+        """The kept weights above the threshold, of each layer the largest at least; of a layer that keeps all, all."""
+        kept = view.mask & (view.weight.abs() >= threshold)
+        for part, size in zip(view.layout.slices(), view.layout.sizes, strict=True):
+            if int(view.mask[part].sum()) == size:
+                kept[part] = True
+            elif not kept[part].any() and view.mask[part].any():
+                magnitude = view.weight[part].abs().masked_fill(~view.mask[part], -torch.inf)
+                kept[part] = highest(magnitude, 1, view.generator)
+        return kept

@@ -1,0 +1,42 @@
+"""Dynamic network surgery (Guo et al. 2016, arXiv 1608.04493): pruning and splicing.
+
+As in DPF the gradient at the pruned network moves all weights. A mask changes with a probability that falls as training goes
+on, and only where a magnitude crosses a band: a kept weight goes below 0.9 t, a masked one returns above 1.1 t.
+
+NOTE: the paper fixes t from the mean and spread of a layer's weights, and takes the density that comes of it. Here t is
+where exactly the wanted number is kept over all layers: weights are ranked by |w| / 0.9 if kept and |w| / 1.1 if not.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from panning.allocation import top_k
+from panning.training.dynamic import Holds, Move, Ramp, View
+
+
+class NetworkSurgery(Ramp):
+    """
+    Attributes:
+        band: half the width of the band around the threshold, as a share of it.
+        decay, power: after t steps masks change with probability (1 + decay t)^-power.
+    """
+
+    holds: ClassVar[Holds] = "feedback"
+
+    every: Annotated[int, Field(ge=1)] | None = 1
+    end_at: Annotated[float, Field(gt=0, le=1)] = 0.5
+    band: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    decay: Annotated[float, Field(ge=0)] = 1e-4
+    power: Annotated[float, Field(ge=0)] = 1.0
+
+    def move(self, view: View) -> Move:
+        magnitude, n_kept = view.weight.abs(), self.n_kept(view)
+        probability = (1.0 + self.decay * view.clock.step) ** -self.power
+        if float(torch.rand((), generator=view.generator)) < probability:
+            factor = torch.where(view.mask, 1.0 / (1.0 - self.band), 1.0 / (1.0 + self.band))
+            return Move(top_k(magnitude * factor, n_kept))
+        return Move(top_k(magnitude.masked_fill(~view.mask, -torch.inf), n_kept))  # only what the schedule takes goes

@@ -1,0 +1,57 @@
+"""The forward pass that training and evaluation share, and accuracy and loss on a part of the data."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panning.data import ImageData, Split
+from panning.image_format import image_format
+
+EVALUATION_BATCH = 1000
+
+
+def forward(model: nn.Module, inputs: Tensor, precision: str, images: torch.memory_format) -> Tensor:
+    """Logits in float32; with ``bfloat16`` the network runs under autocast."""
+    inputs = inputs.contiguous(memory_format=images)
+    if precision == "float32":
+        logits: Tensor = model(inputs)
+        return logits
+    with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+        logits = model(inputs)
+    return logits.float()
+
+
+def evaluate(model: nn.Module, data: ImageData, split: Split, precision: str = "float32") -> dict[str, float]:
+    """Accuracy in [0, 1] and mean cross-entropy of ``model`` on a part of the data; modes and weights stay."""
+    return evaluate_mean([model], data, split, precision)
+
+
+def evaluate_mean(
+    models: list[nn.Module], data: ImageData, split: Split, precision: str = "float32"
+) -> dict[str, float]:
+    """The same of an ensemble, which predicts by the mean of its members' softmax probabilities."""
+    modes = [model.training for model in models]
+    correct, loss = 0, 0.0
+    formats: list[torch.memory_format] = []
+    for model in models:
+        model.eval()
+    try:
+        with torch.no_grad():
+            for indices in torch.arange(len(split)).split(EVALUATION_BATCH):
+                inputs, labels = data.batch(split, indices)
+                formats = formats or [image_format(model, inputs[:2]) for model in models]
+                logits = [forward(m, inputs, precision, images) for m, images in zip(models, formats, strict=True)]
+                mean = logits[0] if len(models) == 1 else _log_mean(logits)
+                correct += int((mean.argmax(1) == labels).sum())
+                loss += float(F.cross_entropy(mean, labels, reduction="sum"))
+    finally:
+        for model, was_training in zip(models, modes, strict=True):
+            model.train(was_training)
+    return {"accuracy": correct / len(split), "loss": loss / len(split)}
+
+
+def _log_mean(logits: list[Tensor]) -> Tensor:
+    """The logarithm of the mean of the members' probabilities."""
+    return torch.stack([one.log_softmax(1) for one in logits]).logsumexp(0) - torch.tensor(float(len(logits))).log()

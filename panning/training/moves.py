@@ -1,0 +1,84 @@
+"""Drop and grow: the parts that methods which move masks are made of. Pure functions on flat tensors [n_prunable].
+
+Counts are exact and never come from comparing with a threshold. Scores that are equal, as those of freshly grown weights,
+which are all 0, are drawn among at random: by position, the first inputs of a layer would always win.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from panning.allocation import top_k
+from panning.layout import Layout
+from panning.problem import Problem
+
+
+def drop(scores: Tensor, mask: Tensor, counts: list[int], layout: Layout, generator: torch.Generator) -> Tensor:
+    """``mask`` without the ``counts[i]`` lowest-scored of its weights in layer i."""
+    kept = [n - count for n, count in zip(layout.counts(mask), counts, strict=True)]
+    return by_layer(scores.masked_fill(~mask, -torch.inf), kept, layout, generator)
+
+
+def grow(scores: Tensor, mask: Tensor, counts: list[int], layout: Layout, generator: torch.Generator) -> Tensor:
+    """``mask`` with the ``counts[i]`` highest-scored in layer i of the weights that it does not keep."""
+    return mask | by_layer(scores.masked_fill(mask, -torch.inf), counts, layout, generator)
+
+
+def by_layer(scores: Tensor, counts: list[int], layout: Layout, generator: torch.Generator) -> Tensor:
+    """The ``counts[i]`` highest-scored weights of layer i."""
+    parts = zip(layout.slices(), counts, strict=True)
+    return torch.cat([highest(scores[part], count, generator) for part, count in parts])
+
+
+def highest(scores: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """The ``n`` highest scores, drawing lots among equals; flat bool."""
+    order = torch.randperm(scores.numel(), generator=generator).to(scores.device)
+    chosen = torch.empty_like(scores, dtype=torch.bool)
+    chosen[order] = top_k(scores[order], n)
+    return chosen
+
+
+def noise_like(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """One uniform draw in [0, 1) a weight, from a generator of the CPU whatever the device."""
+    return torch.rand(scores.numel(), generator=generator).to(scores.device)
+
+
+def shares(fraction: float, mask: Tensor, layout: Layout) -> list[int]:
+    """``fraction`` of the kept weights of each layer, rounded down; of a layer that keeps all, none: it cannot change."""
+    sizes = zip(layout.counts(mask), layout.sizes, strict=True)
+    return [0 if n == size else int(fraction * n) for n, size in sizes]
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """From ``start`` at progress 0 to ``end`` at 1, along half a cosine."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def hidden_units(problem: Problem) -> tuple[str, ...]:
+    """The layers whose units may go: all but the last, whose units are the network's outputs."""
+    return problem.layout.names[:-1]
+
+
+def top_units(problem: Problem, weight: Tensor, density: float) -> Tensor:
+    """A flat mask of whole units (filters, neurons): of each hidden layer the share ``density`` with the largest norm.
+
+    At least one of each stays; the last layer is kept.
+    """
+    mask = torch.ones_like(weight, dtype=torch.bool)
+    rows, views = problem.by_unit(weight), problem.layout.views(mask)
+    for name in hidden_units(problem):
+        norms = rows[name].norm(dim=1)
+        put_units(problem, views, name, top_k(norms, max(1, int(density * len(norms) + 0.5))))
+    return mask
+
+
+def put_units(problem: Problem, views: dict[str, Tensor], name: str, units: Tensor) -> None:
+    """Write which ``units`` [n] of a layer are kept into the views of a flat mask."""
+    # by_unit of positions, not of the mask: where it is a copy, writing to it would be lost
+    view = views[name]
+    positions = torch.arange(view.numel(), device=view.device)
+    rows = problem.units_of(name, positions.view(view.shape))
+    view.view(-1)[rows[~units].flatten()] = False

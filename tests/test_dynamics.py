@@ -1,0 +1,518 @@
+"""Masks that move in training: what holds for every row of ``DYNAMICS``, and what single methods must not break."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import panning
+from panning.data import load_data
+from panning.errors import DataError, MaskError, PanningError
+from panning.masks import Masks, n_kept_at
+from panning.models import build_model
+from panning.pruners import prune_problem
+from panning.tasks import TaskSpec, load_task
+from panning.training import DYNAMICS, Movement, Recipe, evaluate, evaluate_mean, make_dynamic, train
+from panning.training.dynamic import Dynamic, Ramp
+from panning.training.dynamics import first_mask
+from panning.training.moves import hidden_units
+from panning.training.moving import MovingMasks
+
+DENSITY = 0.1
+SPEC = TaskSpec(model="mlp", data="digits", n_train=300)
+DATA = load_data("digits", n_train=300)
+RECIPE = Recipe(epochs=4, batch_size=50, learning_rate=0.05)  # 24 steps in epochs of 6
+#: Numbers that make a method act within so short a training.
+SHORT: dict[str, dict[str, Any]] = {
+    "dsr": {"fraction": 0.2, "threshold": 0.02},
+    "early": {"after": 5},
+    "edst": {"n_members": 2},
+}
+
+
+def shortened(name: str) -> Dynamic:
+    method = DYNAMICS[name].method
+    options = dict(SHORT.get(name, {}))
+    if method.every is not None and method.every > 1:
+        options["every"] = 2
+    return make_dynamic(name, options)
+
+
+def movement(name: str, density: float = DENSITY, all_alive: bool = False) -> Movement:
+    return Movement(shortened(name), load_task(SPEC, 0).problem, density, all_alive)
+
+
+def start(name: str, density: float = DENSITY) -> Masks:
+    problem = load_task(SPEC, 0).problem
+    return Masks(problem.layout, first_mask(problem, shortened(name), density, DYNAMICS[name]))
+
+
+def network() -> nn.Module:
+    return copy.deepcopy(load_task(SPEC, 0).problem.model)
+
+
+def steps(moving: MovingMasks, optimizer: torch.optim.Optimizer, n: int, seed: int = 0) -> Iterator[MovingMasks]:
+    """A plain loop, as users have it."""
+    generator = torch.Generator().manual_seed(seed)
+    model = moving.problem.model.train()
+    for _ in range(n):
+        inputs, labels = DATA.batch(DATA.train, torch.randint(len(DATA.train), (50,), generator=generator))
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+        yield moving
+
+
+def started(name: str, kind: str = "sgd", **rest: Any) -> tuple[MovingMasks, torch.optim.Optimizer]:
+    model = network()
+    optimizer: torch.optim.Optimizer = {
+        "sgd": lambda: torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=1e-3),
+        "adam": lambda: torch.optim.Adam(model.parameters(), 0.002),
+        "adamw": lambda: torch.optim.AdamW(model.parameters(), 0.002),
+    }[kind]()
+    options = {"density": DENSITY, "n_steps": 24, "steps_per_epoch": 6, "input_shape": DATA.input_shape, **rest}
+    given = {"masks": start(name)} if "masks" not in options else {}
+    return panning.move_masks(model, optimizer, shortened(name), **options, **given), optimizer
+
+
+def state_of(moving: MovingMasks, optimizer: torch.optim.Optimizer) -> Tensor:
+    """The optimizer's state of the prunable weights, flat and added up."""
+    named = dict(moving.problem.model.named_parameters())
+    parts = []
+    for name in moving.problem.layout.names:
+        like = [
+            v for v in optimizer.state[named[name]].values() if isinstance(v, Tensor) and v.shape == named[name].shape
+        ]
+        parts.append(sum((value.abs() for value in like), torch.zeros(named[name].shape)).flatten())
+    return torch.cat(parts)
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for n, p in model.named_parameters() if p.dim() > 1])
+
+
+@pytest.mark.parametrize("name", DYNAMICS)
+def test_the_density_follows_its_schedule_to_the_weight(name: str) -> None:
+    moving, optimizer = started(name)
+    method, n_prunable = moving.method, moving.problem.layout.n_prunable
+    n_final = n_kept_at(DENSITY, n_prunable)
+    n_moves, before = 0, moving.mask
+    for _ in steps(moving, optimizer, moving.n_steps):
+        n_kept = int(moving.mask.sum())
+        n_moves += not torch.equal(before, moving.mask)
+        if not method.prunes_units and method.acts(moving.clock) and not method.defers:
+            expected = method.n_kept(moving._view()) if isinstance(method, Ramp) else n_final
+            assert n_kept == expected
+        assert method.prunes_units or n_kept >= n_final
+        assert not method.keeps_count or n_kept == n_final
+        before = moving.mask
+    masks = moving.finish()
+    assert moving.member is not None and moving.clock.is_over
+    if method.prunes_units:
+        rows = moving.problem.by_unit(masks.flat)
+        left = [float(rows[layer].any(1).float().mean()) for layer in hidden_units(moving.problem)]
+        assert max(left) <= 0.5 and min(left) > 0
+    else:
+        assert masks.n_kept == n_final
+    assert n_moves > 0 or name == "partial"
+    assert method.acts(moving.clock) <= (name == "soft_filter")
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", DYNAMICS)
+def test_masked_weights_are_and_learn_what_the_method_says(name: str, kind: str) -> None:
+    moving, optimizer = started(name, kind)
+    method, model = moving.method, moving.problem.model
+    for _ in steps(moving, optimizer, min(moving.n_steps, 40)):
+        weights, masked = weights_of(model), ~moving.mask
+        assert weights.isfinite().all()
+        if method.holds == "zero":
+            assert not weights[masked].any()
+            assert method.whole_state or not state_of(moving, optimizer)[masked].any()
+        elif method.holds == "feedback" and not method.runs_whole(moving.clock):
+            assert not weights[masked].any()
+    masked = ~moving.finish().flat
+    assert not weights_of(model)[masked].any() and weights_of(model)[~masked].any()
+    held = weights_of(model)
+    for _ in steps(moving, optimizer, 1):
+        assert moving.clock.step == min(moving.n_steps, 40) and not torch.equal(held, weights_of(model))  # free again
+
+
+@pytest.mark.parametrize("all_alive", [False, True])
+@pytest.mark.parametrize("name", DYNAMICS)
+def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name: str, all_alive: bool, tmp_path: Path) -> None:
+    whole, cut = network(), network()
+    complete = train(
+        whole, DATA, RECIPE, seed=3, masks=start(name), movement=movement(name, all_alive=all_alive), keep_best=True
+    )
+    n_epochs = len(complete.history)
+    for kill_after in sorted({2, n_epochs // 2 + 1, n_epochs - 1}):  # the same file, further each time
+
+        def kill(entry: dict[str, float], last: int = kill_after) -> None:
+            if entry["epoch"] == last + 1:
+                raise KeyboardInterrupt
+
+        cut = network()
+        with pytest.raises(KeyboardInterrupt):
+            train(
+                cut, DATA, RECIPE, seed=3, masks=start(name), movement=movement(name, all_alive=all_alive),
+                keep_best=True, checkpoint=tmp_path / "checkpoint", on_epoch=kill,
+            )  # fmt: skip
+    cut = network()
+    resumed = train(
+        cut, DATA, RECIPE, seed=3, masks=start(name), movement=movement(name, all_alive=all_alive), keep_best=True,
+        checkpoint=tmp_path / "checkpoint",
+    )  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), cut.state_dict().values(), strict=True))
+    assert complete.masks == resumed.masks and complete.dense_steps == resumed.dense_steps
+    assert complete.history == resumed.history
+    for (entry, kept), (other, loaded) in zip(complete.members, resumed.members, strict=True):
+        assert entry == other and all(torch.equal(kept[key], loaded[key]) for key in kept)
+
+
+@pytest.mark.parametrize("begin", ["erk", "synflow", "dense"])
+@pytest.mark.parametrize("name", DYNAMICS)
+def test_every_method_starts_from_any_mask(name: str, begin: str) -> None:
+    method, problem = shortened(name), load_task(SPEC, 0).problem
+    density = 1.0 if begin == "dense" and method.keeps_count and not method.prunes_units else DENSITY
+    first = Masks.dense(problem.layout) if begin == "dense" else prune_problem(problem, 0.1, begin).masks
+    recipe = RECIPE.model_copy(update={"epochs": 12}) if name == "pat" else RECIPE  # it prunes at once, and late
+    result = train(network(), DATA, recipe, seed=0, masks=first, movement=movement(name, density))
+    assert result.masks is not None
+    if not method.prunes_units:
+        assert result.masks.n_kept == n_kept_at(density, problem.layout.n_prunable)
+    assert result.final["accuracy"] > 0.2 and result.final["density"] == result.masks.density
+
+
+ALIVE = [name for name in DYNAMICS if not DYNAMICS[name].method.prunes_units]
+
+
+@pytest.mark.parametrize("name", ALIVE)
+def test_all_alive_leaves_no_dead_weight_after_any_move(name: str) -> None:
+    """At a density where every method leaves some."""
+    density = 0.01
+    with_dead, _ = started(name, density=density, masks=start(name, density))
+    moving, optimizer = started(name, density=density, masks=start(name, density), all_alive=True)
+    for _ in steps(moving, optimizer, moving.n_steps):
+        facts = moving.report()
+        assert facts.effective_density == facts.density
+    assert moving.finish().n_kept == n_kept_at(density, moving.problem.layout.n_prunable)
+    facts = with_dead.report()
+    assert DYNAMICS[name].start == "dense" or DYNAMICS[name].start_density or facts.effective_density < facts.density
+
+
+# DPF (METHODS H11)
+
+
+def test_dpf_that_masks_nothing_is_plain_training() -> None:
+    plain, moved = network(), network()
+    train(plain, DATA, RECIPE, seed=0)
+    train(moved, DATA, RECIPE, seed=0, movement=replace(movement("dpf"), density=1.0))
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), moved.parameters(), strict=True))
+
+
+def test_dpf_moves_dense_weights_by_the_gradient_at_the_masked_ones() -> None:
+    """One step by hand, with momentum and weight decay on the dense weights."""
+    model = nn.Linear(4, 1, bias=False)
+    model.weight.data = torch.tensor([[4.0, 3.0, 2.0, 1.0]])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.5)
+    masks = Masks.from_tensors({"weight": torch.tensor([[1, 1, 0, 0]])})
+    moving = panning.move_masks(model, optimizer, "dpf", density=0.5, n_steps=64, masks=masks, input_shape=(4,))
+    dense = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    momentum = torch.zeros(4)
+    inputs = torch.tensor([[1.0, -2.0, 3.0, 0.5]])
+    for _ in range(3):
+        run = dense * torch.tensor([1.0, 1.0, 0.0, 0.0])
+        assert torch.allclose(model.weight.flatten(), run)
+        gradient = 2 * (inputs[0] @ run - 1.0) * inputs[0]  # of (output - 1)^2
+        momentum = 0.9 * momentum + gradient + 0.5 * dense
+        dense = dense - 0.1 * momentum
+        optimizer.zero_grad()
+        (model(inputs) - 1.0).square().sum().backward()
+        optimizer.step()
+    assert torch.allclose(moving.dense_weights()["weight"].flatten(), dense)
+    assert not model.weight[0, 2:].any()
+
+
+def test_a_weight_that_dpf_masked_learns_and_comes_back() -> None:
+    moving, optimizer = started("dpf", masks=prune_problem(load_task(SPEC, 0).problem, DENSITY, "magnitude").masks)
+    dense = moving.dense_weights()["classifier.weight"]
+    came_back = 0
+    for _ in steps(moving, optimizer, 23):
+        now = moving.dense_weights()["classifier.weight"]
+        masked = ~moving.masks["classifier.weight"]
+        assert (now != dense)[masked].float().mean() > 0.9
+        dense, came_back = now, moving.n_grown
+    assert came_back > 0
+    before = evaluate(moving.problem.model, DATA, DATA.validation)
+    masks = moving.finish()
+    assert evaluate(moving.problem.model, DATA, DATA.validation) == before  # what was evaluated is what is shipped
+    panning.apply_masks(moving.problem.model, masks)
+    assert evaluate(moving.problem.model, DATA, DATA.validation) == before
+
+
+# RigL (METHODS H12)
+
+
+def test_rigl_keeps_layer_counts_starts_weights_at_zero_and_skips_its_step() -> None:
+    moving, optimizer = started("rigl")
+    layout, before, mask = moving.problem.layout, weights_of(moving.problem.model), moving.mask
+    counts = layout.counts(mask)
+    n_grown = 0
+    for _ in steps(moving, optimizer, 24):
+        weights, new = weights_of(moving.problem.model), moving.mask & ~mask
+        assert layout.counts(moving.mask) == counts
+        if moving.method.acts(moving.clock):
+            stays = moving.mask & mask
+            assert torch.equal(weights[stays], before[stays])  # the optimizer's step was skipped
+            assert not weights[new].any() and not state_of(moving, optimizer)[new].any()
+            n_grown += int(new.sum())
+        else:
+            assert torch.equal(mask, moving.mask) and not torch.equal(weights, before)
+            assert moving.clock.step < 20 or moving.clock.progress > 0.7
+        before, mask = weights, moving.mask
+    assert n_grown == moving.n_grown > 0
+
+
+def test_rigl_sees_the_gradient_of_masked_weights() -> None:
+    """The bug that growth would not notice: of a masked gradient it picks arbitrary zeros."""
+    moving, optimizer = started("rigl")
+    seen: list[Tensor] = []
+    real = moving.method.move
+
+    def watched(view: Any) -> Any:
+        seen.append(view.grad)
+        return real(view)
+
+    object.__setattr__(moving.method, "move", watched)
+    masks = []
+    for _ in steps(moving, optimizer, 6):
+        masks.append(moving.mask)
+    assert len(seen) == 3 and all((grad[~masks[0]] != 0).float().mean() > 0.2 for grad in seen[:1])
+
+
+# The rest
+
+
+def test_soft_filters_learn_again_between_two_epochs() -> None:
+    moving, optimizer = started("soft_filter")
+    zeroed: list[int] = []
+    for _ in steps(moving, optimizer, 13):
+        masked = ~moving.mask
+        zeroed.append(int((weights_of(moving.problem.model)[masked] == 0).sum()))
+    assert zeroed[5] == int(masked.sum()) or zeroed[5] > 0
+    assert zeroed[8] < zeroed[5]
+    with moving.shipped():
+        assert not weights_of(moving.problem.model)[masked].any()
+    assert weights_of(moving.problem.model)[masked].any()
+
+
+def test_weight_rewinding_brings_the_first_weights_back() -> None:
+    method = make_dynamic("imp_weights", {"rewind_to": 0.25, "kept_each": 0.5})
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    moving = panning.move_masks(model, optimizer, method, density=0.25, n_steps=8, input_shape=DATA.input_shape)
+    assert moving.n_steps == 8 + 2 * 6
+    seen = {}
+    for _ in steps(moving, optimizer, 20):
+        seen[moving.clock.step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        if moving.clock.step in (8, 14):
+            model.train()(DATA.batch(DATA.train, torch.arange(2))[0])  # what the next step would do first
+            masks = moving.masks
+            for name, tensor in model.state_dict().items():
+                expected = seen[2][name]
+                assert torch.equal(tensor, torch.where(masks[name], expected, 0.0) if name in masks else expected)
+            assert not optimizer.state
+    assert moving.finish().density == pytest.approx(0.25, abs=1e-3)
+
+
+def test_what_is_evaluated_between_two_rounds_is_the_network_that_was_trained() -> None:
+    result = train(network(), DATA, RECIPE, seed=0, movement=replace(movement("imp_weights"), density=0.5))
+    ends = [entry for entry in result.history if entry["epoch"] % 4 == 0]
+    assert [round(entry["density"], 2) for entry in ends] == [1.0, 0.8, 0.64, 0.51, 0.5]
+    assert all(entry["accuracy"] > 0.5 for entry in ends)
+
+
+def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
+    result = train(network(), DATA, RECIPE, seed=0, masks=start("edst"), movement=movement("edst"), keep_best=True)
+    assert len(result.members) == 2
+    models = []
+    for _, weights in result.members:
+        models.append(network())
+        models[-1].load_state_dict(weights)
+    assert not torch.equal(weights_of(models[0]), weights_of(models[1]))
+    inputs, labels = DATA.batch(DATA.validation, torch.arange(len(DATA.validation)))
+    with torch.no_grad():
+        mean = torch.stack([model.eval()(inputs).softmax(1) for model in models]).mean(0)
+    found = evaluate_mean(models, DATA, DATA.validation)
+    assert found["accuracy"] == pytest.approx(float((mean.argmax(1) == labels).float().mean()))
+    assert found["loss"] == pytest.approx(float(F.nll_loss(mean.log(), labels)), rel=1e-5)
+    assert evaluate_mean(models[:1], DATA, DATA.validation) == evaluate(models[0], DATA, DATA.validation)
+
+
+def test_a_quantised_network_has_few_values_and_quantised_inputs() -> None:
+    model = network()
+    method = make_dynamic("quantized", {"every": 2, "weight_bits": 3, "activation_bits": 4})
+    train(model, DATA, RECIPE, seed=0, movement=replace(movement("dpf"), method=method))
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            assert len(parameter.unique()) <= 7, name
+    seen: list[Tensor] = []
+    model.classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    evaluate(model, DATA, DATA.validation)
+    assert len(torch.cat(seen).unique()) <= 8  # 7 levels above zero, and zero: what comes from a ReLU
+
+
+def test_partially_masked_training_leaves_two_networks_that_work() -> None:
+    task = load_task(SPEC, 0)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    core = prune_problem(task.problem, DENSITY, "synflow").masks
+    moving = panning.move_masks(
+        model, optimizer, "partial", density=DENSITY, n_steps=150, masks=core, input_shape=DATA.input_shape
+    )
+    for _ in steps(moving, optimizer, 150):
+        pass
+    whole = network()
+    whole.load_state_dict({**model.state_dict(), **moving.dense_weights()})
+    assert moving.finish() == core
+    assert evaluate(model, DATA, DATA.validation)["accuracy"] > 0.7
+    assert evaluate(whole, DATA, DATA.validation)["accuracy"] > 0.7
+    assert not torch.equal(weights_of(model), weights_of(whole))
+
+
+def test_a_step_costs_what_its_passes_need() -> None:
+    """Two thirds forward and by activations, one third by weights; of all where masked weights are looked at."""
+    problem = load_task(SPEC, 0).problem
+    uniform = prune_problem(problem, 0.25, "random").masks  # each layer a quarter, and so of the multiply-adds
+    sparse, dense = 0.25, 1.0
+    expected = {
+        "set": sparse, "dpf": (2 * sparse + dense) / 3, "snfs": (2 * sparse + dense) / 3, "soft_filter": dense,
+        "rigl": (sparse + (2 * sparse + dense) / 3) / 2,
+    }  # fmt: skip
+    for name, cost in expected.items():
+        moving, optimizer = started(name, density=0.25, masks=uniform)
+        for _ in steps(moving, optimizer, 4):
+            pass
+        assert moving.dense_steps / 4 == pytest.approx(cost, abs=0.002), name
+
+
+# In a user's loop
+
+
+def test_state_dicts_of_a_users_loop_go_on_exactly() -> None:
+    for name in ("dpf", "rigl", "edst", "imp_weights"):
+        moving, optimizer = started(name)
+        for _ in steps(moving, optimizer, 18):
+            pass
+        saved = copy.deepcopy((moving.state_dict(), moving.problem.model.state_dict(), optimizer.state_dict()))
+        other, second = started(name)
+        other.load_state_dict(saved[0])
+        other.problem.model.load_state_dict(saved[1])
+        second.load_state_dict(saved[2])
+        for one, opt in ((moving, optimizer), (other, second)):
+            for _ in steps(one, opt, 6, seed=1):
+                pass
+        assert torch.equal(weights_of(moving.problem.model), weights_of(other.problem.model)), name
+        assert moving.finish() == other.finish()
+
+
+def test_a_state_of_another_method_is_refused_and_nothing_changes() -> None:
+    moving, _ = started("rigl")
+    other, _ = started("dpf")
+    before = moving.mask.clone()
+    with pytest.raises(MaskError, match="another method or network"):
+        moving.load_state_dict(other.state_dict())
+    with pytest.raises(MaskError, match="has 24"):
+        moving.load_state_dict({**moving.state_dict(), "step": 99})
+    assert torch.equal(moving.mask, before)
+
+
+def test_a_checkpoint_of_another_movement_is_refused(tmp_path: Path) -> None:
+    def kill(entry: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "checkpoint"
+    for change in ({"density": 0.2}, {"all_alive": True}, {"method": make_dynamic("rigl", {"every": 3})}):
+        path.unlink(missing_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            train(
+                network(), DATA, RECIPE, seed=0, masks=start("rigl"), movement=movement("rigl"), checkpoint=path,
+                on_epoch=lambda entry: kill(entry) if entry["epoch"] == 2 else None,
+            )  # fmt: skip
+        assert path.exists()
+        first = start("rigl", 0.2) if "density" in change else start("rigl")
+        with pytest.raises(PanningError, match="not a checkpoint of this training"):
+            train(
+                network(), DATA, RECIPE, seed=0, masks=first, movement=replace(movement("rigl"), **change),
+                checkpoint=path,
+            )  # fmt: skip
+
+
+def test_wrong_use_is_an_error_that_says_what_to_do() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    good: dict[str, Any] = {"density": 0.1, "n_steps": 10, "input_shape": DATA.input_shape}
+    before = weights_of(model)
+    for wrong, message in (
+        ({"method": "rigel"}, "Did you mean 'rigl'"),
+        ({"method": "set"}, "pass steps_per_epoch"),
+        ({"method": "rigl", "masks": start("dpf")}, "keeps the number of weights"),
+        ({"method": "gmp", "masks": start("rigl", 0.05)}, "starts from"),
+        ({"n_steps": 0}, "n_steps must be a whole number"),
+        ({"density": 1.5}, "must be in"),
+        ({"input_shape": None}, "Pass data, or input_shape"),
+        ({"method": 3}, "pass a name of panning.training.DYNAMICS"),
+        ({"masks": start("dpf"), "exclude": "classifier.weight"}, "leave include and exclude away"),
+    ):
+        with pytest.raises(PanningError, match=message):
+            panning.move_masks(model, optimizer, **{**good, **wrong})
+    with pytest.raises(MaskError, match="LBFGS"):
+        panning.move_masks(model, torch.optim.LBFGS(model.parameters()), **good)
+    with pytest.raises(MaskError, match="in no optimizer"):
+        panning.move_masks(network(), optimizer, **good)
+    with pytest.raises(DataError, match="needs data"):
+        moving = panning.move_masks(model, optimizer, make_dynamic("early", {"method": "snip", "after": 0}), **good)
+        moving.finish()
+    assert torch.equal(before, weights_of(model))
+
+
+def test_a_step_with_a_closure_is_refused() -> None:
+    moving, optimizer = started("dpf")
+    with pytest.raises(MaskError, match="without a closure"):
+        optimizer.step(lambda: 0.0)
+    moving.finish()
+
+
+def test_methods_that_score_take_the_users_data() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    batch = DATA.batch(DATA.train, torch.arange(100))
+    method = make_dynamic("early", {"method": "snip", "after": 3})
+    with panning.move_masks(model, optimizer, method, density=0.1, n_steps=6, data=batch) as moving:
+        for _ in steps(moving, optimizer, 6):
+            pass
+    assert moving.masks.n_kept == n_kept_at(0.1, moving.problem.layout.n_prunable)
+
+
+def test_masks_move_in_a_convolutional_network_with_channels_last() -> None:
+    data = load_data("digits", n_train=200)
+    for name in ("dpf", "rigl", "dpf_filters", "soft_filter", "partial"):
+        model = build_model("resnet20", input_shape=data.input_shape, n_classes=10, seed=0)
+        task = load_task(TaskSpec(model="resnet20", data="digits", n_train=200), 0)
+        first = Masks(task.problem.layout, first_mask(task.problem, shortened(name), 0.1, DYNAMICS[name]))
+        recipe = Recipe(epochs=2, batch_size=50, learning_rate=0.05, precision="bfloat16")
+        result = train(
+            model, data, recipe, seed=0, masks=first, movement=Movement(shortened(name), task.problem, 0.1, True)
+        )
+        assert result.masks is not None
+        for layer, mask in result.masks.items():
+            assert not dict(model.named_parameters())[layer][~mask].any()
