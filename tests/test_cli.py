@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from test_search import CONFIG
 
 import panning
 from panning.cli import main
 from panning.masks import Masks
 from panning.pruners import PRUNERS
+from panning.training import DYNAMICS
 
 PRUNE = ["prune", "--model", "mlp", "--data", "digits", "--density", "0.05"]
 TRAIN = [
@@ -77,14 +79,16 @@ def test_prune_takes_controls_released_forms_and_name_patterns(capsys: pytest.Ca
 def test_methods_are_listed_for_people_machines_and_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("methods", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == list(PRUNERS)
-    needs = {row["name"]: (row["needs_data"], row["second_order"]) for row in rows}
+    before, during = ([row for row in rows if row["when"] == when] for when in ("before", "during"))
+    assert [row["name"] for row in before] == list(PRUNERS) and [row["name"] for row in during] == list(DYNAMICS)
+    assert {row["name"]: row["options"] for row in during}["dpf"]["every"] == 16
+    needs = {row["name"]: (row["needs_data"], row["second_order"]) for row in before}
     assert needs["grasp"] == (True, True) and needs["snip"] == (True, False) and needs["ntk_sap"] == (False, False)
     assert run("methods") == 0
     shown = capsys.readouterr()
-    assert "NTK-SAP" in shown.out and "iter_snip --released" in shown.err
+    assert "NTK-SAP" in shown.out and "iter_snip --released" in shown.err and "GraNet-ST" in shown.out
     assert run("methods", "--markdown") == 0
-    assert capsys.readouterr().out.count("| `") == len(PRUNERS)
+    assert capsys.readouterr().out.count("| `") == len(PRUNERS) + len(DYNAMICS)
 
 
 def test_the_same_command_gives_the_same_mask_in_another_process() -> None:
@@ -102,6 +106,76 @@ def test_train_with_and_without_a_mask(capsys: pytest.CaptureFixture[str]) -> No
     assert 0.1 < printed["test_accuracy"] <= 1 and {"t/model.safetensors", "t/curve.png"} < set(files())
     assert run(*TRAIN, "--out", "dense") == 0
     assert "at density 1" in capsys.readouterr().out
+
+
+def test_train_with_masks_that_move(capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--model", "mlp", "--data", "digits", "--epochs", "3", "--batch-size", "100", "--learning-rate", "0.05"]
+    dpf = ["train", *short, "--dynamic", "dpf", "--density", "0.1", "--set", "every=2", "--all-alive", "--out", "dpf"]
+    assert run(*dpf) == 0
+    shown = capsys.readouterr()
+    assert "density 0.099996, effective 0.099996" in shown.out and "effective" in shown.err
+    masks = panning.load_masks("dpf/mask.safetensors")
+    assert masks.density == pytest.approx(0.1, abs=1e-4) and masks.manifest["method"] == "dpf"
+    with safe_open("dpf/model.safetensors", "pt") as file:
+        assert all(not file.get_tensor(name)[~mask].any() for name, mask in masks.items())
+    header = Path("dpf/table.md").read_text().splitlines()[0]
+    assert header == "| epoch | train loss | validation accuracy % | density | effective density |"
+    record = json.loads(Path("dpf/records.jsonl").read_text())
+    assert record["config"]["dynamic"]["options"]["every"] == 2 and 0 < record["metrics"]["train_epochs"] < 3
+
+    again = [
+        "train",
+        *short,
+        "--dynamic",
+        "rigl",
+        "--density",
+        "0.1",
+        "--mask",
+        "dpf/mask.safetensors",
+        "--out",
+        "rigl",
+    ]
+    assert run(*again) == 0
+    assert panning.load_masks("rigl/mask.safetensors").n_kept == masks.n_kept
+    several = [
+        "train",
+        *short,
+        "--dynamic",
+        "edst",
+        "--density",
+        "0.1",
+        "--set",
+        "n_members=2",
+        "--out",
+        "edst",
+        "--json",
+    ]
+    capsys.readouterr()
+    assert run(*several) == 0
+    assert json.loads(capsys.readouterr().out)["n_networks"] == 2
+    assert Path("edst/model1.safetensors").exists() and Path("edst/model2.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dynamic", "dpf"], "needs --density"),
+        (["--density", "0.1"], "need --dynamic"),
+        (["--all-alive"], "need --dynamic"),
+        (["--dynamic", "dpff", "--density", "0.1"], "Did you mean 'dpf'"),
+        (["--dynamic", "dpf/lenet5-fashion/short", "--density", "0.1"], "Did you mean 'dpf/lenet5-fashion_mnist/short'"),
+        (["--dynamic", "dpf", "--density", "0.1", "--set", "every"], "takes NAME=VALUE"),
+        (["--dynamic", "dpf", "--density", "0.1", "--set", "evry=3"], "Did you mean 'every'"),
+        (["--dynamic", "dpf", "--density", "0.1", "--set", "every=[", ], "takes NAME=VALUE"),
+        (["--dynamic", "dpf", "--density", "2"], "Density is 2"),
+    ],
+)  # fmt: skip
+def test_train_says_what_is_wrong_with_a_movement(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "--model", "mlp", "--data", "digits", "--epochs", "1", *arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("\u2502", " ").split())
+    assert not Path("runs").exists()
 
 
 def test_train_agent_and_prune_with_its_policy() -> None:

@@ -154,7 +154,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name: str, al
         whole, DATA, RECIPE, seed=3, masks=start(name), movement=movement(name, all_alive=all_alive), keep_best=True
     )
     n_epochs = len(complete.history)
-    for kill_after in sorted({2, n_epochs // 2 + 1, n_epochs - 1}):  # the same file, further each time
+    for kill_after in sorted({1, 2, n_epochs // 2 + 1, n_epochs - 1}):  # the same file, further each time
 
         def kill(entry: dict[str, float], last: int = kill_after) -> None:
             if entry["epoch"] == last + 1:
@@ -387,6 +387,25 @@ def test_partially_masked_training_leaves_two_networks_that_work() -> None:
     assert evaluate(model, DATA, DATA.validation)["accuracy"] > 0.7
     assert evaluate(whole, DATA, DATA.validation)["accuracy"] > 0.7
     assert not torch.equal(weights_of(model), weights_of(whole))
+
+
+def test_a_step_of_the_core_moves_the_core_alone() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)  # no momentum: nothing else moves weights
+    core = prune_problem(load_task(SPEC, 0).problem, DENSITY, "synflow").masks
+    moving = panning.move_masks(
+        model, optimizer, "partial", density=DENSITY, n_steps=6, masks=core, input_shape=DATA.input_shape
+    )
+    flat = [torch.cat([w.flatten() for w in moving.dense_weights().values()])]
+    ran_whole = []
+    for _ in range(6):
+        ran_whole.append(moving.method.runs_whole(moving.clock))
+        next(steps(moving, optimizer, 1))
+        flat.append(torch.cat([w.flatten() for w in moving.dense_weights().values()]))
+    for whole, before, after in zip(ran_whole, flat, flat[1:], strict=False):
+        moved = before != after
+        assert moved[core.flat].any() and bool(moved[~core.flat].any()) == whole
+    assert set(ran_whole) == {True, False}
 
 
 def test_a_step_costs_what_its_passes_need() -> None:

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import yaml
 
-from panning.benchmark.cells import without_timing
+from panning.benchmark.cells import check_cell, without_timing
 from panning.benchmark.grid import CONTROLLED, GridConfig, row_name
 from panning.benchmark.grid_run import check_grid, merge_records, run_grid
-from panning.benchmark.presets import load_recipe, recipe_names
+from panning.benchmark.presets import dynamic_preset_names, load_dynamic_preset, load_recipe, recipe_names
 from panning.benchmark.reproduce import differences, find_record, run_again
 from panning.cli import main
 from panning.config import parse_config
@@ -31,6 +31,7 @@ from panning.pruners.policy_net import PolicyNet, save_policy
 from panning.records import RunRecord, read_records
 from panning.search import Job, Outcome, SerialExecutor, execute
 from panning.tasks import DataSource
+from panning.training import DYNAMICS, make_dynamic
 
 SHORT = {"epochs": 2, "batch_size": 50, "learning_rate": 0.05}
 CONFIG: dict[str, Any] = {
@@ -195,7 +196,15 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
         ({"methods": [*CONFIG["methods"], "snyflow"]}, "Did you mean 'synflow'"),
         ({"methods": [*CONFIG["methods"], "erk"]}, "methods is named twice"),
         ({"methods": [*CONFIG["methods"], {"method": "erk", "policy": "x"}]}, "not both"),
-        ({"methods": [*CONFIG["methods"], {"policy": "x", "control": "shuffle"}]}, "not with a policy"),
+        ({"methods": [*CONFIG["methods"], {"policy": "x", "control": "shuffle"}]}, "go with a method"),
+        ({"methods": [*CONFIG["methods"], {"all_alive": True}]}, "a method, a policy file or a dynamic method"),
+        ({"methods": [*CONFIG["methods"], {"dynamic": "rigle"}]}, "Did you mean 'rigl'"),
+        (
+            {"methods": [*CONFIG["methods"], {"dynamic": {"name": "rigl", "options": {"evry": 3}}}]},
+            "Did you mean 'every'",
+        ),
+        ({"methods": [*CONFIG["methods"], {"dynamic": {"name": "rigl", "option": {}}}]}, "option"),
+        ({"methods": [*CONFIG["methods"], {"dynamic": "dpf"}, {"dynamic": {"name": "dpf"}}]}, "methods is named twice"),
         ({"methods": [*CONFIG["methods"], {"method": "synflow", "released": True}]}, "no released form"),
         ({"methods": [*CONFIG["methods"], {"method": "snip", "control": "shufle"}]}, "Did you mean 'shuffle"),
         ({"methods": [*CONFIG["methods"], {"method": "erk", "control": "invert"}]}, "draws at random"),
@@ -223,6 +232,70 @@ def test_every_control_has_a_name_in_tables() -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_preset_is_a_recipe(name: str) -> None:
     assert load_recipe(name).epochs > 0
+
+
+@pytest.mark.parametrize("name", dynamic_preset_names())
+def test_every_preset_of_a_dynamic_method_has_its_numbers(name: str) -> None:
+    method, setting, form = name.split("/")
+    assert form in ("paper", "short") and f"{setting}/{form}" in {*recipe_names()}
+    assert make_dynamic(method, load_dynamic_preset(name).options, name) is not None
+
+
+def test_every_dynamic_method_has_a_preset() -> None:
+    assert {name.split("/")[0] for name in dynamic_preset_names()} == set(DYNAMICS)
+
+
+def test_masks_that_move_are_rows_like_others(tmp_path: Path) -> None:
+    moving: list[Any] = [
+        {"dynamic": {"name": "rigl", "options": {"every": 2}}},
+        {"dynamic": {"name": "dpf", "options": {"every": 2}}, "all_alive": True},
+        {"method": "snip", "dynamic": {"name": "granet_st", "options": {"every": 2}}},
+        {"dynamic": {"name": "imp", "options": {"kept_each": 0.3}}},
+        {"dynamic": {"name": "edst", "options": {"every": 2, "n_members": 2}}},
+        {"method": "erk", "members": 2},
+    ]
+    change: dict[str, Any] = {"methods": [*CONFIG["methods"], *moving], "densities": [0.1], "seeds": [0]}
+    records = bench(tmp_path / "out", **change)
+    rows = {row_name(record.config): record for record in records.values()}
+    assert set(rows) >= {
+        "RigL (every 2)",
+        "DPF (every 2) + all-alive",
+        "GraNet-ST (every 2) from SNIP",
+        "IMP (rate rewinding) (kept_each 0.3)",
+        "EDST ensemble (every 2, n_members 2)",
+        "random (ERK), 2 together",
+    }
+    assert all(record.metrics["error"] is None for record in records.values())
+    found = {name: record.metrics for name, record in rows.items()}
+    assert {round(metrics["density"], 3) for name, metrics in found.items() if "every" in name or "kept" in name} == {
+        0.1
+    }
+    alive = found["DPF (every 2) + all-alive"]
+    assert alive["effective_density"] == alive["density"]
+    assert [entry["density"] > 0.1 for entry in alive["history"]] == [True, False]
+    # what a training costs in multiply-adds: the sparse ones less than the dense, IMP three times its masks' densities
+    assert found["dense"]["train_epochs"] == pytest.approx(2.0) and found["random (ERK)"]["train_epochs"] < 0.5
+    assert found["RigL (every 2)"]["train_epochs"] < found["DPF (every 2) + all-alive"]["train_epochs"] < 2.0
+    assert len(found["IMP (rate rewinding) (kept_each 0.3)"]["history"]) == 6
+    assert found["random (ERK), 2 together"]["images_seen"] == 2 * found["random (ERK)"]["images_seen"]
+    assert [
+        found[name].get("n_members") for name in ("random (ERK), 2 together", "EDST ensemble (every 2, n_members 2)")
+    ] == [2, 2]
+    for name in ("DPF (every 2) + all-alive", "EDST ensemble (every 2, n_members 2)", "random (ERK), 2 together"):
+        assert differences(rows[name], run_again(rows[name], DataSource())) == [], name
+
+
+def test_an_agents_mask_may_be_where_masks_begin_to_move(tmp_path: Path) -> None:
+    policy_file(tmp_path / "agent.safetensors", 0)
+    methods = [
+        *CONFIG["methods"],
+        {"policy": "agent.safetensors", "dynamic": {"name": "rigl", "options": {"every": 2}}},
+    ]
+    records = run_grid(
+        config(methods=methods, densities=[0.1], seeds=[0]), tmp_path, tmp_path / "out", SerialExecutor(), silent
+    )
+    (record,) = (r for r in records if row_name(r.config) == "RigL (every 2) from panning (agent)")
+    assert record.metrics["error"] is None and check_cell(record)
 
 
 def policy_file(path: Path, seed: int) -> None:

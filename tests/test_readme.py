@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from panning.benchmark import compaction, measured, speed_report, throughput
-from panning.cli.methods import method_rows, method_table
+from panning.cli.methods import dynamic_rows, dynamic_table, method_rows, method_table
 from panning.data import data_names
 from panning.models import model_names
 
@@ -19,6 +19,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_the_table_of_methods_is_the_table_of_methods() -> None:
     assert "\n".join(method_table(method_rows())) in README
+    assert "\n".join(dynamic_table(dynamic_rows())) in README
 
 
 def test_the_speed_page_shows_the_shipped_records() -> None:

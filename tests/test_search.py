@@ -328,10 +328,15 @@ def test_all_errors_of_a_config_come_at_once() -> None:
 def test_every_shipped_config_is_well_formed_and_says_how_it_is_run(path: Path) -> None:
     from panning.agents import AgentConfig
     from panning.benchmark.grid import GridConfig
-    from panning.benchmark.presets import Preset
+    from panning.benchmark.presets import DynamicPresets, Preset
     from panning.config import Config
 
-    kinds: dict[str, type[Config]] = {"agent": AgentConfig, "bench": GridConfig, "recipes": Preset}
+    kinds: dict[str, type[Config]] = {
+        "agent": AgentConfig,
+        "bench": GridConfig,
+        "recipes": Preset,
+        "dynamics": DynamicPresets,
+    }
     load_config(kinds.get(path.parent.name, SearchConfig), path)
     text = path.read_text()
     assert text.startswith("# ") and (

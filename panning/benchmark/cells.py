@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from panning.agents.config import Density
-from panning.benchmark.grid import Contender, row_name
+from panning.benchmark.grid import Contender, DynamicSpec, row_name
 from panning.config import Config
 from panning.errors import PanningError
 from panning.pruners.actions import ActionSpec
@@ -29,6 +29,8 @@ class _Agent(Config):
     policy: Literal["agent"]
     n_rounds: Annotated[int, Field(ge=1)]
     action: ActionSpec
+    dynamic: DynamicSpec | None = None
+    members: Annotated[int, Field(ge=1)] = 1
 
 
 class _CellConfig(Config):
@@ -78,6 +80,7 @@ class _Metrics(Config):
     search_images: Count | None = None
     timing: _Timing | None = None
     images_seen: Annotated[int, Field(ge=1)] | None = None
+    train_epochs: Annotated[float, Field(ge=0)] | None = None
     accuracy: Share | None = None
     test_accuracy: Share | None = None
     test_accuracy_of_best: Share | None = None
@@ -86,7 +89,8 @@ class _Metrics(Config):
     def lacking(self, test: bool) -> list[str]:
         """What a cell that did not fail must have."""
         of_test = {"test_accuracy", "test_accuracy_of_best"}
-        missing = [name for name, value in self if value is None and name != "error" and (test or name not in of_test)]
+        may_lack = {"error", "train_epochs"} | (set() if test else of_test)
+        missing = [name for name, value in self if value is None and name not in may_lack]
         if self.timing is not None and self.timing.train_s is None:
             missing.append("timing.train_s")
         if any("epoch" not in entry for entry in self.history or ()):

@@ -14,13 +14,35 @@ from pydantic import Field, field_validator, model_validator
 from panning.agents.config import Density
 from panning.benchmark.presets import load_recipe
 from panning.config import Config
+from panning.errors import PanningError
 from panning.pruners import PRUNERS
 from panning.pruners.controls import CONTROLS
 from panning.pruners.policy_net import load_policy
 from panning.registry import lookup
 from panning.search.jobs import Job, cell_job
 from panning.tasks import DataSource, TaskSpec, check_task_names
-from panning.training import Recipe
+from panning.training import DYNAMICS, Recipe, make_dynamic
+
+
+class DynamicSpec(Config):
+    """A row of ``DYNAMICS`` with all its numbers, which are those of the row where none are given."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, given: Any) -> Any:
+        given = {"name": given} if isinstance(given, str) else given
+        if not isinstance(given, dict) or set(given) - {"name", "options"} or not isinstance(given.get("name"), str):
+            return given
+        options = given.get("options") or {}
+        if not isinstance(options, dict):
+            return given
+        try:
+            return {"name": given["name"], "options": make_dynamic(given["name"], options).model_dump(mode="json")}
+        except PanningError as error:
+            raise ValueError(str(error)) from None
 
 
 class Contender(Config):
@@ -28,17 +50,22 @@ class Contender(Config):
 
     Attributes:
         method: a row of ``PRUNERS``; or
-        policy: an agent's policy file, from the config's folder.
-        all_alive: give the budget of dead weights back.
+        policy: an agent's policy file, from the config's folder; or
+        dynamic: a row of ``DYNAMICS``, alone or with other numbers: ``{name: rigl, options: {every: 50}}``. Beside a method
+            or policy, that makes the first mask.
+        all_alive: give the budget of dead weights back; where masks move, after every move.
         released: the method as its authors' code has it.
         control: a row of ``CONTROLS`` around the method.
+        members: so many networks, each of its own weights and masks, that predict together.
     """
 
     method: str | None = None
     policy: str | None = None
+    dynamic: DynamicSpec | None = None
     all_alive: bool = False
     released: bool = False
     control: str | None = None
+    members: Annotated[int, Field(ge=1, le=100)] = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -47,10 +74,12 @@ class Contender(Config):
 
     @model_validator(mode="after")
     def _one_way(self) -> Contender:
-        if (self.method is None) == (self.policy is None):
+        if self.method is not None and self.policy is not None:
             raise ValueError("name a method or a policy file, not both")
-        if self.policy is not None and (self.released or self.control is not None):
-            raise ValueError("released and control go with a method, not with a policy")
+        if self.method is None and self.policy is None and self.dynamic is None:
+            raise ValueError("name a method, a policy file or a dynamic method")
+        if self.method is None and (self.released or self.control is not None):
+            raise ValueError("released and control go with a method")
         try:
             row = lookup(PRUNERS, self.method, "method") if self.method is not None else None
             if self.control is not None:
@@ -65,16 +94,16 @@ class Contender(Config):
 
     def by(self, folder: Path) -> tuple[dict[str, Any], bytes | None]:
         """How a job makes the mask (see ``prune_job``), and the policy's file."""
+        extra: dict[str, Any] = {} if self.dynamic is None else {"dynamic": self.dynamic.model_dump(mode="json")}
+        if self.members > 1:
+            extra["members"] = self.members
         if self.policy is None:
-            variant = {"released": self.released, "control": self.control}
-            return {"method": self.method, **{key: value for key, value in variant.items() if value}}, None
+            named = {"method": self.method, "released": self.released, "control": self.control}
+            return {**{key: value for key, value in named.items() if value}, **extra}, None
         path = folder / self.policy
         net = load_policy(path)
-        return {
-            "policy": "agent",
-            "n_rounds": net.n_rounds,
-            "action": net.spec.model_dump(mode="json"),
-        }, path.read_bytes()
+        agent = {"policy": "agent", "n_rounds": net.n_rounds, "action": net.spec.model_dump(mode="json")}
+        return {**agent, **extra}, path.read_bytes()
 
 
 class GridTask(Config):
@@ -130,7 +159,7 @@ class GridConfig(Config):
                 f"a benchmark without controls is not believed; add to methods: {'; '.join(missing)} (see docs/benchmark.md)"
             )
         for name in ("methods", "densities", "seeds"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
+            if len({repr(value) for value in getattr(self, name)}) < len(getattr(self, name)):
                 raise ValueError(f"one of the {name} is named twice")
         return self
 
@@ -152,9 +181,22 @@ def row_name(config: dict[str, Any]) -> str:
     by = config["by"]
     if by is None:
         return "dense"
-    name = PRUNERS[by["method"]].label if "method" in by else "panning (agent)"
     extra = [*(["released"] if by.get("released") else []), *([CONTROLLED[by["control"]]] if by.get("control") else [])]
-    return name + (f" ({'; '.join(extra)})" if extra else "") + (" + all-alive" if config["all_alive"] else "")
+    first = PRUNERS[by["method"]].label if "method" in by else "panning (agent)" if "policy" in by else ""
+    first += f" ({'; '.join(extra)})" if extra else ""
+    name = first
+    if dynamic := by.get("dynamic"):
+        name = DYNAMICS[dynamic["name"]].label + _other_numbers(dynamic) + (f" from {first}" if first else "")
+    if (n := by.get("members", 1)) > 1:
+        name += f", {n} together"
+    return name + (" + all-alive" if config["all_alive"] else "")
+
+
+def _other_numbers(dynamic: dict[str, Any]) -> str:
+    """What makes a dynamic method another than its row, so that two of one row are told apart."""
+    own = DYNAMICS[dynamic["name"]].method.model_dump(mode="json")
+    other = [f"{key} {value}" for key, value in dynamic["options"].items() if own.get(key) != value]
+    return f" ({', '.join(other)})" if other else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,8 @@ from panning.records import RunRecord, write_atomic
 
 COLUMNS = (
     "density", "method", "effective density", "dead units", "collapsed layers", "multiply-adds %", "test %, last epoch",
-    "test %, best epoch", "validation %", "learning rate", "cost, dense epochs", "n", "against the best",
+    "test %, best epoch", "validation %", "learning rate", "cost, dense epochs", "training multiply-adds, dense epochs", "n",
+    "against the best",
 )  # fmt: skip
 
 
@@ -214,10 +215,16 @@ def table_cells(table: Table) -> list[list[str]]:
     return [_cells(table, row) for row in (*table.rows, table.dense)]
 
 
+def _known(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Without the columns of which no line knows anything: records of another version may lack a figure."""
+    kept = [i for i in range(len(columns)) if any(line[i] != "-" for line in lines)]
+    return [columns[i] for i in kept], [[line[i] for i in kept] for line in lines]
+
+
 def _cells(table: Table, row: Row) -> list[str]:
     rates = {cell.config["recipe"]["learning_rate"] for cell in row.cells}
     effective, dead, compute = (row.of_masks(name) for name in ("effective_density", "n_dead_units", "compute_left"))
-    collapsed = row.n_collapsed_layers
+    collapsed, trained = row.n_collapsed_layers, row.of_masks("train_epochs")
     return [
         f"{row.density:g}",
         row.method,
@@ -230,6 +237,7 @@ def _cells(table: Table, row: Row) -> list[str]:
         spread(list(row.values("accuracy").values())),
         " ".join(f"{rate:g}" for rate in sorted(rates)),
         f"{sum(table.cost(row)):.2f}",
+        f"{statistics.fmean(trained):.3f}" if trained else "-",
         f"{len(row.good)}" + (f" of {len(row.cells)}" if len(row.good) < len(row.cells) else ""),
         _against(table, row),
     ]
@@ -342,9 +350,9 @@ def _markdown(table: Table) -> str:
         "Against the best on validation: mean difference in points on the test part, paired by seed, 95 % bootstrap "
         "interval, paired t-test with Holm's correction over the rows of one density, at 5 %. Cost: agent and tried "
         "learning rates, scoring (wall time by that of a dense epoch) and training, in passes of the dense network over the "
-        "training part.",
+        "training part; multiply-adds count those of kept weights alone, and all where a method looks at masked ones.",
         "",
-        *markdown_table(COLUMNS, table_cells(table)),
+        *markdown_table(*_known(COLUMNS, table_cells(table))),
         "",
     ]  # fmt: skip
     failed = [(row, c) for row in (*table.rows, table.dense) for c in row.cells if c.metrics["error"] is not None]

@@ -46,8 +46,6 @@ def run_again(record: RunRecord, source: DataSource, policy: Path | None = None)
 
 
 def differences(recorded: RunRecord, again: RunRecord) -> list[tuple[str, Any, Any]]:
-    """(figure, recorded, now) of everything that is not the same; timing apart."""
+    """(figure, recorded, now) of everything recorded that is not the same; timing apart."""
     before, now = without_timing(recorded), without_timing(again)
-    return [
-        (name, before.get(name), now.get(name)) for name in sorted({*before, *now}) if before.get(name) != now.get(name)
-    ]
+    return [(name, before[name], now.get(name)) for name in sorted(before) if before[name] != now.get(name)]

@@ -1,4 +1,4 @@
-"""``panning methods``: every method that prunes before training, with its paper, its needs and its measured cost."""
+"""``panning methods``: every method, before training and during it, with its paper, its needs and its measured cost."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ def methods(
     as_json: options.AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
 ) -> None:
-    """List every method that finds a mask before training.
+    """List every method that finds a mask before training, and every one that moves masks during it.
 
     The cost is that of the whole method in forward and backward passes of one scoring batch (panning bench speed).
     """
-    rows = method_rows()
+    rows, dynamic = method_rows(), dynamic_rows()
     if as_json:
-        output.print_json(rows)
+        output.print_json(
+            [{"when": when, **row} for when, part in (("before", rows), ("during", dynamic)) for row in part]
+        )
     elif markdown:
-        print("\n".join(method_table(rows)))
+        print("\n".join([*method_table(rows), "", *dynamic_table(dynamic)]))
     else:
         output.print_table(
             ["name", "method", "paper", "rounds", "needs", "cost"],
@@ -36,6 +38,9 @@ def methods(
         for row in rows:
             if row["released"]:
                 output.note(f"{row['name']} --released: {row['released']}")
+        columns, lines = _dynamic_lines(dynamic)
+        output.say("")
+        output.print_table(columns, lines)
 
 
 def method_rows() -> list[dict[str, Any]]:
@@ -52,6 +57,43 @@ def method_rows() -> list[dict[str, Any]]:
         }
         for name, row in PRUNERS.items()
     ]  # fmt: skip
+
+
+def dynamic_rows() -> list[dict[str, Any]]:
+    """One JSON-able entry for each row of ``DYNAMICS``, with its numbers."""
+    from panning.training import DYNAMICS
+
+    return [
+        {
+            "name": name, "label": row.label, "paper": row.paper, "start": row.start, "start_density": row.start_density,
+            "masked_weights": row.method.holds, "prunes_units": row.method.prunes_units,
+            "options": row.method.model_dump(mode="json"),
+        }
+        for name, row in DYNAMICS.items()
+    ]  # fmt: skip
+
+
+#: What becomes of masked weights between two moves, in a few words.
+HOLDS = {"zero": "zero", "feedback": "learn, aside", "free": "learn"}
+
+
+def _dynamic_lines(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    lines = []
+    for row in rows:
+        start = row["start"] + (f" at {row['start_density']:g}" if row["start_density"] else "")
+        what = "filters, neurons" if row["prunes_units"] else "weights"
+        lines.append([row["name"], f"{row['label']}: {row['paper']}", start, what, HOLDS[row["masked_weights"]]])
+    return ["name", "method", "starts from", "prunes", "masked weights"], lines
+
+
+def dynamic_table(rows: list[dict[str, Any]]) -> list[str]:
+    """The README's table of methods that move masks, in Markdown."""
+    columns, lines = _dynamic_lines(rows)
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|" + " --- |" * len(columns),
+        *(f"| `{name}` | " + " | ".join(rest) + " |" for name, *rest in lines),
+    ]
 
 
 def method_table(rows: list[dict[str, Any]]) -> list[str]:

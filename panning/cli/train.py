@@ -1,14 +1,21 @@
-"""``panning train``: train one network, dense or with a mask, and read the test part once at the end."""
+"""``panning train``: train one network, dense, with a mask or with masks that move; read the test part once at the end."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from panning.cli import options, output
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from panning.masks import Masks
+    from panning.tasks import Task
+    from panning.training import Movement, Recipe, TrainResult
+    from panning.training.dynamic import Dynamic
 
 app = typer.Typer()
 
@@ -18,6 +25,22 @@ def train(
     model: options.Model,
     data: options.Data,
     mask: Annotated[Path | None, typer.Option("--mask", help="A mask file; without it the dense network.")] = None,
+    dynamic: Annotated[
+        str | None,
+        typer.Option(
+            "--dynamic",
+            help="A method that moves masks while training (panning methods), or a preset with a recipe: "
+            "dpf/resnet20-cifar10/short.",
+        ),
+    ] = None,
+    density: Annotated[float | None, typer.Option("--density", help="At the end; with --dynamic.")] = None,
+    numbers: Annotated[
+        list[str] | None, typer.Option("--set", help="A number of the dynamic method, as every=50; repeat for more.")
+    ] = None,
+    all_alive: Annotated[
+        bool,
+        typer.Option("--all-alive", help="With --dynamic: after every move, give the budget of dead weights back."),
+    ] = False,
     seed: options.Seed = 0,
     recipe: Annotated[
         str | None,
@@ -36,35 +59,46 @@ def train(
     download: options.Download = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a network at its initial weights, dense or under a mask. The seed must be the mask's for its own weights.
+    """Train a network at its initial weights: dense, under a mask, or with masks that move while it trains.
 
-    Example: panning train --model lenet5 --data fashion_mnist --mask runs/x/mask.safetensors --recipe
-    lenet5-fashion_mnist/short
+    The seed must be the mask's for its own weights. With --dynamic, --mask is the first mask, and the last is left in the
+    folder.
+
+    Examples:
+
+        panning train --model lenet5 --data fashion_mnist --mask runs/x/mask.safetensors --recipe lenet5-fashion_mnist/short
+
+        panning train --model lenet5 --data fashion_mnist --dynamic dpf/lenet5-fashion_mnist/short --density 0.02
     """
-    from safetensors.torch import save
-
-    from panning.benchmark.presets import load_recipe
-    from panning.cli.report import draw_lines, write_record, write_table
+    from panning.benchmark.presets import load_dynamic_preset, load_recipe
+    from panning.cli.report import write_record
     from panning.config import parse_config
     from panning.maskfile import fingerprint, load_masks
     from panning.masks import check_masks_fit
-    from panning.records import RunRecord, claim_folder, content_key, environment_info, write_atomic
+    from panning.records import RunRecord, claim_folder, content_key, environment_info
     from panning.tasks import DataSource, TaskSpec, load_task
-    from panning.training import Recipe, evaluate
+    from panning.training import Recipe, make_dynamic, n_epochs
     from panning.training import train as run_training
 
     given = {
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
         "schedule": schedule, "precision": precision,
     }  # fmt: skip
+    if (dynamic is None) != (density is None) or (dynamic is None and (numbers or all_alive)):
+        raise typer.BadParameter("--dynamic needs --density; --density, --set and --all-alive need --dynamic")
+    changed: dict[str, Any] = {}
     try:
         preset = load_recipe(recipe).model_dump() if recipe is not None else {}
+        if dynamic is not None and "/" in dynamic:
+            setting = load_dynamic_preset(dynamic)
+            preset, changed = preset or setting.recipe.model_dump(), dict(setting.options)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     chosen = parse_config(Recipe, preset | {key: value for key, value in given.items() if value is not None}, "options")
+    name = None if dynamic is None else dynamic.partition("/")[0]
+    method = None if name is None else make_dynamic(name, changed | _numbers(numbers or []), "--set")
     masks = load_masks(mask) if mask is not None else None
-    source = DataSource.at(data_root, download)
-    task = load_task(TaskSpec(model=model, data=data), seed, source, allow_import=True)
+    task = load_task(TaskSpec(model=model, data=data), seed, DataSource.at(data_root, download), allow_import=True)
     network = task.problem.model
     if masks is not None:
         check_masks_fit(network, masks)
@@ -74,35 +108,138 @@ def train(
         "model": model, "data": data, "seed": seed, "recipe": chosen.model_dump(mode="json"),
         "mask": None if masks is None else [fingerprint(masks.layout), content_key(masks.flat.nonzero().tolist())],
     }  # fmt: skip
+    movement = None
+    if name is not None and method is not None and density is not None:
+        movement, masks = _movement(task, name, method, density, all_alive, masks)
+        moves = {"name": name, "options": method.model_dump(mode="json"), "density": density, "all_alive": all_alive}
+        identity["dynamic"] = moves
     folder = out or Path("runs") / f"train-{content_key(identity)[:10]}"
     claim_folder(folder, identity)
-    with output.progress("training", math.ceil(chosen.epochs)) as advance:
+    with output.progress("training", n_epochs(chosen, len(task.data.train), movement, masks)) as advance:
         result = run_training(
-            network, task.data, chosen, seed=seed, masks=masks, checkpoint=folder / "checkpoint.safetensors",
-            on_epoch=lambda entry: advance(1, note=f"validation {100 * entry['accuracy']:.2f} %"),
+            network, task.data, chosen, seed=seed, masks=masks, movement=movement, keep_best=movement is not None,
+            checkpoint=folder / "checkpoint.safetensors", on_epoch=lambda entry: advance(1, note=_note(entry)),
         )  # fmt: skip
-    test = evaluate(network, task.data, task.data.test_split(), chosen.precision)
-    figures: dict[str, Any] = {
-        "test_accuracy": test["accuracy"], "validation_accuracy": result.final["accuracy"],
-        "density": 1.0 if masks is None else masks.density,
-        "effective_density": 1.0 if masks is None else masks.effective_density(network, task.data.input_shape),
-        "images_seen": result.images_seen, "wall_s": result.wall_s, "history": list(result.history),
-    }  # fmt: skip
-    write_atomic(folder / "model.safetensors", save({k: v.contiguous() for k, v in network.state_dict().items()}))
+    masks = masks if movement is None else result.masks
+    figures = _figures(task, chosen, masks, result)
+    _write_networks(folder, network, result, masks if movement is not None else None, identity)
     write_record(folder, RunRecord(content_key(identity), "train", identity, figures, environment_info()))
-    history = [[f"{e['epoch']:g}", f"{e['train_loss']:.4f}", f"{100 * e['accuracy']:.2f}"] for e in result.history]
-    write_table(folder, ["epoch", "train loss", "validation accuracy %"], history)
-    lines = {
-        "train loss": [e["train_loss"] for e in result.history],
-        "validation accuracy, %": [100 * e["accuracy"] for e in result.history],
-    }
-    draw_lines(folder / "curve.png", lines, [row[0] for row in history])
+    columns, lines = _history(result, folder)
     if as_json:
         output.print_json({key: value for key, value in figures.items() if key != "history"})
         return
-    output.print_table(["epoch", "train loss", "validation accuracy %"], history)
+    output.print_table(columns, lines)
+    together = f" of {len(result.members)} networks together" if len(result.members) > 1 else ""
     output.say(
-        f"test accuracy {100 * test['accuracy']:.2f} % at density {figures['density']:.6g}, effective "
+        f"test accuracy{together} {100 * figures['test_accuracy']:.2f} % at density {figures['density']:.6g}, effective "
         f"{figures['effective_density']:.6g}"
     )
-    output.say(f"Weights, records and picture: {folder}")
+    output.say(f"Weights, {'masks, ' if movement is not None else ''}records and picture: {folder}")
+
+
+def _numbers(texts: list[str]) -> dict[str, Any]:
+    """``key=value`` with values as YAML has them."""
+    import yaml
+
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not key.strip():
+            raise typer.BadParameter(f"--set takes NAME=VALUE, as every=50, given '{text}'")
+    return found
+
+
+def _movement(
+    task: Task, name: str, method: Dynamic, density: float, all_alive: bool, masks: Masks | None
+) -> tuple[Movement, Masks]:
+    """How masks move, and the first ones."""
+    from dataclasses import replace
+
+    from panning.masks import Masks
+    from panning.training import DYNAMICS, Movement
+    from panning.training.dynamics import first_mask
+    from panning.training.moving import check_start
+
+    problem = task.problem if masks is None else replace(task.problem, layout=masks.layout)
+    first = masks or Masks(problem.layout, first_mask(problem, method, density, DYNAMICS[name]).cpu())
+    check_start(problem, method, density, first.flat)  # before anything is written
+    return Movement(method, problem, density, all_alive), first
+
+
+def _note(entry: dict[str, float]) -> str:
+    """Beside the progress bar."""
+    text = f"validation {100 * entry['accuracy']:.2f} %"
+    if "density" in entry:
+        text += f", density {entry['density']:.4g}, effective {entry['effective_density']:.4g}"
+    return text
+
+
+def _figures(task: Task, recipe: Recipe, masks: Masks | None, result: TrainResult) -> dict[str, Any]:
+    from panning.training import evaluate_mean
+
+    networks = [task.problem.model]
+    if len(result.members) > 1:
+        networks = [_network(task.problem.model, weights) for _, weights in result.members]
+    test = evaluate_mean(networks, task.data, task.data.test_split(), recipe.precision)
+    extra = {} if result.dense_steps is None else {
+        "train_epochs": result.dense_steps * recipe.batch_size / len(task.data.train), "n_networks": len(networks),
+    }  # fmt: skip
+    return {
+        "test_accuracy": test["accuracy"], "validation_accuracy": result.final["accuracy"],
+        "density": 1.0 if masks is None else masks.density,
+        "effective_density": 1.0 if masks is None else masks.effective_density(task.problem.model, task.data.input_shape),
+        "images_seen": result.images_seen, "wall_s": result.wall_s, **extra, "history": list(result.history),
+    }  # fmt: skip
+
+
+def _network(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    import copy
+
+    other = copy.deepcopy(model)
+    other.load_state_dict(weights)
+    return other
+
+
+def _write_networks(
+    folder: Path, network: nn.Module, result: TrainResult, moved: Masks | None, identity: dict[str, Any]
+) -> None:
+    """``model.safetensors``; of several networks each; and the last masks, if they moved."""
+    from safetensors.torch import save
+
+    from panning.maskfile import save_masks
+    from panning.records import write_atomic
+
+    files = {"model": network.state_dict()}
+    if len(result.members) > 1:
+        files |= {f"model{number}": weights for number, (_, weights) in enumerate(result.members, start=1)}
+    for stem, weights in files.items():
+        write_atomic(folder / f"{stem}.safetensors", save({k: v.contiguous() for k, v in weights.items()}))
+    if moved is not None:
+        facts = {key: identity[key] for key in ("model", "data", "seed")}
+        save_masks(moved.with_manifest(method=identity["dynamic"]["name"], **facts), folder / "mask.safetensors")
+
+
+def _history(result: TrainResult, folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Writes table and picture of the epochs; the table's columns and rows."""
+    from panning.cli.report import draw_lines, write_table
+
+    shown = {
+        "train loss": ("train_loss", 1.0, ".4f"),
+        "validation accuracy %": ("accuracy", 100.0, ".2f"),
+        "density": ("density", 1.0, ".5g"),
+        "effective density": ("effective_density", 1.0, ".5g"),
+    }
+    kept = {label: row for label, row in shown.items() if row[0] in result.history[0]}
+    columns = ["epoch", *kept]
+    rows = [
+        [f"{e['epoch']:g}", *(f"{scale * e[name]:{form}}" for name, scale, form in kept.values())]
+        for e in result.history
+    ]
+    write_table(folder, columns, rows)
+    lines = {label: [scale * e[name] for e in result.history] for label, (name, scale, _) in kept.items()}
+    draw_lines(folder / "curve.png", lines, [row[0] for row in rows])
+    return columns, rows

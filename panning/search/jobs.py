@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from panning.connectivity import Connectivity, MaskReport, report
 from panning.errors import DensityError, NonFiniteError, PanningError
-from panning.export.cost import compute_left
+from panning.export.cost import compute_left, cost
 from panning.maskfile import dump_masks, parse_masks
+from panning.masks import Masks
 from panning.pruners import PruneResult, make_all_alive, prune_problem
 from panning.pruners.actions import ActionSpec
 from panning.pruners.episode import Policy, run_policy
@@ -32,7 +34,9 @@ from panning.pruners.policy_net import PolicyNet, parse_policy
 from panning.records import content_key
 from panning.seeding import derive_seed, numpy_rng
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
-from panning.training import Recipe, evaluate, train
+from panning.training import DYNAMICS, Movement, Recipe, TrainResult, evaluate, evaluate_mean, make_dynamic, train
+from panning.training.dynamic import Dynamic
+from panning.training.dynamics import first_mask
 from panning.training.short import train_copy
 
 
@@ -112,7 +116,9 @@ def cell_job(
     """A job that prunes, trains, and evaluates the last epoch and the one that was best on the validation part.
 
     Args:
-        by: as for ``prune_job``; None trains the dense network.
+        by: as for ``prune_job``; None trains the dense network. With ``"dynamic": {"name": row of DYNAMICS, "options"}`` it
+            makes the first mask, which is the row's own if nothing else is named; with ``"members": n`` so many networks,
+            each with weights and masks of its own, predict together.
         test: read the test part, once, at the end; without it only the validation part is looked at.
     """
     config = {
@@ -139,14 +145,14 @@ def _prune(job: Job, task: Task) -> Outcome:
     result, actions = _pruned(job, task)
     facts = report(Connectivity.of(task.problem), result.mask)
     return Outcome(
-        {**_mask_facts(task, result, facts), "actions": actions}, _mask_file(job, task, result, facts.facts())
+        {**_mask_facts(task, result.masks, facts), "actions": actions}, _mask_file(job, task, result, facts.facts())
     )
 
 
-def _pruned(job: Job, task: Task) -> tuple[PruneResult, list[list[float]]]:
+def _pruned(job: Job, task: Task, density: float | None = None) -> tuple[PruneResult, list[list[float]]]:
     """The mask, and the actions of the episode if it is one."""
     config, by = job.config, job.config["by"]
-    problem, density = task.problem, config["density"]
+    problem, density = task.problem, config["density"] if density is None else density
     actions: list[list[float]] = []
     if "method" in by:
         variant = {"released": by.get("released", False), "control": by.get("control")}
@@ -158,12 +164,12 @@ def _pruned(job: Job, task: Task) -> tuple[PruneResult, list[list[float]]]:
     return (make_all_alive(problem, result) if config["all_alive"] else result), actions
 
 
-def _mask_facts(task: Task, result: PruneResult, facts: MaskReport) -> dict[str, Any]:
+def _mask_facts(task: Task, masks: Masks, facts: MaskReport) -> dict[str, Any]:
     """What every table says of a mask."""
     return {
         "n_kept": facts.n_kept, "density": facts.density, **facts.facts(),
-        "compute_left": compute_left(task.problem, result.masks),
-        "layer_densities": [list(pair) for pair in result.masks.layer_densities().items()],  # records sort keys
+        "compute_left": compute_left(task.problem, masks),
+        "layer_densities": [list(pair) for pair in masks.layer_densities().items()],  # records sort keys
     }  # fmt: skip
 
 
@@ -215,42 +221,119 @@ def _train(job: Job, task: Task) -> Outcome:
 
 
 def _cell(job: Job, task: Task) -> Outcome:
-    config = job.config
-    recipe = Recipe.model_validate(config["recipe"])
-    started = time.perf_counter()
-    if config["by"] is None:
-        everything = torch.ones_like(task.problem.weight, dtype=torch.bool)
-        result, masks = PruneResult(task.problem.layout, everything, task.problem.weight.abs()), None
-    else:
-        result, _ = _pruned(job, task)
-        masks = result.masks
-    timing = {"prune_s": round(time.perf_counter() - started, 3)}
-    seen = report(Connectivity.of(task.problem), result.mask)
-    facts = {
-        **_mask_facts(task, result, seen), "mask": digest(result.mask.numpy().tobytes()), "n_train": len(task.data.train),
-        "data": data_fingerprint(task.spec, job.source), "data_label": task.data.label, "timing": timing,
+    by, timing = job.config["by"] or {}, {"prune_s": 0.0}
+    tasks = [task]
+    for number in range(1, by.get("members", 1)):
+        tasks.append(load_task(task.spec, derive_seed(job.config["seed"], "member", number), job.source))
+    networks: list[_Trained] = []
+    for one in tasks:
+        started = time.perf_counter()
+        first = _first_masks(job, one)
+        timing["prune_s"] = round(timing["prune_s"] + time.perf_counter() - started, 3)
+        try:
+            networks.append(_trained(job, one, first))
+        except NonFiniteError as error:
+            return Outcome(_cell_facts(job, one, first) | {"timing": timing}, error=str(error))
+    facts = _cell_facts(job, task, networks[0].masks) | {"timing": timing}
+    timing["train_s"] = round(sum(network.result.wall_s for network in networks), 3)
+    figures = _figures(job, task, networks)
+    histories = [entry for network in networks for entry in network.result.history]
+    if not all(math.isfinite(value) for entry in (figures, *histories) for value in entry.values()):
+        return Outcome(facts, error="a loss is not finite")
+    if len(networks) > 1 or len(networks[0].result.members) > 1:
+        figures["n_members"] = sum(len(network.result.members) for network in networks)
+    return Outcome({**facts, **figures, "history": list(networks[0].result.history)})
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """A trained network, the masks it ended with (None: dense), and how it went."""
+
+    model: nn.Module
+    masks: Masks | None
+    result: TrainResult
+
+
+def _first_masks(job: Job, task: Task) -> Masks | None:
+    """What a training starts from; None is the dense network."""
+    by = job.config["by"]
+    if by is None:
+        return None
+    if "dynamic" not in by:
+        return _pruned(job, task)[0].masks
+    row, density = DYNAMICS[by["dynamic"]["name"]], job.config["density"]
+    if "method" in by or "policy" in by:
+        return _pruned(job, task, max(row.start_density or density, density))[0].masks
+    return Masks(task.problem.layout, first_mask(task.problem, _dynamic(by), density, row).cpu())
+
+
+def _dynamic(by: dict[str, Any]) -> Dynamic:
+    return make_dynamic(by["dynamic"]["name"], by["dynamic"]["options"], "the job's dynamic method")
+
+
+def _trained(job: Job, task: Task, first: Masks | None) -> _Trained:
+    config, by = job.config, job.config["by"] or {}
+    movement = None
+    if "dynamic" in by:
+        movement = Movement(_dynamic(by), task.problem, config["density"], config["all_alive"])
+    model = copy.deepcopy(task.problem.model)
+    result = train(
+        model, task.data, Recipe.model_validate(config["recipe"]), seed=derive_seed(task.problem.seed, "training"),
+        masks=first, movement=movement, keep_best=True,
+    )  # fmt: skip
+    return _Trained(model, first if movement is None else result.masks, result)
+
+
+def _cell_facts(job: Job, task: Task, masks: Masks | None) -> dict[str, Any]:
+    """What tables say of a cell's mask and its data."""
+    masks = Masks.dense(task.problem.layout) if masks is None else masks
+    seen = report(Connectivity.of(task.problem), masks.flat)
+    return {
+        **_mask_facts(task, masks, seen), "mask": digest(masks.flat.numpy().tobytes()), "n_train": len(task.data.train),
+        "data": data_fingerprint(task.spec, job.source), "data_label": task.data.label,
         "search_images": 0 if job.attachment is None else _agent(job).facts.get("images_seen", 0),
     }  # fmt: skip
-    model = copy.deepcopy(task.problem.model)
-    try:
-        trained = train(
-            model, task.data, recipe, seed=derive_seed(config["seed"], "training"), masks=masks, keep_best=True
-        )
-    except NonFiniteError as error:
-        return Outcome(facts, error=str(error))
-    timing["train_s"] = round(trained.wall_s, 3)
-    assert trained.best is not None  # asked for
-    best, weights = trained.best
+
+
+def _figures(job: Job, task: Task, networks: list[_Trained]) -> dict[str, Any]:
+    """What tables say of a cell's training. Several networks predict by the mean of their probabilities."""
+    recipe = Recipe.model_validate(job.config["recipe"])
+    last, best = [network.model for network in networks], _members(networks)
+    alone = len(networks) == 1 and len(best) == 1
+    final, members = networks[0].result.final, networks[0].result.members
+    of_best = members[0][0]["accuracy"]
+    if not alone:
+        last = best if len(networks) == 1 else last  # of one training with several members these are its last, too
+        final = evaluate_mean(last, task.data, task.data.validation, recipe.precision)
+        of_best = evaluate_mean(best, task.data, task.data.validation, recipe.precision)["accuracy"]
     figures: dict[str, Any] = {
-        "accuracy": trained.final["accuracy"], "loss": trained.final["loss"], "best_epoch": best["epoch"],
-        "best_accuracy": best["accuracy"], "images_seen": trained.images_seen,
+        "accuracy": final["accuracy"], "loss": final["loss"], "best_epoch": members[-1][0]["epoch"],
+        "best_accuracy": of_best, "images_seen": sum(network.result.images_seen for network in networks),
+        "train_epochs": sum(_dense_epochs(task, recipe, network) for network in networks),
     }  # fmt: skip
-    if config["test"]:
+    if job.config["test"]:
         split = task.data.test_split()
-        last = evaluate(model, task.data, split, recipe.precision)
-        model.load_state_dict(weights)
-        of_best = evaluate(model, task.data, split, recipe.precision)["accuracy"]
-        figures |= {"test_accuracy": last["accuracy"], "test_loss": last["loss"], "test_accuracy_of_best": of_best}
-    if not all(math.isfinite(value) for entry in (figures, *trained.history) for value in entry.values()):
-        return Outcome(facts, error="a loss is not finite")
-    return Outcome({**facts, **figures, "history": list(trained.history)})
+        test = evaluate_mean(last, task.data, split, recipe.precision)
+        test_of_best = evaluate_mean(best, task.data, split, recipe.precision)["accuracy"]
+        figures |= {"test_accuracy": test["accuracy"], "test_loss": test["loss"], "test_accuracy_of_best": test_of_best}
+    return figures
+
+
+def _members(networks: list[_Trained]) -> list[nn.Module]:
+    """The networks of the epochs that were best on the validation part."""
+    found = []
+    for network in networks:
+        for _, weights in network.result.members:
+            found.append(copy.deepcopy(network.model))
+            found[-1].load_state_dict(weights)
+    return found
+
+
+def _dense_epochs(task: Task, recipe: Recipe, network: _Trained) -> float:
+    """The multiply-adds of a training, in epochs of the dense network."""
+    if network.result.dense_steps is not None:
+        return network.result.dense_steps * recipe.batch_size / len(task.data.train)
+    of_mask = cost(task.problem.model, task.problem.input_shape, network.masks)
+    return (
+        network.result.images_seen / len(task.data.train) * of_mask.masked_multiply_adds / max(of_mask.multiply_adds, 1)
+    )

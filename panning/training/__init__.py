@@ -2,7 +2,17 @@
 
 from panning.training.dynamics import DYNAMICS, make_dynamic
 from panning.training.evaluation import evaluate, evaluate_mean
-from panning.training.loop import Movement, TrainResult, train
+from panning.training.loop import Movement, TrainResult, n_epochs, train
 from panning.training.recipe import Recipe
 
-__all__ = ["DYNAMICS", "Movement", "Recipe", "TrainResult", "evaluate", "evaluate_mean", "make_dynamic", "train"]
+__all__ = [
+    "DYNAMICS",
+    "Movement",
+    "Recipe",
+    "TrainResult",
+    "evaluate",
+    "evaluate_mean",
+    "make_dynamic",
+    "n_epochs",
+    "train",
+]

@@ -138,17 +138,17 @@ def train(
         saved = load_checkpoint(checkpoint, network, optimizer, training, moving) or saved
     history, best = saved.history, saved.best
     n_steps = plan.n_steps if moving is None else moving.n_steps
-    n_epochs = plan.n_epochs(n_steps)
+    last = plan.n_epochs(n_steps)
     rate = learning_rate_at if movement is None else movement.method.learning_rate
     with held:
-        for epoch in range(len(history), n_epochs):
+        for epoch in range(len(history), last):
             steps = range(epoch * plan.steps_per_epoch, min((epoch + 1) * plan.steps_per_epoch, n_steps))
             rates = [rate(recipe, step, plan.n_steps) for step in steps]
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
                 loss = _train_epoch(network, data, recipe, plan, optimizer, epoch, seed, rates, images)
             entry = {"epoch": epoch + 1.0, "train_loss": loss, **_seen(moving, history)}
             with moving.shipped() if moving is not None else nullcontext():
-                if validate_every_epoch or keep_best or epoch + 1 == n_epochs:
+                if validate_every_epoch or keep_best or epoch + 1 == last:
                     entry.update(evaluate(network, data, data.validation, recipe.precision))
                 history.append(entry)
                 member = 0 if moving is None else moving.member
@@ -156,7 +156,7 @@ def train(
                     best[member] = (entry, {name: tensor.clone() for name, tensor in network.state_dict().items()})
             if on_epoch is not None:
                 on_epoch(entry)
-            if checkpoint is not None and epoch + 1 < n_epochs:
+            if checkpoint is not None and epoch + 1 < last:
                 save_checkpoint(checkpoint, network, optimizer, Checkpoint(history, best), training, moving)
     model.train()
     members = [best[number] for number in sorted(best)]
@@ -172,6 +172,15 @@ def train(
         tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), tuple(members),
         None if moving is None else moving.masks, None if moving is None else moving.dense_steps,
     )  # fmt: skip
+
+
+def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, masks: Masks | None = None) -> int:
+    """How many entries the history of a training has: more than the recipe's epochs where that is repeated."""
+    plan = Plan.of(recipe, n_train)
+    if movement is None:
+        return plan.n_epochs(plan.n_steps)
+    start = 1.0 if masks is None else masks.density
+    return plan.n_epochs(movement.method.length(plan.n_steps, start, movement.density))
 
 
 def _moving(

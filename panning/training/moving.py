@@ -377,6 +377,11 @@ def _check(problem: Problem, optimizer: Optimizer, method: Dynamic, density: flo
         )
     parameters = dict(problem.model.named_parameters())
     check_held({name: parameters[name] for name in problem.layout.names}, (optimizer,))
+    check_start(problem, method, density, start)
+
+
+def check_start(problem: Problem, method: Dynamic, density: float, start: Tensor) -> None:
+    """Raise MaskError if the method cannot come from the flat mask ``start`` to this density."""
     n_start, n_final = int(start.sum()), n_kept_at(density, problem.layout.n_prunable)
     if method.prunes_units:
         return
