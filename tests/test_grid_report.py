@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panning.benchmark import fidelity, grid_report
+from panning.benchmark import fidelity, grid_pictures, grid_report
+from panning.benchmark.cells import check_cell
 from panning.benchmark.statistics import difference, holm, interval, ranks
 from panning.cli import main
 from panning.errors import PanningError
 from panning.pruners.actions import ActionSpec
 from panning.records import RunRecord, canonical_json, content_key
 from panning.tasks import TaskSpec
-from panning.training import Recipe
+from panning.training import Recipe, make_dynamic
 
 TASK = TaskSpec(model="mlp", data="digits").model_dump(mode="json")
 RECIPE = Recipe(epochs=3).model_dump(mode="json")
@@ -376,3 +377,57 @@ def test_epochs_of_the_full_training_are_short_trainings_too() -> None:
     assert {f.training for f in found} == {"the first 1 epochs of it", "the first 2 epochs of it"}
     assert [f.share for f in found if f.judge == "accuracy"] == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
     assert "| training loss |" in fidelity.markdown(grid(densities=(0.05,)))
+
+
+def moving(seed: int, all_alive: bool = False, **change: Any) -> RunRecord:
+    """A cell of IMP whose masks halve every two epochs, a tenth of what they keep dead, or none with all-alive."""
+    by = {"dynamic": {"name": "imp", "options": make_dynamic("imp").model_dump(mode="json")}}
+    record = cell("imp", 0.8, seed, 0.25, by=by, all_alive=all_alive, **change)
+    share = 1.0 if all_alive else 0.9
+    history = [
+        {"epoch": float(2 * i + j + 1), "train_loss": 0.1, "accuracy": 0.7 + 0.01 * i + 0.1 * j + 0.01 * seed, "loss": 1.0,
+         "density": density, "effective_density": density * share, "n_grown": 0.0}
+        for i, density in enumerate((1.0, 0.5, 0.25)) for j in (0, 1)
+    ]  # fmt: skip
+    return replace(record, metrics={**record.metrics, "history": history, "train_epochs": 1.5})
+
+
+def test_the_course_of_falling_densities_is_the_end_of_each() -> None:
+    records = [cell(None, 0.9, seed) for seed in range(2)] + [moving(seed) for seed in range(2)]
+    records += [moving(seed, all_alive=True) for seed in range(2)]
+    (table,) = grid_report.tables([check_cell(record) for record in records])
+    plain = next(row for row in table.rows if row.method == "IMP (rate rewinding)")
+    course = grid_pictures._course(plain)
+    assert list(course) == [1.0, 0.5, 0.25]
+    assert [value for value, _ in course[0.25]] == pytest.approx([0.1, 0.1])
+    assert [value for _, value in course[0.5]] == pytest.approx([0.81, 0.82])
+    lines = {line.name: line for line in grid_pictures._lines(table)}
+    assert lines["IMP (rate rewinding)"].colour == lines["IMP (rate rewinding) + all-alive"].colour
+    assert [line.is_dashed for line in lines.values()] == ["all-alive" in name for name in lines]
+    assert grid_pictures.course_picture(table) is not None
+    (static,) = grid_report.tables(grid((0.05,), 2))
+    assert grid_pictures.course_picture(static) is None
+
+
+def test_the_training_counts_by_multiply_adds_where_every_row_knows_them() -> None:
+    known = [replace(record, metrics={**record.metrics, "train_epochs": 3.0}) for record in grid((0.25,), 1)[:1]]
+    (table,) = grid_report.tables([*known, moving(0)])
+    (row,) = table.rows
+    assert table.whole_cost(row) == pytest.approx(sum(table.cost(row)) - 3.0 + 1.5)
+    assert (
+        dict(zip(grid_report.COLUMNS, grid_report._cells(table, row), strict=True))[
+            "training multiply-adds, dense epochs"
+        ]
+        == "1.500"
+    )
+    (table,) = grid_report.tables([*grid((0.25,), 1), moving(0)])
+    row = next(row for row in table.rows if row.method == "IMP (rate rewinding)")
+    assert table.whole_cost(row) == sum(table.cost(row))
+    assert "training multiply-adds" in grid_report.markdown([*grid((0.25,), 1), moving(0)])
+    assert "training multiply-adds, dense" not in grid_report.markdown(grid((0.25,), 1))
+
+
+def test_the_short_table_may_show_some_methods_only() -> None:
+    (table,) = grid_report.tables(grid())
+    _, lines = grid_report.short_cells(table, ["SNIP", "random (ERK)"])
+    assert sorted(line[0] for line in lines) == ["SNIP", "random (ERK)"]

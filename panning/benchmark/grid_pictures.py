@@ -1,0 +1,195 @@
+"""Pictures of a grid, from its tables."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from panning.benchmark.grid_tables import Row, Table
+from panning.benchmark.statistics import interval
+from panning.pictures import figure, png
+
+#: Colours of the rows that one looks for. In a table of many others those are grey: there is no telling them apart.
+COLOURS = {
+    "panning (agent)": "tab:red", "panning (agent) + all-alive": "tab:pink", "staged Panning": "tab:orange",
+    "SynFlow": "tab:blue", "SynFlow (shuffled, as many alive)": "tab:cyan", "SNIP": "tab:green", "GraSP": "tab:olive",
+    "magnitude": "tab:brown", "random (ERK)": "tab:purple",
+}  # fmt: skip
+OTHERS = "other methods"
+#: Where methods are as few as these.
+FEW = [f"tab:{c}" for c in ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan")]
+ALIVE = " + all-alive"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method's rows, by falling density, and how they are drawn; without a colour as one of the others."""
+
+    name: str
+    rows: list[Row]
+    colour: str | None
+    is_dashed: bool
+
+    @property
+    def style(self) -> dict[str, Any]:
+        return {
+            "color": self.colour or "0.8", "label": self.name if self.colour else OTHERS,
+            "linewidth": 1.8 if self.colour else 0.8, "linestyle": "--" if self.is_dashed else "-",
+        }  # fmt: skip
+
+
+def _lines(table: Table) -> list[Line]:
+    """Grey ones first, so that they lie below. Few methods have a colour each, one with all-alive its method's, dashed."""
+    by_method: dict[str, list[Row]] = defaultdict(list)
+    for row in table.rows:
+        if row.good:
+            by_method[row.method].append(row)
+    few = dict.fromkeys(name.removesuffix(ALIVE) for name in by_method)
+    own = dict(zip(few, FEW, strict=False)) if len(few) <= len(FEW) else {}
+    lines = []
+    for name, rows in by_method.items():
+        base = name.removesuffix(ALIVE)
+        colour = own[base] if own else COLOURS.get(name)
+        lines.append(Line(name, rows, colour, bool(own) and base != name and base in by_method))
+    order = list(COLOURS)
+    return sorted(
+        lines, key=lambda line: (line.colour is not None, order.index(line.name) if line.name in order else -1)
+    )
+
+
+def _legend(panels: Sequence[Any], fontsize: int) -> None:
+    """Beside the last panel, each name once, the greys' last: a method may have no point in some panel."""
+    shown = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    names = sorted(shown, key=lambda name: name == OTHERS)
+    if names:
+        panels[-1].legend(
+            [shown[n] for n in names], names, fontsize=fontsize, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+        )
+
+
+def accuracy_picture(table: Table) -> bytes:
+    """Accuracy against effective compression, with 95 % bands: a mask with dead weights is as sparse as its live ones."""
+    whole, (axes,) = figure(1, width=7.0, height=4.6)
+    for line in _lines(table):
+        alive = [row for row in line.rows if min(row.of_masks("effective_density")) > 0]
+        if not alive:
+            continue
+        x = [1.0 / statistics.fmean(row.of_masks("effective_density")) for row in alive]
+        values = [100 * np.array(list(row.values("test_accuracy").values())) for row in alive]
+        axes.plot(x, [v.mean() for v in values], marker="o", markersize=3, **line.style)
+        bounds = [interval(v) for v in values]
+        if line.colour and not any(math.isnan(low) for low, _ in bounds):
+            axes.fill_between(x, *zip(*bounds, strict=True), color=line.colour, alpha=0.15)
+    axes.axhline(100 * table.dense.mean("test_accuracy"), linestyle="--", color="black", linewidth=0.8, label="dense")
+    axes.set_xscale("log")
+    axes.set_xlabel("effective compression (all weights / alive weights)")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(table.title)
+    axes.grid(alpha=0.3)
+    _legend([axes], fontsize=7)
+    return png(whole)
+
+
+def rank_picture(table: Table) -> bytes | None:
+    """The critical-difference diagram: methods that a bar joins are not told apart (Demsar 2006; Nemenyi's test)."""
+    if (found := table.ranks) is None:
+        return None
+    import pandas as pd
+    from scikit_posthocs import critical_difference_diagram
+
+    whole, (axes,) = figure(1, width=9.0, height=1.6 + 0.2 * len(found.names))
+    critical_difference_diagram(
+        dict(zip(found.names, found.mean_ranks, strict=True)),
+        pd.DataFrame(found.p_pairs, index=list(found.names), columns=list(found.names)), ax=axes,
+        label_props={"fontsize": 7},
+    )  # fmt: skip
+    axes.set_title(f"{table.title}: mean rank over {found.n_blocks} pairs of density and seed", fontsize=9)
+    return png(whole)
+
+
+def layer_picture(table: Table) -> bytes | None:
+    """Density of each layer, one panel a density."""
+    if not (densities := table.densities):
+        return None
+    whole, panels = figure(len(densities), width=3.4, height=3.6)
+    for axes, density in zip(panels, densities, strict=True):
+        for line in _lines(table):
+            for row in (r for r in line.rows if r.density == density and line.colour):
+                layers = dict(next(iter(row.good.values()))["layer_densities"])
+                axes.plot(
+                    range(len(layers)), [max(d, 1e-6) for d in layers.values()], marker="o", markersize=3, **line.style
+                )
+                axes.set_xticks(
+                    range(len(layers)), [n.removesuffix(".weight") for n in layers], rotation=60, fontsize=6
+                )
+        axes.set_yscale("log")
+        axes.set_title(f"density {density:g}", fontsize=9)
+    panels[0].set_ylabel("density of the layer")
+    _legend(panels, fontsize=6)
+    return png(whole)
+
+
+def cost_picture(table: Table) -> bytes | None:
+    """Accuracy against what it cost to come by, search and scoring included, one panel a density."""
+    if not (densities := table.densities):
+        return None
+    whole, panels = figure(len(densities), width=3.4, height=3.6)
+    for axes, density in zip(panels, densities, strict=True):
+        for line in _lines(table):
+            for row in (r for r in line.rows if r.density == density):
+                size, marker = 24 if line.colour else 10, "^" if line.is_dashed else "o"
+                style = {"color": line.style["color"], "label": line.style["label"], "s": size, "marker": marker}
+                axes.scatter([table.whole_cost(row)], [100 * row.mean("test_accuracy")], **style)
+        shown = [table.whole_cost(row) for row in table.at(density) if row.good]
+        if shown and min(shown) > 0 and max(shown) > 10 * min(shown):
+            axes.set_xscale("log")  # on less than a decade its ticks run into each other
+        axes.set_xlabel("cost, dense epochs")
+        axes.set_title(f"density {density:g}", fontsize=9)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy, %")
+    _legend(panels, fontsize=6)
+    return png(whole)
+
+
+def course_picture(table: Table) -> bytes | None:
+    """Of methods whose density falls as they train: the share of dead weights, and accuracy, on the way."""
+    courses = {line.name: (line, _course(min(line.rows, key=lambda row: row.density))) for line in _lines(table)}
+    courses = {name: (line, course) for name, (line, course) in courses.items() if len(course) > 2}
+    if not courses:
+        return None
+    whole, (dead, accuracy) = figure(2, width=4.6, height=4.0)
+    for line, course in courses.values():
+        compression = [1.0 / density for density in course]
+        for axes, number in ((dead, 0), (accuracy, 1)):
+            values = [100 * statistics.fmean(point[number] for point in points) for points in course.values()]
+            axes.plot(compression, values, marker="o", markersize=3, **line.style)
+    for axes, label in ((dead, "dead weights among the kept, %"), (accuracy, "validation accuracy, %")):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("compression (all weights / kept weights)")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    dead.set_title(table.title, fontsize=9)
+    _legend([dead, accuracy], fontsize=7)
+    return png(whole)
+
+
+def _course(row: Row) -> dict[float, list[tuple[float, float]]]:
+    """Density -> (share of dead weights, validation accuracy) of the last epoch at it, one a seed; densities fall."""
+    found: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    for metrics in row.good.values():
+        last = {entry["density"]: entry for entry in metrics["history"] if "density" in entry and "accuracy" in entry}
+        for density, entry in last.items():
+            found[density].append((1.0 - entry["effective_density"] / density, entry["accuracy"]))
+    return dict(sorted(found.items(), reverse=True))
+
+
+PICTURES = {
+    "accuracy": accuracy_picture, "ranks": rank_picture, "layers": layer_picture, "cost": cost_picture,
+    "course": course_picture,
+}  # fmt: skip
