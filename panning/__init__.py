@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from panning.export.files import load_compact, save_compact
     from panning.maskfile import load_masks, save_masks
     from panning.masks import Masks, apply_masks
+    from panning.training.dynamics import make_dynamic
+    from panning.training.moving import MovingMasks
 
 __all__ = [
     "Masks",
+    "MovingMasks",
     "PanningError",
     "apply_masks",
     "compact",
     "enforce_masks",
     "load_compact",
     "load_masks",
+    "make_dynamic",
     "move_masks",
     "prune",
     "save_compact",
@@ -40,12 +44,14 @@ __all__ = [
 
 _HOMES = {
     "Masks": "panning.masks",
+    "MovingMasks": "panning.training.moving",
     "PanningError": "panning.errors",
     "apply_masks": "panning.masks",
     "compact": "panning.export",
     "enforce_masks": "panning.enforce",
     "load_compact": "panning.export.files",
     "load_masks": "panning.maskfile",
+    "make_dynamic": "panning.training.dynamics",
     "move_masks": "panning.api",
     "prune": "panning.api",
     "save_compact": "panning.export.files",

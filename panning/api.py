@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from panning import flow
 from panning.connectivity import Connectivity, report
+from panning.enforce import unwrapped
 from panning.errors import DataError, DensityError, MaskError, ModelError
 from panning.layout import prunable_layout
 from panning.masks import Masks, check_masks_fit
@@ -138,9 +139,9 @@ def move_masks(
     Masks follow the optimizer's steps; between two steps the model holds the weights that its next forward pass runs with.
 
     Args:
-        model: at its initial weights, as it was given to ``optimizer``; inside DistributedDataParallel pass what is inside.
-        optimizer: one that holds every prunable parameter; stepped without a closure.
-        method: a row of ``panning.training.DYNAMICS``, or one with other numbers (``panning.training.make_dynamic``).
+        model: at its initial weights, bare or inside DistributedDataParallel, ``torch.compile`` and the like.
+        optimizer: one that holds every prunable parameter, none of them frozen; stepped without a closure.
+        method: a row of ``panning.training.DYNAMICS``, or one with other numbers (``panning.make_dynamic``).
         density: at the end.
         n_steps: of the schedule of learning rates. A method that goes through it several times (IMP) has
             ``moving.n_steps`` in all.
@@ -166,6 +167,7 @@ def move_masks(
         raise MaskError(
             f"{type(chosen).__name__} acts once an epoch: pass steps_per_epoch, or a method with every=STEPS."
         )
+    model = unwrapped(model)
     if masks is not None:
         check_masks_fit(model, masks)
     if masks is not None and (include is not None or exclude):

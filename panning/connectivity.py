@@ -143,6 +143,48 @@ class Connectivity:
                 todo += [source for source, _ in node.next_functions]
         return tuple(max(1, n) for n in uses.values())
 
+    @cached_property
+    def output_layers(self) -> frozenset[str]:
+        """The prunable parameters whose units are the network's outputs: no other layer reads them.
+
+        Told from the graph of one pass: from the output back, up to the first product with a parameter of ``KINDS``.
+        """
+        names = [name for name, _ in self.model.named_parameters() if name in prunable_parameters(self.model)]
+        registered = dict(self.model.named_parameters())
+        with torch.enable_grad():
+            gates = {n: torch.ones_like(registered[n], dtype=torch.float32, requires_grad=True) for n in names}
+            views = {n: gate.view(gate.shape) for n, gate in gates.items()}
+            others = {n: torch.ones_like(p, dtype=torch.float32) for n, p in registered.items() if n not in gates}
+            output = flow.run(self.model, {**others, **views}, self._ones(torch.float32), flow.BOOLEAN, torch.float32)
+        weights: dict[Any, str] = {view.grad_fn: name for name, view in views.items()}
+        readers: dict[Any, list[Any]] = {}  # node -> the nodes that read what it makes
+        end: Any = output.grad_fn
+        todo, seen = [end], {None, end}
+        while todo:
+            node = todo.pop()
+            for source, _ in node.next_functions:
+                readers.setdefault(source, []).append(node)
+                if source not in seen:
+                    seen.add(source)
+                    todo.append(source)
+        products: dict[Any, str] = {}
+        for weight, name in weights.items():
+            reading = list(readers.get(weight, ()))
+            while reading:  # a weight may be reshaped before it is multiplied with
+                node = reading.pop()
+                if sum(source is not None for source, _ in node.next_functions) > 1:
+                    products[node] = name
+                else:
+                    reading += readers.get(node, ())
+        found, todo, seen = set(), [end], {None}
+        while todo:
+            if (node := todo.pop()) in products:
+                found.add(products[node])
+            elif node not in seen:
+                seen.add(node)
+                todo += [source for source, _ in node.next_functions]
+        return frozenset(found)
+
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device

@@ -81,7 +81,11 @@ class MaskEnforcement:
 
     Attributes:
         parameters: the masked ones, by name.
+        trusts_loads: an optimizer's state that is loaded stays as it is until the next step: another mask, to which it
+            belongs, is about to be loaded, too.
     """
+
+    trusts_loads = False
 
     def __init__(self, parameters: dict[str, nn.Parameter], masks: Masks, optimizers: tuple[Optimizer, ...]) -> None:
         self.parameters = parameters
@@ -96,7 +100,7 @@ class MaskEnforcement:
             self._handles += [
                 optimizer.register_step_pre_hook(self._before_step),
                 optimizer.register_step_post_hook(self._after_step),
-                optimizer.register_load_state_dict_post_hook(self._after_step),
+                optimizer.register_load_state_dict_post_hook(self._after_load),
             ]
             self._after_step(optimizer)
         self._clear_gradients()
@@ -114,6 +118,10 @@ class MaskEnforcement:
         """Whether gradients stay whole until the next step, for a method that looks at those of masked weights."""
         for gate in self._gates.values():
             gate.is_open = through
+
+    def _after_load(self, optimizer: Optimizer) -> None:
+        if not self.trusts_loads:
+            self._after_step(optimizer)
 
     def remove(self) -> None:
         """End it: from now on masked weights may learn."""
@@ -209,7 +217,7 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
         raise MaskError(
             f"masks is a {type(masks).__name__}; of a dict of tensors, panning.Masks.from_tensors makes masks."
         )
-    _check_ranks_agree(masks)  # first: a rank that stopped at another error would leave the others waiting
+    check_ranks_agree(masks)  # first: a rank that stopped at another error would leave the others waiting
     optimizers = tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
     if wrong := [one for one in optimizers if not isinstance(one, Optimizer)]:
         raise MaskError(
@@ -233,6 +241,13 @@ def check_held(parameters: Mapping[str, nn.Parameter], optimizers: Iterable[Opti
             f"{len(loose)} masked parameters are in no optimizer, '{loose[0]}' first: pass the optimizers that train "
             "this very model. An optimizer made for a copy, or before the parameters were replaced, trains others."
         )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel, ``torch.compile`` and the like."""
+    while len(children := dict(model.named_children())) == 1 and set(INSIDE) & set(children):
+        (model,) = children.values()
+    return model
 
 
 def _may_learn(parameter: nn.Parameter) -> bool:
@@ -281,7 +296,8 @@ def _bare(model: nn.Module, masks: Masks) -> nn.Module:
     return inner
 
 
-def _check_ranks_agree(masks: Masks) -> None:
+def check_ranks_agree(masks: Masks) -> None:
+    """Raise MaskError if the ranks of a distributed training hold different masks."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     layout = repr((masks.layout.names, masks.layout.shapes)).encode()

@@ -176,8 +176,7 @@ def test_the_best_epoch_on_the_validation_part_is_kept_and_survives_a_resume(tmp
     masks = random_masks(model)
     result = train(model, DATA, recipe, seed=0, masks=masks, keep_best=True)
     accuracies = [entry["accuracy"] for entry in result.history]
-    assert result.best is not None
-    entry, weights = result.best
+    ((entry, weights),) = result.members
     assert entry["accuracy"] == max(accuracies) and entry["epoch"] == 1 + accuracies.index(max(accuracies)) < 6
     assert accuracies[-1] < max(accuracies)  # so that the two differ
     model.load_state_dict(weights)
@@ -191,19 +190,20 @@ def test_the_best_epoch_on_the_validation_part_is_kept_and_survives_a_resume(tmp
     with pytest.raises(KeyboardInterrupt):
         train(network(), DATA, recipe, seed=0, masks=masks, keep_best=True, checkpoint=path, on_epoch=kill)
     resumed = train(network(), DATA, recipe, seed=0, masks=masks, keep_best=True, checkpoint=path)
-    assert resumed.best is not None and resumed.best[0] == entry
-    assert all(torch.equal(weights[name], tensor) for name, tensor in resumed.best[1].items())
+    assert resumed.members[0][0] == entry
+    assert all(torch.equal(weights[name], tensor) for name, tensor in resumed.members[0][1].items())
 
 
 def test_the_best_epoch_of_a_compact_network_comes_back_in_the_original() -> None:
     recipe = RECIPE.model_copy(update={"learning_rate": 0.3, "epochs": 25, "schedule": "constant"})
     model = network()
     result = train(model, DATA, recipe, seed=0, masks=few_units(model), keep_best=True)
-    assert result.best is not None and result.best[0]["epoch"] < 25
+    ((entry, weights),) = result.members
+    assert entry["epoch"] < 25
     last = evaluate(model, DATA, DATA.validation)["accuracy"]
     assert last == pytest.approx(result.final["accuracy"])
-    model.load_state_dict(result.best[1])
-    assert evaluate(model, DATA, DATA.validation)["accuracy"] == pytest.approx(result.best[0]["accuracy"])
+    model.load_state_dict(weights)
+    assert evaluate(model, DATA, DATA.validation)["accuracy"] == pytest.approx(entry["accuracy"])
 
 
 def test_a_network_with_dropout_is_trained_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

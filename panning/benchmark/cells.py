@@ -30,7 +30,7 @@ class _Agent(Config):
     n_rounds: Annotated[int, Field(ge=1)]
     action: ActionSpec
     dynamic: DynamicSpec | None = None
-    members: Annotated[int, Field(ge=1)] = 1
+    members: Annotated[int, Field(ge=1, le=100)] = 1
 
 
 class _CellConfig(Config):
@@ -54,6 +54,12 @@ class _CellConfig(Config):
             _Agent.model_validate_json(json.dumps(by), strict=True)
         elif by is not None:
             Contender.model_validate_json(json.dumps(by), strict=True)
+        if (
+            by is not None
+            and "dynamic" in by
+            and by["dynamic"] != DynamicSpec.model_validate(by["dynamic"]).model_dump(mode="json")
+        ):
+            raise ValueError("a dynamic method stands with all its numbers")
         if (self.policy is not None) != (by is not None and "policy" in by):
             raise ValueError("an agent's row names its policy file, and no other does")
         return self

@@ -22,6 +22,7 @@ from panning.registry import lookup
 from panning.search.jobs import Job, cell_job
 from panning.tasks import DataSource, TaskSpec, check_task_names
 from panning.training import DYNAMICS, Recipe, make_dynamic
+from panning.training.dynamic import Dynamic
 
 
 class DynamicSpec(Config):
@@ -43,6 +44,10 @@ class DynamicSpec(Config):
             return {"name": given["name"], "options": make_dynamic(given["name"], options).model_dump(mode="json")}
         except PanningError as error:
             raise ValueError(str(error)) from None
+
+    @property
+    def method(self) -> Dynamic:
+        return make_dynamic(self.name, self.options)
 
 
 class Contender(Config):
@@ -80,6 +85,8 @@ class Contender(Config):
             raise ValueError("name a method, a policy file or a dynamic method")
         if self.method is None and (self.released or self.control is not None):
             raise ValueError("released and control go with a method")
+        if self.dynamic is not None and self.all_alive and self.dynamic.method.prunes_units:
+            raise ValueError(f"'{self.dynamic.name}' prunes whole units: all_alive does not go with it")
         try:
             row = lookup(PRUNERS, self.method, "method") if self.method is not None else None
             if self.control is not None:

@@ -10,7 +10,7 @@ import typer
 from panning.cli import options, output
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from panning.masks import Masks
     from panning.tasks import Task
@@ -166,7 +166,7 @@ def _movement(
 
     problem = task.problem if masks is None else replace(task.problem, layout=masks.layout)
     first = masks or Masks(problem.layout, first_mask(problem, method, density, DYNAMICS[name]).cpu())
-    check_start(problem, method, density, first.flat)  # before anything is written
+    check_start(problem, method, density, first.flat, all_alive)  # before anything is written
     return Movement(method, problem, density, all_alive), first
 
 
@@ -181,27 +181,15 @@ def _note(entry: dict[str, float]) -> str:
 def _figures(task: Task, recipe: Recipe, masks: Masks | None, result: TrainResult) -> dict[str, Any]:
     from panning.training import evaluate_mean
 
-    networks = [task.problem.model]
-    if len(result.members) > 1:
-        networks = [_network(task.problem.model, weights) for _, weights in result.members]
+    networks = [task.problem.model] if len(result.members) < 2 else result.networks(task.problem.model)
     test = evaluate_mean(networks, task.data, task.data.test_split(), recipe.precision)
-    extra = {} if result.dense_steps is None else {
-        "train_epochs": result.dense_steps * recipe.batch_size / len(task.data.train), "n_networks": len(networks),
-    }  # fmt: skip
     return {
         "test_accuracy": test["accuracy"], "validation_accuracy": result.final["accuracy"],
         "density": 1.0 if masks is None else masks.density,
         "effective_density": 1.0 if masks is None else masks.effective_density(task.problem.model, task.data.input_shape),
-        "images_seen": result.images_seen, "wall_s": result.wall_s, **extra, "history": list(result.history),
+        "images_seen": result.images_seen, "wall_s": result.wall_s, "train_epochs": result.dense_epochs,
+        "n_networks": len(networks), "history": list(result.history),
     }  # fmt: skip
-
-
-def _network(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    import copy
-
-    other = copy.deepcopy(model)
-    other.load_state_dict(weights)
-    return other
 
 
 def _write_networks(

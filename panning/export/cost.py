@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from panning.errors import ModelError
@@ -47,13 +47,29 @@ def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = Non
     return Cost(sum(p.numel() for p in model.parameters()), total, round(total - saved))
 
 
-def multiply_adds(model: nn.Module, input_shape: Sequence[int], names: Iterable[str]) -> tuple[int, dict[str, int]]:
-    """The multiply-adds of one forward pass of one input, and those of the named parameters, which zeros in them save."""
+def multiply_adds(
+    model: nn.Module, input_shape: Sequence[int], names: Iterable[str], inputs: Tensor | None = None
+) -> tuple[int, dict[str, int]]:
+    """The multiply-adds of one forward pass of one input, and those of the named parameters, which zeros in them save.
+
+    Args:
+        inputs: a batch of one; None takes zeros.
+
+    Raises:
+        ModelError: if the network does not run on it.
+    """
     reference = next(model.parameters())
-    inputs = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
+    if inputs is None:
+        inputs = torch.zeros(1, *input_shape, dtype=reference.dtype)
     counter = FlopCounterMode(display=False)
-    with as_it_was(model), _no_fused_attention(), counter, torch.no_grad(), isolated_torch_rng(0):
-        model.eval()(inputs)
+    try:
+        with as_it_was(model), _no_fused_attention(), counter, torch.no_grad(), isolated_torch_rng(0):
+            model.eval()(inputs.to(reference.device))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"The model fails on one input of shape {tuple(inputs.shape[1:])} and {inputs.dtype}: {error}. If its inputs "
+            "are of another kind, pass data."
+        ) from error
     by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     by_layer = {}
     for name in names:

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from panning.connectivity import Connectivity, MaskReport, report
-from panning.errors import DensityError, NonFiniteError, PanningError
-from panning.export.cost import compute_left, cost
+from panning.errors import DensityError, MaskError, NonFiniteError, PanningError
+from panning.export.cost import compute_left
 from panning.maskfile import dump_masks, parse_masks
 from panning.masks import Masks
 from panning.pruners import PruneResult, make_all_alive, prune_problem
@@ -135,7 +135,7 @@ def execute(job: Job) -> Outcome:
     try:
         task = load_task(TaskSpec.model_validate(job.config["task"]), job.config["seed"], job.source)
         return {"prune": _prune, "train": _train, "cell": _cell}[job.kind](job, task)
-    except (NonFiniteError, DensityError) as error:
+    except (NonFiniteError, DensityError, MaskError) as error:
         return Outcome(error=str(error))
     finally:
         torch.set_num_threads(threads)
@@ -236,12 +236,14 @@ def _cell(job: Job, task: Task) -> Outcome:
             return Outcome(_cell_facts(job, one, first) | {"timing": timing}, error=str(error))
     facts = _cell_facts(job, task, networks[0].masks) | {"timing": timing}
     timing["train_s"] = round(sum(network.result.wall_s for network in networks), 3)
+    if not all(network.result.members for network in networks):
+        return Outcome(facts, error="no epoch ended with the masks at their final density")
     figures = _figures(job, task, networks)
     histories = [entry for network in networks for entry in network.result.history]
     if not all(math.isfinite(value) for entry in (figures, *histories) for value in entry.values()):
         return Outcome(facts, error="a loss is not finite")
     if len(networks) > 1 or len(networks[0].result.members) > 1:
-        figures["n_members"] = sum(len(network.result.members) for network in networks)
+        figures["n_members"] = len(networks) if len(networks) > 1 else len(networks[0].result.members)
     return Outcome({**facts, **figures, "history": list(networks[0].result.history)})
 
 
@@ -298,7 +300,8 @@ def _cell_facts(job: Job, task: Task, masks: Masks | None) -> dict[str, Any]:
 def _figures(job: Job, task: Task, networks: list[_Trained]) -> dict[str, Any]:
     """What tables say of a cell's training. Several networks predict by the mean of their probabilities."""
     recipe = Recipe.model_validate(job.config["recipe"])
-    last, best = [network.model for network in networks], _members(networks)
+    last = [network.model for network in networks]
+    best = [one for network in networks for one in network.result.networks(network.model)]
     alone = len(networks) == 1 and len(best) == 1
     final, members = networks[0].result.final, networks[0].result.members
     of_best = members[0][0]["accuracy"]
@@ -309,7 +312,7 @@ def _figures(job: Job, task: Task, networks: list[_Trained]) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "accuracy": final["accuracy"], "loss": final["loss"], "best_epoch": members[-1][0]["epoch"],
         "best_accuracy": of_best, "images_seen": sum(network.result.images_seen for network in networks),
-        "train_epochs": sum(_dense_epochs(task, recipe, network) for network in networks),
+        "train_epochs": sum(network.result.dense_epochs for network in networks),
     }  # fmt: skip
     if job.config["test"]:
         split = task.data.test_split()
@@ -317,23 +320,3 @@ def _figures(job: Job, task: Task, networks: list[_Trained]) -> dict[str, Any]:
         test_of_best = evaluate_mean(best, task.data, split, recipe.precision)["accuracy"]
         figures |= {"test_accuracy": test["accuracy"], "test_loss": test["loss"], "test_accuracy_of_best": test_of_best}
     return figures
-
-
-def _members(networks: list[_Trained]) -> list[nn.Module]:
-    """The networks of the epochs that were best on the validation part."""
-    found = []
-    for network in networks:
-        for _, weights in network.result.members:
-            found.append(copy.deepcopy(network.model))
-            found[-1].load_state_dict(weights)
-    return found
-
-
-def _dense_epochs(task: Task, recipe: Recipe, network: _Trained) -> float:
-    """The multiply-adds of a training, in epochs of the dense network."""
-    if network.result.dense_steps is not None:
-        return network.result.dense_steps * recipe.batch_size / len(task.data.train)
-    of_mask = cost(task.problem.model, task.problem.input_shape, network.masks)
-    return (
-        network.result.images_seen / len(task.data.train) * of_mask.masked_multiply_adds / max(of_mask.multiply_adds, 1)
-    )

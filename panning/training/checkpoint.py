@@ -76,15 +76,24 @@ def load_checkpoint(
         history = _history(facts["history"])
         own = {name: t for name, t in tensors.items() if name.startswith(("model.", "optimizer."))}
         epochs = {int(member): epoch for member, epoch in facts["best"].items()}
-        best = {member: (history[epoch - 1], _take(tensors, f"best.{member}.")) for member, epoch in epochs.items()}
+        best = {
+            m: (history[epoch - 1], _take(tensors, f"best.{m}."))
+            for m, epoch in epochs.items()
+            if epoch <= len(history)
+        }
         prefixes = ("model.", "optimizer.", *(f"best.{member}." for member in epochs), *(["moving."] if moving else []))
         if loose := [name for name in tensors if not name.startswith(prefixes)]:
             raise ValueError(f"{loose[0]} belongs to nothing")
+        if not all(1 <= epoch <= len(history) for epoch in epochs.values()):
+            raise ValueError("its best epochs are not in its history")
+        best = {member: (history[epoch - 1], _take(tensors, f"best.{member}.")) for member, epoch in epochs.items()}
         if any(_kinds(weights) != _kinds(model.state_dict()) for _, weights in best.values()):
             raise ValueError("its best tensors are not those of this network")
         if (moving is None) != (facts["moving"] is None):
             raise ValueError("its masks move, or do not")
         if moving is not None:  # first: what the optimizer's state may hold follows from the mask
+            if facts["moving"]["step"] != min(len(history) * moving.clock.epoch, moving.n_steps):
+                raise ValueError("its masks are of another step")
             moving.load_state_dict({**facts["moving"], "tensors": _take(tensors, "moving.")})
         restore(own, "model.", model, optimizer)
     except (*DAMAGE, MaskError) as error:

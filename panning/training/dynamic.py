@@ -8,7 +8,6 @@ optimizer state of zero, one that is dropped and grown again in the same move ke
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -66,7 +65,10 @@ class View:
 
     Attributes:
         problem: the network with its present weights, for methods that score it anew.
-        start, density: of the mask at the start and at the end of the training.
+        first: the mask that the training was given, flat bool.
+        start, density: of the mask at the start and at the end of the training; of methods that prune units, the shares of
+            those of each hidden layer.
+        hidden: the layers whose units may go, for other layers read them.
         weight: under ``feedback`` the dense ones.
         grad: of the step just done, by the weights that the network ran with, those of masked weights too; None for methods
             that do not ask for it.
@@ -78,8 +80,10 @@ class View:
 
     problem: Problem
     clock: Clock
+    first: Tensor
     start: float
     density: float
+    hidden: tuple[str, ...]
     weight: Tensor
     mask: Tensor
     grad: Tensor | None
@@ -113,7 +117,7 @@ class Move:
     restart: bool = False
 
 
-class Dynamic(Config, ABC):
+class Dynamic(Config):
     """A method that changes masks while a network trains; its fields are its numbers, with the paper's defaults.
 
     Attributes:
@@ -122,7 +126,7 @@ class Dynamic(Config, ABC):
         whole_state: the optimizer follows the whole gradient; masked weights have momentum, though they stay zero.
         skips_step: a step whose gradient decides a move does not move the weights.
         keeps_count: the number of weights never changes.
-        defers: a move waits for the next forward pass in training, so that what is evaluated between two steps is the
+        defers: a move waits for the next forward pass with gradients, so that what is evaluated between two steps is the
             network that was trained.
         counts_epochs: with ``every`` None it must know how many steps an epoch has.
         prunes_units: masks are of whole filters or neurons, and a density is the share of those of each hidden layer.
@@ -141,11 +145,15 @@ class Dynamic(Config, ABC):
 
     @property
     def prunes_units(self) -> bool:
+        """Whole filters and neurons; what the first mask has masked stays so."""
         return False
 
-    @abstractmethod
     def move(self, view: View) -> Move:
         """The next mask."""
+        return Move(view.mask)
+
+    def check(self, clock: Clock) -> None:
+        """Raise MaskError if the method cannot do its work in a training of this length."""
 
     def acts(self, clock: Clock) -> bool:
         """Whether there is a move after ``clock.step`` steps; after the last, only one that ends the method's work."""
@@ -184,7 +192,7 @@ class Dynamic(Config, ABC):
         return int(mask.sum()) == n_final
 
     def attach(self, model: nn.Module, problem: Problem, memory: Memory) -> list[Any]:
-        """Hooks that the network runs with; called once the memory is there, also when a training goes on."""
+        """Hooks that the network runs with; called once the memory is there. They stay when the training has ended."""
         return []
 
     def member(self, clock: Clock) -> int | None:

@@ -10,6 +10,7 @@ gives the same weights, bit for bit on one thread, as one that was never interru
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import math
@@ -27,6 +28,7 @@ from panning.data import ImageData, augment_batch
 from panning.enforce import enforce_masks
 from panning.errors import NonFiniteError
 from panning.export.compaction import CompactResult
+from panning.export.cost import cost
 from panning.image_format import put_channels_last
 from panning.masks import Masks
 from panning.problem import Problem
@@ -70,7 +72,7 @@ class TrainResult:
             of equals; empty if that was not asked for. Some methods (EDST) give several networks. Where masks move, only
             epochs at the final density count.
         masks: the final ones, where masks move.
-        dense_steps: multiply-adds where masks move; see ``MovingMasks``.
+        dense_epochs: the multiply-adds of the training, in passes of the dense network over the training part.
     """
 
     history: tuple[Entry, ...]
@@ -79,12 +81,15 @@ class TrainResult:
     final: Entry = field(default_factory=dict)
     members: tuple[tuple[Entry, dict[str, Tensor]], ...] = ()
     masks: Masks | None = None
-    dense_steps: float | None = None
+    dense_epochs: float = 0.0
 
-    @property
-    def best(self) -> tuple[Entry, dict[str, Tensor]] | None:
-        """The best member."""
-        return max(self.members, key=lambda member: member[0]["accuracy"], default=None)
+    def networks(self, model: nn.Module) -> list[nn.Module]:
+        """A network of the kind of ``model`` for each member, in evaluation mode."""
+        found = []
+        for _, weights in self.members:
+            found.append(copy.deepcopy(model).eval())
+            found[-1].load_state_dict(weights)
+        return found
 
 
 EpochCallback = Callable[[Entry], None]
@@ -170,8 +175,18 @@ def train(
         n_images = min(n_images, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
     return TrainResult(
         tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), tuple(members),
-        None if moving is None else moving.masks, None if moving is None else moving.dense_steps,
+        None if moving is None else moving.masks, _dense_epochs(moving, model, masks, n_images, recipe, data),
     )  # fmt: skip
+
+
+def _dense_epochs(
+    moving: MovingMasks | None, model: nn.Module, masks: Masks | None, n_images: int, recipe: Recipe, data: ImageData
+) -> float:
+    n_train = len(data.train)
+    if moving is not None:
+        return moving.dense_steps * recipe.batch_size / n_train
+    of_mask = cost(model, data.input_shape, masks)
+    return n_images / n_train * of_mask.masked_multiply_adds / max(of_mask.multiply_adds, 1)
 
 
 def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, masks: Masks | None = None) -> int:
@@ -209,7 +224,7 @@ def _seen(moving: MovingMasks | None, history: list[Entry]) -> Entry:
     if moving is None:
         return {}
     facts = moving.report()
-    n_grown = moving.n_grown - sum(entry["n_grown"] for entry in history)
+    n_grown = moving.n_grown - sum(entry.get("n_grown", 0.0) for entry in history)
     return {"density": facts.density, "effective_density": facts.effective_density, "n_grown": float(n_grown)}
 
 

@@ -7,6 +7,7 @@ which are all 0, are drawn among at random: by position, the first inputs of a l
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ def by_layer(scores: Tensor, counts: list[int], layout: Layout, generator: torch
 
 def highest(scores: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """The ``n`` highest scores, drawing lots among equals; flat bool."""
+    if n in (0, scores.numel()):
+        return torch.full_like(scores, n > 0, dtype=torch.bool)
     order = torch.randperm(scores.numel(), generator=generator).to(scores.device)
     chosen = torch.empty_like(scores, dtype=torch.bool)
     chosen[order] = top_k(scores[order], n)
@@ -48,8 +51,18 @@ def noise_like(scores: Tensor, generator: torch.Generator) -> Tensor:
 
 def shares(fraction: float, mask: Tensor, layout: Layout) -> list[int]:
     """``fraction`` of the kept weights of each layer, rounded down; of a layer that keeps all, none: it cannot change."""
-    sizes = zip(layout.counts(mask), layout.sizes, strict=True)
-    return [0 if n == size else int(fraction * n) for n, size in sizes]
+    counts = zip(layout.counts(mask), full_layers(mask, layout), strict=True)
+    return [0 if is_full else int(fraction * n) for n, is_full in counts]
+
+
+def full_layers(mask: Tensor, layout: Layout) -> list[bool]:
+    """Which layers keep all their weights."""
+    return [n == size for n, size in zip(layout.counts(mask), layout.sizes, strict=True)]
+
+
+def free_places(mask: Tensor, layout: Layout) -> list[int]:
+    """How many weights of each layer are masked."""
+    return [size - n for n, size in zip(layout.counts(mask), layout.sizes, strict=True)]
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -57,19 +70,14 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def hidden_units(problem: Problem) -> tuple[str, ...]:
-    """The layers whose units may go: all but the last, whose units are the network's outputs."""
-    return problem.layout.names[:-1]
+def top_units(problem: Problem, weight: Tensor, hidden: Sequence[str], density: float) -> Tensor:
+    """A flat mask of whole units (filters, neurons): of each ``hidden`` layer the share ``density`` with the largest norm.
 
-
-def top_units(problem: Problem, weight: Tensor, density: float) -> Tensor:
-    """A flat mask of whole units (filters, neurons): of each hidden layer the share ``density`` with the largest norm.
-
-    At least one of each stays; the last layer is kept.
+    At least one of each stays; all other layers are kept.
     """
     mask = torch.ones_like(weight, dtype=torch.bool)
     rows, views = problem.by_unit(weight), problem.layout.views(mask)
-    for name in hidden_units(problem):
+    for name in hidden:
         norms = rows[name].norm(dim=1)
         put_units(problem, views, name, top_k(norms, max(1, int(density * len(norms) + 0.5))))
     return mask

@@ -11,9 +11,13 @@ that was taken at the masked ones, and the masked ones are put back after it. No
 
 from __future__ import annotations
 
+import math
+import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -22,14 +26,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from panning.connectivity import Connectivity, MaskReport, report
-from panning.enforce import MaskEnforcement, check_held, enforce_masks
+from panning.enforce import MaskEnforcement, check_held, check_ranks_agree, enforce_masks
 from panning.errors import MaskError, NonFiniteError
-from panning.export.cost import multiply_adds
-from panning.masks import Masks, check_masks_fit, n_kept_at
+from panning.masks import Masks, check_density, n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive
+from panning.records import content_key
 from panning.seeding import torch_generator
 from panning.training.dynamic import Clock, Dynamic, Memory, Move, View
+from panning.training.flat import FlatParameters, MaskCost, check_momentum
 
 #: In the memory: the magnitude that a masked weight had when it was last kept, by which all-alive pruning revives.
 LAST = "last magnitude"
@@ -40,10 +45,14 @@ REMEMBERED = "network."
 class MovingMasks:
     """One method, one network and one optimizer; see ``panning.move_masks``. Also a context manager that ends it.
 
+    Pickled or deep-copied in one object with the network and the optimizer, it goes on with those copies; a copy of the
+    network alone is free.
+
     Attributes:
         method: a row's, or one with other numbers.
         clock: where the training stands.
-        mask: flat bool.
+        first: the first mask, flat bool, before the method had its say.
+        mask: the present one, flat bool.
         dense_steps: the multiply-adds of all steps so far, in steps of the dense network. A step is a forward pass, the
             gradient by the activations and that by the weights, a third each; of the last, methods that look at masked
             weights need all.
@@ -61,48 +70,89 @@ class MovingMasks:
         n_steps: int,
         epoch: int,
         all_alive: bool = False,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
             problem: the network, which is trained, at its dense initial weights.
             start: flat bool, the first mask.
             n_steps, epoch: as in ``Clock.schedule`` and ``Clock.epoch``.
+            state: of a copy, whose network and optimizer are in that state, too.
 
         Raises:
             MaskError: if the method cannot come from this start to this density, or the optimizer is not of the kind.
+            DensityError: if no mask of this density can be all alive, where that is asked for.
         """
+        check_density(density)
         self.problem = problem
         self.optimizer = optimizer
         self.method = method
         self.density = density
-        self.all_alive = all_alive and not method.prunes_units
-        self._parameters: list[Tensor] = list(
-            check_masks_fit(problem.model, Masks(problem.layout, start.cpu())).values()
-        )
-        _check(problem, optimizer, method, density, start)
-        self.start = int(start.sum()) / problem.layout.n_prunable
+        self.all_alive = all_alive
+        self.start = 1.0 if method.prunes_units else int(start.sum()) / problem.layout.n_prunable
         self.clock = Clock(0, method.length(n_steps, self.start, density), n_steps, epoch)
-        self.mask = start.to(self._parameters[0].device)
+        self._connectivity = Connectivity.of(problem)
+        self._check(start)
+        self._flat = FlatParameters(problem)
+        self._cost = MaskCost.of(problem)
+        self.first = self.mask = start.to(self._flat.device)
         self.memory: Memory = {}
         self.dense_steps = 0.0
         self.n_grown = 0
-        self._connectivity = Connectivity.of(problem)
-        self._total, by_layer = multiply_adds(problem.model, problem.input_shape, problem.layout.names)
-        self._by_layer = list(by_layer.values())
-        self._dense = self._read().clone() if method.holds == "feedback" else None
+        self._dense = self._flat.read() if method.holds == "feedback" else None
         self._grad: Tensor | None = None
-        with torch.no_grad():
-            self._put(self._view(), method.begin(self._view()))
-            self._remember()
-        self._handles: list[Any] = [optimizer.register_step_pre_hook(self._before_step)]
+        self._due: Clock | None = None  # a move that waits for the next forward pass
+        self._is_skipped = False
+        if state is not None:
+            self._take(state)
+        self._mask_cost, self._first_cost = self._cost.share(self.mask), self._cost.share(self.first)
+        if state is None:
+            with torch.no_grad():
+                self._put(self._view(self.clock), method.begin(self._view(self.clock)))
+                self._remember()
+        self._begun = {name: (tensor.dtype, tensor.shape) for name, tensor in self.memory.items()}
+        self._handles: list[Any] = []
         self._enforcement: MaskEnforcement | None = None
-        if method.holds == "zero" and not method.whole_state:
-            self._enforcement = enforce_masks(problem.model, self.masks, optimizer)
+        self._register()
+
+    def _register(self) -> None:
+        """The hooks: what a method is to see of a gradient, before the enforcement clears it; what follows a step, after."""
+        model, optimizer = self.problem.model, self.optimizer
+        self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+        if self.method.holds == "zero" and not self.method.whole_state:
+            self._enforcement = enforce_masks(model, self.masks, optimizer)
+            self._enforcement.trusts_loads = True
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
-        self._handles.append(problem.model.register_forward_pre_hook(self._before_forward))
-        self._is_due = False
+        if self.method.defers:
+            self._handles.append(model.register_forward_pre_hook(_BeforeForward(self)))
+        self.method.attach(model, self.problem, self.memory)
+        _MOVING[model] = weakref.ref(self)
         self._prepare()
-        self.attached = method.attach(problem.model, problem, self.memory)
+
+    def _check(self, start: Tensor) -> None:
+        """Raise what is wrong before anything is changed."""
+        model, optimizer, method = self.problem.model, self.optimizer, self.method
+        if not isinstance(optimizer, Optimizer):
+            raise MaskError(
+                f"A {type(optimizer).__name__} is no torch.optim.Optimizer; of a trainer's wrapper pass what is inside."
+            )
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise MaskError(
+                "LBFGS evaluates the network several times a step, between which no mask can move; use SGD or Adam."
+            )
+        if (other := _MOVING.get(model)) is not None and other() is not None:
+            raise MaskError("The masks of this network move already: call finish() of what move_masks gave before.")
+        masks = Masks(self.problem.layout, start.cpu())
+        check_ranks_agree(masks)
+        registered = dict(model.named_parameters())
+        prunable = {name: registered[name] for name in masks}
+        check_held(prunable, (optimizer,))
+        if frozen := [name for name, parameter in prunable.items() if not parameter.requires_grad]:
+            raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
+        if method.whole_state:
+            check_momentum(optimizer)
+        check_start(self.problem, method, self.density, start, self.all_alive)
+        method.check(self.clock)
 
     # What users look at
 
@@ -130,30 +180,46 @@ class MovingMasks:
     @contextmanager
     def shipped(self) -> Iterator[None]:
         """Within, the network is what would be shipped now: masked, where the next step runs or learns without a mask."""
-        if self.method.holds == "zero":
+        if self.method.holds == "zero" or not self._handles:
             yield
             return
-        now = self._read().clone()
-        self._write(self._shipped_weights())
+        self._adopt()
+        now = self._flat.read()
+        self._flat.write(self._shipped_weights())
         try:
             yield
         finally:
-            self._write(now)
+            self._flat.write(now)
 
     def finish(self) -> Masks:
-        """End it: the network is what is shipped, the hooks are gone; the final masks. May be called twice."""
-        if self._handles:
-            self._write(self._shipped_weights())
-            for handle in self._handles:
-                handle.remove()
-            self._handles.clear()
-            if self._enforcement is not None:
-                self._enforcement.remove()
+        """End it: the network is what is shipped, the hooks are gone; the final masks. May be called twice.
+
+        Warns where the training has not come to its final density yet.
+        """
+        if self._handles and self.member is None:
+            warnings.warn(
+                f"Masks stopped moving after {self.clock.step} of {self.n_steps} steps, at density "
+                f"{self.masks.density:.4g}, which was to become {self.density:g}.",
+                stacklevel=2,
+            )
+        self._end()
         return self.masks
+
+    def _end(self) -> None:
+        if not self._handles:
+            return
+        self._adopt()
+        self._flat.write(self._shipped_weights())
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._enforcement is not None:
+            self._enforcement.remove()
+        _MOVING.pop(self.problem.model, None)
 
     def dense_weights(self) -> dict[str, Tensor]:
         """Under feedback the dense weights by name, of others the network's own; copies."""
-        flat = self._read() if self._dense is None else self._dense
+        flat = self._flat.read() if self._dense is None else self._dense
         return {name: view.clone() for name, view in self.problem.layout.views(flat).items()}
 
     def __enter__(self) -> MovingMasks:
@@ -162,154 +228,241 @@ class MovingMasks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish()
+        if error is None:
+            self.finish()
+        self._end()
 
-    # Checkpoints
+    # Checkpoints and copies
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that ``load_state_dict`` needs beside the states of model and optimizer: tensors and three numbers."""
+        """Everything that ``load_state_dict`` needs beside the states of model and optimizer: tensors, text and numbers."""
         tensors = {"mask": self.mask, **{f"memory.{name}": tensor for name, tensor in self.memory.items()}}
         if self._dense is not None:
             tensors["dense"] = self._dense
-        if self._is_due and self._grad is not None:
+        if self._due is not None and self._grad is not None:
             tensors["grad"] = self._grad
         return {
+            "method": self._name, "step": self.clock.step, "due": None if self._due is None else self._due.step,
+            "dense_steps": self.dense_steps, "n_grown": self.n_grown,
             "tensors": {name: tensor.clone() for name, tensor in tensors.items()},
-            "step": self.clock.step, "dense_steps": self.dense_steps, "n_grown": self.n_grown,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a ``state_dict``. Load it before those of model and optimizer, whose masked places follow this mask.
+        """Go on from a ``state_dict``; those of model and optimizer are loaded beside it, before or after.
 
         Raises:
             MaskError: if it is not one of this method and network; nothing has changed then.
         """
-        tensors = dict(state["tensors"])
-        size, step = self.mask.shape, state["step"]
-        if type(step) is not int or not 0 <= step <= self.clock.n_steps:
-            raise MaskError(f"This state is of step {step!r}, and this training has {self.clock.n_steps}.")
-        clock = replace(self.clock, step=step)
-        is_due = self.method.defers and step > 0 and self.method.acts(clock)
-        wanted = {"mask"} | ({"dense"} if self._dense is not None else set())
-        wanted |= {"grad"} if is_due and self.method.wants_gradient else set()
-        flat = {name: tensor for name, tensor in tensors.items() if not name.startswith("memory.")}
-        if set(flat) != wanted or any(t.shape != size for t in flat.values()) or flat["mask"].dtype != torch.bool:
+        if not self._handles:
+            raise MaskError("These moving masks have ended; make new ones to go on.")
+        if not self._is_state(state):
             raise MaskError("This state is not one of these moving masks: it belongs to another method or network.")
-        device = self.mask.device
-        self.mask = tensors["mask"].to(device)
-        self.memory.clear()  # in place: attached hooks hold it
-        self.memory.update(
-            {n.removeprefix("memory."): t.to(device) for n, t in tensors.items() if n.startswith("memory.")}
-        )
-        self._dense = tensors["dense"].to(device) if self._dense is not None else None
-        self._grad = tensors["grad"].to(device) if "grad" in tensors else None
-        self.clock, self._is_due = clock, is_due
-        self.dense_steps, self.n_grown = float(state["dense_steps"]), int(state["n_grown"])
+        self._take(state)
+        self._mask_cost = self._cost.share(self.mask)
         if self._enforcement is not None:
             self._enforcement.change(self.masks)
         elif self._dense is not None:
-            self._write(self._running_weights())
+            self._flat.write(self._running_weights())
         self._prepare()
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        tensors, device = state["tensors"], self._flat.device
+        home = {name: tensor.device for name, tensor in self.memory.items()}
+        self.mask = tensors["mask"].to(device)
+        self.memory.clear()  # in place: hooks of a method hold it
+        for name, tensor in tensors.items():
+            if name.startswith("memory."):
+                own = name.removeprefix("memory.")
+                self.memory[own] = tensor.to(home.get(own, device))
+        self._dense = tensors["dense"].to(device).clone() if self._dense is not None else None
+        self._grad = tensors["grad"].to(device) if "grad" in tensors else None
+        self.clock = replace(self.clock, step=state["step"])
+        self._due = None if state["due"] is None else replace(self.clock, step=state["due"])
+        self.dense_steps, self.n_grown = float(state["dense_steps"]), state["n_grown"]
+
+    @property
+    def _name(self) -> str:
+        """What two states must agree in: of another method or network, the tensors mean something else."""
+        method = [type(self.method).__name__, self.method.model_dump(mode="json"), self.density, self.all_alive]
+        length = [self.n_steps, self.clock.schedule, self.clock.epoch, self.problem.seed]
+        return content_key([*method, *length, self.problem.layout.names, self.problem.layout.shapes])
+
+    def _is_state(self, state: Mapping[str, Any]) -> bool:
+        try:
+            tensors, due = state["tensors"], state["due"]
+            flat = {name: tensor for name, tensor in tensors.items() if not name.startswith("memory.")}
+            wanted = {"mask", *(["dense"] if self._dense is not None else [])}
+            wanted |= {"grad"} if due is not None and self.method.wants_gradient else set()
+            numbers = [state["step"], state["n_grown"], *([] if due is None else [due])]
+            return (
+                state["method"] == self._name
+                and all(type(n) is int and n >= 0 for n in numbers)
+                and math.isfinite(state["dense_steps"])
+                and set(flat) == wanted
+                and all(tensor.shape == self.mask.shape for tensor in flat.values())
+                and flat["mask"].dtype == torch.bool
+                and self._is_memory({n.removeprefix("memory."): t for n, t in tensors.items() if n not in flat})
+            )
+        except (KeyError, TypeError, AttributeError):
+            return False
+
+    def _is_memory(self, loaded: Mapping[str, Tensor]) -> bool:
+        """Whether there is what the method began with, of the same kind (an empty first axis grows), and what may come."""
+        network = {REMEMBERED + name: tensor for name, tensor in self.problem.model.state_dict().items()}
+        wanted = dict(self._begun)
+        if LAST in loaded:
+            wanted[LAST] = (torch.float32, self.mask.shape)
+        if any(name in network for name in loaded):
+            wanted |= {name: (tensor.dtype, tensor.shape) for name, tensor in network.items()}
+        return set(loaded) == set(wanted) and all(
+            loaded[name].dtype == dtype
+            and loaded[name].shape[grows:] == shape[grows:]
+            and loaded[name].dim() == len(shape)
+            for name, (dtype, shape) in wanted.items()
+            for grows in [int(shape[:1] == (0,))]
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self._handles:
+            raise MaskError("Moving masks that have ended cannot be copied; their masks can.")
+        rest = {
+            "density": self.density, "start": self.first, "n_steps": self.clock.schedule, "epoch": self.clock.epoch,
+            "all_alive": self.all_alive, "state": self.state_dict(),
+        }  # fmt: skip
+        return _rebuilt, (self.problem, self.optimizer, self.method, rest)
 
     # A step
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if len(args) > 1 and args[1] is not None or kwargs.get("closure") is not None:
+        if (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None:
             raise MaskError("Moving masks need a step without a closure: call backward, then step().")
+        found_inf = getattr(optimizer, "found_inf", None)  # a GradScaler's, of optimizers that skip the step themselves
+        self._is_skipped = found_inf is not None and bool(found_inf)
+        if self._is_skipped:
+            return
         acts = self._acts_next()
-        whole = self._needs_whole_gradient(acts)
-        runs = 1.0 if self._runs_dense() else self._share_of_compute()
-        self.dense_steps += (2.0 * runs + (1.0 if whole else runs)) / 3.0
+        runs = 1.0 if self._runs_whole() else self._mask_cost if self.method.holds != "free" else self._first_cost
+        self.dense_steps += (2.0 * runs + (1.0 if self._needs_whole_gradient(acts) else runs)) / 3.0
         if acts and self.method.wants_gradient:
-            self._grad = self._read_gradients()
+            self._grad = self._flat.gradients()
         if self._dense is not None:
+            self._adopt()
             if self.method.learns_kept_only(self.clock):
-                for parameter, kept in zip(
-                    self._parameters, self.problem.layout.views(self.mask).values(), strict=True
-                ):
-                    if parameter.grad is not None:
-                        parameter.grad.masked_fill_(~kept, 0.0)
-            self._write(self._dense)
+                self._flat.clear_gradients(self.mask)
+            self._flat.write(self._dense)
         if acts and self.method.skips_step:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = None  # of which optimizers take no notice
+            for parameter in self.problem.model.parameters():
+                parameter.grad = None  # of which optimizers take no notice
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        acts = self._acts_next()
+        if self._is_skipped:
+            return
         self.clock = replace(self.clock, step=self.clock.step + 1)
         if self._dense is not None:
-            torch._foreach_copy_(list(self.problem.layout.views(self._dense).values()), self._parameters)
-        elif self.method.whole_state:
-            self._write(torch.where(self.mask, self._read(), 0.0))
-        if acts and not self.method.defers:
-            self._move()
+            self._flat.read_into(self._dense)
+        elif self.method.whole_state or self.method.holds == "free":
+            self._flat.write(torch.where(self.mask if self.method.whole_state else self.first, self._flat.read(), 0.0))
+        acts, overdue = self.method.acts(self.clock), self._due
+        self._due = self.clock if acts and self.method.defers else None
+        if overdue is not None:  # no forward pass came by that called the network itself
+            self._move(overdue)
+        elif acts and not self.method.defers:
+            self._move(self.clock)
         elif self._dense is not None:
-            self._write(self._running_weights())
-        self._is_due = acts and self.method.defers
+            self._flat.write(self._running_weights())
         self._remember()
         self._prepare()
 
-    @torch.no_grad()
-    def _before_forward(self, model: nn.Module, inputs: Any) -> None:
-        if self._is_due and model.training:
-            self._is_due = False
-            self._move()
+    def runs_itself(self) -> bool:
+        """Whether the network has its own parameters just now."""
+        owner, _, name = self.problem.layout.names[0].rpartition(".")
+        return getattr(self.problem.model.get_submodule(owner), name) is self._flat.parameters[0]
 
-    def _move(self) -> None:
-        view = self._view()
+    @torch.no_grad()
+    def before_forward(self) -> None:
+        """Carry a deferred move out, if there is one."""
+        if (due := self._due) is not None:
+            self._due = None
+            self._move(due)
+
+    def _move(self, clock: Clock) -> None:
+        view = self._view(clock)
         self._put(view, self.method.move(view))
         self._grad = None
 
     def _acts_next(self) -> bool:
         return self.method.acts(replace(self.clock, step=self.clock.step + 1))
 
+    def _runs_whole(self) -> bool:
+        """Whether the network of the next step has all its weights."""
+        return self._dense is not None and self.method.runs_whole(self.clock)
+
     def _needs_whole_gradient(self, acts: bool) -> bool:
         if self.method.holds == "feedback":
             return not self.method.learns_kept_only(self.clock)
-        return self.method.holds == "free" or self.method.whole_state or (acts and self.method.wants_gradient)
+        return self.method.whole_state or (acts and self.method.wants_gradient)
 
     def _prepare(self) -> None:
         """For the next step: let its gradient through if a method is to see it."""
         if self._enforcement is not None:
             self._enforcement.let_gradients_through(self.method.wants_gradient and self._acts_next())
 
-    def _view(self) -> View:
-        weight = self._read() if self._dense is None else self._dense
-        if (layer := self.problem.layout.first_non_finite(weight)) is not None:
-            raise NonFiniteError(
-                f"Layer '{layer}' has NaN or infinite weights at step {self.clock.step}: the training diverged."
-            )
-        if self._grad is not None and (layer := self.problem.layout.first_non_finite(self._grad)) is not None:
-            raise NonFiniteError(f"Layer '{layer}' has a NaN or infinite gradient at step {self.clock.step}.")
+    def _adopt(self) -> None:
+        """What somebody else has written into the running weights (loaded, clipped) is theirs in the dense ones, too."""
+        if self._dense is not None and not self._flat.is_as_written:
+            now = self._flat.read()
+            changed = now != self._running_weights()
+            if not self.method.runs_whole(self.clock):
+                changed &= self.mask
+            self._dense = torch.where(changed, now, self._dense)
+
+    def _view(self, clock: Clock) -> View:
+        weight = self._flat.read() if self._dense is None else self._dense
+        for what, flat in (("weights", weight), ("gradients", self._grad)):
+            if flat is not None and (layer := self.problem.layout.first_non_finite(flat)) is not None:
+                raise NonFiniteError(
+                    f"Layer '{layer}' has NaN or infinite {what} at step {clock.step}: the training diverged."
+                )
         return View(
-            problem=replace(self.problem), clock=self.clock, start=self.start, density=self.density, weight=weight,
-            mask=self.mask, grad=self._grad, learning_rate=float(self.optimizer.param_groups[0]["lr"]),
-            momentum=self._momentum, memory=self.memory,
-            generator=torch_generator(self.problem.seed, "moving masks", self.clock.step),
+            problem=replace(self.problem), clock=clock, first=self.first, start=self.start, density=self.density,
+            hidden=self._hidden, weight=weight, mask=self.mask, grad=self._grad,
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            momentum=lambda: self._flat.momentum(self.optimizer), memory=self.memory,
+            generator=torch_generator(self.problem.seed, "moving masks", clock.step),
         )  # fmt: skip
+
+    @cached_property
+    def _hidden(self) -> tuple[str, ...]:
+        outputs = self._connectivity.output_layers if self.method.prunes_units else frozenset[str]()
+        return tuple(name for name in self.problem.layout.names if name not in outputs)
 
     def _put(self, view: View, move: Move) -> None:
         """Carry a move out."""
         weight = view.weight if move.weight is None else move.weight
         if move.rewind:
             remembered = {n.removeprefix(REMEMBERED): t for n, t in self.memory.items() if n.startswith(REMEMBERED)}
+            if not remembered:
+                raise MaskError(
+                    "There is no network to rewind to: this state was saved before the step it goes back to."
+                )
             self.problem.model.load_state_dict(remembered)
-            weight = self._read()
+            weight = self._flat.read()
         if move.rewind or move.restart:
-            self.optimizer.state.clear()
+            for parameter in self.problem.model.parameters():
+                self.optimizer.state.pop(parameter, None)
         mask = self._revived(view, move) if self.all_alive else move.mask
         self.n_grown += int((mask & ~self.mask).sum())
         self.mask = mask
+        self._mask_cost = self._cost.share(mask)
         if self._dense is not None:
             self._dense = weight.clone()
-            self._write(self._running_weights())
-        else:
-            self._write(torch.where(mask, weight, 0.0))
-            if self.clock.step and self._enforcement is not None:
-                self._enforcement.change(self.masks)
+            self._flat.write(self._running_weights())
+            return
+        self._flat.write(torch.where(mask, weight, 0.0))
+        if view.clock.step and self._enforcement is not None:
+            self._enforcement.change(self.masks)
 
     def _revived(self, view: View, move: Move) -> Tensor:
         """The move's mask without dead weights: their budget goes to the best of the others that can be alive."""
@@ -326,22 +479,6 @@ class MovingMasks:
             for name, tensor in self.problem.model.state_dict().items():
                 self.memory[REMEMBERED + name] = tensor.clone()
 
-    # Weights
-
-    def _read(self) -> Tensor:
-        return torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters])
-
-    def _write(self, flat: Tensor) -> None:
-        with torch.no_grad():
-            torch._foreach_copy_(self._parameters, list(self.problem.layout.views(flat).values()))
-
-    def _read_gradients(self) -> Tensor:
-        grads = (p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters)
-        return torch.cat([grad.reshape(-1) for grad in grads])
-
-    def _momentum(self) -> Tensor:
-        return torch.cat([_step_direction(self.optimizer, parameter).reshape(-1) for parameter in self._parameters])
-
     def _running_weights(self) -> Tensor:
         assert self._dense is not None
         if self.method.runs_whole(self.clock):
@@ -351,41 +488,46 @@ class MovingMasks:
     def _shipped_weights(self) -> Tensor:
         if self._dense is not None:
             return self.method.run_weights(self._dense, self.mask, self.problem, self.memory)
-        return torch.where(self.mask, self._read(), 0.0)
-
-    # Cost
-
-    def _runs_dense(self) -> bool:
-        return self.method.holds == "free" or (self._dense is not None and self.method.runs_whole(self.clock))
-
-    def _share_of_compute(self) -> float:
-        """The multiply-adds of the mask, as a share of the dense network's."""
-        layout = self.problem.layout
-        counts = zip(layout.counts(self.mask), layout.sizes, self._by_layer, strict=True)
-        saved = sum(n_ops * (1.0 - n / size) for n, size, n_ops in counts)
-        return 1.0 - saved / max(self._total, 1)
+        return torch.where(self.mask, self._flat.read(), 0.0)
 
 
-def _check(problem: Problem, optimizer: Optimizer, method: Dynamic, density: float, start: Tensor) -> None:
-    if not isinstance(optimizer, Optimizer):
-        raise MaskError(
-            f"A {type(optimizer).__name__} is no torch.optim.Optimizer; of a trainer's wrapper pass what is inside."
-        )
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise MaskError(
-            "LBFGS evaluates the network several times a step, which masks cannot move between; use SGD or Adam."
-        )
-    parameters = dict(problem.model.named_parameters())
-    check_held({name: parameters[name] for name in problem.layout.names}, (optimizer,))
-    check_start(problem, method, density, start)
+#: The networks whose masks move, so that none is moved twice.
+_MOVING: weakref.WeakKeyDictionary[nn.Module, weakref.ref[MovingMasks]] = weakref.WeakKeyDictionary()
 
 
-def check_start(problem: Problem, method: Dynamic, density: float, start: Tensor) -> None:
-    """Raise MaskError if the method cannot come from the flat mask ``start`` to this density."""
+class _BeforeForward:
+    """The hook of a network; in a copy of the network it does nothing."""
+
+    def __init__(self, moving: MovingMasks | None = None) -> None:
+        self._moving = None if moving is None else weakref.ref(moving)
+
+    @torch.compiler.disable
+    def __call__(self, model: nn.Module, inputs: Any) -> None:
+        moving = None if self._moving is None else self._moving()
+        # A flow (what is alive?) runs the network with other tensors in its parameters' place.
+        if moving is not None and torch.is_grad_enabled() and moving.problem.model is model and moving.runs_itself():
+            moving.before_forward()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _BeforeForward, ()
+
+
+def _rebuilt(problem: Problem, optimizer: Optimizer, method: Dynamic, rest: dict[str, Any]) -> MovingMasks:
+    return MovingMasks(problem, optimizer, method, **rest)
+
+
+def check_start(problem: Problem, method: Dynamic, density: float, start: Tensor, all_alive: bool = False) -> None:
+    """Raise MaskError if the method cannot come from the flat mask ``start`` to this density, DensityError if none can."""
     n_start, n_final = int(start.sum()), n_kept_at(density, problem.layout.n_prunable)
-    if method.prunes_units:
-        return
     name = type(method).__name__
+    if method.prunes_units:
+        if all_alive:
+            raise MaskError(
+                f"{name} prunes whole units, whose weights cannot be given to others: leave all_alive away."
+            )
+        return
+    if all_alive:
+        Connectivity.of(problem).check_reachable(n_final)
     if method.keeps_count and n_start != n_final:
         raise MaskError(
             f"{name} keeps the number of weights: the start has {n_start}, and density {density:g} is {n_final}. Start from "
@@ -395,18 +537,3 @@ def check_start(problem: Problem, method: Dynamic, density: float, start: Tensor
         raise MaskError(
             f"{name} starts from {n_start} weights, and density {density:g} is {n_final}: start from a mask that keeps more."
         )
-
-
-def _step_direction(optimizer: Optimizer, parameter: Tensor) -> Tensor:
-    """The running mean of gradients, as the optimizer steps along it."""
-    state = optimizer.state.get(parameter, {})
-    if (buffer := state.get("momentum_buffer")) is not None:
-        return buffer.detach()
-    if "exp_avg" in state and "exp_avg_sq" in state:
-        mean: Tensor = state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8)
-        return mean
-    if not parameter.requires_grad:
-        return torch.zeros_like(parameter)  # a frozen one
-    raise MaskError(
-        "This method grows where the optimizer's momentum is largest, and it keeps none: use SGD with momentum or Adam."
-    )

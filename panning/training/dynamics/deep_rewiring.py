@@ -3,7 +3,8 @@
 Every weight has a sign for good. After each step the kept weights are drawn to zero and shaken; one that has crossed zero is
 masked, and one of the masked weights of its layer, drawn at random, is kept in its place and starts next to zero.
 
-NOTE: the paper draws the replacement from the whole network, its released code from the same layer, as here.
+NOTE: the paper draws the replacement from the whole network, its released code from the same layer, as here. Layers that
+keep all their weights are left alone.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from panning.training.dynamic import Dynamic, Move, View
-from panning.training.moves import grow, noise_like
+from panning.training.dynamic import Clock, Dynamic, Move, View
+from panning.training.moves import full_layers, grow, noise_like
 
 #: In the memory: +1 or -1 for each weight.
 SIGN = "sign"
@@ -26,7 +26,7 @@ TINY = 1e-12
 class DeepRewiring(Dynamic):
     """
     Attributes:
-        l1: a kept weight shrinks by rate * l1 each step.
+        l1: at each move a kept weight shrinks by rate * l1.
         noise: and is shaken by rate * noise * N(0, 1).
     """
 
@@ -41,18 +41,23 @@ class DeepRewiring(Dynamic):
         view.memory[SIGN] = torch.where(view.weight == 0, drawn, view.weight.sign()).to(torch.int8)
         return Move(view.mask)
 
+    def acts(self, clock: Clock) -> bool:
+        """After the last step, too: what has crossed zero there has no sign to be shipped with."""
+        return clock.step % (self.every or clock.epoch) == 0
+
     def move(self, view: View) -> Move:
         layout, sign = view.layout, view.memory[SIGN]
-        shaken = torch.randn(view.weight.numel(), generator=view.generator).to(view.weight)
-        theta = view.weight * sign + view.learning_rate * (self.noise * shaken - self.l1)
-        kept = view.mask & (theta > 0)
-        full = [n == size for n, size in zip(layout.counts(view.mask), layout.sizes, strict=True)]
-        kept |= view.mask & layout.per_layer([float(f) for f in full], torch.float32).bool().to(kept.device)
+        theta = view.weight * sign - view.learning_rate * self.l1
+        if self.noise:
+            shaken = torch.randn(view.weight.numel(), generator=view.generator).to(view.weight)
+            theta += view.learning_rate * self.noise * shaken
+        full = layout.per_layer([float(is_full) for is_full in full_layers(view.mask, layout)], torch.float32)
+        in_full = full.to(theta.device) > 0  # nothing could take the place of their weights, which learn freely
+        kept = view.mask & ((theta > 0) | in_full)
+        weight = torch.where(in_full, view.weight, sign * torch.where(kept, theta, TINY))
+        if torch.equal(kept, view.mask):
+            return Move(kept, weight)
         counts = [before - after for before, after in zip(layout.counts(view.mask), layout.counts(kept), strict=True)]
-        noise = noise_like(view.weight, view.generator)
-        mask = self._grown(view, kept, counts, noise)
-        return Move(mask, weight=sign * torch.where(kept, theta.clamp(min=TINY), TINY), revival=noise)
-
-    def _grown(self, view: View, kept: Tensor, counts: list[int], noise: Tensor) -> Tensor:
-        """Those just masked come last: they are drawn again only where nothing else is left."""
-        return grow(noise - view.mask.float(), kept, counts, view.layout, view.generator)
+        # Those just masked come last: they are drawn again only where nothing else is left.
+        noise = noise_like(view.weight, view.generator) - view.mask.float()
+        return Move(grow(noise, kept, counts, layout, view.generator), weight, revival=noise)

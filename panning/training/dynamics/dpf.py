@@ -37,18 +37,19 @@ class DPF(Ramp):
     def prunes_units(self) -> bool:
         return self.units
 
-    def is_frozen(self, clock: Clock) -> bool:
-        return self.frozen > 0 and clock.step > (1.0 - self.frozen) * clock.n_steps
+    def _freezes(self, clock: Clock) -> int:
+        """The number of steps whose mask moves; never less than it takes to come to the density."""
+        return max(round((1.0 - self.frozen) * clock.n_steps), self.ends(clock))
 
     def acts(self, clock: Clock) -> bool:
-        return super().acts(clock) and not (self.is_frozen(clock) and clock.step > self.ends(clock))
+        return super().acts(clock) and clock.step <= self._freezes(clock)
 
     def learns_kept_only(self, clock: Clock) -> bool:
-        return self.is_frozen(clock)
+        return clock.step >= self._freezes(clock)
 
     def move(self, view: View) -> Move:
         if self.units:
-            return Move(top_units(view.problem, view.weight, self.density_at(view)))
+            return Move(view.first & top_units(view.problem, view.weight, view.hidden, self.density_at(view)))
         magnitude, n_kept = view.weight.abs(), self.n_kept(view)
         if self.scope == "global":
             return Move(top_k(magnitude, n_kept))

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from panning.errors import MaskError
 from panning.pruners import PRUNERS, prune_problem
 from panning.registry import lookup
 from panning.training.dynamic import Clock, Dynamic, Move, View
@@ -39,6 +40,10 @@ class Early(Dynamic):
 
     def _step(self, clock: Clock) -> int:
         return round(self.after_share * clock.n_steps) if self.after is None else self.after
+
+    def check(self, clock: Clock) -> None:
+        if (step := self._step(clock)) >= clock.n_steps:
+            raise MaskError(f"Pruning after {step} steps never comes in a training of {clock.n_steps}.")
 
     def begin(self, view: View) -> Move:
         return self.move(view) if self._step(view.clock) == 0 else Move(view.mask)

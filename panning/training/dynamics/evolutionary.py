@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from panning.training.dynamic import Dynamic, Move, Share, View
-from panning.training.moves import drop, grow, noise_like, shares
+from panning.training.moves import drop, full_layers, grow, noise_like, shares
 
 
 class SET(Dynamic):
@@ -37,8 +37,6 @@ class SET(Dynamic):
 
     def _largest(self, view: View, some: Tensor) -> Tensor:
         """``some`` weights, all of one sign, without the nearest to zero."""
-        full = [n == size for n, size in zip(view.layout.counts(view.mask), view.layout.sizes, strict=True)]
-        counts = [
-            0 if is_full else n for n, is_full in zip(shares(self.fraction, some, view.layout), full, strict=True)
-        ]
+        parts = zip(shares(self.fraction, some, view.layout), full_layers(view.mask, view.layout), strict=True)
+        counts = [0 if is_full else n for n, is_full in parts]
         return drop(view.weight.abs(), some, counts, view.layout, view.generator)

@@ -5,7 +5,8 @@ EDST, the efficient form: one sparse training explores at the full learning rate
 once, which leaves the place where the last member settled. The members predict together, by the mean of their
 probabilities (``panning.training.evaluate_mean``). DST, the other form, is any row's method run with several seeds.
 
-NOTE: within a refinement the mask stays, and no exchange comes before the first one.
+NOTE: within a refinement the mask stays, and no exchange comes before the first one. A member is the network of the epoch of
+its refinement that was best on the validation part, as in the released code; other methods are judged by their last epoch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from panning.errors import MaskError
 from panning.training.dynamic import Clock, Dynamic, Move, Share, View
 from panning.training.dynamics.rigl import exchange
 from panning.training.recipe import Recipe
@@ -46,7 +48,16 @@ class EDST(Dynamic):
         """The member that step ``step``, counted from 0, refines, and how far it is, in [0, 1)."""
         explored = self._explored(n_steps)
         place = (step - explored) * self.n_members / (n_steps - explored)
-        return int(place), place - int(place)
+        member = min(int(place), self.n_members - 1)
+        return member, place - member
+
+    def check(self, clock: Clock) -> None:
+        refinement = (clock.n_steps - self._explored(clock.n_steps)) / self.n_members
+        if refinement < 1 or (1 < clock.epoch < clock.n_steps and refinement < clock.epoch):
+            raise MaskError(
+                f"EDST's {self.n_members} refinements have {refinement:.1f} steps each, and a member is chosen among the "
+                f"ends of epochs of {clock.epoch} steps: train longer, or for fewer members."
+            )
 
     def learning_rate(self, recipe: Recipe, step: int, n_steps: int) -> float:
         if step < self._explored(n_steps):

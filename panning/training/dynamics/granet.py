@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from panning.training.dynamic import Move, Ramp, Share, View
-from panning.training.moves import cosine, drop, grow, highest
+from panning.training.moves import cosine, drop, full_layers, grow, highest
 
 
 class GraNet(Ramp):
@@ -35,7 +35,7 @@ class GraNet(Ramp):
         magnitude, gradient = view.weight.abs(), view.grad.abs()
         left = highest(magnitude.masked_fill(~view.mask, -torch.inf), self.n_kept(view), view.generator)
         fraction = cosine(self.fraction, self.last_fraction, view.clock.progress)
-        sizes = zip(view.layout.counts(left), view.layout.sizes, strict=True)
-        counts = [0 if n == size else math.ceil(fraction * n) for n, size in sizes]
+        n_left = zip(view.layout.counts(left), full_layers(left, view.layout), strict=True)
+        counts = [0 if is_full else math.ceil(fraction * n) for n, is_full in n_left]
         kept = drop(magnitude, left, counts, view.layout, view.generator)
         return Move(grow(gradient, kept, counts, view.layout, view.generator), revival=gradient)

@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
+from panning.errors import MaskError
 from panning.masks import n_kept_at
 from panning.training.dynamic import Clock, Dynamic, Move, View, n_rounds
 from panning.training.moves import highest
@@ -33,7 +34,7 @@ class IterativeMagnitude(Dynamic):
     defers: ClassVar[bool] = True
 
     rewind: Literal["weights", "rate", "none"] = "rate"
-    kept_each: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    kept_each: Annotated[float, Field(gt=0, le=0.99)] = 0.8
     rewind_to: Annotated[float, Field(ge=0, lt=1)] = 0.0
     fine_tuning_rate: Annotated[float, Field(gt=0)] = 0.01
 
@@ -41,6 +42,12 @@ class IterativeMagnitude(Dynamic):
         """The step of the schedule that rounds after the first begin with, and how many they have."""
         back = round(self.rewind_to * schedule)
         return back, schedule - back
+
+    def check(self, clock: Clock) -> None:
+        if self._round(clock.schedule)[1] < 1:
+            raise MaskError(
+                f"IMP's rounds have no step left of {clock.schedule} when they rewind to {self.rewind_to:g}."
+            )
 
     def length(self, n_steps: int, start: float, density: float) -> int:
         return n_steps + n_rounds(start, density, self.kept_each) * self._round(n_steps)[1]

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from panning.allocation import round_counts
 from panning.training.dynamic import Dynamic, Move, Share, View
-from panning.training.moves import cosine, drop, grow, shares
+from panning.training.moves import cosine, drop, free_places, grow, shares
 
 
 class SparseMomentum(Dynamic):
@@ -37,7 +37,7 @@ class SparseMomentum(Dynamic):
         n_before = layout.counts(view.mask)
         counts = shares(cosine(self.fraction, 0.0, view.clock.progress), view.mask, layout)
         kept = drop(view.weight.abs(), view.mask, counts, layout, view.generator)
-        free = [size - n for n, size in zip(layout.counts(kept), layout.sizes, strict=True)]
+        free = free_places(kept, layout)
         means = [
             float(momentum[part][view.mask[part]].mean()) if n else 0.0
             for part, n in zip(layout.slices(), n_before, strict=True)

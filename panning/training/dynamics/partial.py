@@ -5,12 +5,14 @@ of the core moves the core's weights only. In the end the core, which is what is
 by itself, and so does the whole network (``MovingMasks.dense_weights``).
 
 The core is that of the start's mask; the first units of every hidden layer (a narrower network); or, for ``low_rank``, the
-best approximation of every layer's matrix by one of low rank, whose steps move all weights, as feedback does.
+best approximation of every hidden layer's matrix by one of that share of its rank, whose steps move all weights, as feedback
+does. The last masks nothing: its density is 1, and its steps count as dense ones.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from panning.connectivity import Connectivity
 from panning.problem import Problem
 from panning.training.dynamic import Clock, Dynamic, Holds, Memory, Move, Share, View
-from panning.training.moves import hidden_units, put_units
+from panning.training.moves import put_units
 
 #: In the memory: of each layer's matrix, for ``low_rank``.
 RANKS = "ranks"
@@ -46,15 +48,15 @@ class PartiallyMasked(Dynamic):
         return False
 
     def begin(self, view: View) -> Move:
-        hidden = hidden_units(view.problem)
-        full = [min(shape[0], math.prod(shape[1:])) for shape in view.layout.shapes]
-        named = zip(view.layout.names, full, strict=True)
-        ranks = [max(1, round(view.density * rank)) if name in hidden else rank for name, rank in named]
+        if self.core == "narrow":
+            return Move(view.first & narrow(view.problem, view.hidden, view.density))
+        if self.core == "mask":
+            return Move(view.mask)
+        shapes = zip(view.layout.names, view.layout.shapes, strict=True)
+        full = {name: min(shape[0], math.prod(shape[1:])) for name, shape in shapes}
+        ranks = [max(1, round(view.density * rank)) if name in view.hidden else rank for name, rank in full.items()]
         view.memory[RANKS] = torch.tensor(ranks)
-        return Move(narrow(view.problem, view.density) if self.core == "narrow" else view.mask)
-
-    def move(self, view: View) -> Move:
-        return Move(view.mask)
+        return Move(torch.ones_like(view.mask))
 
     def runs_whole(self, clock: Clock) -> bool:
         """The steps of the core lie evenly: step s is one where s * core_share comes past a whole number."""
@@ -74,11 +76,11 @@ class PartiallyMasked(Dynamic):
         return True
 
 
-def narrow(problem: Problem, density: float) -> Tensor:
+def narrow(problem: Problem, hidden: Sequence[str], density: float) -> Tensor:
     """The flat mask of a narrower network: of each hidden layer the first units, the share ``density``, one at least."""
     mask = torch.ones(problem.layout.n_prunable, dtype=torch.bool, device=problem.weight.device)
     views = problem.layout.views(mask)
-    for name in hidden_units(problem):
+    for name in hidden:
         n_units = len(problem.units_of(name, views[name]))
         put_units(problem, views, name, torch.arange(n_units) < max(1, int(density * n_units + 0.5)))
     return Connectivity.of(problem).alive(mask)  # without what reads the units that are gone
@@ -86,5 +88,5 @@ def narrow(problem: Problem, density: float) -> Tensor:
 
 def low_rank(weight: Tensor, rank: int) -> Tensor:
     """The nearest tensor whose matrix [outputs, inputs] has at most this rank."""
-    left, values, right = torch.linalg.svd(weight.reshape(weight.shape[0], -1), full_matrices=False)
-    return ((left[:, :rank] * values[:rank]) @ right[:rank]).reshape(weight.shape)
+    left, values, right = torch.linalg.svd(weight.reshape(weight.shape[0], -1).float(), full_matrices=False)
+    return ((left[:, :rank] * values[:rank]) @ right[:rank]).reshape(weight.shape).to(weight.dtype)

@@ -18,8 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from panning.allocation import top_k
+from panning.errors import MaskError
 from panning.training.dynamic import Clock, Dynamic, Memory, Move, Share, View
-from panning.training.moves import hidden_units, put_units
+from panning.training.moves import put_units
 
 #: In the memory: n_l of each epoch [epochs, layers], the indicator of each [epochs], and whether it has pruned.
 COUNTS, INDICATOR, DONE = "unit counts", "early pruning indicator", "pruned"
@@ -50,13 +51,19 @@ class PruningAware(Dynamic):
     def acts(self, clock: Clock) -> bool:
         return super().acts(clock) and clock.step <= self._latest(clock)
 
+    def check(self, clock: Clock) -> None:
+        if self._latest(clock) >= clock.n_steps:
+            raise MaskError(
+                "PaT decides at the end of an epoch, and this training has one: train longer, or with every=STEPS."
+            )
+
     def _latest(self, clock: Clock) -> int:
         """The last end of an epoch at which pruning is decided; there is one at least."""
         period = self.every or clock.epoch
         return max(period, int(self.latest * clock.n_steps) // period * period)
 
     def begin(self, view: View) -> Move:
-        view.memory[COUNTS] = torch.zeros(0, len(hidden_units(view.problem)), dtype=torch.float64)
+        view.memory[COUNTS] = torch.zeros(0, len(view.hidden), dtype=torch.float64)
         view.memory[INDICATOR] = torch.zeros(0, dtype=torch.float64)
         view.memory[DONE] = torch.tensor(False)
         return Move(view.mask)
@@ -85,17 +92,17 @@ class PruningAware(Dynamic):
         if self.criterion == "gradient":
             assert view.grad is not None
             products = view.problem.by_unit(view.weight * view.grad)
-            raw = [products[name].sum(1).square() for name in hidden_units(view.problem)]
+            raw = [products[name].sum(1).square() for name in view.hidden]
         else:
             weights = view.problem.by_unit(view.weight)
-            raw = [weights[name].norm(dim=1) for name in hidden_units(view.problem)]
+            raw = [weights[name].norm(dim=1) for name in view.hidden]
         scores = [score / score.square().mean().sqrt().clamp(min=1e-30) for score in raw]
         n_units = sum(len(score) for score in scores)
         chosen = top_k(torch.cat(scores), max(1, int(view.density * n_units + 0.5)))
         parts = chosen.split([len(score) for score in scores])
         return {
             name: part if part.any() else top_k(score, 1)
-            for name, part, score in zip(hidden_units(view.problem), parts, scores, strict=True)
+            for name, part, score in zip(view.hidden, parts, scores, strict=True)
         }
 
     def has_arrived(self, clock: Clock, mask: Tensor, n_final: int, memory: Memory) -> bool:

@@ -6,12 +6,16 @@ gradients pass straight through both to the dense weights. The two operators do 
 - ``prune_quantize``: the largest |w| are kept, then quantised;
 - ``quantize_prune``: weights are quantised, and the largest of the *quantised* are kept: small weights are then equal.
 
-What is shipped has quantised masked weights, and its layers keep quantising their inputs. Biases, norms and the first
-layer's input stay as they are.
+Weights are quantised by the largest of their layer, the inputs of a layer by the largest of each sample: nothing is learned
+about ranges, and training, evaluation and a network that is loaded later quantise alike. What is shipped has quantised
+masked weights; its layers keep quantising their inputs by hooks, which no ``state_dict`` holds: ``quantize_inputs`` puts
+them on a network that weights are loaded into, ``run_in_full`` takes them away. Biases, norms and the first layer's input
+stay as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -23,10 +27,8 @@ from panning.layout import Layout
 from panning.problem import Problem
 from panning.training.dynamic import Clock, Holds, Memory, Move, Ramp, Share, View
 
-#: In the memory: 1 once quantisation has begun, and the largest input of each layer seen, as a running mean.
-IS_ON, LARGEST = "quantizing", "largest inputs"
-#: Of the running mean of the largest inputs.
-MEMORY = 0.99
+#: In the memory: whether quantisation has begun.
+IS_ON = "quantizing"
 
 
 class Quantized(Ramp):
@@ -53,7 +55,6 @@ class Quantized(Ramp):
 
     def begin(self, view: View) -> Move:
         view.memory[IS_ON] = torch.tensor(self.quantize_from == 0.0)
-        view.memory[LARGEST] = torch.zeros(len(view.layout.names))
         return Move(view.mask)
 
     def move(self, view: View) -> Move:
@@ -76,40 +77,52 @@ class Quantized(Ramp):
         return torch.cat([quantize(part, bits, part.abs().max()) for part in weight.split(layout.sizes)])
 
     def attach(self, model: nn.Module, problem: Problem, memory: Memory) -> list[Any]:
-        bits = self.activation_bits
-        if bits is None:
+        if self.activation_bits is None:
             return []
-        owners = [model.get_submodule(name.rpartition(".")[0]) for name in problem.layout.names]
-        return [
-            owner.register_forward_pre_hook(QuantizedInput(memory, number, bits))
-            for number, owner in enumerate(owners)
-            if number > 0
-        ]
+        return quantize_inputs(model, problem.layout.names, self.activation_bits, memory)
+
+    def has_arrived(self, clock: Clock, mask: Tensor, n_final: int, memory: Memory) -> bool:
+        return super().has_arrived(clock, mask, n_final, memory) and bool(memory[IS_ON])
+
+
+def quantize_inputs(model: nn.Module, names: Sequence[str], bits: int, memory: Memory | None = None) -> list[Any]:
+    """Let the layers of these parameters quantise their inputs, all but the first; hooks that were there are replaced.
+
+    Args:
+        names: as in ``Layout.names`` or the keys of a mask.
+        memory: of a method, which says when it begins; None: at once.
+    """
+    run_in_full(model)
+    owners = [model.get_submodule(name.rpartition(".")[0]) for name in names[1:]]
+    return [owner.register_forward_pre_hook(QuantizedInput(bits, memory or {})) for owner in owners]
+
+
+def run_in_full(model: nn.Module) -> None:
+    """Take the hooks of ``quantize_inputs`` away."""
+    for module in model.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, QuantizedInput):
+                del module._forward_pre_hooks[key]
 
 
 class QuantizedInput:
-    """The hook that quantises the input of layer ``number``; its range is learned in training and fixed in evaluation."""
+    """The hook: each sample by its largest value."""
 
-    def __init__(self, memory: Memory, number: int, bits: int) -> None:
-        self.memory = memory
-        self.number = number
+    def __init__(self, bits: int, memory: Memory) -> None:
         self.bits = bits
+        self.memory = memory
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
-        if not bool(self.memory[IS_ON]):
+        if not bool(self.memory.get(IS_ON, True)):
             return None
         given = inputs[0]
-        largest = self.memory[LARGEST]
-        if module.training:
-            now, before = given.detach().abs().max().float().cpu(), largest[self.number]
-            largest[self.number] = now if before == 0 else MEMORY * before + (1.0 - MEMORY) * now
-        scale = largest[self.number].to(given.device, given.dtype)
-        quantized = given + (quantize(given.detach(), self.bits, scale) - given.detach())
-        return (quantized, *inputs[1:])
+        plain = given.detach()
+        largest = plain.abs().flatten(1).amax(1).view(-1, *[1] * (plain.dim() - 1))
+        return (given + (quantize(plain, self.bits, largest) - plain), *inputs[1:])
 
 
 def quantize(values: Tensor, bits: int, largest: Tensor) -> Tensor:
     """The nearest of the 2^bits - 1 values that lie evenly in [-largest, largest], zero among them."""
     levels = 2 ** (bits - 1) - 1
-    step = (largest / levels).clamp(min=torch.finfo(torch.float32).tiny)
+    step = (largest / levels).clamp(min=torch.finfo(values.dtype).tiny)
     return (values / step).round().clamp(-levels, levels) * step

@@ -3,6 +3,9 @@
 Every so many steps all weights below one threshold go, whatever their layer. The threshold doubles or halves where this took
 much less or more than the wanted number. As many weights grow at zero, in each layer in proportion to what it has kept, at
 random positions other than those just lost. So layers that lose little grow.
+
+NOTE: the paper names the number of weights to move, 20,000 for its wide ResNet; here it is a share of the kept ones unless
+``n_moved`` is given, so that one setting serves networks of all sizes.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch import Tensor
 
 from panning.allocation import round_counts
 from panning.training.dynamic import Clock, Dynamic, Move, Share, View
-from panning.training.moves import grow, highest, noise_like
+from panning.training.moves import free_places, full_layers, grow, highest, noise_like
 
 #: In the memory.
 THRESHOLD = "threshold"
@@ -58,9 +61,9 @@ class Reparameterization(Dynamic):
         elif n_lost < 0.9 * wanted:
             view.memory[THRESHOLD] = torch.tensor(threshold * 2, dtype=torch.float64)
         noise = noise_like(view.weight, view.generator)
-        free = [size - n for n, size in zip(layout.counts(mask), layout.sizes, strict=True)]
+        free = free_places(mask, layout)
         if sum(free) < n_lost:  # hardly anything is masked: those just lost must do
-            free = [size - n for n, size in zip(layout.counts(kept), layout.sizes, strict=True)]
+            free = free_places(kept, layout)
             lost = torch.zeros_like(mask)
         else:
             lost = mask & ~kept
@@ -71,8 +74,8 @@ class Reparameterization(Dynamic):
     def _above(self, view: View, threshold: float) -> Tensor:
         """The kept weights above the threshold, of each layer the largest at least; of a layer that keeps all, all."""
         kept = view.mask & (view.weight.abs() >= threshold)
-        for part, size in zip(view.layout.slices(), view.layout.sizes, strict=True):
-            if int(view.mask[part].sum()) == size:
+        for part, is_full in zip(view.layout.slices(), full_layers(view.mask, view.layout), strict=True):
+            if is_full:
                 kept[part] = True
             elif not kept[part].any() and view.mask[part].any():
                 magnitude = view.weight[part].abs().masked_fill(~view.mask[part], -torch.inf)

@@ -3,6 +3,9 @@
 Of each layer the share f(t) = fraction / 2 (1 + cos(pi t / T_end)) moves. All weights that are not kept after the drop may
 be grown, those just dropped too, which then keep their value. The step whose gradient is looked at does not move the
 weights.
+
+NOTE: in the released code the skipped step does not count, and training has a batch more for each move; here it is one of
+the training's steps.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ class RigL(Dynamic):
     skips_step: ClassVar[bool] = True
     keeps_count: ClassVar[bool] = True
 
-    every: Annotated[int, Field(ge=1)] | None = 100
+    every: Annotated[int, Field(ge=2)] | None = 100  # every step skipped would be no training
     fraction: Share = 0.3
     until: Annotated[float, Field(gt=0, le=1)] = 0.75
 

@@ -26,7 +26,7 @@ class SoftFilter(Dynamic):
         return super().acts(clock) or clock.is_over
 
     def move(self, view: View) -> Move:
-        return Move(top_units(view.problem, view.weight, view.density))
+        return Move(view.first & top_units(view.problem, view.weight, view.hidden, view.density))
 
     def has_arrived(self, clock: Clock, mask: Tensor, n_final: int, memory: Memory) -> bool:
-        return True
+        return clock.is_over or clock.step >= (self.every or clock.epoch)  # once it has moved

@@ -1,0 +1,111 @@
+"""The prunable parameters of a network that is being trained, as flat tensors [n_prunable]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from panning.errors import MaskError
+from panning.export.cost import multiply_adds
+from panning.layout import Layout
+from panning.masks import Masks, check_masks_fit
+from panning.problem import Problem
+
+
+class FlatParameters:
+    """Reads and writes them in place, and knows whether somebody else has written since."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.layout = problem.layout
+        self.parameters: list[Tensor] = list(check_masks_fit(problem.model, Masks.dense(problem.layout)).values())
+        self._versions: list[int] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.parameters[0].device
+
+    def read(self) -> Tensor:
+        """A copy."""
+        return torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
+
+    def read_into(self, flat: Tensor) -> None:
+        """The same into a tensor that is there."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.layout.views(flat).values()), self.parameters)
+
+    def write(self, flat: Tensor) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, list(self.layout.views(flat).values()))
+        self._versions = [parameter._version for parameter in self.parameters]
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether nothing has been written to them since ``write``: no loaded weights, no clipping."""
+        return self._versions == [parameter._version for parameter in self.parameters]
+
+    def gradients(self) -> Tensor:
+        """A copy; of a parameter without a gradient zeros."""
+        grads = (p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters)
+        return torch.cat([grad.reshape(-1) for grad in grads])
+
+    def clear_gradients(self, mask: Tensor) -> None:
+        """Zero the gradients of masked weights."""
+        for parameter, kept in zip(self.parameters, self.layout.views(mask).values(), strict=True):
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(~kept, 0.0)
+
+    def momentum(self, optimizer: Optimizer) -> Tensor:
+        """The running mean of gradients, as the optimizer steps along it."""
+        return torch.cat([_momentum(optimizer, parameter).reshape(-1) for parameter in self.parameters])
+
+
+def check_momentum(optimizer: Optimizer) -> None:
+    """Raise MaskError if the optimizer is known to keep no running mean of gradients."""
+    if any(group.get("momentum", 1) == 0 for group in optimizer.param_groups) and "betas" not in optimizer.defaults:
+        raise MaskError(
+            "This method grows where the optimizer's momentum is largest, and it keeps none: use SGD with momentum or Adam."
+        )
+
+
+def _momentum(optimizer: Optimizer, parameter: Tensor) -> Tensor:
+    state = optimizer.state.get(parameter, {})
+    if (buffer := state.get("momentum_buffer")) is not None:
+        return buffer.detach()
+    if "exp_avg" in state and "exp_avg_sq" in state:
+        mean: Tensor = state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8)
+        return mean
+    if not state:
+        return torch.zeros_like(parameter)  # it has had no gradient yet
+    raise MaskError(
+        f"{type(optimizer).__name__} keeps no momentum that this method knows: use SGD with momentum, Adam or AdamW."
+    )
+
+
+@dataclass(frozen=True)
+class MaskCost:
+    """The multiply-adds of a network's forward pass, by layer.
+
+    Attributes:
+        total: of the dense network, with what no mask saves.
+        by_layer: of each prunable parameter.
+    """
+
+    layout: Layout
+    total: int
+    by_layer: Sequence[int]
+
+    @classmethod
+    def of(cls, problem: Problem) -> MaskCost:
+        inputs = None if problem.batches is None else problem.batches(0)[0][:1]
+        total, by_layer = multiply_adds(problem.model, problem.input_shape, problem.layout.names, inputs)
+        return cls(problem.layout, total, list(by_layer.values()))
+
+    def share(self, mask: Tensor) -> float:
+        """What a flat mask leaves of them."""
+        counts = zip(self.layout.counts(mask), self.layout.sizes, self.by_layer, strict=True)
+        saved = sum(n_ops * (1.0 - n / size) for n, size, n_ops in counts)
+        return 1.0 - saved / max(self.total, 1)
