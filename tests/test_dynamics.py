@@ -822,3 +822,12 @@ def test_narrow_cores_and_pat_by_gradients_train() -> None:
         moves = replace(movement("dpf"), method=make_dynamic(name, options), density=0.5)
         result = train(network(), DATA, RECIPE, seed=0, masks=start("dpf"), movement=moves)
         assert result.final["accuracy"] > 0.5 and result.final["density"] < 0.6
+
+
+def test_a_mask_of_another_network_is_refused_before_anything_changes() -> None:
+    model = network()
+    before = weights_of(model)
+    wrong = Masks.from_tensors({"nowhere.weight": torch.ones(2, 2)})
+    with pytest.raises(MaskError, match="another network"):
+        train(model, DATA, RECIPE, seed=0, masks=wrong, movement=movement("dpf"))
+    assert torch.equal(before, weights_of(model))

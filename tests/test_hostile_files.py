@@ -44,12 +44,15 @@ from panning.layout import Layout
 from panning.maskconvert import read_any, write_as
 from panning.maskfile import load_masks, save_masks
 from panning.masks import Masks
+from panning.problem import Problem
 from panning.pruners.actions import ActionSpec
 from panning.pruners.observations import OBSERVATIONS
 from panning.pruners.policy_net import PolicyNet, load_policy, save_policy
 from panning.records import RecordStore, RunRecord, claim_folder
 from panning.search import SearchConfig
+from panning.training import make_dynamic
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from panning.training.moving import MovingMasks
 
 #: What Python and NumPy may hold while a file of these sizes is read.
 PEAK_BYTES = 16 * 2**20
@@ -170,6 +173,28 @@ def read_agent(path: Path) -> Any:
     made = agent()
     facts = load_agent(path, made)
     return can_step(made.policy, made.policy.optimizer) and facts["rollouts"]
+
+
+def moving() -> MovingMasks:
+    """Masks that move, after one step."""
+    model, optimizer = network(torch.optim.SGD)
+    problem, start = Problem.of(model, (3,), None), torch.tensor([True, False] * 3)
+    method = make_dynamic("deep_r")
+    masks = MovingMasks(problem, optimizer, method, density=0.5, start=start, n_steps=4, epoch=1)
+    can_step(model, optimizer)
+    return masks
+
+
+def write_moving(path: Path) -> None:
+    made = moving()
+    history = [{"epoch": 1.0, "train_loss": 0.5, "accuracy": 0.5}]
+    save_checkpoint(path, made.problem.model, made.optimizer, Checkpoint(history), "it", made)
+
+
+def read_moving(path: Path) -> Any:
+    made = moving()
+    loaded = load_checkpoint(path, made.problem.model, made.optimizer, "it", made)
+    return loaded and can_step(made.problem.model, made.optimizer) and loaded.history
 
 
 def write_npz(path: Path) -> None:
@@ -618,6 +643,8 @@ READERS = {reader.name: reader for reader in [
            lambda p: p(np.zeros(len(OBSERVATIONS), np.float32)).shape == (3,), SAFETENSORS),
     Reader("checkpoint", write_checkpoint, read_checkpoint, lambda h: h is None or len(h) <= 1, SAFETENSORS,
            harmless=frozenset({"a link to nothing", "a link to itself"})),  # no file: training starts anew
+    Reader("checkpoint of moving masks", write_moving, read_moving, lambda h: h is None or len(h) <= 1, SAFETENSORS,
+           harmless=frozenset({"a link to nothing", "a link to itself"})),
     Reader("agent", lambda path: save_agent(path, agent(), {"rollouts": 1}), read_agent,
            lambda rollouts: rollouts >= 0, SAFETENSORS),
     Reader("npz", write_npz, read_npz, lambda figures: len(figures) > 20, NPZ, exact=True),

@@ -201,10 +201,10 @@ def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, mas
 def _moving(
     model: nn.Module, optimizer: torch.optim.Optimizer, movement: Movement, masks: Masks | None, plan: Plan
 ) -> MovingMasks:
-    problem = dataclasses.replace(movement.problem, model=model)
-    start = (Masks.dense(problem.layout) if masks is None else masks).flat
+    first = Masks.dense(movement.problem.layout) if masks is None else masks
+    problem = dataclasses.replace(movement.problem, model=model, layout=first.layout)
     return MovingMasks(
-        problem, optimizer, movement.method, density=movement.density, start=start, n_steps=plan.n_steps,
+        problem, optimizer, movement.method, density=movement.density, start=first.flat, n_steps=plan.n_steps,
         epoch=plan.steps_per_epoch, all_alive=movement.all_alive,
     )  # fmt: skip
 

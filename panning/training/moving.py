@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from panning.connectivity import Connectivity, MaskReport, report
 from panning.enforce import MaskEnforcement, check_held, check_ranks_agree, enforce_masks
 from panning.errors import MaskError, NonFiniteError
-from panning.masks import Masks, check_density, n_kept_at
+from panning.masks import Masks, check_density, check_masks_fit, n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive
 from panning.records import content_key
@@ -144,8 +144,7 @@ class MovingMasks:
             raise MaskError("The masks of this network move already: call finish() of what move_masks gave before.")
         masks = Masks(self.problem.layout, start.cpu())
         check_ranks_agree(masks)
-        registered = dict(model.named_parameters())
-        prunable = {name: registered[name] for name in masks}
+        prunable = check_masks_fit(model, masks)
         check_held(prunable, (optimizer,))
         if frozen := [name for name, parameter in prunable.items() if not parameter.requires_grad]:
             raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
