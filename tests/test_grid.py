@@ -251,7 +251,7 @@ def test_masks_that_move_are_rows_like_others(tmp_path: Path) -> None:
         {"dynamic": {"name": "dpf", "options": {"every": 2}}, "all_alive": True},
         {"method": "snip", "dynamic": {"name": "granet_st", "options": {"every": 2}}},
         {"dynamic": {"name": "imp", "options": {"kept_each": 0.3}}},
-        {"dynamic": {"name": "edst", "options": {"every": 2, "n_members": 2}}},
+        {"dynamic": {"name": "edst", "options": {"exploration": 0.0, "n_members": 2}}},
         {"method": "erk", "members": 2},
     ]
     change: dict[str, Any] = {"methods": [*CONFIG["methods"], *moving], "densities": [0.1], "seeds": [0]}
@@ -262,7 +262,7 @@ def test_masks_that_move_are_rows_like_others(tmp_path: Path) -> None:
         "DPF (every 2) + all-alive",
         "GraNet-ST (every 2) from SNIP",
         "IMP (rate rewinding) (kept_each 0.3)",
-        "EDST ensemble (every 2, n_members 2)",
+        "EDST ensemble (n_members 2, exploration 0.0)",
         "random (ERK), 2 together",
     }
     assert all(record.metrics["error"] is None for record in records.values())
@@ -279,9 +279,14 @@ def test_masks_that_move_are_rows_like_others(tmp_path: Path) -> None:
     assert len(found["IMP (rate rewinding) (kept_each 0.3)"]["history"]) == 6
     assert found["random (ERK), 2 together"]["images_seen"] == 2 * found["random (ERK)"]["images_seen"]
     assert [
-        found[name].get("n_members") for name in ("random (ERK), 2 together", "EDST ensemble (every 2, n_members 2)")
+        found[name].get("n_members")
+        for name in ("random (ERK), 2 together", "EDST ensemble (n_members 2, exploration 0.0)")
     ] == [2, 2]
-    for name in ("DPF (every 2) + all-alive", "EDST ensemble (every 2, n_members 2)", "random (ERK), 2 together"):
+    for name in (
+        "DPF (every 2) + all-alive",
+        "EDST ensemble (n_members 2, exploration 0.0)",
+        "random (ERK), 2 together",
+    ):
         assert differences(rows[name], run_again(rows[name], DataSource())) == [], name
 
 
