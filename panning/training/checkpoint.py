@@ -76,11 +76,6 @@ def load_checkpoint(
         history = _history(facts["history"])
         own = {name: t for name, t in tensors.items() if name.startswith(("model.", "optimizer."))}
         epochs = {int(member): epoch for member, epoch in facts["best"].items()}
-        best = {
-            m: (history[epoch - 1], _take(tensors, f"best.{m}."))
-            for m, epoch in epochs.items()
-            if epoch <= len(history)
-        }
         prefixes = ("model.", "optimizer.", *(f"best.{member}." for member in epochs), *(["moving."] if moving else []))
         if loose := [name for name in tensors if not name.startswith(prefixes)]:
             raise ValueError(f"{loose[0]} belongs to nothing")
