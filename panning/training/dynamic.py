@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -191,9 +191,8 @@ class Dynamic(Config):
         """Whether the mask has come to its final density."""
         return int(mask.sum()) == n_final
 
-    def attach(self, model: nn.Module, problem: Problem, memory: Memory) -> list[Any]:
-        """Hooks that the network runs with; called once the memory is there. They stay when the training has ended."""
-        return []
+    def attach(self, model: nn.Module, problem: Problem, memory: Memory) -> None:
+        """Put hooks on the network that it runs with; called once the memory is there. They stay when training has ended."""
 
     def member(self, clock: Clock) -> int | None:
         """Which of the networks that one training gives the present one is a candidate for; None: of none.

@@ -76,16 +76,15 @@ class Quantized(Ramp):
             return weight
         return torch.cat([quantize(part, bits, part.abs().max()) for part in weight.split(layout.sizes)])
 
-    def attach(self, model: nn.Module, problem: Problem, memory: Memory) -> list[Any]:
-        if self.activation_bits is None:
-            return []
-        return quantize_inputs(model, problem.layout.names, self.activation_bits, memory)
+    def attach(self, model: nn.Module, problem: Problem, memory: Memory) -> None:
+        if self.activation_bits is not None:
+            quantize_inputs(model, problem.layout.names, self.activation_bits, memory)
 
     def has_arrived(self, clock: Clock, mask: Tensor, n_final: int, memory: Memory) -> bool:
         return super().has_arrived(clock, mask, n_final, memory) and bool(memory[IS_ON])
 
 
-def quantize_inputs(model: nn.Module, names: Sequence[str], bits: int, memory: Memory | None = None) -> list[Any]:
+def quantize_inputs(model: nn.Module, names: Sequence[str], bits: int, memory: Memory | None = None) -> None:
     """Let the layers of these parameters quantise their inputs, all but the first; hooks that were there are replaced.
 
     Args:
@@ -93,8 +92,8 @@ def quantize_inputs(model: nn.Module, names: Sequence[str], bits: int, memory: M
         memory: of a method, which says when it begins; None: at once.
     """
     run_in_full(model)
-    owners = [model.get_submodule(name.rpartition(".")[0]) for name in names[1:]]
-    return [owner.register_forward_pre_hook(QuantizedInput(bits, memory or {})) for owner in owners]
+    for name in names[1:]:
+        model.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(QuantizedInput(bits, memory or {}))
 
 
 def run_in_full(model: nn.Module) -> None:
