@@ -184,9 +184,9 @@ def move_masks(
     included = None if include is None else _patterns(include)
     layout = masks.layout if masks is not None else prunable_layout(model, included, _patterns(exclude))
     problem = Problem(model, layout, tuple(shape), batches, loss, seed)
-    start = masks.flat if masks is not None else first_mask(problem, chosen, density, row)
+    start = masks or first_mask(problem, chosen, density, row)
     return MovingMasks(
-        problem, optimizer, chosen, density=density, start=start, n_steps=n_steps, epoch=steps_per_epoch or n_steps,
+        problem, optimizer, chosen, density=density, start=start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps,
         all_alive=all_alive,
     )  # fmt: skip
 

@@ -53,7 +53,7 @@ def movement(name: str, density: float = DENSITY, all_alive: bool = False) -> Mo
 
 def start(name: str, density: float = DENSITY) -> Masks:
     problem = load_task(SPEC, 0).problem
-    return Masks(problem.layout, first_mask(problem, shortened(name), density, DYNAMICS[name]))
+    return first_mask(problem, shortened(name), density, DYNAMICS[name])
 
 
 def network() -> nn.Module:
@@ -542,7 +542,7 @@ def test_masks_move_in_a_convolutional_network_with_channels_last() -> None:
     for name in ("dpf", "rigl", "dpf_filters", "soft_filter", "partial"):
         model = build_model("resnet20", input_shape=data.input_shape, n_classes=10, seed=0)
         task = load_task(TaskSpec(model="resnet20", data="digits", n_train=200), 0)
-        first = Masks(task.problem.layout, first_mask(task.problem, shortened(name), 0.1, DYNAMICS[name]))
+        first = first_mask(task.problem, shortened(name), 0.1, DYNAMICS[name])
         recipe = Recipe(epochs=2, batch_size=50, learning_rate=0.05, precision="bfloat16")
         moves = Movement(shortened(name), task.problem, 0.1, not shortened(name).prunes_units)
         result = train(model, data, recipe, seed=0, masks=first, movement=moves)

@@ -159,13 +159,12 @@ def _movement(
     """How masks move, and the first ones."""
     from dataclasses import replace
 
-    from panning.masks import Masks
     from panning.training import DYNAMICS, Movement
     from panning.training.dynamics import first_mask
     from panning.training.moving import check_start
 
     problem = task.problem if masks is None else replace(task.problem, layout=masks.layout)
-    first = masks or Masks(problem.layout, first_mask(problem, method, density, DYNAMICS[name]).cpu())
+    first = masks or first_mask(problem, method, density, DYNAMICS[name])
     check_start(problem, method, density, first.flat, all_alive)  # before anything is written
     return Movement(method, problem, density, all_alive), first
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,9 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from panning.errors import ModelError
 from panning.export.compaction import CompactResult, compact
 from panning.export.trace import as_it_was
+from panning.layout import Layout
 from panning.masks import Masks
 from panning.problem import Problem
 from panning.seeding import isolated_torch_rng
+
+#: No prunable parameter.
+NOTHING = Layout((), ())
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,40 @@ def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = Non
         input_shape: of one input, without the batch.
         masks: of its weights; None means dense.
     """
-    densities = masks.layer_densities() if masks is not None else {}
-    total, by_layer = multiply_adds(model, input_shape, densities)
-    saved = sum(by_layer[name] * (1.0 - density) for name, density in densities.items())
-    return Cost(sum(p.numel() for p in model.parameters()), total, round(total - saved))
+    n_parameters = sum(p.numel() for p in model.parameters())
+    if masks is None:
+        total = multiply_adds(model, input_shape, NOTHING).total
+        return Cost(n_parameters, total, total)
+    adds = multiply_adds(model, input_shape, masks.layout)
+    return Cost(n_parameters, adds.total, round(adds.left(masks.flat)))
+
+
+@dataclass(frozen=True)
+class MultiplyAdds:
+    """Of one forward pass of one input, by layer.
+
+    Attributes:
+        total: of the dense network, with what no mask saves.
+        by_layer: of each parameter of ``layout``, which zeros in it save.
+    """
+
+    layout: Layout
+    total: int
+    by_layer: Sequence[int]
+
+    def left(self, mask: Tensor) -> float:
+        """Those with a weight that a flat mask keeps."""
+        counts = zip(self.layout.counts(mask), self.layout.sizes, self.by_layer, strict=True)
+        return self.total - sum(n_ops * (1.0 - n / size) for n, size, n_ops in counts)
 
 
 def multiply_adds(
-    model: nn.Module, input_shape: Sequence[int], names: Iterable[str], inputs: Tensor | None = None
-) -> tuple[int, dict[str, int]]:
-    """The multiply-adds of one forward pass of one input, and those of the named parameters, which zeros in them save.
+    model: nn.Module, input_shape: Sequence[int], layout: Layout, inputs: Tensor | None = None
+) -> MultiplyAdds:
+    """Count them in one forward pass.
 
     Args:
+        layout: the parameters whose own are wanted.
         inputs: a batch of one; None takes zeros.
 
     Raises:
@@ -71,12 +97,12 @@ def multiply_adds(
             "are of another kind, pass data."
         ) from error
     by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
-    by_layer = {}
-    for name in names:
+    by_layer = []
+    for name in layout.names:
         owner = name.rpartition(".")[0]
         attention = isinstance(model.get_submodule(owner), nn.MultiheadAttention)
-        by_layer[name] = 0 if attention else by_module.get(f"{type(model).__name__}.{owner}".rstrip("."), 0)
-    return by_module.get("Global", 0), by_layer
+        by_layer.append(0 if attention else by_module.get(f"{type(model).__name__}.{owner}".rstrip("."), 0))
+    return MultiplyAdds(layout, by_module.get("Global", 0), by_layer)
 
 
 @contextmanager

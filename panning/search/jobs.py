@@ -266,7 +266,7 @@ def _first_masks(job: Job, task: Task) -> Masks | None:
     row, density = DYNAMICS[by["dynamic"]["name"]], job.config["density"]
     if "method" in by or "policy" in by:
         return _pruned(job, task, max(row.start_density or density, density))[0].masks
-    return Masks(task.problem.layout, first_mask(task.problem, _dynamic(by), density, row).cpu())
+    return first_mask(task.problem, _dynamic(by), density, row)
 
 
 def _dynamic(by: dict[str, Any]) -> Dynamic:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from panning.errors import MaskError
-from panning.export.cost import multiply_adds
-from panning.layout import Layout
 from panning.masks import Masks, check_masks_fit
 from panning.problem import Problem
 
@@ -83,29 +78,3 @@ def _momentum(optimizer: Optimizer, parameter: Tensor) -> Tensor:
     raise MaskError(
         f"{type(optimizer).__name__} keeps no momentum that this method knows: use SGD with momentum, Adam or AdamW."
     )
-
-
-@dataclass(frozen=True)
-class MaskCost:
-    """The multiply-adds of a network's forward pass, by layer.
-
-    Attributes:
-        total: of the dense network, with what no mask saves.
-        by_layer: of each prunable parameter.
-    """
-
-    layout: Layout
-    total: int
-    by_layer: Sequence[int]
-
-    @classmethod
-    def of(cls, problem: Problem) -> MaskCost:
-        inputs = None if problem.batches is None else problem.batches(0)[0][:1]
-        total, by_layer = multiply_adds(problem.model, problem.input_shape, problem.layout.names, inputs)
-        return cls(problem.layout, total, list(by_layer.values()))
-
-    def share(self, mask: Tensor) -> float:
-        """What a flat mask leaves of them."""
-        counts = zip(self.layout.counts(mask), self.layout.sizes, self.by_layer, strict=True)
-        saved = sum(n_ops * (1.0 - n / size) for n, size, n_ops in counts)
-        return 1.0 - saved / max(self.total, 1)

@@ -28,13 +28,14 @@ from torch.optim import Optimizer
 from panning.connectivity import Connectivity, MaskReport, report
 from panning.enforce import MaskEnforcement, check_held, check_ranks_agree, enforce_masks
 from panning.errors import MaskError, NonFiniteError
+from panning.export.cost import multiply_adds
 from panning.masks import Masks, check_density, check_masks_fit, n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive
 from panning.records import content_key
 from panning.seeding import torch_generator
 from panning.training.dynamic import Clock, Dynamic, Memory, Move, View
-from panning.training.flat import FlatParameters, MaskCost, check_momentum
+from panning.training.flat import FlatParameters, check_momentum
 
 #: In the memory: the magnitude that a masked weight had when it was last kept, by which all-alive pruning revives.
 LAST = "last magnitude"
@@ -94,7 +95,8 @@ class MovingMasks:
         self._connectivity = Connectivity.of(problem)
         self._check(start)
         self._flat = FlatParameters(problem)
-        self._cost = MaskCost.of(problem)
+        few = None if problem.batches is None else problem.batches(0)[0][:1]
+        self._adds = multiply_adds(problem.model, problem.input_shape, problem.layout, few)
         self.first = self.mask = start.to(self._flat.device)
         self.memory: Memory = {}
         self.dense_steps = 0.0
@@ -105,15 +107,19 @@ class MovingMasks:
         self._is_skipped = False
         if state is not None:
             self._take(state)
-        self._mask_cost, self._first_cost = self._cost.share(self.mask), self._cost.share(self.first)
+        self._mask_cost, self._first_cost = self._share(self.mask), self._share(self.first)
         if state is None:
-            with torch.no_grad():
-                self._put(self._view(self.clock), method.begin(self._view(self.clock)))
-                self._remember()
+            self._begin()
         self._begun = {name: (tensor.dtype, tensor.shape) for name, tensor in self.memory.items()}
         self._handles: list[Any] = []
         self._enforcement: MaskEnforcement | None = None
         self._register()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        view = self._view(self.clock)
+        self._put(view, self.method.begin(view))
+        self._remember()
 
     def _register(self) -> None:
         """The hooks: what a method is to see of a gradient, before the enforcement clears it; what follows a step, after."""
@@ -257,7 +263,7 @@ class MovingMasks:
         if not self._is_state(state):
             raise MaskError("This state is not one of these moving masks: it belongs to another method or network.")
         self._take(state)
-        self._mask_cost = self._cost.share(self.mask)
+        self._mask_cost = self._share(self.mask)
         if self._enforcement is not None:
             self._enforcement.change(self.masks)
         elif self._dense is not None:
@@ -391,6 +397,10 @@ class MovingMasks:
         self._put(view, self.method.move(view))
         self._grad = None
 
+    def _share(self, mask: Tensor) -> float:
+        """What a flat mask leaves of the dense network's multiply-adds."""
+        return self._adds.left(mask) / max(self._adds.total, 1)
+
     def _acts_next(self) -> bool:
         return self.method.acts(replace(self.clock, step=self.clock.step + 1))
 
@@ -454,7 +464,7 @@ class MovingMasks:
         mask = self._revived(view, move) if self.all_alive else move.mask
         self.n_grown += int((mask & ~self.mask).sum())
         self.mask = mask
-        self._mask_cost = self._cost.share(mask)
+        self._mask_cost = self._share(mask)
         if self._dense is not None:
             self._dense = weight.clone()
             self._flat.write(self._running_weights())

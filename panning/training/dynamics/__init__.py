@@ -7,10 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from panning.config import parse_config
+from panning.masks import Masks
 from panning.problem import Problem
 from panning.pruners import prune_problem
 from panning.registry import lookup
@@ -89,8 +87,8 @@ DYNAMICS: dict[str, DynamicRow] = {
 }  # fmt: skip
 
 
-def first_mask(problem: Problem, method: Dynamic, density: float, row: DynamicRow | None = None) -> Tensor:
-    """The flat mask that a training starts from where none is given: the row's own; of a method of no row, random with ERK's
+def first_mask(problem: Problem, method: Dynamic, density: float, row: DynamicRow | None = None) -> Masks:
+    """The mask that a training starts from where none is given: the row's own; of a method of no row, random with ERK's
     quotas if it keeps the number of weights, else dense.
 
     Raises:
@@ -98,9 +96,9 @@ def first_mask(problem: Problem, method: Dynamic, density: float, row: DynamicRo
     """
     starts_random = row.start == "erk" if row is not None else method.keeps_count and not method.prunes_units
     if not starts_random:
-        return torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+        return Masks.dense(problem.layout)
     start = row.start_density if row is not None and row.start_density is not None else density
-    return prune_problem(problem, max(start, density), "erk").mask
+    return Masks(problem.layout, prune_problem(problem, max(start, density), "erk").mask.cpu())
 
 
 def make_dynamic(name: str, options: dict[str, Any] | None = None, source: str = "options") -> Dynamic:
