@@ -2,7 +2,7 @@
 
 Never by comparing with a threshold: dead weights all score exactly 0, so ties are normal at high sparsity, and
 ``score >= threshold`` would keep too many, ``>`` too few. Ties go to the lower flat index, which is a stable order:
-for nested budgets the masks are nested.
+for nested budgets the masks are nested. Methods that move masks while a network trains draw lots instead.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ SAMPLED_FROM = 10_000
 SAMPLE_STRIDE = 61
 
 
-def top_k(scores: Tensor, n_kept: int) -> Tensor:
+def top_k(scores: Tensor, n_kept: int, generator: torch.Generator | None = None) -> Tensor:
     """Keep the ``n_kept`` highest scores of a flat tensor; among equals the first.
+
+    Args:
+        generator: of the CPU; draws lots among equals instead.
 
     Returns:
         bool, the shape of ``scores``, with exactly ``n_kept`` True.
@@ -34,6 +37,8 @@ def top_k(scores: Tensor, n_kept: int) -> Tensor:
     threshold = _kth_largest(scores, n_kept)
     mask = scores > threshold
     ties = (scores == threshold).nonzero().squeeze(-1)
+    if generator is not None:
+        ties = ties[torch.randperm(len(ties), generator=generator).to(ties.device)]
     mask[ties[: n_kept - int(mask.sum())]] = True
     return mask
 

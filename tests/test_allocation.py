@@ -32,6 +32,13 @@ def test_ties_go_to_the_lower_position() -> None:
     assert top_k(torch.ones(20), 5).nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
 
 
+def test_lots_are_drawn_among_equals_at_the_threshold_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([top_k(torch.tensor([1.0, 3.0, 1.0, 1.0, 2.0, 0.0]), 3, generator) for _ in range(60)])
+    assert drawn.sum(0)[[1, 4, 5]].tolist() == [60, 60, 0]
+    assert (drawn.sum(1) == 3).all() and (drawn.sum(0)[[0, 2, 3]] > 5).all()
+
+
 @given(scores_with_ties, st.integers(0, 60))
 def test_exactly_the_asked_number_is_kept_and_nothing_left_out_scores_higher(scores: torch.Tensor, k: int) -> None:
     mask = top_k(scores, k)

@@ -287,14 +287,16 @@ def test_quantisation_has_evenly_spaced_values_and_zero() -> None:
 
 
 def test_the_order_of_quantisation_and_pruning_matters() -> None:
-    weights = [0.30, 1.0, 0.36, -0.31]  # with 3 bits the small ones are all one third: the first of equals stays
+    weights = [0.30, 1.0, 0.36, -0.31]  # with 3 bits the small ones are all one third: lots are drawn
     memory = {quantized.IS_ON: torch.tensor(True)}
     first, second = (
         make_dynamic("quantized", {"weight_bits": 3, "order": o}) for o in ("prune_quantize", "quantize_prune")
     )
     seen = view(weights, memory=memory)
     assert kept(first.move(seen)) == [0, 1, 1, 0]
-    assert kept(second.move(seen)) == [1, 1, 0, 0]
+    drawn = torch.stack([second.move(view(weights, memory=memory, step=step)).mask for step in range(10, 50)])
+    assert drawn[:, 1].all() and (drawn.sum(1) == 2).all()
+    assert (drawn.sum(0) > 5).all()  # by position, the first inputs of a layer would always win
     run = first.run_weights(seen.weight, first.move(seen).mask, seen.problem, memory)
     assert run.tolist() == pytest.approx([0, 1, 1 / 3, 0])
     memory[quantized.IS_ON] = torch.tensor(False)

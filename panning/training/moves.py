@@ -38,10 +38,7 @@ def highest(scores: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """The ``n`` highest scores, drawing lots among equals; flat bool."""
     if n in (0, scores.numel()):
         return torch.full_like(scores, n > 0, dtype=torch.bool)
-    order = torch.randperm(scores.numel(), generator=generator).to(scores.device)
-    chosen = torch.empty_like(scores, dtype=torch.bool)
-    chosen[order] = top_k(scores[order], n)
-    return chosen
+    return top_k(scores, n, generator)
 
 
 def noise_like(scores: Tensor, generator: torch.Generator) -> Tensor:

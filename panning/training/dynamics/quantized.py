@@ -4,7 +4,8 @@ Weights and the inputs of layers run through uniform fake quantisation, and weig
 gradients pass straight through both to the dense weights. The two operators do not commute:
 
 - ``prune_quantize``: the largest |w| are kept, then quantised;
-- ``quantize_prune``: weights are quantised, and the largest of the *quantised* are kept: small weights are then equal.
+- ``quantize_prune``: weights are quantised, and the largest of the *quantised* are kept: small weights are then equal, and
+  lots are drawn among them.
 
 Weights are quantised by the largest of their layer, the inputs of a layer by the largest of each sample: nothing is learned
 about ranges, and training, evaluation and a network that is loaded later quantise alike. What is shipped has quantised
@@ -22,10 +23,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from panning.allocation import top_k
 from panning.layout import Layout
 from panning.problem import Problem
 from panning.training.dynamic import Clock, Holds, Memory, Move, Ramp, Share, View
+from panning.training.moves import highest
 
 #: In the memory: whether quantisation has begun.
 IS_ON = "quantizing"
@@ -63,7 +64,7 @@ class Quantized(Ramp):
         weight = view.weight
         if self.order == "quantize_prune" and bool(view.memory[IS_ON]):
             weight = self._quantize(weight, view.layout)
-        return Move(top_k(weight.abs(), self.n_kept(view)))
+        return Move(highest(weight.abs(), self.n_kept(view), view.generator))
 
     def run_weights(self, weight: Tensor, mask: Tensor, problem: Problem, memory: Memory) -> Tensor:
         if bool(memory[IS_ON]):
