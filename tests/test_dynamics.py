@@ -400,9 +400,10 @@ def test_partially_masked_training_leaves_two_networks_that_work() -> None:
     assert not torch.equal(weights_of(model), weights_of(whole))
 
 
-def test_a_step_of_the_core_moves_the_core_alone() -> None:
+@pytest.mark.parametrize("rest", [{}, {"momentum": 0.9}, {"weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}])
+def test_a_step_of_the_core_moves_the_core_alone(rest: dict[str, float]) -> None:
     model = network()
-    optimizer = torch.optim.SGD(model.parameters(), 0.05)  # no momentum: nothing else moves weights
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, **rest)
     core = prune_problem(load_task(SPEC, 0).problem, DENSITY, "synflow").masks
     moving = panning.move_masks(
         model, optimizer, "partial", density=DENSITY, n_steps=6, masks=core, input_shape=DATA.input_shape

@@ -184,7 +184,7 @@ class Dynamic(Config):
         return False
 
     def learns_kept_only(self, clock: Clock) -> bool:
-        """Under ``feedback``: whether the next step moves kept weights only."""
+        """Under ``feedback``: whether the next step moves kept weights only; the optimizer takes the others' gradient for 0."""
         return False
 
     def has_arrived(self, clock: Clock, mask: Tensor, n_final: int, memory: Memory) -> bool:

@@ -27,11 +27,6 @@ class FlatParameters:
         """A copy."""
         return torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
 
-    def read_into(self, flat: Tensor) -> None:
-        """The same into a tensor that is there."""
-        with torch.no_grad():
-            torch._foreach_copy_(list(self.layout.views(flat).values()), self.parameters)
-
     def write(self, flat: Tensor) -> None:
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, list(self.layout.views(flat).values()))

@@ -364,9 +364,12 @@ class MovingMasks:
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_skipped:
             return
+        learns_kept_only = self.method.learns_kept_only(self.clock)
         self.clock = replace(self.clock, step=self.clock.step + 1)
         if self._dense is not None:
-            self._flat.read_into(self._dense)
+            stepped = self._flat.read()
+            # Momentum and weight decay move weights without a gradient, too.
+            self._dense = torch.where(self.mask, stepped, self._dense) if learns_kept_only else stepped
         elif self.method.whole_state or self.method.holds == "free":
             self._flat.write(torch.where(self.mask if self.method.whole_state else self.first, self._flat.read(), 0.0))
         acts, overdue = self.method.acts(self.clock), self._due
@@ -462,15 +465,17 @@ class MovingMasks:
             for parameter in self.problem.model.parameters():
                 self.optimizer.state.pop(parameter, None)
         mask = self._revived(view, move) if self.all_alive else move.mask
-        self.n_grown += int((mask & ~self.mask).sum())
-        self.mask = mask
-        self._mask_cost = self._share(mask)
+        is_new = not torch.equal(mask, self.mask)
+        if is_new:
+            self.n_grown += int((mask & ~self.mask).sum())
+            self.mask = mask
+            self._mask_cost = self._share(mask)
         if self._dense is not None:
             self._dense = weight.clone()
             self._flat.write(self._running_weights())
             return
         self._flat.write(torch.where(mask, weight, 0.0))
-        if view.clock.step and self._enforcement is not None:
+        if is_new and self._enforcement is not None:
             self._enforcement.change(self.masks)
 
     def _revived(self, view: View, move: Move) -> Tensor:

@@ -1,7 +1,8 @@
 """Simultaneous training of a network and a part of it (Mohtashami, Jaggi, Stich 2021, arXiv 2106.08895).
 
 Some steps run with the core alone, a part of the network that was chosen beforehand, the others with the whole of it. A step
-of the core moves the core's weights only. In the end the core, which is what is shipped, does nearly as well as one trained
+of the core moves the core's weights only: neither momentum nor weight decay moves the others, whose momentum goes on as if
+their gradient were 0. Biases and norms are both networks' and learn at every step. In the end the core, which is what is shipped, does nearly as well as one trained
 by itself, and so does the whole network (``MovingMasks.dense_weights``).
 
 The core is that of the start's mask; the first units of every hidden layer (a narrower network); or, for ``low_rank``, the
