@@ -128,6 +128,8 @@ def test_train_with_masks_that_move(capsys: pytest.CaptureFixture[str]) -> None:
         *short,
         "--dynamic",
         "rigl",
+        "--set",
+        "every=5",
         "--density",
         "0.1",
         "--mask",
@@ -176,6 +178,25 @@ def test_train_says_what_is_wrong_with_a_movement(
     assert run("train", "--model", "mlp", "--data", "digits", "--epochs", "1", *arguments) == 2
     assert message in " ".join(capsys.readouterr().err.replace("\u2502", " ").split())
     assert not Path("runs").exists()
+
+
+def test_a_movement_that_cannot_be_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    short = [
+        "train",
+        "--model",
+        "mlp",
+        "--data",
+        "digits",
+        "--batch-size",
+        "100",
+        "--dynamic",
+        "pat",
+        "--density",
+        "0.5",
+    ]
+    assert run(*short, "--epochs", "1", "--out", "pat") == 2
+    assert "this training has one" in capsys.readouterr().err and files() == []
+    assert run(*short, "--epochs", "2", "--out", "pat") == 0
 
 
 def test_train_agent_and_prune_with_its_policy() -> None:

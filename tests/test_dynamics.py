@@ -605,6 +605,47 @@ def test_a_method_that_would_never_come_to_its_density_is_refused(method: str, o
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "n_steps"),
+    [
+        ("rigl", {}, 120), ("set", {}, 6), ("snfs", {}, 6), ("dsr", {}, 100), ("edst", {"n_members": 1}, 900),
+    ],
+)  # fmt: skip
+def test_a_method_that_would_never_move_is_refused(method: str, options: dict[str, Any], n_steps: int) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+    given: dict[str, Any] = {"density": DENSITY, "steps_per_epoch": 6, "input_shape": DATA.input_shape}
+    chosen = make_dynamic(method, options)
+    with pytest.raises(MaskError, match=f"would never move: every=.*, n_steps={n_steps}; lower every"):
+        panning.move_masks(model, optimizer, chosen, n_steps=n_steps, **given)
+    panning.move_masks(model, optimizer, chosen, n_steps=4000, **given)
+
+
+def test_a_density_that_falls_at_once_is_warned_of() -> None:
+    def made(name: str, every: int, density: float = DENSITY) -> None:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+        given: dict[str, Any] = {"density": density, "n_steps": 100, "input_shape": DATA.input_shape}
+        panning.move_masks(model, optimizer, make_dynamic(name, {"every": every}), **given)
+
+    with pytest.warns(
+        UserWarning, match="GraNet's density falls from 1 to 0.1 in less than 3 moves: every=1000, n_steps=100"
+    ):
+        made("granet", 1000)
+    with pytest.warns(UserWarning, match="every=40"):  # at 40 and 69
+        made("granet", 40)
+    made("granet", 30)  # at 30, 60 and 69
+    made("granet", 1000, density=1.0)  # nothing falls
+
+
+def test_a_method_that_scores_with_a_loss_wants_its_data_at_once() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    method = make_dynamic("early", {"method": "snip", "after": 3})
+    with pytest.raises(DataError, match="'snip' scores with a loss and needs data"):
+        panning.move_masks(model, optimizer, method, density=0.1, n_steps=6, input_shape=DATA.input_shape)
+
+
 def test_stopping_early_warns_and_an_error_does_not() -> None:
     moving, optimizer = started("gmp")
     trained(moving.problem.model, optimizer, 5)
@@ -618,7 +659,7 @@ def test_stopping_early_warns_and_an_error_does_not() -> None:
 
 def test_frozen_weights_two_movements_and_units_with_all_alive_are_refused() -> None:
     moving, optimizer = started("rigl")
-    good: dict[str, Any] = {"density": DENSITY, "n_steps": 24, "input_shape": DATA.input_shape}
+    good: dict[str, Any] = {"density": DENSITY, "n_steps": 400, "input_shape": DATA.input_shape}
     with pytest.raises(MaskError, match="move already"):
         panning.move_masks(moving.problem.model, optimizer, "dpf", **good)
     moving.finish()
@@ -786,7 +827,7 @@ def test_token_models_move_with_data() -> None:
     assert moving.n_grown > 0 and 0 < moving.dense_steps < 8
     plain = network()
     with pytest.raises(PanningError, match="fails on one input of shape"):
-        panning.move_masks(plain, torch.optim.SGD(plain.parameters(), 0.1), density=0.1, n_steps=3, input_shape=(3,))
+        panning.move_masks(plain, torch.optim.SGD(plain.parameters(), 0.1), density=0.1, n_steps=64, input_shape=(3,))
 
 
 def test_low_rank_cores_mask_nothing() -> None:

@@ -79,6 +79,7 @@ def train(
     from panning.tasks import DataSource, TaskSpec, load_task
     from panning.training import Recipe, make_dynamic, n_epochs
     from panning.training import train as run_training
+    from panning.training.loop import check_training
 
     given = {
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
@@ -111,6 +112,7 @@ def train(
     movement = None
     if name is not None and method is not None and density is not None:
         movement, masks = _movement(task, name, method, density, all_alive, masks)
+        check_training(chosen, len(task.data.train), movement, masks)  # before anything is written
         moves = {"name": name, "options": method.model_dump(mode="json"), "density": density, "all_alive": all_alive}
         identity["dynamic"] = moves
     folder = out or Path("runs") / f"train-{content_key(identity)[:10]}"
@@ -161,11 +163,9 @@ def _movement(
 
     from panning.training import DYNAMICS, Movement
     from panning.training.dynamics import first_mask
-    from panning.training.moving import check_start
 
     problem = task.problem if masks is None else replace(task.problem, layout=masks.layout)
     first = masks or first_mask(problem, method, density, DYNAMICS[name])
-    check_start(problem, method, density, first.flat, all_alive)  # before anything is written
     return Movement(method, problem, density, all_alive), first
 
 

@@ -8,8 +8,9 @@ optimizer state of zero, one that is dropped and grown again in the same move ke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -17,6 +18,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from panning.config import Config
+from panning.errors import MaskError
 from panning.layout import Layout
 from panning.masks import n_kept_at
 from panning.problem import Problem
@@ -31,6 +33,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Holds = Literal["zero", "feedback", "free"]
 #: What a method keeps from move to move, by its own names; saved with every checkpoint.
 Memory = dict[str, Tensor]
+#: A density that falls in fewer moves than this is no ramp.
+FEWEST_FALLS = 3
 
 
 @dataclass(frozen=True)
@@ -152,12 +156,24 @@ class Dynamic(Config):
         """The next mask."""
         return Move(view.mask)
 
-    def check(self, clock: Clock) -> None:
-        """Raise MaskError if the method cannot do its work in a training of this length."""
+    def check(self, clock: Clock, problem: Problem) -> None:
+        """Raise MaskError if the method cannot do its work in a training of this length, DataError if it lacks data."""
+        if next(self.moves(clock), None) is None:
+            raise MaskError(
+                f"{type(self).__name__} would never move: {self.tempo(clock)}; lower every or train longer."
+            )
 
     def acts(self, clock: Clock) -> bool:
         """Whether there is a move after ``clock.step`` steps; after the last, only one that ends the method's work."""
         return not clock.is_over and clock.step % (self.every or clock.epoch) == 0
+
+    def moves(self, clock: Clock) -> Iterator[int]:
+        """The steps after which there is a move, one after the other."""
+        return (step for step in range(1, clock.n_steps + 1) if self.acts(replace(clock, step=step)))
+
+    def tempo(self, clock: Clock) -> str:
+        """For messages."""
+        return f"every={self.every or clock.epoch}, n_steps={clock.n_steps}"
 
     def begin(self, view: View) -> Move:
         """The first mask, before the first step, from the one that the training was given."""
@@ -184,7 +200,7 @@ class Dynamic(Config):
         return False
 
     def learns_kept_only(self, clock: Clock) -> bool:
-        """Under ``feedback``: whether the next step moves kept weights only; the optimizer takes the others' gradient for 0."""
+        """Under ``feedback``: whether the next step moves kept weights only; the others have a gradient of 0."""
         return False
 
     def has_arrived(self, clock: Clock, mask: Tensor, n_final: int, memory: Memory) -> bool:
@@ -228,6 +244,12 @@ class Ramp(Dynamic):
     def acts(self, clock: Clock) -> bool:
         """Every so many steps, and where the schedule ends."""
         return super().acts(clock) or clock.step == self.ends(clock)
+
+    def is_abrupt(self, clock: Clock) -> bool:
+        """Whether the density falls in fewer than ``FEWEST_FALLS`` moves."""
+        begins, ends = round(self.begin_at * clock.n_steps), self.ends(clock)
+        falls = (step for step in self.moves(clock) if begins < step <= ends)
+        return len(list(islice(falls, FEWEST_FALLS))) < FEWEST_FALLS
 
     def density_at(self, view: View) -> float:
         """start (f + (1 - f) (1 - t)^3) with f = final / start, for the cubic schedule (Zhu and Gupta 2017)."""

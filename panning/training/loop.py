@@ -37,7 +37,7 @@ from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.training.checkpoint import Checkpoint, Entry, load_checkpoint, save_checkpoint
 from panning.training.dynamic import Dynamic
 from panning.training.evaluation import evaluate, forward
-from panning.training.moving import MovingMasks
+from panning.training.moving import MovingMasks, check_movement
 from panning.training.recipe import Plan, Recipe, learning_rate_at
 from panning.training.small import made_small
 
@@ -196,6 +196,14 @@ def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, mas
         return plan.n_epochs(plan.n_steps)
     start = 1.0 if masks is None else masks.density
     return plan.n_epochs(movement.method.length(plan.n_steps, start, movement.density))
+
+
+def check_training(recipe: Recipe, n_train: int, movement: Movement, masks: Masks) -> None:
+    """Raise what ``train`` would raise about how ``masks`` move, before anything is trained or written."""
+    plan, problem = Plan.of(recipe, n_train), dataclasses.replace(movement.problem, layout=masks.layout)
+    check_movement(
+        problem, movement.method, movement.density, masks.flat, plan.n_steps, plan.steps_per_epoch, movement.all_alive
+    )
 
 
 def _moving(

@@ -34,7 +34,7 @@ from panning.problem import Problem
 from panning.pruners.all_alive import all_alive
 from panning.records import content_key
 from panning.seeding import torch_generator
-from panning.training.dynamic import Clock, Dynamic, Memory, Move, View
+from panning.training.dynamic import FEWEST_FALLS, Clock, Dynamic, Memory, Move, Ramp, View
 from panning.training.flat import FlatParameters, check_momentum
 
 #: In the memory: the magnitude that a masked weight had when it was last kept, by which all-alive pruning revives.
@@ -81,8 +81,7 @@ class MovingMasks:
             state: of a copy, whose network and optimizer are in that state, too.
 
         Raises:
-            MaskError: if the method cannot come from this start to this density, or the optimizer is not of the kind.
-            DensityError: if no mask of this density can be all alive, where that is asked for.
+            MaskError, DensityError, DataError: as ``check_movement``; or the optimizer is not of the kind.
         """
         check_density(density)
         self.problem = problem
@@ -90,10 +89,10 @@ class MovingMasks:
         self.method = method
         self.density = density
         self.all_alive = all_alive
-        self.start = 1.0 if method.prunes_units else int(start.sum()) / problem.layout.n_prunable
-        self.clock = Clock(0, method.length(n_steps, self.start, density), n_steps, epoch)
+        self.start = _start_density(problem, method, start)
         self._connectivity = Connectivity.of(problem)
         self._check(start)
+        self.clock = check_movement(problem, method, density, start, n_steps, epoch, all_alive)
         self._flat = FlatParameters(problem)
         few = None if problem.batches is None else problem.batches(0)[0][:1]
         self._adds = multiply_adds(problem.model, problem.input_shape, problem.layout, few)
@@ -105,14 +104,14 @@ class MovingMasks:
         self._grad: Tensor | None = None
         self._due: Clock | None = None  # a move that waits for the next forward pass
         self._is_skipped = False
+        self._handles: list[Any] = []
+        self._enforcement: MaskEnforcement | None = None
         if state is not None:
             self._take(state)
         self._mask_cost, self._first_cost = self._share(self.mask), self._share(self.first)
         if state is None:
             self._begin()
         self._begun = {name: (tensor.dtype, tensor.shape) for name, tensor in self.memory.items()}
-        self._handles: list[Any] = []
-        self._enforcement: MaskEnforcement | None = None
         self._register()
 
     @torch.no_grad()
@@ -156,8 +155,6 @@ class MovingMasks:
             raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
         if method.whole_state:
             check_momentum(optimizer)
-        check_start(self.problem, method, self.density, start, self.all_alive)
-        method.check(self.clock)
 
     # What users look at
 
@@ -530,8 +527,39 @@ def _rebuilt(problem: Problem, optimizer: Optimizer, method: Dynamic, rest: dict
     return MovingMasks(problem, optimizer, method, **rest)
 
 
-def check_start(problem: Problem, method: Dynamic, density: float, start: Tensor, all_alive: bool = False) -> None:
-    """Raise MaskError if the method cannot come from the flat mask ``start`` to this density, DensityError if none can."""
+def _start_density(problem: Problem, method: Dynamic, start: Tensor) -> float:
+    """``View.start`` of a flat mask."""
+    return 1.0 if method.prunes_units else int(start.sum()) / problem.layout.n_prunable
+
+
+def check_movement(
+    problem: Problem, method: Dynamic, density: float, start: Tensor, n_steps: int, epoch: int, all_alive: bool = False
+) -> Clock:
+    """Where the training begins, once nothing is wrong with it. Warns where the density falls at once.
+
+    Args:
+        start: flat bool, the first mask.
+        n_steps, epoch: as in ``Clock.schedule`` and ``Clock.epoch``.
+
+    Raises:
+        MaskError: if the method cannot come from this start to this density, or not in so many steps.
+        DensityError: if no mask of this density can be all alive, where that is asked for.
+        DataError: if the method lacks data.
+    """
+    _check_start(problem, method, density, start, all_alive)
+    first = _start_density(problem, method, start)
+    clock = Clock(0, method.length(n_steps, first, density), n_steps, epoch)
+    method.check(clock, problem)
+    if isinstance(method, Ramp) and density < first and method.is_abrupt(clock):
+        warnings.warn(
+            f"{type(method).__name__}'s density falls from {first:g} to {density:g} in less than {FEWEST_FALLS} moves: "
+            f"{method.tempo(clock)}; lower every.",
+            stacklevel=2,
+        )
+    return clock
+
+
+def _check_start(problem: Problem, method: Dynamic, density: float, start: Tensor, all_alive: bool) -> None:
     n_start, n_final = int(start.sum()), n_kept_at(density, problem.layout.n_prunable)
     name = type(method).__name__
     if method.prunes_units:

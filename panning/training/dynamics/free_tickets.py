@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from panning.errors import MaskError
+from panning.problem import Problem
 from panning.training.dynamic import Clock, Dynamic, Move, Share, View
 from panning.training.dynamics.rigl import exchange
 from panning.training.recipe import Recipe
@@ -51,13 +52,14 @@ class EDST(Dynamic):
         member = min(int(place), self.n_members - 1)
         return member, place - member
 
-    def check(self, clock: Clock) -> None:
+    def check(self, clock: Clock, problem: Problem) -> None:
         refinement = (clock.n_steps - self._explored(clock.n_steps)) / self.n_members
         if refinement < 1 or (1 < clock.epoch < clock.n_steps and refinement < clock.epoch):
             raise MaskError(
                 f"EDST's {self.n_members} refinements have {refinement:.1f} steps each, and a member is chosen among the "
                 f"ends of epochs of {clock.epoch} steps: train longer, or for fewer members."
             )
+        super().check(clock, problem)
 
     def learning_rate(self, recipe: Recipe, step: int, n_steps: int) -> float:
         if step < self._explored(n_steps):

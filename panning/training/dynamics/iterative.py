@@ -18,6 +18,7 @@ from pydantic import Field
 
 from panning.errors import MaskError
 from panning.masks import n_kept_at
+from panning.problem import Problem
 from panning.training.dynamic import Clock, Dynamic, Move, View, n_rounds
 from panning.training.moves import highest
 from panning.training.recipe import Recipe, learning_rate_at
@@ -43,7 +44,7 @@ class IterativeMagnitude(Dynamic):
         back = round(self.rewind_to * schedule)
         return back, schedule - back
 
-    def check(self, clock: Clock) -> None:
+    def check(self, clock: Clock, problem: Problem) -> None:
         if self._round(clock.schedule)[1] < 1:
             raise MaskError(
                 f"IMP's rounds have no step left of {clock.schedule} when they rewind to {self.rewind_to:g}."

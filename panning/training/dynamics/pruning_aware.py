@@ -19,6 +19,7 @@ from torch import Tensor
 
 from panning.allocation import top_k
 from panning.errors import MaskError
+from panning.problem import Problem
 from panning.training.dynamic import Clock, Dynamic, Memory, Move, Share, View
 from panning.training.moves import put_units
 
@@ -51,7 +52,7 @@ class PruningAware(Dynamic):
     def acts(self, clock: Clock) -> bool:
         return super().acts(clock) and clock.step <= self._latest(clock)
 
-    def check(self, clock: Clock) -> None:
+    def check(self, clock: Clock, problem: Problem) -> None:
         if self._latest(clock) >= clock.n_steps:
             raise MaskError(
                 "PaT decides at the end of an epoch, and this training has one: train longer, or with every=STEPS."
