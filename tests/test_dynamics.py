@@ -19,6 +19,7 @@ from panning.data import load_data
 from panning.errors import DataError, MaskError, PanningError
 from panning.masks import Masks, n_kept_at
 from panning.models import build_model
+from panning.problem import Problem
 from panning.pruners import prune_problem
 from panning.tasks import TaskSpec, load_task
 from panning.training import DYNAMICS, Movement, Recipe, evaluate, evaluate_mean, make_dynamic, train
@@ -29,6 +30,7 @@ from panning.training.moving import MovingMasks
 DENSITY = 0.1
 SPEC = TaskSpec(model="mlp", data="digits", n_train=300)
 DATA = load_data("digits", n_train=300)
+FEW = DATA.batch(DATA.train, torch.arange(50))
 RECIPE = Recipe(epochs=4, batch_size=50, learning_rate=0.05)  # 24 steps in epochs of 6
 #: Numbers that make a method act within so short a training.
 SHORT: dict[str, dict[str, Any]] = {
@@ -699,6 +701,48 @@ def test_units_that_are_outputs_stay_wherever_they_are_registered(name: str) -> 
     trained(model, optimizer, 24)
     densities = moving.finish().layer_densities()
     assert densities == {"first_head.weight": 1.0, "second_head.weight": 1.0, "hidden.weight": 0.5}
+
+
+class Recurrent(nn.Module):
+    """The recurrent layer is nothing that is pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.cells(inputs.flatten(1, 2))[0][:, -1])
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("dpf_filters", {}), ("soft_filter", {}), ("pat", {}), ("partial", {"core": "narrow"})]
+)
+def test_a_network_without_hidden_units_has_none_to_prune(name: str, options: dict[str, Any]) -> None:
+    for model in (Recurrent(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))):
+        optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+        with pytest.raises(MaskError, match="prunes hidden units, and this network has none"):
+            panning.move_masks(
+                model, optimizer, make_dynamic(name, options), density=0.5, n_steps=240, steps_per_epoch=6,
+                masks=prune_problem(Problem.of(model, DATA.input_shape, None), 1.0, "erk").masks, data=FEW,
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["dpf_filters", "soft_filter", "pat"])
+def test_depthwise_convolutions_stay_with_the_units_that_they_read(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 20, 3), nn.ReLU(), nn.Conv2d(20, 20, 3, groups=20), nn.ReLU(), nn.Conv2d(20, 20, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(20 * 16, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    moving = panning.move_masks(
+        model, optimizer, shortened(name), density=0.3, n_steps=24, steps_per_epoch=6, input_shape=DATA.input_shape
+    )
+    trained(model, optimizer, 24)
+    masks = moving.finish()
+    assert masks["2.weight"].all() and not masks["0.weight"].all() and not masks["4.weight"].all()
+    assert masks.effective_density(model, DATA.input_shape) > 0.05
 
 
 @pytest.mark.parametrize("name", ["set", "rigl", "dpf", "imp_weights", "quantized"])

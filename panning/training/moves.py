@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from panning.allocation import top_k
+from panning.connectivity import Connectivity
 from panning.layout import Layout
 from panning.problem import Problem
 
@@ -65,6 +66,20 @@ def free_places(mask: Tensor, layout: Layout) -> list[int]:
 def cosine(start: float, end: float, progress: float) -> float:
     """From ``start`` at progress 0 to ``end`` at 1, along half a cosine."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def hidden_layers(problem: Problem) -> tuple[str, ...]:
+    """The layers whose units may go: those that make outputs stay whole, and so do depthwise convolutions.
+
+    A depthwise unit reads one unit alone. Ranked by itself it would seldom be kept together with that one.
+    """
+    outputs = Connectivity.of(problem).output_layers
+    return tuple(name for name in problem.layout.names if name not in outputs and not _is_depthwise(problem, name))
+
+
+def _is_depthwise(problem: Problem, name: str) -> bool:
+    module = problem.model.get_submodule(name.rpartition(".")[0])
+    return 1 < getattr(module, "groups", 1) == getattr(module, "in_channels", 1)
 
 
 def top_units(problem: Problem, weight: Tensor, hidden: Sequence[str], density: float) -> Tensor:

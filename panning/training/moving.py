@@ -36,6 +36,7 @@ from panning.records import content_key
 from panning.seeding import torch_generator
 from panning.training.dynamic import FEWEST_FALLS, Clock, Dynamic, Memory, Move, Ramp, View
 from panning.training.flat import FlatParameters, check_momentum
+from panning.training.moves import hidden_layers
 
 #: In the memory: the magnitude that a masked weight had when it was last kept, by which all-alive pruning revives.
 LAST = "last magnitude"
@@ -444,8 +445,7 @@ class MovingMasks:
 
     @cached_property
     def _hidden(self) -> tuple[str, ...]:
-        outputs = self._connectivity.output_layers if self.method.prunes_units else frozenset[str]()
-        return tuple(name for name in self.problem.layout.names if name not in outputs)
+        return hidden_layers(self.problem) if self.method.prunes_units else self.problem.layout.names
 
     def _put(self, view: View, move: Move) -> None:
         """Carry a move out."""
@@ -566,6 +566,11 @@ def _check_start(problem: Problem, method: Dynamic, density: float, start: Tenso
         if all_alive:
             raise MaskError(
                 f"{name} prunes whole units, whose weights cannot be given to others: leave all_alive away."
+            )
+        if not hidden_layers(problem):
+            raise MaskError(
+                f"{name} prunes hidden units, and this network has none that may go: its outputs and depthwise "
+                "convolutions stay whole. Take a method that prunes single weights."
             )
         return
     if all_alive:
