@@ -65,12 +65,15 @@ class _Gate:
             return
         if _is_plain(grad):
             _clear([(grad, self)])
-        elif grad.layout == torch.sparse_coo:  # an embedding's: values [n_rows, ...] at indices [1, n_rows]
-            parameter.grad = grad = grad.coalesce()
-            kept = self.mask.to(grad.device)[tuple(grad.indices())]
-            grad.values().masked_fill_(~kept, 0.0)
+        elif grad.layout == torch.sparse_coo:
+            self.clear_sparse(grad)
         else:  # create_graph=True: what is derived from this gradient must see the zeros
             grad.masked_fill_(~self.mask.to(grad.device), 0.0)
+
+    def clear_sparse(self, tensor: Tensor) -> None:
+        """Zero the masked places of an embedding's gradient or momentum: values [n_rows, ...] at indices [1, n_rows]."""
+        kept = self.mask.to(tensor.device)[tuple(tensor._indices())]
+        tensor._values().masked_fill_(~kept, 0.0)
 
 
 class MaskEnforcement:
@@ -232,6 +235,11 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
     return MaskEnforcement(parameters, masks, optimizers)
 
 
+def clear_gradient(parameter: Tensor, mask: Tensor) -> None:
+    """Zero the masked gradient of one parameter."""
+    _Gate(mask).clear_grad(parameter)
+
+
 def check_held(parameters: Mapping[str, nn.Parameter], optimizers: Iterable[Optimizer]) -> None:
     """Raise MaskError if one of the parameters that learn is in no optimizer."""
     held = {parameter for one in optimizers for group in one.param_groups for parameter in group["params"]}
@@ -266,16 +274,25 @@ def _hooked(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> _Removab
 
 def _is_plain(grad: Tensor) -> bool:
     """Whether it is dense and no part of a graph: its bits may be changed."""
-    return grad.layout == torch.strided and not grad.requires_grad
+    return _is_strided(grad) and not grad.requires_grad
+
+
+def _is_strided(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided
 
 
 def _clear(tensors: Sequence[tuple[Tensor, _Gate]]) -> None:
     """Zero the masked places of all these at once."""
     # Not ``detach``, which shares the count of writes: a backward that still needs the weights of another optimizer, as
     # where each parameter is stepped by a hook of its own, would take zeros on zeros for a change.
-    bits = [tensor.data.view(INTEGERS[tensor.element_size()]) for tensor, _ in tensors]
-    if bits:
-        torch._foreach_mul_(bits, [gate.like(one) for one, (_, gate) in zip(bits, tensors, strict=True)])
+    strided = [
+        (tensor.data.view(INTEGERS[tensor.element_size()]), gate) for tensor, gate in tensors if _is_strided(tensor)
+    ]
+    if strided:
+        torch._foreach_mul_([bits for bits, _ in strided], [gate.like(bits) for bits, gate in strided])
+    for tensor, gate in tensors:
+        if not _is_strided(tensor):
+            gate.clear_sparse(tensor)
 
 
 def _state_like(parameter: Tensor, optimizer: Optimizer) -> Iterator[Tensor]:

@@ -339,10 +339,69 @@ def test_momentum_must_be_there_to_grow_by_it() -> None:
     plain = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(MaskError, match="use SGD with momentum or Adam"):
         move_masks(model, plain, "snfs", density=0.5, n_steps=4, steps_per_epoch=1, input_shape=(4,))
-    other = torch.optim.Rprop(model.parameters(), 0.1)
-    move_masks(model, other, "snfs", density=0.5, n_steps=4, steps_per_epoch=1, input_shape=(4,))
-    with pytest.raises(MaskError, match="keeps no momentum that this method knows"):
-        for _ in range(2):
-            other.zero_grad()
-            model(torch.ones(2, 4)).sum().backward()
-            other.step()
+    for kind in ("Adadelta", "Adafactor", "Adagrad", "ASGD", "Rprop", "RMSprop"):
+        with pytest.raises(MaskError, match=f"{kind} keeps none"):
+            other = getattr(torch.optim, kind)(model.parameters(), 0.1)
+            move_masks(model, other, "snfs", density=0.5, n_steps=4, steps_per_epoch=1, input_shape=(4,))
+    for kind, rest in (("RMSprop", {"momentum": 0.5}), ("Adamax", {}), ("NAdam", {}), ("RAdam", {}), ("AdamW", {})):
+        other = getattr(torch.optim, kind)(model.parameters(), 0.1, **rest)
+        with move_masks(model, other, "snfs", density=0.5, n_steps=4, steps_per_epoch=1, input_shape=(4,)) as moving:
+            for _ in range(4):
+                other.zero_grad()
+                model(torch.ones(2, 4)).sum().backward()
+                other.step()
+        assert moving.masks.n_kept == 21
+
+
+@pytest.mark.parametrize("name", ["rigl", "snfs", "partial"])
+def test_gradients_of_embeddings_may_be_sparse(name: str) -> None:
+    from panning import move_masks
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(10, 4, sparse=True), nn.Flatten(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    tokens = torch.randint(10, (6, 2))
+    method = make_dynamic(name, {"every": 2})
+    moving = move_masks(
+        model, optimizer, method, density=0.5, n_steps=8, include="*weight", data=(tokens, torch.zeros(6).long())
+    )
+    for _ in range(8):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(tokens), torch.zeros(6).long()).backward()
+        optimizer.step()
+    masks = moving.finish()
+    assert masks.n_kept == 32 and not model[0].weight[~masks["0.weight"]].any()
+
+
+class Attending(nn.Module):
+    """Attention to the first layer's outputs, called by names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.attention, self.last = nn.Linear(4, 4), nn.MultiheadAttention(4, 2), nn.Linear(4, 2)
+        self.seen: list[Tensor] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        words = self.first(inputs)
+        mask = torch.zeros(len(words), len(words)).fill_diagonal_(-torch.inf)
+        outputs: Tensor = self.last(self.attention(query=words, key=words, value=words, attn_mask=mask)[0])
+        return outputs
+
+
+def test_every_input_of_a_layer_is_quantised_by_its_sample() -> None:
+    torch.manual_seed(0)
+    model, seen = Attending().eval(), []
+    names = ["first.weight", "attention.in_proj_weight", "attention.out_proj.weight", "last.weight", "last.bias"]
+    quantized.quantize_inputs(model, names, 3)
+    hooks = [module._forward_pre_hooks for module in (model.first, model.attention, model.last)]
+    assert [len(hook) for hook in hooks] == [0, 1, 1]
+    model.attention.register_forward_pre_hook(lambda _, args, named: seen.append(named), with_kwargs=True)
+    inputs = torch.randn(5, 2, 4)  # [words, samples, features]
+    outputs = model(inputs)
+    assert outputs.isfinite().all()  # the mask is left as it is
+    for name in ("query", "key", "value"):
+        assert all(len(seen[0][name][:, sample].unique()) <= 7 for sample in range(2))
+    model(inputs[:, :1])
+    assert torch.allclose(seen[1]["key"], seen[0]["key"][:, :1])  # whatever the other samples are
+    quantized.run_in_full(model)
+    assert not model.last._forward_pre_hooks and not torch.equal(model(inputs), outputs)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from panning.enforce import clear_gradient
 from panning.errors import MaskError
 from panning.masks import Masks, check_masks_fit
 from panning.problem import Problem
@@ -40,13 +41,12 @@ class FlatParameters:
     def gradients(self) -> Tensor:
         """A copy; of a parameter without a gradient zeros."""
         grads = (p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters)
-        return torch.cat([grad.reshape(-1) for grad in grads])
+        return torch.cat([_dense(grad).reshape(-1) for grad in grads])
 
     def clear_gradients(self, mask: Tensor) -> None:
         """Zero the gradients of masked weights."""
         for parameter, kept in zip(self.parameters, self.layout.views(mask).values(), strict=True):
-            if parameter.grad is not None:
-                parameter.grad.masked_fill_(~kept, 0.0)
+            clear_gradient(parameter, kept)
 
     def momentum(self, optimizer: Optimizer) -> Tensor:
         """The running mean of gradients, as the optimizer steps along it."""
@@ -54,22 +54,26 @@ class FlatParameters:
 
 
 def check_momentum(optimizer: Optimizer) -> None:
-    """Raise MaskError if the optimizer is known to keep no running mean of gradients."""
-    if any(group.get("momentum", 1) == 0 for group in optimizer.param_groups) and "betas" not in optimizer.defaults:
+    """Raise MaskError if the optimizer keeps no running mean of gradients."""
+    if not all(group.get("momentum", 0) > 0 or "betas" in group for group in optimizer.param_groups):
         raise MaskError(
-            "This method grows where the optimizer's momentum is largest, and it keeps none: use SGD with momentum or Adam."
+            f"This method grows where the optimizer's momentum is largest, and {type(optimizer).__name__} keeps none: use "
+            "SGD with momentum or Adam."
         )
 
 
 def _momentum(optimizer: Optimizer, parameter: Tensor) -> Tensor:
     state = optimizer.state.get(parameter, {})
-    if (buffer := state.get("momentum_buffer")) is not None:
-        return buffer.detach()
-    if "exp_avg" in state and "exp_avg_sq" in state:
-        mean: Tensor = state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8)
-        return mean
-    if not state:
+    if (mean := state.get("momentum_buffer", state.get("exp_avg"))) is None:
         return torch.zeros_like(parameter)  # it has had no gradient yet
-    raise MaskError(
-        f"{type(optimizer).__name__} keeps no momentum that this method knows: use SGD with momentum, Adam or AdamW."
-    )
+    mean = _dense(mean.detach())
+    if "exp_avg_sq" in state:  # of Adam and its kin
+        mean = mean / (_dense(state["exp_avg_sq"]).sqrt() + 1e-8)
+    elif "exp_inf" in state:  # of Adamax
+        mean = mean / (state["exp_inf"] + 1e-8)
+    return mean
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """An embedding's gradient may be sparse, and its momentum then."""
+    return tensor.to_dense() if tensor.layout != torch.strided else tensor

@@ -16,7 +16,9 @@ stay as they are.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -30,6 +32,8 @@ from panning.training.moves import highest
 
 #: In the memory: whether quantisation has begun.
 IS_ON = "quantizing"
+#: What torch's layers take beside their inputs: masks, and the states of recurrent ones.
+NO_INPUTS = ("attn_mask", "key_padding_mask", "hx")
 
 
 class Quantized(Ramp):
@@ -88,13 +92,17 @@ class Quantized(Ramp):
 def quantize_inputs(model: nn.Module, names: Sequence[str], bits: int, memory: Memory | None = None) -> None:
     """Let the layers of these parameters quantise their inputs, all but the first; hooks that were there are replaced.
 
+    What a layer reads within itself is not reached: the input of attention's output projection, the states of a recurrent
+    layer.
+
     Args:
         names: as in ``Layout.names`` or the keys of a mask.
         memory: of a method, which says when it begins; None: at once.
     """
     run_in_full(model)
-    for name in names[1:]:
-        model.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(QuantizedInput(bits, memory or {}))
+    layers = dict.fromkeys(model.get_submodule(name.rpartition(".")[0]) for name in names)
+    for layer in list(layers)[1:]:
+        layer.register_forward_pre_hook(QuantizedInput(layer, bits, memory or {}), with_kwargs=True)
 
 
 def run_in_full(model: nn.Module) -> None:
@@ -103,22 +111,35 @@ def run_in_full(model: nn.Module) -> None:
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, QuantizedInput):
                 del module._forward_pre_hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 class QuantizedInput:
-    """The hook: each sample by its largest value."""
+    """The hook: every input, whether by place or by name, each of its samples by its largest value.
 
-    def __init__(self, bits: int, memory: Memory) -> None:
+    Samples lie along the first axis, of layers that say ``batch_first=False`` along the second.
+    """
+
+    def __init__(self, layer: nn.Module, bits: int, memory: Memory) -> None:
+        self.names = tuple(inspect.signature(layer.forward).parameters)
+        self.batch_axis = 0 if getattr(layer, "batch_first", True) else 1
         self.bits = bits
         self.memory = memory
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
+    def __call__(
+        self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if not bool(self.memory.get(IS_ON, True)):
             return None
-        given = inputs[0]
+        by_place = zip_longest(self.names[: len(inputs)], inputs)
+        return tuple(self._run(name, given) for name, given in by_place), {n: self._run(n, g) for n, g in named.items()}
+
+    def _run(self, name: str | None, given: Any) -> Any:
+        if name in NO_INPUTS or not isinstance(given, Tensor) or not given.is_floating_point():
+            return given
         plain = given.detach()
-        largest = plain.abs().flatten(1).amax(1).view(-1, *[1] * (plain.dim() - 1))
-        return (given + (quantize(plain, self.bits, largest) - plain), *inputs[1:])
+        axes = [axis for axis in range(plain.dim()) if axis != self.batch_axis]
+        return given + (quantize(plain, self.bits, plain.abs().amax(axes, keepdim=True)) - plain)
 
 
 def quantize(values: Tensor, bits: int, largest: Tensor) -> Tensor:
