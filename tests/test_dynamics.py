@@ -463,9 +463,9 @@ def test_a_state_of_another_method_is_refused_and_nothing_changes() -> None:
     moving, _ = started("rigl")
     other, _ = started("dpf")
     before = moving.mask.clone()
-    with pytest.raises(MaskError, match="another method or network"):
+    with pytest.raises(MaskError, match="another method, start or network"):
         moving.load_state_dict(other.state_dict())
-    with pytest.raises(MaskError, match="another method or network"):
+    with pytest.raises(MaskError, match="another method, start or network"):
         moving.load_state_dict({**moving.state_dict(), "step": -1})
     assert torch.equal(moving.mask, before)
 
@@ -803,6 +803,28 @@ def test_weights_that_somebody_writes_under_feedback_stay() -> None:
     assert stayed.any() and torch.equal(weights_of(model)[stayed], flat[stayed])
 
 
+def test_weights_that_are_clipped_through_data_under_feedback_are_shipped_so() -> None:
+    moving, optimizer = started("dpf")
+    model = moving.problem.model
+    for _ in steps(moving, optimizer, moving.n_steps):
+        for parameter in model.parameters():
+            parameter.data.clamp_(-0.05, 0.05)
+    dense, state = moving.dense_weights(), moving.state_dict()
+    assert max(float(dense[name][mask].abs().max()) for name, mask in moving.masks.items()) <= 0.0501
+    assert torch.equal(state["tensors"]["dense"], torch.cat([weight.flatten() for weight in dense.values()]))
+    moving.finish()
+    assert weights_of(model).abs().max() <= 0.0501
+
+
+def test_a_state_belongs_to_the_first_mask_that_it_began_with() -> None:
+    """Whose density ramps start from, and within which filters are."""
+    for name, firsts in (("granet", (1.0, 0.5)), ("soft_filter", (1.0, 0.9))):
+        problem = load_task(SPEC, 0).problem
+        (one, _), (other, _) = (started(name, masks=prune_problem(problem, d, "random").masks) for d in firsts)
+        with pytest.raises(MaskError, match="another method, start or network"):
+            other.load_state_dict(one.state_dict())
+
+
 def test_states_are_checked_whole_before_anything_changes() -> None:
     moving, optimizer = started("deep_r")
     trained(moving.problem.model, optimizer, 3)
@@ -810,16 +832,16 @@ def test_states_are_checked_whole_before_anything_changes() -> None:
     tensors = good["tensors"]
     sign = tensors["memory.sign"]
     for wrong in (
-        {"dense_steps": float("nan")}, {"step": True}, {"n_grown": "x"}, {"due": 7.0}, {"method": "x"},
+        {"dense_steps": float("nan")}, {"step": True}, {"n_grown": "x"}, {"due": 7.0}, {"identity": "x"},
         {"tensors": {**tensors, "memory.sign": sign[:-1]}}, {"tensors": {**tensors, "memory.sign": sign.float()}},
         {"tensors": {"mask": tensors["mask"]}}, {"tensors": {**tensors, "memory.other": sign}},
         {"tensors": {**tensors, "mask": tensors["mask"].float()}}, {"tensors": {**tensors, "grad": sign}},
     ):  # fmt: skip
-        with pytest.raises(MaskError, match="another method or network"):
+        with pytest.raises(MaskError, match="another method, start or network"):
             moving.load_state_dict({**good, **wrong})
     lacking = dict(good)
     del lacking["dense_steps"]
-    with pytest.raises(MaskError, match="another method or network"):
+    with pytest.raises(MaskError, match="another method, start or network"):
         moving.load_state_dict(lacking)
     assert moving.mask is mask and moving.clock.step == 3
 

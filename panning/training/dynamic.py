@@ -31,7 +31,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 #: without them, but the gradient at that point moves all dense weights, from which the next mask is made. ``free``: they
 #: are zeroed by the move and then learn like all others.
 Holds = Literal["zero", "feedback", "free"]
-#: What a method keeps from move to move, by its own names; saved with every checkpoint.
+#: What a method keeps from move to move, by its own names; saved with every checkpoint. Flat tensors [n_prunable] are where
+#: the weights are, all others on the CPU.
 Memory = dict[str, Tensor]
 #: A density that falls in fewer moves than this is no ramp.
 FEWEST_FALLS = 3

@@ -13,12 +13,11 @@ from panning.problem import Problem
 
 
 class FlatParameters:
-    """Reads and writes them in place, and knows whether somebody else has written since."""
+    """Reads and writes them in place."""
 
     def __init__(self, problem: Problem) -> None:
         self.layout = problem.layout
         self.parameters: list[Tensor] = list(check_masks_fit(problem.model, Masks.dense(problem.layout)).values())
-        self._versions: list[int] = []
 
     @property
     def device(self) -> torch.device:
@@ -31,12 +30,6 @@ class FlatParameters:
     def write(self, flat: Tensor) -> None:
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, list(self.layout.views(flat).values()))
-        self._versions = [parameter._version for parameter in self.parameters]
-
-    @property
-    def is_as_written(self) -> bool:
-        """Whether nothing has been written to them since ``write``: no loaded weights, no clipping."""
-        return self._versions == [parameter._version for parameter in self.parameters]
 
     def gradients(self) -> Tensor:
         """A copy; of a parameter without a gradient zeros."""

@@ -138,7 +138,7 @@ def train(
     if fixed is not None:
         held = enforce_masks(network, fixed, optimizer)
     images = put_channels_last(network, few)
-    saved, training = Checkpoint(), _name(recipe, seed, masks, movement, keep_best)
+    saved, training = Checkpoint(), _name(recipe, seed, masks, moving, keep_best)
     if checkpoint is not None:
         saved = load_checkpoint(checkpoint, network, optimizer, training, moving) or saved
     history, best = saved.history, saved.best
@@ -217,13 +217,10 @@ def _moving(
     )  # fmt: skip
 
 
-def _name(recipe: Recipe, seed: int, masks: Masks | None, movement: Movement | None, keep_best: bool) -> str:
+def _name(recipe: Recipe, seed: int, masks: Masks | None, moving: MovingMasks | None, keep_best: bool) -> str:
     """What a checkpoint must agree in: with other masks, say, its weights would stand in other units."""
     bits = None if masks is None else hashlib.sha256(masks.flat.cpu().numpy().tobytes()).hexdigest()
-    moves = None
-    if movement is not None:
-        method = [type(movement.method).__name__, movement.method.model_dump(mode="json")]
-        moves = [*method, movement.density, movement.all_alive, movement.problem.seed]
+    moves = None if moving is None else moving.identity
     return content_key([recipe.model_dump(mode="json"), seed, bits, keep_best, moves])
 
 

@@ -11,6 +11,7 @@ that was taken at the masked ones, and the masked ones are put back after it. No
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 import weakref
@@ -102,6 +103,7 @@ class MovingMasks:
         self.dense_steps = 0.0
         self.n_grown = 0
         self._dense = self._flat.read() if method.holds == "feedback" else None
+        self._running: Tensor | None = None  # of the dense weights, what the network runs with
         self._grad: Tensor | None = None
         self._due: Clock | None = None  # a move that waits for the next forward pass
         self._is_skipped = False
@@ -109,6 +111,7 @@ class MovingMasks:
         self._enforcement: MaskEnforcement | None = None
         if state is not None:
             self._take(state)
+            self._run()
         self._mask_cost, self._first_cost = self._share(self.mask), self._share(self.first)
         if state is None:
             self._begin()
@@ -222,6 +225,7 @@ class MovingMasks:
 
     def dense_weights(self) -> dict[str, Tensor]:
         """Under feedback the dense weights by name, of others the network's own; copies."""
+        self._adopt()
         flat = self._flat.read() if self._dense is None else self._dense
         return {name: view.clone() for name, view in self.problem.layout.views(flat).items()}
 
@@ -239,13 +243,14 @@ class MovingMasks:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that ``load_state_dict`` needs beside the states of model and optimizer: tensors, text and numbers."""
+        self._adopt()
         tensors = {"mask": self.mask, **{f"memory.{name}": tensor for name, tensor in self.memory.items()}}
         if self._dense is not None:
             tensors["dense"] = self._dense
         if self._due is not None and self._grad is not None:
             tensors["grad"] = self._grad
         return {
-            "method": self._name, "step": self.clock.step, "due": None if self._due is None else self._due.step,
+            "identity": self.identity, "step": self.clock.step, "due": None if self._due is None else self._due.step,
             "dense_steps": self.dense_steps, "n_grown": self.n_grown,
             "tensors": {name: tensor.clone() for name, tensor in tensors.items()},
         }  # fmt: skip
@@ -259,36 +264,38 @@ class MovingMasks:
         if not self._handles:
             raise MaskError("These moving masks have ended; make new ones to go on.")
         if not self._is_state(state):
-            raise MaskError("This state is not one of these moving masks: it belongs to another method or network.")
+            raise MaskError(
+                "This state is not one of these moving masks: it belongs to another method, start or network."
+            )
         self._take(state)
         self._mask_cost = self._share(self.mask)
         if self._enforcement is not None:
             self._enforcement.change(self.masks)
-        elif self._dense is not None:
-            self._flat.write(self._running_weights())
+        self._run()
         self._prepare()
 
     def _take(self, state: Mapping[str, Any]) -> None:
         tensors, device = state["tensors"], self._flat.device
-        home = {name: tensor.device for name, tensor in self.memory.items()}
         self.mask = tensors["mask"].to(device)
         self.memory.clear()  # in place: hooks of a method hold it
         for name, tensor in tensors.items():
             if name.startswith("memory."):
-                own = name.removeprefix("memory.")
-                self.memory[own] = tensor.to(home.get(own, device))
+                self.memory[name.removeprefix("memory.")] = tensor.to(
+                    device if tensor.shape == self.mask.shape else "cpu"
+                )
         self._dense = tensors["dense"].to(device).clone() if self._dense is not None else None
         self._grad = tensors["grad"].to(device) if "grad" in tensors else None
         self.clock = replace(self.clock, step=state["step"])
         self._due = None if state["due"] is None else replace(self.clock, step=state["due"])
         self.dense_steps, self.n_grown = float(state["dense_steps"]), state["n_grown"]
 
-    @property
-    def _name(self) -> str:
-        """What two states must agree in: of another method or network, the tensors mean something else."""
+    @cached_property
+    def identity(self) -> str:
+        """What two states must agree in: of another method, start or network, the tensors mean something else."""
         method = [type(self.method).__name__, self.method.model_dump(mode="json"), self.density, self.all_alive]
         length = [self.n_steps, self.clock.schedule, self.clock.epoch, self.problem.seed]
-        return content_key([*method, *length, self.problem.layout.names, self.problem.layout.shapes])
+        first = hashlib.sha256(self.first.cpu().numpy().tobytes()).hexdigest()
+        return content_key([*method, *length, self.problem.layout.names, self.problem.layout.shapes, first])
 
     def _is_state(self, state: Mapping[str, Any]) -> bool:
         try:
@@ -298,7 +305,7 @@ class MovingMasks:
             wanted |= {"grad"} if due is not None and self.method.wants_gradient else set()
             numbers = [state["step"], state["n_grown"], *([] if due is None else [due])]
             return (
-                state["method"] == self._name
+                state["identity"] == self.identity
                 and all(type(n) is int and n >= 0 for n in numbers)
                 and math.isfinite(state["dense_steps"])
                 and set(flat) == wanted
@@ -376,8 +383,8 @@ class MovingMasks:
             self._move(overdue)
         elif acts and not self.method.defers:
             self._move(self.clock)
-        elif self._dense is not None:
-            self._flat.write(self._running_weights())
+        else:
+            self._run()
         self._remember()
         self._prepare()
 
@@ -419,11 +426,17 @@ class MovingMasks:
         if self._enforcement is not None:
             self._enforcement.let_gradients_through(self.method.wants_gradient and self._acts_next())
 
+    def _run(self) -> None:
+        """Under feedback: let the network run with what follows from the dense weights."""
+        if self._dense is not None:
+            self._flat.write(self._running_weights())
+            self._running = self._flat.read()
+
     def _adopt(self) -> None:
         """What somebody else has written into the running weights (loaded, clipped) is theirs in the dense ones, too."""
-        if self._dense is not None and not self._flat.is_as_written:
+        if self._dense is not None and self._running is not None:
             now = self._flat.read()
-            changed = now != self._running_weights()
+            changed = now != self._running  # by value: what is written through ``data`` counts no version
             if not self.method.runs_whole(self.clock):
                 changed &= self.mask
             self._dense = torch.where(changed, now, self._dense)
@@ -469,7 +482,7 @@ class MovingMasks:
             self._mask_cost = self._share(mask)
         if self._dense is not None:
             self._dense = weight.clone()
-            self._flat.write(self._running_weights())
+            self._run()
             return
         self._flat.write(torch.where(mask, weight, 0.0))
         if is_new and self._enforcement is not None:
