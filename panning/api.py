@@ -140,7 +140,7 @@ def move_masks(
 
     Args:
         model: at its initial weights, bare or inside DistributedDataParallel, ``torch.compile`` and the like.
-        optimizer: one that holds every prunable parameter, none of them frozen; stepped without a closure.
+        optimizer: one that holds every prunable parameter, none of them frozen. A closure of its step is called once.
         method: a row of ``panning.training.DYNAMICS``, or one with other numbers (``panning.make_dynamic``).
         density: at the end.
         n_steps: of the schedule of learning rates. A method that goes through it several times (IMP) has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 from collections.abc import Iterator
 from dataclasses import replace
@@ -511,6 +512,8 @@ def test_wrong_use_is_an_error_that_says_what_to_do() -> None:
             panning.move_masks(model, optimizer, **{**good, **wrong})
     with pytest.raises(MaskError, match="LBFGS"):
         panning.move_masks(model, torch.optim.LBFGS(model.parameters()), **good)
+    with pytest.raises(MaskError, match="A list is no torch.optim.Optimizer: move_masks takes one"):
+        panning.move_masks(model, [optimizer, optimizer], **good)  # type: ignore[arg-type]
     with pytest.raises(MaskError, match="in no optimizer"):
         panning.move_masks(network(), optimizer, **good)
     with pytest.raises(DataError, match="needs data"):
@@ -519,10 +522,58 @@ def test_wrong_use_is_an_error_that_says_what_to_do() -> None:
     assert torch.equal(before, weights_of(model))
 
 
-def test_a_step_with_a_closure_is_refused() -> None:
-    moving, optimizer = started("dpf")
-    with pytest.raises(MaskError, match="without a closure"):
-        optimizer.step(lambda: 0.0)
+@pytest.mark.parametrize("name", ["dpf", "rigl", "set"])
+def test_a_step_with_a_closure_is_the_same_step(name: str) -> None:
+    """As Lightning's automatic optimisation takes it."""
+    plain, optimizer = started(name)
+    closed, second = started(name)
+    for by_name in (False, True) * 4:
+
+        def closure() -> Tensor:
+            second.zero_grad()
+            loss = F.cross_entropy(closed.problem.model(FEW[0]), FEW[1])
+            loss.backward()
+            return loss
+
+        optimizer.zero_grad()
+        loss = F.cross_entropy(plain.problem.model(FEW[0]), FEW[1])
+        loss.backward()
+        optimizer.step()
+        given = second.step(closure=closure) if by_name else second.step(closure)
+        assert torch.equal(loss, given)
+    assert (
+        torch.equal(weights_of(plain.problem.model), weights_of(closed.problem.model)) and plain.clock == closed.clock
+    )
+
+
+def test_a_skipped_step_leaves_the_gradients_to_look_at() -> None:
+    moving, optimizer = started("rigl")
+    for _ in steps(moving, optimizer, 6):
+        grads = {name: parameter.grad for name, parameter in moving.problem.model.named_parameters()}
+        assert all(grad is not None and grad.any() for grad in grads.values())
+    for name, mask in moving.masks.items():  # after a move
+        grad = grads[name]
+        assert grad is not None and not grad[~mask].any()
+
+
+def test_a_network_that_changes_its_device_is_told_when_it_should_have() -> None:
+    moving, optimizer = started("rigl")
+    moving.mask = moving.mask.to("meta")
+    with pytest.raises(MaskError, match="went from meta to cpu after its masks began to move"):
+        trained(moving.problem.model, optimizer, 1)
+
+
+def test_a_network_whose_movement_nobody_holds_is_free() -> None:
+    moving, optimizer = started("rigl")
+    model = moving.problem.model
+    gc.collect()
+    del moving, optimizer  # which still hold each other
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    panning.move_masks(model, optimizer, "rigl", density=DENSITY, n_steps=400, input_shape=DATA.input_shape)
+
+
+def test_stopping_at_once_warns() -> None:
+    moving, _ = started("dpf")
     with pytest.warns(
         UserWarning, match="Masks stopped moving after 0 of 24 steps, at density 1, which was to become 0.1"
     ):

@@ -11,6 +11,7 @@ that was taken at the masked ones, and the masked ones are put back after it. No
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import warnings
@@ -107,6 +108,7 @@ class MovingMasks:
         self._grad: Tensor | None = None
         self._due: Clock | None = None  # a move that waits for the next forward pass
         self._is_skipped = False
+        self._put_aside: list[tuple[Tensor, Tensor | None]] = []  # gradients of a step that does not move the weights
         self._handles: list[Any] = []
         self._enforcement: MaskEnforcement | None = None
         if state is not None:
@@ -143,14 +145,20 @@ class MovingMasks:
         model, optimizer, method = self.problem.model, self.optimizer, self.method
         if not isinstance(optimizer, Optimizer):
             raise MaskError(
-                f"A {type(optimizer).__name__} is no torch.optim.Optimizer; of a trainer's wrapper pass what is inside."
+                f"A {type(optimizer).__name__} is no torch.optim.Optimizer: move_masks takes one, which holds all that is "
+                "prunable; of a trainer's wrapper pass what is inside."
             )
         if isinstance(optimizer, torch.optim.LBFGS):
             raise MaskError(
                 "LBFGS evaluates the network several times a step, between which no mask can move; use SGD or Adam."
             )
-        if (other := _MOVING.get(model)) is not None and other() is not None:
-            raise MaskError("The masks of this network move already: call finish() of what move_masks gave before.")
+        if model in _MOVING and _MOVING[model]() is not None:
+            gc.collect()  # what nobody holds any more, an optimizer and its hooks still hold each other
+        if model in _MOVING and _MOVING[model]() is not None:
+            raise MaskError(
+                "The masks of this network move already: call finish() of what move_masks gave before, or use it in a "
+                "`with`."
+            )
         masks = Masks(self.problem.layout, start.cpu())
         check_ranks_agree(masks)
         prunable = check_masks_fit(model, masks)
@@ -343,10 +351,25 @@ class MovingMasks:
 
     # A step
 
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """``args`` start with the optimizer. A closure is run here, and the optimizer told of its loss."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+            args, kwargs = args[:1], {"closure": lambda: loss}
+        if self._flat.device != self.mask.device:
+            raise MaskError(
+                f"The network went from {self.mask.device} to {self._flat.device} after its masks began to move: call "
+                "move_masks when it is where it is trained."
+            )
+        self._look_at_gradients(optimizer)
+        return args, kwargs
+
     @torch.no_grad()
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None:
-            raise MaskError("Moving masks need a step without a closure: call backward, then step().")
+    def _look_at_gradients(self, optimizer: Optimizer) -> None:
         found_inf = getattr(optimizer, "found_inf", None)  # a GradScaler's, of optimizers that skip the step themselves
         self._is_skipped = found_inf is not None and bool(found_inf)
         if self._is_skipped:
@@ -363,12 +386,18 @@ class MovingMasks:
             self._flat.write(self._dense)
         if acts and self.method.skips_step:
             for parameter in self.problem.model.parameters():
+                self._put_aside.append((parameter, parameter.grad))
                 parameter.grad = None  # of which optimizers take no notice
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_skipped:
             return
+        for parameter, grad in self._put_aside:  # users look at their norm
+            parameter.grad = grad
+        if self._put_aside:
+            self._put_aside.clear()
+            self._flat.clear_gradients(self.mask)
         learns_kept_only = self.method.learns_kept_only(self.clock)
         self.clock = replace(self.clock, step=self.clock.step + 1)
         if self._dense is not None:
