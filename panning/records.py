@@ -16,9 +16,12 @@ import platform
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
+
+from filelock import FileLock, Timeout
 
 from panning.errors import ConfigError, OutputError, PanningError
 
@@ -139,6 +142,25 @@ def claim_folder(out: Path, identity: dict[str, Any]) -> None:
         )
 
 
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Within, no other process writes the records of a folder: it would do the same work again.
+
+    Raises:
+        OutputError: if one does already.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")  # the system's: a process that is killed gives it back
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(f"Another process writes to {out}: wait for it, or give another --out.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class RecordStore:
     """An append-only file of records, one JSON object a line, one writing process."""
 
@@ -223,7 +245,12 @@ def _environment() -> str:
         {
             "versions": {"python": platform.python_version(), **versions},
             "commit": _commit(),
-            "hardware": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+            "hardware": {
+                "processor": _processor(),
+                "cores": os.cpu_count(),
+                "system": platform.system(),
+                "instructions": _instructions(),
+            },
         }
     )
 
@@ -243,6 +270,13 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _instructions() -> str:
+    """What torch's kernels use of the processor: sums of another width round otherwise."""
+    import torch  # slow, and who reads records has no need of it
+
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _processor() -> str:

@@ -23,12 +23,12 @@ from panning.benchmark.presets import dynamic_preset_names, load_dynamic_preset,
 from panning.benchmark.reproduce import differences, find_record, run_again
 from panning.cli import main
 from panning.config import parse_config
-from panning.errors import ConfigError, DensityError, PanningError
+from panning.errors import ConfigError, DensityError, OutputError, PanningError
 from panning.pruners.actions import ActionSpec
 from panning.pruners.controls import CONTROLS
 from panning.pruners.observations import OBSERVATIONS
 from panning.pruners.policy_net import PolicyNet, save_policy
-from panning.records import RunRecord, read_records
+from panning.records import RunRecord, read_records, sole_writer
 from panning.search import Job, Outcome, SerialExecutor, execute
 from panning.tasks import DataSource
 from panning.training import DYNAMICS, make_dynamic
@@ -41,9 +41,9 @@ CONFIG: dict[str, Any] = {
     "seeds": [0, 1],
     "methods": [
         "erk",
-        {"method": "snip", "all_alive": True},
+        "snip",
         {"method": "snip", "control": "shuffle_alive"},
-        {"method": "magnitude", "control": "reinitialise"},
+        {"method": "snip", "control": "reinitialise"},
     ],
 }
 HERE = Path()
@@ -93,9 +93,9 @@ def test_every_cell_has_a_record_that_says_all_of_it(whole: tuple[Path, dict[str
     _, records = whole
     names = sorted({row_name(record.config) for record in records.values()})
     assert names == [
-        "SNIP (shuffled, as many alive)", "SNIP + all-alive", "dense", "magnitude (of other weights)", "random (ERK)"
+        "SNIP", "SNIP (of other weights)", "SNIP (shuffled, as many alive)", "dense", "random (ERK)"
     ]  # fmt: skip
-    assert len(records) == 2 + 2 * 2 * 4 == check_grid(config(), HERE)
+    assert len(records) == 2 + 2 * 2 * 4 and check_grid(config(), HERE) == (18, 18)
     for record in records.values():
         facts = record.metrics
         assert record.kind == "cell" and facts["error"] is None and "commit" in record.environment
@@ -190,9 +190,26 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
     [
         (
             {"methods": ["erk"]},
-            "without controls is not believed; .*shuffle_alive; a method with control: reinitialise",
+            "without controls is not believed; .*with control: shuffle_alive; .*with control: reinitialise",
         ),
         ({"methods": CONFIG["methods"][1:]}, "add to methods: erk"),
+        # controls of quotas, of what is not in the grid, and a random mask that moves, are none
+        (
+            {
+                "methods": [
+                    "erk",
+                    "snip",
+                    {"method": "erk", "control": "shuffle_alive"},
+                    {"method": "erk", "control": "reinitialise"},
+                ]
+            },
+            "control: shuffle_alive; .*control: reinitialise",
+        ),
+        ({"methods": ["erk", "synflow", *CONFIG["methods"][2:]]}, "control: shuffle_alive; .*control: reinitialise"),
+        ({"methods": [{"method": "erk", "dynamic": "rigl"}, *CONFIG["methods"][1:]]}, "add to methods: erk"),
+        ({"tasks": CONFIG["tasks"] * 2}, "tasks is named twice"),
+        ({"short": [{**SHORT, "learning_rate": 0.1}]}, "list the rate under learning_rates"),
+        ({"name": "../elsewhere"}, "name"),
         ({"methods": [*CONFIG["methods"], "snyflow"]}, "Did you mean 'synflow'"),
         ({"methods": [*CONFIG["methods"], "erk"]}, "methods is named twice"),
         ({"methods": [*CONFIG["methods"], {"method": "erk", "policy": "x"}]}, "not both"),
@@ -218,6 +235,23 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
 def test_wrong_grids_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(**change)
+
+
+def test_a_folder_has_one_writer(tmp_path: Path, whole: tuple[Path, dict[str, RunRecord]]) -> None:
+    """Or each of two would run the cells that the other is at."""
+    with sole_writer(tmp_path), pytest.raises(OutputError, match="Another process writes"):
+        bench(tmp_path)
+    with sole_writer(tmp_path), pytest.raises(OutputError, match="Another process writes"):
+        merge_records([whole[0]], tmp_path)
+    assert merge_records([whole[0]], tmp_path) == len(whole[1])
+
+
+def test_a_grid_does_not_go_on_from_what_is_no_cell(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text(
+        '{"key": "a", "kind": "prune", "config": {}, "metrics": {}, "environment": {}}\n'
+    )
+    with pytest.raises(PanningError, match="no cell of a benchmark"):
+        bench(tmp_path)
 
 
 def test_a_density_without_a_path_is_refused_before_anything_runs() -> None:

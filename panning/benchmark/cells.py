@@ -22,7 +22,9 @@ from panning.tasks import TaskSpec, check_task_names
 from panning.training import Recipe
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+#: More than anybody has; beyond 2**53 a count is no exact float.
+MOST = 2**53
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class _Agent(Config):
@@ -66,8 +68,8 @@ class _CellConfig(Config):
 
 
 class _Timing(Config):
-    prune_s: Annotated[float, Field(ge=0)] = 0.0
-    train_s: Annotated[float, Field(gt=0)] | None = None
+    prune_s: Annotated[float, Field(ge=0, le=MOST)] = 0.0
+    train_s: Annotated[float, Field(ge=1e-6, le=MOST)] | None = None
 
 
 class _Metrics(Config):
@@ -81,13 +83,16 @@ class _Metrics(Config):
     collapsed_layers: list[str] | None = None
     compute_left: Annotated[float, Field(ge=0)] | None = None
     layer_densities: list[tuple[str, Share]] | None = None
+    mask: str | None = None
+    data: str | None = None
     data_label: str | None = None
-    n_train: Annotated[int, Field(ge=1)] | None = None
+    n_train: Annotated[int, Field(ge=1, le=MOST)] | None = None
     search_images: Count | None = None
     timing: _Timing | None = None
-    images_seen: Annotated[int, Field(ge=1)] | None = None
-    train_epochs: Annotated[float, Field(ge=0)] | None = None
+    images_seen: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    train_epochs: Annotated[float, Field(ge=0, le=MOST)] | None = None
     accuracy: Share | None = None
+    loss: float | None = None
     test_accuracy: Share | None = None
     test_accuracy_of_best: Share | None = None
     history: Annotated[list[dict[str, float]], Field(min_length=1)] | None = None
@@ -101,6 +106,8 @@ class _Metrics(Config):
             missing.append("timing.train_s")
         if any("epoch" not in entry for entry in self.history or ()):
             missing.append("history.epoch")
+        if any(entry.get("density", 1.0) <= 0 for entry in self.history or ()):
+            missing.append("history.density above 0")
         return missing
 
 

@@ -8,17 +8,15 @@ does in a search: a short training that was chosen on the test part would carry 
 from __future__ import annotations
 
 import json
-import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from panning.benchmark.cells import by_place, recipe_text
 from panning.benchmark.speed_report import markdown_table
-from panning.benchmark.statistics import interval
 from panning.errors import PanningError
 from panning.records import RunRecord
 
@@ -30,10 +28,25 @@ COLUMNS = (
 #: A figure of a short training -> whether more of it is better.
 JUDGES = {"train_loss": False, "accuracy": True, "loss": False}
 JUDGE_NAMES = {"train_loss": "training loss", "accuracy": "validation accuracy", "loss": "validation loss"}
+N_RESAMPLES = 2000
+
+#: Method, seed.
+Mask = tuple[str, int]
+#: Task and recipe, density.
+Place = tuple[str, float]
+Array = NDArray[np.floating]
 
 
-#: Task and recipe, density, method and seed.
-Identity = tuple[str, float, str, int]
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over densities, and its interval of 95 % over which methods are there to be ranked."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -42,112 +55,154 @@ class Foresight:
 
     Attributes:
         share: of the full training's images.
-        by_mask: Spearman's rank correlation over all masks, one value a density.
+        by_mask: Spearman's rank correlation over all masks.
         by_method: over the methods' means over seeds.
-        regret: final validation accuracy lost by taking the method that looks best on one seed, against the one that is
-            best; one value for each density and seed.
+        regret: final validation accuracy lost by taking the method that looks best on one seed, against the one that is best
+            over all; the mean over densities and seeds.
+        worst: the largest of these.
+        n: how many they are.
     """
 
     training: str
     judge: str
     share: float
-    by_mask: list[float]
-    by_method: list[float]
-    regret: list[float]
+    by_mask: Estimate
+    by_method: Estimate
+    regret: Estimate
+    worst: float
+    n: int
 
 
 def foresights(records: Iterable[RunRecord]) -> list[Foresight]:
     """Of every short training in ``records``, and of every epoch of the full one.
 
     Raises:
-        PanningError: if nothing was trained shortly, or fewer than three masks of every density were.
+        PanningError: if nothing was trained shortly, or fewer than three methods of every density were.
     """
     cells = [record for record in records if record.kind == "cell"]
     final, trials = by_place(cells)
-    full = {
-        (text, density, name, cell.config["seed"]): cell
-        for (text, name, density), some in final.items()
-        for cell in some
-        if cell.config["by"] is not None and cell.metrics["error"] is None
-    }
+    full: dict[Place, dict[Mask, RunRecord]] = defaultdict(dict)
+    for (text, name, density), some in final.items():
+        good = [cell for cell in some if cell.config["by"] is not None and cell.metrics["error"] is None]
+        if good:
+            full[text, density] |= {(name, cell.config["seed"]): cell for cell in good}
     if not full:
         raise PanningError("These records hold no full training; run a grid with short recipes to its end.")
-    predictions: dict[tuple[str, float], dict[Identity, dict[str, float]]] = defaultdict(dict)
-    for identity, record in full.items():
-        n_epochs = len(record.metrics["history"])
-        for entry in record.metrics["history"][:-1]:
-            predictions[f"the first {entry['epoch']:g} epochs of it", entry["epoch"] / n_epochs][identity] = entry
     tried = {trial.key for some in trials.values() for trial in some}  # of learning rates: full trainings
     short: dict[str, list[RunRecord]] = defaultdict(list)
     for record in cells:
         if not record.config["test"] and record.metrics["error"] is None and record.key not in tried:
-            short[_mask(record)].append(record)
-    for identity, whole in full.items():
-        for record in short[_mask(whole)]:
-            share = record.metrics["images_seen"] / whole.metrics["images_seen"]
-            name = recipe_text(record.config["recipe"])
-            predictions[name, round(share, 4)][identity] = record.metrics["history"][-1]
+            short[_of_mask(record)].append(record)
+
+    #: Training and its share of the cost -> what it says of each mask.
+    predictions: dict[tuple[str, float], dict[Place, dict[Mask, dict[str, float]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for place, masks in full.items():
+        for mask, whole in masks.items():
+            history = whole.metrics["history"]
+            for n, entry in enumerate(history[:-1], start=1):
+                name = f"the first {n} of its {len(history)} epochs"
+                predictions[name, n / len(history)][place][mask] = entry
+            for record in short[_of_mask(whole)]:
+                share = record.metrics["images_seen"] / whole.metrics["images_seen"]
+                name = f"{recipe_text(record.config['recipe'])}, batches of {record.config['recipe']['batch_size']}"
+                predictions[name, round(share, 4)][place][mask] = record.metrics["history"][-1]
     if not predictions:
         raise PanningError("Every training has one epoch and there is no short one: there is nothing to foresee from.")
     found = []
     for (name, share), entries in sorted(predictions.items(), key=lambda item: (item[0][1], item[0][0])):
-        for judge, more_is_better in JUDGES.items():
-            scores = {i: (1 if more_is_better else -1) * e[judge] for i, e in entries.items() if judge in e}
-            foresight = _foresight(name, judge, share, scores, full)
-            found += [foresight] if foresight.by_mask else []
+        for judge in JUDGES:
+            tables = (_table(entries[place], full[place], judge) for place in sorted(entries))
+            if ranked := [table for table in tables if table is not None]:
+                found.append(_foresight(name, judge, share, ranked))
     if not found:
-        raise PanningError("At no density were three masks trained both ways: there is nothing to rank.")
+        raise PanningError("At no density were three methods trained both ways: there is nothing to rank.")
     return found
 
 
-def _mask(record: RunRecord) -> str:
+def _of_mask(record: RunRecord) -> str:
     """What is equal for all trainings of one mask: the config but for the training."""
     return json.dumps({k: v for k, v in record.config.items() if k not in ("recipe", "test")}, sort_keys=True)
 
 
-def _foresight(
-    name: str, judge: str, share: float, scores: Mapping[Any, float], full: Mapping[Any, RunRecord]
-) -> Foresight:
-    by_mask, by_method, regret = [], [], []
-    for place in sorted({identity[:2] for identity in scores}):
-        here = {i: score for i, score in scores.items() if i[:2] == place}
-        final = {i: float(full[i].metrics["accuracy"]) for i in here}
-        if len(here) < 3:  # a grid that was stopped
-            continue
-        by_mask.append(_rank_correlation(list(here.values()), [final[i] for i in here]))
-        means = _means(final)
-        foreseen = _means(here)
-        if len(means) > 2:
-            by_method.append(_rank_correlation([foreseen[m] for m in means], list(means.values())))
-        for seed in sorted({i[3] for i in here}):
-            chosen = max((i for i in here if i[3] == seed), key=lambda i: here[i])
-            regret.append(max(means.values()) - means[chosen[2]])
-    return Foresight(name, judge, share, by_mask, by_method, regret)
+@dataclass(frozen=True)
+class _Table:
+    """Of one density, more is better: what the short training says and what came out, [..., method, seed]."""
+
+    short: Array
+    full: Array
+
+    def resampled(self, rng: np.random.Generator) -> _Table:
+        """As many tables of methods drawn from these."""
+        n_methods = len(self.full)
+        drawn = rng.integers(n_methods, size=(N_RESAMPLES, n_methods))
+        return _Table(self.short[drawn], self.full[drawn])
+
+    def by_mask(self) -> Array:
+        short, full = (np.reshape(side, (*side.shape[:-2], -1)) for side in (self.short, self.full))
+        return _rank_correlation(short, full)
+
+    def by_method(self) -> Array:
+        return _rank_correlation(self.short.mean(-1), self.full.mean(-1))
+
+    def regrets(self) -> Array:
+        """In points, one a seed."""
+        means = self.full.mean(-1)
+        chosen = np.take_along_axis(means, self.short.argmax(-2), -1)
+        return 100 * (means.max(-1, keepdims=True) - chosen)
+
+    def regret(self) -> Array:
+        return self.regrets().mean(-1)
 
 
-def _rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's; 0 where one of them does not tell anything apart."""
-    from scipy.stats import spearmanr
+def _table(entries: Mapping[Mask, Mapping[str, float]], full: Mapping[Mask, RunRecord], judge: str) -> _Table | None:
+    """Of the seeds that some method has and the methods that have all of them, if these are three at least."""
+    sign = 1.0 if JUDGES[judge] else -1.0
+    there = {mask for mask, entry in entries.items() if judge in entry}
+    seeds = sorted({seed for _, seed in there})
+    methods = [name for name in dict.fromkeys(name for name, _ in full) if all((name, seed) in there for seed in seeds)]
+    if len(methods) < 3:
+        return None
+    short = [[sign * entries[name, seed][judge] for seed in seeds] for name in methods]
+    accuracy = [[full[name, seed].metrics["accuracy"] for seed in seeds] for name in methods]
+    return _Table(np.array(short), np.array(accuracy))
 
-    if len(set(first)) == 1 or len(set(second)) == 1:
-        return 0.0
-    return float(spearmanr(first, second).statistic)
+
+def _foresight(name: str, judge: str, share: float, tables: Sequence[_Table]) -> Foresight:
+    regrets = np.concatenate([table.regrets() for table in tables])
+    return Foresight(
+        name, judge, share, _estimate(tables, _Table.by_mask), _estimate(tables, _Table.by_method),
+        _estimate(tables, _Table.regret), float(regrets.max()), len(regrets),
+    )  # fmt: skip
 
 
-def _means(values: Mapping[Any, float]) -> dict[str, float]:
-    """Of each method over its seeds."""
-    by_method: dict[str, list[float]] = defaultdict(list)
-    for identity, value in values.items():
-        by_method[identity[2]].append(value)
-    return {name: statistics.fmean(some) for name, some in by_method.items()}
+def _estimate(tables: Sequence[_Table], statistic: Callable[[_Table], Array]) -> Estimate:
+    """The mean over densities, with its percentile bootstrap over methods.
+
+    Masks of one method, or of one seed, are not independent, and the question is how other methods would be ranked.
+    """
+    rng = np.random.default_rng(0)
+    low, high = np.quantile(sum(statistic(table.resampled(rng)) for table in tables) / len(tables), [0.025, 0.975])
+    return Estimate(float(np.mean([statistic(table) for table in tables])), float(low), float(high))
+
+
+def _rank_correlation(first: Array, second: Array) -> Array:
+    """Spearman's along the last axis; 0 where one of them does not tell anything apart."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(side, axis=-1) for side in (first, second)]
+    a, b = (side - side.mean(-1, keepdims=True) for side in ranks)
+    norm = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.divide((a * b).sum(-1), norm, out=np.zeros_like(norm), where=norm > 0)
 
 
 def table_cells(found: Sequence[Foresight]) -> list[list[str]]:
     """The table's rows as text."""
     return [
         [
-            f.training, JUDGE_NAMES[f.judge], f"{f.share:.3f}", _with_interval(f.by_mask), _with_interval(f.by_method),
-            _with_interval([100 * value for value in f.regret]), f"{100 * max(f.regret):.2f}", str(len(f.regret)),
+            f.training, JUDGE_NAMES[f.judge], f"{f.share:.3f}", str(f.by_mask), str(f.by_method), str(f.regret),
+            f"{f.worst:.2f}", str(f.n),
         ]
         for f in found
     ]  # fmt: skip
@@ -157,20 +212,12 @@ def markdown(records: Sequence[RunRecord]) -> str:
     """The table with what one must know to read it."""
     return "\n".join(
         [
-            "Rank correlation is Spearman's with the full training's validation accuracy, its mean over densities with the "
-            "95 % bootstrap interval. Regret is the validation accuracy, in points, that is lost by taking the method that "
-            "looks best "
-            "on one seed in place of the one that is best over all; its mean over densities and seeds.",
+            "Rank correlation is Spearman's with the full training's validation accuracy, its mean over densities. Regret "
+            "is the validation accuracy, in points, that is lost by taking the method that looks best on one seed in place "
+            "of the one that is best over all; its mean over densities and seeds. Intervals of 95 % are of a bootstrap over "
+            "methods: how it might be for others.",
             "",
             *markdown_table(COLUMNS, table_cells(foresights(records))),
             "",
         ]
     )
-
-
-def _with_interval(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    low, high = interval(np.array(values))
-    bounds = "" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]"
-    return f"{statistics.fmean(values):.2f}{bounds}"

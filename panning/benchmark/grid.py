@@ -99,6 +99,15 @@ class Contender(Config):
             raise ValueError(f"control '{self.control}' turns scores round, and method '{self.method}' draws at random")
         return self
 
+    @property
+    def is_control_of_scores(self) -> bool:
+        """Whether a control stands around a method that ranks weights, not one that draws them by quotas."""
+        return self.control is not None and self.method is not None and bool(PRUNERS[self.method].pruner.indices)
+
+    @property
+    def uncontrolled(self) -> Contender:
+        return self.model_copy(update={"control": None})
+
     def by(self, folder: Path) -> tuple[dict[str, Any], bytes | None]:
         """How a job makes the mask (see ``prune_job``), and the policy's file."""
         extra: dict[str, Any] = {} if self.dynamic is None else {"dynamic": self.dynamic.model_dump(mode="json")}
@@ -138,12 +147,13 @@ class GridConfig(Config):
     """A whole benchmark.
 
     Attributes:
+        name: of its folder; another config of this name goes on there.
         tasks: each is a table of its own.
         short: further recipes that every mask is trained by, on the validation part alone: how well they foresee the full
             training is what ``panning bench fidelity`` tells.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     tasks: Annotated[tuple[GridTask, ...], Field(min_length=1)]
     densities: Annotated[tuple[Density, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -155,19 +165,35 @@ class GridConfig(Config):
 
     @model_validator(mode="after")
     def _with_controls(self) -> GridConfig:
-        controls = {contender.control for contender in self.methods}
+        """ERK, and of a method that reads the network and stands for itself in the grid its shuffle and its mask for other
+        weights."""
+        controls = {c.control for c in self.methods if c.is_control_of_scores and c.uncontrolled in self.methods}
         missing = [
-            *(["erk"] if all(c.method != "erk" for c in self.methods) else []),
-            *(["a method with control: shuffle_alive"] if "shuffle_alive" not in controls else []),
-            *(["a method with control: reinitialise"] if "reinitialise" not in controls else []),
+            *(["erk"] if Contender(method="erk") not in self.methods else []),
+            *(
+                f"a method of the grid that scores weights, with control: {control}"
+                for control in ("shuffle_alive", "reinitialise")
+                if control not in controls
+            ),
         ]
         if missing:
             raise ValueError(
                 f"a benchmark without controls is not believed; add to methods: {'; '.join(missing)} (see docs/benchmark.md)"
             )
-        for name in ("methods", "densities", "seeds"):
+        for name in ("tasks", "methods", "densities", "seeds"):
             if len({repr(value) for value in getattr(self, name)}) < len(getattr(self, name)):
                 raise ValueError(f"one of the {name} is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _short_is_another(self) -> GridConfig:
+        """Records tell trials of learning rates by that alone, that they differ in it."""
+        at_no_rate = [task.recipe.model_copy(update={"learning_rate": 1.0}) for task in self.tasks]
+        for recipe in self.short:
+            if recipe.model_copy(update={"learning_rate": 1.0}) in at_no_rate:
+                raise ValueError(
+                    "a short recipe differs from its task's in the learning rate alone: list the rate under learning_rates"
+                )
         return self
 
     @property

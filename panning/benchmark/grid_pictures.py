@@ -74,15 +74,17 @@ def _legend(panels: Sequence[Any], fontsize: int) -> None:
 
 
 def accuracy_picture(table: Table) -> bytes:
-    """Accuracy against effective compression, with 95 % bands: a mask with dead weights is as sparse as its live ones."""
+    """Accuracy against effective compression, with 95 % bands: a mask with dead weights is as sparse as its live ones.
+
+    A cross, at the compression that was asked for, where the mask of a seed is dead as a whole.
+    """
     whole, (axes,) = figure(1, width=7.0, height=4.6)
     for line in _lines(table):
-        alive = [row for row in line.rows if min(row.of_masks("effective_density")) > 0]
-        if not alive:
-            continue
-        x = [1.0 / statistics.fmean(row.of_masks("effective_density")) for row in alive]
-        values = [100 * np.array(list(row.values("test_accuracy").values())) for row in alive]
+        x = [_compression(row) for row in line.rows]
+        values = [100 * np.array(list(row.values("test_accuracy").values())) for row in line.rows]
+        dead = [i for i, row in enumerate(line.rows) if not min(row.of_masks("effective_density"))]
         axes.plot(x, [v.mean() for v in values], marker="o", markersize=3, **line.style)
+        axes.plot([x[i] for i in dead], [values[i].mean() for i in dead], "x", color=line.style["color"])
         bounds = [interval(v) for v in values]
         if line.colour and not any(math.isnan(low) for low, _ in bounds):
             axes.fill_between(x, *zip(*bounds, strict=True), color=line.colour, alpha=0.15)
@@ -90,10 +92,15 @@ def accuracy_picture(table: Table) -> bytes:
     axes.set_xscale("log")
     axes.set_xlabel("effective compression (all weights / alive weights)")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title(table.title)
+    axes.set_title(table.title, parse_math=False)
     axes.grid(alpha=0.3)
     _legend([axes], fontsize=7)
     return png(whole)
+
+
+def _compression(row: Row) -> float:
+    effective = row.of_masks("effective_density")
+    return 1.0 / (statistics.fmean(effective) if min(effective) > 0 else row.density)
 
 
 def rank_picture(table: Table) -> bytes | None:
@@ -104,12 +111,18 @@ def rank_picture(table: Table) -> bytes | None:
     from scikit_posthocs import critical_difference_diagram
 
     whole, (axes,) = figure(1, width=9.0, height=1.6 + 0.2 * len(found.names))
-    critical_difference_diagram(
-        dict(zip(found.names, found.mean_ranks, strict=True)),
-        pd.DataFrame(found.p_pairs, index=list(found.names), columns=list(found.names)), ax=axes,
-        label_props={"fontsize": 7},
+    # By number: sets of names, in which the bars are found, have another order in every process.
+    drawn = critical_difference_diagram(
+        dict(enumerate(found.mean_ranks)), pd.DataFrame(found.p_pairs), ax=axes, label_props={"fontsize": 7},
+        label_fmt_left="{label:d}", label_fmt_right="{label:d}",
     )  # fmt: skip
-    axes.set_title(f"{table.title}: mean rank over {found.n_blocks} pairs of density and seed", fontsize=9)
+    for text in drawn["labels"]:
+        number = int(text.get_text())
+        name, rank = found.names[number], f"({found.mean_ranks[number]:.2g})"
+        text.set(text=f"{name} {rank}" if text.get_ha() == "right" else f"{rank} {name}", parse_math=False)
+    axes.set_title(
+        f"{table.title}: mean rank over {found.n_blocks} pairs of density and seed", fontsize=9, parse_math=False
+    )
     return png(whole)
 
 
@@ -145,10 +158,11 @@ def cost_picture(table: Table) -> bytes | None:
             for row in (r for r in line.rows if r.density == density):
                 size, marker = 24 if line.colour else 10, "^" if line.is_dashed else "o"
                 style = {"color": line.style["color"], "label": line.style["label"], "s": size, "marker": marker}
-                axes.scatter([table.whole_cost(row)], [100 * row.mean("test_accuracy")], **style)
-        shown = [table.whole_cost(row) for row in table.at(density) if row.good]
+                axes.scatter([sum(table.cost(row))], [100 * row.mean("test_accuracy")], **style)
+        shown = [sum(table.cost(row)) for row in table.at(density) if row.good]
         if shown and min(shown) > 0 and max(shown) > 10 * min(shown):
             axes.set_xscale("log")  # on less than a decade its ticks run into each other
+        axes.xaxis.set_minor_formatter("")  # or they run into each other
         axes.set_xlabel("cost, dense epochs")
         axes.set_title(f"density {density:g}", fontsize=9)
         axes.grid(alpha=0.3)
@@ -174,7 +188,7 @@ def course_picture(table: Table) -> bytes | None:
         axes.set_xlabel("compression (all weights / kept weights)")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    dead.set_title(table.title, fontsize=9)
+    dead.set_title(table.title, fontsize=9, parse_math=False)
     _legend([dead, accuracy], fontsize=7)
     return png(whole)
 

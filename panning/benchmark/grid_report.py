@@ -16,7 +16,7 @@ from typing import Any
 from panning.benchmark.grid_pictures import PICTURES
 from panning.benchmark.grid_tables import Row, Table, tables
 from panning.benchmark.speed_report import markdown_table
-from panning.benchmark.statistics import Difference
+from panning.benchmark.statistics import Difference, detectable
 from panning.records import RunRecord, write_atomic
 
 COLUMNS = (
@@ -24,6 +24,10 @@ COLUMNS = (
     "test %, best epoch", "validation %", "learning rate", "cost, dense epochs", "training multiply-adds, dense epochs", "n",
     "against the best",
 )  # fmt: skip
+
+
+#: A relative change of a layer's density that is not worth a word.
+NEGLIGIBLE_DRIFT = 0.05
 
 
 def table_cells(table: Table) -> list[list[str]]:
@@ -38,7 +42,7 @@ def _known(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list
 
 
 def _cells(table: Table, row: Row) -> list[str]:
-    rates = {cell.config["recipe"]["learning_rate"] for cell in row.cells}
+    rates = sorted({cell.config["recipe"]["learning_rate"] for cell in row.cells})
     effective, dead, compute = (row.of_masks(name) for name in ("effective_density", "n_dead_units", "compute_left"))
     collapsed, trained = row.n_collapsed_layers, row.of_masks("train_epochs")
     return [
@@ -51,12 +55,21 @@ def _cells(table: Table, row: Row) -> list[str]:
         row.spread("test_accuracy"),
         row.spread("test_accuracy_of_best"),
         row.spread("accuracy"),
-        " ".join(f"{rate:g}" for rate in sorted(rates)),
+        " ".join(f"{rate:g}" for rate in rates) + _tried(row),
         f"{sum(table.cost(row)):.2f}",
         f"{statistics.fmean(trained):.3f}" if trained else "-",
         f"{len(row.good)}" + (f" of {len(row.cells)}" if len(row.good) < len(row.cells) else ""),
         _against(table, row),
     ]
+
+
+def _tried(row: Row) -> str:
+    """The learning rates that were tried for a row."""
+    failed: dict[float, bool] = defaultdict(bool)
+    for trial in row.trials:
+        failed[trial.config["recipe"]["learning_rate"]] |= trial.metrics["error"] is not None
+    shown = [f"{rate:g}{' (failed)' if failed[rate] else ''}" for rate in sorted(failed)]
+    return f" of {', '.join(shown)}" if shown else ""
 
 
 def _against(table: Table, row: Row) -> str:
@@ -67,13 +80,74 @@ def _against(table: Table, row: Row) -> str:
     found = table.differences.get((row.density, row.method))
     if found is None:
         return "-"
-    bounds = "" if math.isnan(found.low) else f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
     verdict = f"p {found.p:.3f}" if found.is_significant else "no significant difference"
-    return f"{100 * found.mean:+.2f}{bounds}, {verdict}" if found.is_tested else _untested(found)
+    return f"{_points(found)}, {verdict}" if found.is_tested and not found.is_none else _points(found)
 
 
-def _untested(found: Difference) -> str:
-    return "no seed in common" if found.n == 0 else f"{100 * found.mean:+.2f}, one seed: not tested"
+def _points(found: Difference) -> str:
+    """A difference in points with its interval, or why there is none."""
+    if found.n == 0:
+        return "no seed in common"
+    if not found.is_tested:
+        return f"{100 * found.mean:+.2f}, one seed: not tested"
+    if found.is_none:
+        return "the same on every seed"
+    return f"{100 * found.mean:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+
+
+def contrast_cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    """The planned comparisons: a line each, a column a density, and one for their mean; what is significant is bold."""
+
+    def shown(found: Difference | None) -> str:
+        if found is None:
+            return "-"
+        return f"**{_points(found)}**, p {found.p:.3f}" if found.is_significant else _points(found)
+
+    columns = ["comparison", *(f"{density:g}" for density in table.densities), "mean over densities"]
+    lines = [
+        [c.name, *(shown(c.differences.get(density)) for density in table.densities), shown(c.pooled)]
+        for c in table.contrasts
+    ]
+    return columns, lines
+
+
+def _contrasts(table: Table) -> list[str]:
+    """Their part of a page."""
+    if not table.contrasts:
+        return []
+    drifts = [
+        f"{contrast.name}: {', '.join(f'{100 * drift:.0f} % at {density:g}' for density, drift in far)}"
+        for contrast in table.contrasts
+        if contrast.is_shuffle
+        if (far := [(d, drift) for d in contrast.differences if (drift := contrast.drift(d)) > NEGLIGIBLE_DRIFT])
+    ]
+    return [
+        "Planned comparisons: a method minus its control, and a method with minus without all-alive pruning. Mean "
+        "difference in points on the test part, paired by seed, with its interval of 95 % (Student's; from ten seeds on "
+        "BCa's bootstrap); bold where the paired t-test, with Holm's correction over the comparisons of that column, is "
+        "significant at 5 %. What is not bold is not known to differ, which is not to say that it is equal.",
+        "",
+        *markdown_table(*contrast_cells(table)),
+        "",
+        *([] if not drifts else [
+            "What a shuffle cuts off comes alive in other layers, and dead weights of the method it does not have: where "
+            "the quotas of the layers differ by much, the comparison is of them, too. By how much the density of that layer "
+            f"differs where it does most: {'; '.join(drifts)}.", "",
+        ]),
+    ]  # fmt: skip
+
+
+def _power(table: Table) -> str:
+    """What the tests can find at all, as a sentence after another."""
+    n_seeds = max((len(row.good) for row in table.rows), default=0)
+    counted = [len({row.outcome for row in table.at(density) if row.good}) - 1 for density in table.densities]
+    if n_seeds < 2 or max(counted, default=0) < 1:
+        return ""
+    least = detectable(n_seeds, max(counted))
+    return (
+        f" Of {max(counted)} comparisons over {n_seeds} seeds, none can be significant whose mean is below {least:.1f} "
+        "standard deviations of the paired differences: look at the planned ones, or add seeds."
+    )
 
 
 def short_cells(table: Table, only: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
@@ -166,10 +240,11 @@ def _markdown(table: Table) -> str:
             f"{rank.p_friedman:.2g}. The densities of one seed share weights and batches: ranks sum up, what holds is "
             "said by the paired tests.", "",
         ]),
+        *_contrasts(table),
         *(f"- {sentence}" for sentence in findings(table)),
         "",
-        "Against the best on validation: mean difference in points on the test part, paired by seed, 95 % bootstrap "
-        "interval, paired t-test with Holm's correction over the rows of one density, at 5 %. Cost: agent and tried "
+        "Against the best on validation: the same test, corrected over the rows of one density (of equal masks once)."
+        f"{_power(table)} Cost: agent and tried "
         "learning rates, scoring (wall time by that of a dense epoch) and training, in passes of the dense network over the "
         "training part; multiply-adds count those of kept weights alone, and all where a method looks at masked ones.",
         "",

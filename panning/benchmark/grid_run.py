@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from panning.benchmark.cells import join_records
+from panning.benchmark.cells import check_cell, join_records
 from panning.benchmark.grid import GridConfig, Group, groups
 from panning.config import dump_config
 from panning.connectivity import Connectivity
 from panning.masks import n_kept_at
-from panning.records import RecordStore, RunRecord, claim_folder, write_atomic
+from panning.records import RecordStore, RunRecord, claim_folder, sole_writer, write_atomic
 from panning.search.executor import Executor
 from panning.search.jobs import Job, Outcome
 from panning.search.run import ShowProgress
@@ -38,48 +38,64 @@ def run_grid(
         ConfigError: if the folder holds a grid of another name.
     """
     claim_folder(out, {"command": "bench", "name": config.name})
-    write_atomic(out / "config.yaml", dump_config(config))
-    store = JobStore(out)
+    with sole_writer(out):
+        write_atomic(out / "config.yaml", dump_config(config))
+        store = _checked(JobStore(out))
 
-    def work(description: str, jobs: Sequence[Job]) -> dict[str, Outcome]:
-        with show(description, len(jobs)) as advance:
-            return store.run(jobs, executor, lambda job, outcome: advance(1))
+        def work(description: str, jobs: Sequence[Job]) -> dict[str, Outcome]:
+            with show(description, len(jobs)) as advance:
+                return store.run(jobs, executor, lambda job, outcome: advance(1))
 
-    first, n_shares = share
-    mine = groups(config, folder)[first::n_shares]
-    if any(group.task.learning_rates for group in mine):
-        tried = work("learning rates", [job for group in mine for jobs in _by_rate(group).values() for job in jobs])
-    else:
-        tried = {}
-    work("cells", _seed_by_seed(group.jobs(_tuned(group, tried), test=True) for group in mine))
-    if config.short:
-        short = (group.jobs(recipe, test=False) for group in mine for recipe in config.short)
-        work("short trainings", _seed_by_seed(short))
-    return list(store.records)
+        first, n_shares = share
+        mine = groups(config, folder)[first::n_shares]
+        if any(group.task.learning_rates for group in mine):
+            tried = work("learning rates", [job for group in mine for jobs in _by_rate(group).values() for job in jobs])
+        else:
+            tried = {}
+        work("cells", _seed_by_seed(group.jobs(_tuned(group, tried), test=True) for group in mine))
+        if config.short:
+            short = (group.jobs(recipe, test=False) for group in mine for recipe in config.short)
+            work("short trainings", _seed_by_seed(short))
+        return list(store.records)
 
 
-def check_grid(config: GridConfig, folder: Path) -> int:
-    """Raise what is wrong with a grid's data, models, policies or densities before anything starts; the number of cells."""
+def _checked(store: JobStore) -> JobStore:
+    """Records that may come from elsewhere are checked before anything is built on them."""
+    for record in store.records:
+        check_cell(record)
+    return store
+
+
+def check_grid(config: GridConfig, folder: Path) -> tuple[int, int]:
+    """Raise what is wrong with a grid's data, models, policies or densities before anything starts.
+
+    Returns:
+        The number of cells, and that of trainings, with short ones and those that try learning rates.
+    """
     for task in config.tasks:
         problem = load_task(task.task, config.seeds[0], config.source).problem
         connectivity = Connectivity.of(problem)
         for density in config.densities:
             connectivity.check_reachable(n_kept_at(density, problem.layout.n_prunable))
-    return len(groups(config, folder)) * len(config.seeds)
+    made = groups(config, folder)
+    n_trainings = sum(1 + len(config.short) + len(group.task.learning_rates) for group in made)
+    return len(made) * len(config.seeds), n_trainings * len(config.seeds)
 
 
 def merge_records(files: Sequence[Path], out: Path) -> int:
-    """Add what other machines ran, in files or folders, to the records of the folder ``out``; the number of records added.
+    """Add the cells that other machines ran, in files or folders, to the folder ``out``; the number of records added.
 
     Raises:
         PanningError: if two records of one cell say different things, timing apart; nothing is added then.
     """
-    store = RecordStore(out / "records.jsonl")
-    held = [store.path] if store.path.exists() else []
-    new = [record for key, record in join_records([*held, *files]).items() if key not in store]
-    for record in new:
-        store.append(record)
-    return len(new)
+    with sole_writer(out):
+        store = RecordStore(out / "records.jsonl")
+        held = [store.path] if store.path.exists() else []
+        joined = join_records([*held, *files])
+        new = [record for key, record in joined.items() if record.kind == "cell" and key not in store]
+        for record in new:
+            store.append(record)
+        return len(new)
 
 
 def _seed_by_seed(jobs: Iterable[list[Job]]) -> list[Job]:
@@ -103,5 +119,5 @@ def _tuned(group: Group, tried: dict[str, Outcome]) -> Recipe:
         return statistics.fmean(tried[job.key].metrics.get("accuracy", 0.0) for job in jobs)
 
     by_rate = _by_rate(group)
-    best = max(by_rate, key=lambda rate: mean(by_rate[rate]))
+    best = max(sorted(by_rate), key=lambda rate: mean(by_rate[rate]))  # the lowest of equals, as tables choose
     return group.task.recipe.model_copy(update={"learning_rate": best})

@@ -14,7 +14,10 @@ from typing import Any
 from panning.benchmark.cells import by_place, recipe_text
 from panning.benchmark.statistics import Difference, Ranks, difference, holm, ranks
 from panning.errors import PanningError
-from panning.records import RunRecord
+from panning.records import RunRecord, canonical_json
+
+#: Of a row, but for density and seed: how its masks are made, whether all alive, by which policy file.
+Identity = tuple[str, bool, str | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +25,13 @@ class Row:
     """A method at one density: one cell a seed.
 
     Attributes:
-        tuning_epochs: what the trial of learning rates cost, per seed.
+        trials: of learning rates, that were made for it.
     """
 
     method: str
     density: float
     cells: tuple[RunRecord, ...]
-    tuning_epochs: float
+    trials: tuple[RunRecord, ...] = ()
 
     @cached_property
     def good(self) -> dict[int, dict[str, Any]]:
@@ -62,14 +65,84 @@ class Row:
         return [len(cell.metrics["collapsed_layers"]) for cell in self.cells if "collapsed_layers" in cell.metrics]
 
     @property
-    def rank(self) -> tuple[int, float]:
-        """What it is chosen by, higher is better: fewer failures, then accuracy on the validation part."""
-        return len(self.good) - len(self.cells), self.mean("accuracy")
+    def rank(self) -> tuple[int, float, float, str]:
+        """What it is chosen by, higher is better: seeds that it has, then accuracy and loss on the validation part.
 
-    def search_epochs(self) -> float:
-        """What finding the masks cost before they were scored: the training of an agent, and trying learning rates."""
-        agent = [c.metrics["search_images"] / c.metrics["n_train"] for c in self.cells if "search_images" in c.metrics]
-        return (statistics.fmean(agent) if agent else 0.0) + self.tuning_epochs
+        Then the name: the test part never decides.
+        """
+        return len(self.good), self.mean("accuracy"), -self.mean("loss") if self.good else -math.inf, self.method
+
+    @cached_property
+    def outcome(self) -> tuple[object, ...]:
+        """Equal for two methods that found the same masks, and are therefore one."""
+        return tuple((seed, m.get("mask"), m["test_accuracy"]) for seed, m in self.good.items())
+
+    @property
+    def identity(self) -> Identity:
+        """What made the masks."""
+        config = self.cells[0].config
+        return canonical_json(config["by"]), config["all_alive"], config["policy"]
+
+    def part_of(self) -> tuple[Identity, bool] | None:
+        """What it is to be compared with, and whether it is that one's control; None of a row that stands for itself."""
+        config = self.cells[0].config
+        by, all_alive, policy = config["by"], config["all_alive"], config["policy"]
+        if by and by.get("control"):
+            return (
+                canonical_json({key: value for key, value in by.items() if key != "control"}),
+                all_alive,
+                policy,
+            ), True
+        return ((canonical_json(by), False, policy), False) if all_alive else None
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """A planned comparison: a method and its control, or a method with and without all-alive pruning.
+
+    Attributes:
+        row, reference: by density; what is compared is row minus reference.
+        differences: by density, Holm-corrected over the contrasts of one.
+        pooled: of each seed's mean over the densities, Holm-corrected over all contrasts.
+    """
+
+    row: dict[float, Row]
+    reference: dict[float, Row]
+    differences: dict[float, Difference]
+    pooled: Difference
+
+    @property
+    def name(self) -> str:
+        return f"{_any(self.row).method} − {_any(self.reference).method}"
+
+    @property
+    def is_shuffle(self) -> bool:
+        """Whether the two are meant to have the same layer quotas."""
+        return str((_any(self.reference).cells[0].config["by"] or {}).get("control", "")).startswith("shuffle")
+
+    def drift(self, density: float) -> float:
+        """The largest relative change of a layer's density from one to the other, a mean over seeds."""
+        found = []
+        row, reference = self.row[density].good, self.reference[density].good
+        for seed in row.keys() & reference.keys():
+            layers, others = (dict(side[seed]["layer_densities"]) for side in (row, reference))
+            found.append(max((abs(layers[n] / d - 1.0) for n, d in others.items() if d and n in layers), default=0.0))
+        return statistics.fmean(found) if found else 0.0
+
+
+def _any(rows: dict[float, Row]) -> Row:
+    return next(iter(rows.values()))
+
+
+def _family(pairs: Sequence[tuple[Row, Row]]) -> list[Difference]:
+    """Differences on test, Holm-corrected together: pairs of the same masks count once, a mask and itself not at all."""
+    raw = {
+        (row.outcome, other.outcome): difference(row.values("test_accuracy"), other.values("test_accuracy"))
+        for row, other in pairs
+    }
+    counted = [places for places in raw if places[0] != places[1]]
+    corrected = raw | dict(zip(counted, holm([raw[places] for places in counted]), strict=True))
+    return [corrected[row.outcome, other.outcome] for row, other in pairs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,29 +167,38 @@ class Table:
         return [row for row in self.rows if row.density == density]
 
     @cached_property
-    def dense_epoch_s(self) -> float:
-        """Wall time of an epoch of the dense network, on one thread."""
-        return statistics.fmean(
-            cell.metrics["timing"]["train_s"] / (cell.metrics["images_seen"] / cell.metrics["n_train"])
-            for cell in self.dense.cells
-            if cell.metrics["error"] is None
-        )
+    def _epoch_s(self) -> dict[str, float]:
+        """Wall time of an epoch of the dense network on one thread, by the hardware it was trained on."""
+        times: dict[str, list[float]] = defaultdict(list)
+        for cell in self._dense_cells:
+            times[_hardware(cell)].append(cell.metrics["timing"]["train_s"] / _epochs(cell))
+        return {hardware: statistics.fmean(some) for hardware, some in times.items()}
+
+    def _scoring(self, cell: RunRecord) -> float:
+        """Its wall time by that of a dense epoch, of the same hardware where the dense network was trained on it."""
+        if "timing" not in cell.metrics:
+            return 0.0
+        epoch_s = self._epoch_s.get(_hardware(cell), statistics.fmean(self._epoch_s.values()))
+        return float(cell.metrics["timing"]["prune_s"]) / epoch_s
+
+    def _training(self, cell: RunRecord) -> float:
+        """In epochs; one that failed counts as a whole one, since a record does not say how far it came."""
+        return _epochs(cell) if "images_seen" in cell.metrics else _epochs(self._dense_cells[0])
+
+    @property
+    def _dense_cells(self) -> list[RunRecord]:
+        return [cell for cell in self.dense.cells if cell.metrics["error"] is None]
 
     def cost(self, row: Row) -> tuple[float, float, float]:
-        """Dense epochs of search, scoring (by wall time, against the dense network's) and training."""
-        scoring = [cell.metrics["timing"]["prune_s"] for cell in row.cells if "timing" in cell.metrics]
-        training = [metrics["images_seen"] / metrics["n_train"] for metrics in row.good.values()]
+        """Dense epochs of search (an agent's training, learning rates that were tried), scoring and training; means over
+        seeds."""
+        agent = [c.metrics["search_images"] / c.metrics["n_train"] for c in row.cells if "search_images" in c.metrics]
+        trials = sum(self._scoring(trial) + self._training(trial) for trial in row.trials) / len(row.cells)
         return (
-            row.search_epochs(),
-            statistics.fmean(scoring) / self.dense_epoch_s if scoring else 0.0,
-            statistics.fmean(training) if training else 0.0,
+            (statistics.fmean(agent) if agent else 0.0) + trials,
+            statistics.fmean(self._scoring(cell) for cell in row.cells),
+            statistics.fmean(self._training(cell) for cell in row.cells),
         )
-
-    def whole_cost(self, row: Row) -> float:
-        """Dense epochs of all three; of the training its multiply-adds, where all rows have them."""
-        search, scoring, images = self.cost(row)
-        known = all(r.of_masks("train_epochs") for r in (*self.rows, self.dense) if r.good)
-        return search + scoring + (statistics.fmean(row.of_masks("train_epochs")) if known and row.good else images)
 
     def best(self, density: float) -> Row:
         """The row that is best on the validation part: what one would take, and what the others are compared with."""
@@ -132,9 +214,33 @@ class Table:
         for density in self.densities:
             best = self.best(density)
             others = [row for row in self.at(density) if row is not best and row.good]
-            raw = [difference(row.values("test_accuracy"), best.values("test_accuracy")) for row in others]
-            found |= {(density, row.method): d for row, d in zip(others, holm(raw), strict=True)}
+            family = _family([(row, best) for row in others])
+            found |= {(density, row.method): d for row, d in zip(others, family, strict=True)}
         return found
+
+    @cached_property
+    def contrasts(self) -> list[Contrast]:
+        """The planned comparisons, in the rows' order."""
+        by_identity: dict[Identity, dict[float, Row]] = defaultdict(dict)
+        for row in self.rows:
+            by_identity[row.identity][row.density] = row
+        pairs = []
+        for rows in by_identity.values():
+            whole = _any(rows).part_of()
+            if whole is not None and whole[0] in by_identity:
+                others = by_identity[whole[0]]
+                shared = [density for density in rows if density in others]
+                sides = [{density: side[density] for density in shared} for side in (rows, others)]
+                if shared:
+                    pairs.append((sides[1], sides[0]) if whole[1] else (sides[0], sides[1]))
+        by_density: dict[int, dict[float, Difference]] = defaultdict(dict)
+        for density in self.densities:
+            here = [i for i, (first, _) in enumerate(pairs) if density in first]
+            family = _family([(pairs[i][0][density], pairs[i][1][density]) for i in here])
+            for i, found in zip(here, family, strict=True):
+                by_density[i][density] = found
+        pooled = holm([difference(*(_over_densities(side, pair) for side in pair)) for pair in pairs])
+        return [Contrast(*pair, by_density[i], pooled[i]) for i, pair in enumerate(pairs)]
 
     @cached_property
     def ranks(self) -> Ranks | None:
@@ -147,24 +253,35 @@ class Table:
         return ranks(blocks)  # a row that was added later, and a seed that was begun, wait where they lack blocks
 
 
+def _epochs(cell: RunRecord) -> float:
+    return float(cell.metrics["images_seen"] / cell.metrics["n_train"])
+
+
+def _hardware(cell: RunRecord) -> str:
+    return canonical_json(cell.environment.get("hardware"))
+
+
+def _over_densities(side: dict[float, Row], pair: Sequence[dict[float, Row]]) -> dict[int, float]:
+    """Each seed's mean over the densities, of the seeds that failed nowhere on either side."""
+    seeds = set.intersection(*(set(row.good) for rows in pair for row in rows.values()))
+    return {
+        seed: statistics.fmean(row.values("test_accuracy")[seed] for row in side.values()) for seed in sorted(seeds)
+    }
+
+
 def tables(records: Iterable[RunRecord]) -> list[Table]:
     """All tables that the cells of ``records`` make.
 
     Raises:
-        PanningError: if there is no cell that read the test part, or a table has no dense network.
+        PanningError: if there is no cell that read the test part, or a table has no dense network or several data sets.
     """
     final, trials = by_place(record for record in records if record.kind == "cell")
     if not final:
         raise PanningError("These records hold no cell of a benchmark: make some with panning bench CONFIG.")
     rows: dict[str, list[Row]] = defaultdict(list)
     for (text, name, density), some in final.items():
-        images = [
-            trial.metrics["images_seen"] / trial.metrics["n_train"]
-            for trial in trials.get((text, name, density), ())
-            if "images_seen" in trial.metrics
-        ]
         ordered = tuple(sorted(some, key=lambda cell: cell.config["seed"]))
-        rows[text].append(Row(name, density, ordered, sum(images) / len(some)))
+        rows[text].append(Row(name, density, ordered, tuple(trials.get((text, name, density), ()))))
     return _with_titles([(text, *_parted(text, of_text)) for text, of_text in rows.items()])
 
 
@@ -181,6 +298,12 @@ def _parted(text: str, rows: Sequence[Row]) -> tuple[Row, tuple[Row, ...]]:
         raise PanningError(f"{task['model']} on {task['data']}: {why}.")
     n_failed = {row: len(row.cells) - len(row.good) for row in rows}
     others = [row for row in rows if row is not dense]
+    if len(data := {cell.metrics["data"] for row in rows for cell in row.cells if "data" in cell.metrics}) > 1:
+        task, _ = json.loads(text)
+        raise PanningError(
+            f"{task['model']} on {task['data']}: these records come from {len(data)} different data sets of that name, and "
+            "are no pairs. Report those of one machine, or let all have the same files."
+        )
     return dense, tuple(sorted(others, key=lambda row: (-row.density, n_failed[row], -row.mean("test_accuracy"))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ def run_again(record: RunRecord, source: DataSource, policy: Path | None = None)
         raise PanningError(f"The cell {record.key} needs {wanted} (--policy).")
     outcome = execute(Job("cell", record.config, source, data))
     return RunRecord(record.key, record.kind, record.config, {**outcome.metrics, "error": outcome.error}, {})
+
+
+def row_spread(records: Sequence[RunRecord], record: RunRecord) -> float | None:
+    """The standard deviation of test accuracy over the seeds of the record's row, where there are two."""
+    row = {**record.config, "seed": None}
+    same = [r for r in records if {**r.config, "seed": None} == row and "test_accuracy" in r.metrics]
+    return statistics.stdev(r.metrics["test_accuracy"] for r in same) if len(same) > 1 else None
 
 
 def differences(recorded: RunRecord, again: RunRecord) -> list[tuple[str, Any, Any]]:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 LEVEL = 0.05
 N_RESAMPLES = 9999
+#: Fewer values have Student's interval. NOTE of so few a bootstrap interval is far too narrow: BCa's of 95 % holds the mean
+#: of normal values in 51, 69 and 84 of 100 cases for 2, 3 and 5 of them, and in 90 for 10 (2,000 draws of each).
+BOOTSTRAP_FROM = 10
 
 BySeed = Mapping[int, float]
 
@@ -19,7 +22,7 @@ class Difference:
     """One row against another, over the seeds that both have.
 
     Attributes:
-        mean, low, high: of the differences, with the bootstrap interval of 95 % (BCa); NaN bounds for fewer than two.
+        mean, low, high: of the differences, with the interval of 95 % (see ``interval``); NaN bounds for fewer than two.
         p: of the paired t-test; 1 where it cannot be made.
     """
 
@@ -37,6 +40,11 @@ class Difference:
     @property
     def is_significant(self) -> bool:
         return self.p < LEVEL
+
+    @property
+    def is_none(self) -> bool:
+        """Equal on every seed that both have: two methods that found the same masks."""
+        return self.n > 0 and self.mean == self.low == self.high == 0.0
 
 
 def difference(row: BySeed, reference: BySeed) -> Difference:
@@ -57,13 +65,16 @@ def difference(row: BySeed, reference: BySeed) -> Difference:
 
 
 def interval(values: NDArray[np.floating]) -> tuple[float, float]:
-    """The bootstrap interval of 95 % of the mean; of equal values, their value."""
-    from scipy.stats import bootstrap
+    """The interval of 95 % of the mean: Student's for few values, BCa's bootstrap for more; of equal values, their value."""
+    from scipy.stats import bootstrap, sem, t
 
     if len(values) < 2:
         return float("nan"), float("nan")
     if _equal(values):
         return float(values[0]), float(values[0])
+    if len(values) < BOOTSTRAP_FROM:
+        low, high = t.interval(1.0 - LEVEL, len(values) - 1, loc=values.mean(), scale=sem(values))
+        return float(low), float(high)
     result = bootstrap((values,), np.mean, n_resamples=N_RESAMPLES, rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
@@ -71,6 +82,14 @@ def interval(values: NDArray[np.floating]) -> tuple[float, float]:
 def _equal(values: NDArray[np.floating]) -> bool:
     """Up to rounding."""
     return float(np.ptp(values)) < 1e-12
+
+
+def detectable(n_seeds: int, n_comparisons: int) -> float:
+    """The least mean difference that can be significant among so many comparisons, in standard deviations of the paired
+    differences: the paired t-test at the strictest level that Holm's correction asks for."""
+    from scipy.stats import t
+
+    return float(t.ppf(1.0 - LEVEL / (2 * n_comparisons), n_seeds - 1) / n_seeds**0.5)
 
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:

@@ -53,9 +53,9 @@ def run(
     update = {"data_root": str(data_root) if data_root else grid.data_root, "download": download or grid.download}
     grid = grid.model_copy(update=update)
     part = _share(share)
-    n_cells = check_grid(grid, config.parent)  # before Ray starts: wrong input is answered at once
-    output.note(f"{n_cells} cells")
-    folder = out or Path("runs") / f"bench-{config.stem}"
+    n_cells, n_trainings = check_grid(grid, config.parent)  # before Ray starts: wrong input is answered at once
+    output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
+    folder = out or Path("runs") / f"bench-{grid.name}"
     with options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s) as executor:
         records = run_grid(grid, config.parent, folder, executor, output.progress, part)
     failed = [record for record in records if record.metrics["error"] is not None]

@@ -32,11 +32,12 @@ def reproduce(
     """
     from panning.benchmark.cells import read_cells
     from panning.benchmark.grid import row_name
-    from panning.benchmark.reproduce import differences, find_record, run_again
+    from panning.benchmark.reproduce import differences, find_record, row_spread, run_again
     from panning.records import environment_info
     from panning.tasks import DataSource
 
-    record = find_record(read_cells([records]), key)
+    cells = read_cells([records])
+    record = find_record(cells, key)
     config = record.config
     output.note(
         f"{row_name(config)} at density {config['density']:g}, seed {config['seed']}: {config['task']['model']}"
@@ -53,6 +54,13 @@ def reproduce(
         return
     for name, before, now in found:
         output.note(f"differs: {name}: {reprlib.repr(before)} -> {reprlib.repr(now)}")
+    before, now = (figures.metrics.get("test_accuracy") for figures in (record, again))
+    if before is not None and now is not None:
+        spread = row_spread(cells, record)
+        beside = (
+            f"; over the seeds of this row its standard deviation is {100 * spread:.2f}" if spread is not None else ""
+        )
+        output.note(f"Test accuracy differs by {100 * (now - before):+.2f} points{beside}.")
     here = environment_info()
     for name in ("versions", "hardware", "commit"):
         if (then := record.environment.get(name)) != here[name]:

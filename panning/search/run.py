@@ -24,7 +24,7 @@ from panning.errors import JobError, PolicyError
 from panning.maskfile import parse_masks
 from panning.masks import n_kept_at
 from panning.pruners.policy_net import load_policy
-from panning.records import claim_folder, read_records, write_atomic
+from panning.records import claim_folder, read_records, sole_writer, write_atomic
 from panning.search.candidates import Candidate, baseline, fixed_candidates, replay_candidates, sample_by
 from panning.search.config import Rung, SearchConfig
 from panning.search.executor import Executor
@@ -254,9 +254,11 @@ def run_search(
 
     Raises:
         ConfigError: if the folder holds another search.
+        OutputError: if another process writes there.
     """
     check_search(config)
-    return Search(config, out, executor, agent_workers, show).run()
+    with sole_writer(out):
+        return Search(config, out, executor, agent_workers, show).run()
 
 
 def check_search(config: SearchConfig) -> None:
