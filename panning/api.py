@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -243,10 +244,21 @@ def _batch_source(data: Any, seed: int) -> BatchSource:
             raise DataError(
                 f"A batch needs as many targets as inputs, given {len(inputs)} inputs and {len(targets)} targets."
             )
-        return lambda number: (inputs, targets)
+        return OneBatch(inputs, targets)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        return _from_dataset(data, seed)
+        return DatasetBatches(data, seed)
     raise DataError(f"Data must be a batch (inputs, targets), a DataLoader or a Dataset, given {type(data).__name__}.")
+
+
+@dataclass(frozen=True, eq=False)
+class OneBatch:
+    """Every round gets the same batch."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __call__(self, number: int) -> Batch:
+        return self.inputs, self.targets
 
 
 class LoaderBatches:
@@ -262,6 +274,9 @@ class LoaderBatches:
         self.seed = seed
         self.kept: dict[int, Batch] = {}
         self._start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LoaderBatches, (self.loader, self.seed)  # a pass cannot be copied; another one has the same batches
 
     def __call__(self, number: int) -> Batch:
         if number not in self.kept and number < self.next_number:
@@ -323,23 +338,26 @@ def _isolated(generators: Sequence[torch.Generator], seed: int) -> Iterator[None
             generator.set_state(state)
 
 
-def _from_dataset(dataset: Any, seed: int) -> BatchSource:
+class DatasetBatches:
     """Round i gets ``SCORING_BATCH`` samples drawn for (seed, i), every class equally often where the labels are at hand."""
-    if len(dataset) == 0:
-        raise DataError("The Dataset is empty.")
-    labels, n = _labels(dataset), min(SCORING_BATCH, len(dataset))
 
-    def batch(number: int) -> Batch:
-        rng = numpy_rng(seed, "dataset", number)
-        chosen = rng.choice(len(dataset), n, replace=False) if labels is None else _balanced(labels, n, rng)
+    def __init__(self, dataset: Any, seed: int) -> None:
+        if len(dataset) == 0:
+            raise DataError("The Dataset is empty.")
+        self.dataset = dataset
+        self.seed = seed
+        self.labels = _labels(dataset)
+
+    def __call__(self, number: int) -> Batch:
+        rng, n_all = numpy_rng(self.seed, "dataset", number), len(self.dataset)
+        n = min(SCORING_BATCH, n_all)
+        chosen = rng.choice(n_all, n, replace=False) if self.labels is None else _balanced(self.labels, n, rng)
         try:
-            with isolated_global_rngs(derive_seed(seed, "dataset", number)):  # of random transforms
-                inputs, targets = default_collate([dataset[int(i)] for i in chosen])
+            with isolated_global_rngs(derive_seed(self.seed, "dataset", number)):  # of random transforms
+                inputs, targets = default_collate([self.dataset[int(i)] for i in chosen])
         except (TypeError, ValueError, RuntimeError):
             raise DataError("The Dataset must give pairs (input, target) that stack into a batch.") from None
         return inputs, targets
-
-    return batch
 
 
 def _labels(dataset: Any) -> NDArray[np.integer[Any]] | None:

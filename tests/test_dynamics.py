@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import panning
 from panning.data import load_data
@@ -699,6 +701,24 @@ def test_a_method_that_scores_with_a_loss_wants_its_data_at_once() -> None:
         panning.move_masks(model, optimizer, method, density=0.1, n_steps=6, input_shape=DATA.input_shape)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "n_steps"),
+    [("granet", {"every": 5, "end_at": 1.0}, 20), ("deep_r", {"every": 7, "noise": 0.1}, 24)],
+)
+def test_nothing_is_shipped_that_the_last_move_has_just_made(name: str, options: dict[str, Any], n_steps: int) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    moving = panning.move_masks(
+        model, optimizer, make_dynamic(name, options), density=DENSITY, n_steps=n_steps, masks=start(name),
+        input_shape=DATA.input_shape,
+    )  # fmt: skip
+    trained(model, optimizer, n_steps)
+    kept = weights_of(model)[moving.finish().flat]
+    assert (kept != 0).all()
+    if name == "deep_r":
+        assert torch.equal(kept.sign(), moving.memory["sign"][moving.mask].float())
+
+
 def test_stopping_early_warns_and_an_error_does_not() -> None:
     moving, optimizer = started("gmp")
     trained(moving.problem.model, optimizer, 5)
@@ -814,6 +834,23 @@ def test_copies_are_free_alone_and_go_on_together(name: str) -> None:
         trained(one, opt, moving.n_steps - 12)
     assert torch.equal(weights_of(model), weights_of(other))
     assert twin.clock == moving.clock and moving.finish() == twin.finish()
+
+
+@pytest.mark.parametrize("kind", ["batch", "dataset", "loader"])
+def test_copies_take_the_users_data_along(kind: str) -> None:
+    dataset = TensorDataset(*FEW)
+    data: Any = {"batch": FEW, "dataset": dataset, "loader": DataLoader(dataset, 10, shuffle=True)}[kind]
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    method = make_dynamic("early", {"method": "snip", "after": 6})
+    moving = panning.move_masks(model, optimizer, method, density=0.1, n_steps=12, data=data)
+    trained(model, optimizer, 3)
+    for copied in (copy.deepcopy, lambda parts: pickle.loads(pickle.dumps(parts))):
+        other, second, twin = copied((model, optimizer, moving))
+        trained(other, second, 6)
+        assert twin.masks.n_kept == n_kept_at(0.1, twin.problem.layout.n_prunable)
+    trained(model, optimizer, 6)
+    assert moving.masks == twin.masks
 
 
 def test_a_network_whose_masks_move_can_be_pickled_and_compiled() -> None:
