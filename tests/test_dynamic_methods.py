@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from panning.benchmark.presets import load_dynamic_preset
 from panning.errors import ConfigError, MaskError, UnknownNameError
 from panning.problem import Problem
 from panning.pruners import prune_problem
@@ -207,10 +208,12 @@ def test_rigl_grows_where_the_whole_gradient_is_largest_and_keeps_what_it_grows_
 def test_granet_prunes_over_all_layers_and_exchanges_within_each() -> None:
     granet = make_dynamic("granet", {"fraction": 0.5, "last_fraction": 0.5})
     gradient = [0.0, 9.0, 0.0, 0.0] + [0.0, 0.0, 0.0, 0.0]
-    moved = granet.move(view([4.0, 1.0, 3.0, 2.0], [8.0, 0.5, 7.0, 6.0], grad=gradient))
+    layers = ([4.0, 1.0, 3.0, 2.0], [8.0, 0.5, 7.0, 6.0])
+    moved = granet.move(view(*layers, grad=gradient, step=9))
     # the four largest are 8, 7, 6 and 4; the first layer exchanges ceil(0.5) = 1, the second ceil(1.5) = 2
     assert kept(moved)[:4] == [0, 1, 0, 0]
     assert moved.mask[4] and int(moved.mask[4:].sum()) == 3
+    assert kept(granet.move(view(*layers, grad=gradient))) == [1, 0, 0, 0, 1, 0, 1, 1]  # after the last step
 
 
 def test_imp_goes_through_the_schedule_once_for_each_round() -> None:
@@ -230,6 +233,14 @@ def test_imp_goes_through_the_schedule_once_for_each_round() -> None:
     second = View(**{**vars(first), "clock": Clock(40, 100, 20, 5), "mask": make_dynamic("imp").move(first).mask})
     assert kept(make_dynamic("imp").move(second)) == [1, 0, 0, 0, 1, 1, 1, 1]
     assert make_dynamic("imp").move(second).restart and make_dynamic("imp_weights").move(second).rewind
+
+
+def test_lenets_of_imp_train_as_open_lth_has_them() -> None:
+    for name in ("imp", "imp_weights", "imp_fine_tuning"):
+        setting = load_dynamic_preset(f"{name}/lenet300_100-mnist/paper")
+        assert setting.recipe.momentum == 0.0
+        method = make_dynamic(name, setting.options)
+        assert method.learning_rate(setting.recipe, 99, 100) == method.learning_rate(setting.recipe, 100, 100) == 0.1
 
 
 def test_edst_explores_and_then_refines_one_member_after_the_other() -> None:
@@ -326,6 +337,7 @@ def test_numbers_of_a_method_are_checked_by_name() -> None:
         "rigl": {"fraction": 1.5},
         "early": {"method": "snipp"},
         "gmp": {"schedule": "x"},
+        "dpf": {"begin_at": 0.8},
     }
     for name, options in wrong.items():
         with pytest.raises(ConfigError, match=next(iter(options))):

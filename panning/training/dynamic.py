@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from panning.config import Config
@@ -237,6 +237,12 @@ class Ramp(Dynamic):
         if given not in SCHEDULES:
             raise ValueError(unknown_name_message("schedule", given, SCHEDULES))
         return given
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.begin_at > self.end_at:
+            raise ValueError(f"begin_at {self.begin_at:g} is beyond end_at {self.end_at:g}")
+        return self
 
     def ends(self, clock: Clock) -> int:
         """The step at which the final density is reached."""

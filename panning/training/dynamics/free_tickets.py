@@ -7,6 +7,7 @@ probabilities (``panning.training.evaluate_mean``). DST, the other form, is any 
 
 NOTE: within a refinement the mask stays, and no exchange comes before the first one. A member is the network of the epoch of
 its refinement that was best on the validation part, as in the released code; other methods are judged by their last epoch.
+The recipe's learning rate is that of the exploration, and its schedule is not looked at.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every move prunes by magnitude over all layers to a cubic schedule, and then exchanges in each layer a share of the weights
 that are left, the smallest, for as many with the largest gradient. The share falls along a cosine over the whole training;
-the exchange goes on when the schedule has ended.
+the exchange goes on when the schedule has ended, until the last step.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class GraNet(Ramp):
         assert view.grad is not None
         magnitude, gradient = view.weight.abs(), view.grad.abs()
         left = highest(magnitude.masked_fill(~view.mask, -torch.inf), self.n_kept(view), view.generator)
+        if view.clock.is_over:  # what would be grown now would never learn
+            return Move(left, revival=gradient)
         fraction = cosine(self.fraction, self.last_fraction, view.clock.progress)
         n_left = zip(view.layout.counts(left), full_layers(left, view.layout), strict=True)
         counts = [0 if is_full else math.ceil(fraction * n) for n, is_full in n_left]

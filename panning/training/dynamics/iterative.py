@@ -7,6 +7,8 @@ the smallest weights over all layers, and then
   the schedule, too (the lottery ticket for 0);
 - ``rate``: leaves the weights and goes through the schedule again from there (Renda et al. 2020, arXiv 2003.02389);
 - ``none``: goes on at a small rate (fine-tuning).
+
+NOTE: every round begins with a fresh optimizer state, that of fine-tuning, too, which the papers do not speak of.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ After each epoch all hidden units are ranked, and n_l of layer l would stay. The
 
 The units are pruned once, after the first epoch whose EPI reaches ``threshold`` and is no lower than the last ones.
 
-NOTE: scores are divided by the root mean square of their layer, so that layers of other widths and scales compare.
+NOTE: scores are divided by the root mean square of their layer, so that layers of other widths and scales compare. Where
+the indicator has not settled by the share ``latest`` of the training, the units are pruned all the same; the paper goes on.
 """
 
 from __future__ import annotations

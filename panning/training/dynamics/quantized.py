@@ -12,6 +12,8 @@ about ranges, and training, evaluation and a network that is loaded later quanti
 masked weights; its layers keep quantising their inputs by hooks, which no ``state_dict`` holds: ``quantize_inputs`` puts
 them on a network that weights are loaded into, ``run_in_full`` takes them away. Biases, norms and the first layer's input
 stay as they are.
+
+NOTE: the paper's library (QSPARSE) learns the ranges; here they are the largest values, as said above.
 """
 
 from __future__ import annotations

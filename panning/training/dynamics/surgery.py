@@ -5,6 +5,7 @@ on, and only where a magnitude crosses a band: a kept weight goes below 0.9 t, a
 
 NOTE: the paper fixes t from the mean and spread of a layer's weights, and takes the density that comes of it. Here t is
 where exactly the wanted number is kept over all layers: weights are ranked by |w| / 0.9 if kept and |w| / 1.1 if not.
+Whether masks change is one draw for all layers, so that this number is kept over all of them; the paper draws for each.
 """
 
 from __future__ import annotations
