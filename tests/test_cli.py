@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -12,13 +13,15 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file
 from test_search import CONFIG
 
 import panning
 from panning.cli import main
 from panning.masks import Masks
 from panning.pruners import PRUNERS
-from panning.training import DYNAMICS
+from panning.tasks import TaskSpec, load_task
+from panning.training import DYNAMICS, evaluate_mean
 
 PRUNE = ["prune", "--model", "mlp", "--data", "digits", "--density", "0.05"]
 TRAIN = [
@@ -154,8 +157,18 @@ def test_train_with_masks_that_move(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     capsys.readouterr()
     assert run(*several) == 0
-    assert json.loads(capsys.readouterr().out)["n_networks"] == 2
-    assert Path("edst/model1.safetensors").exists() and Path("edst/model2.safetensors").exists()
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["n_networks"] == 2
+    found = [panning.load_masks(f"edst/mask{number}.safetensors") for number in (1, 2)]
+    assert found[0] != found[1] and figures["density"] == found[0].density == found[1].density
+    task = load_task(TaskSpec(model="mlp", data="digits"), 0)
+    networks = [copy.deepcopy(task.problem.model) for _ in found]
+    for number, (masks, network) in enumerate(zip(found, networks, strict=True), start=1):
+        network.load_state_dict(load_file(f"edst/model{number}.safetensors"))
+        assert not any(dict(network.named_parameters())[name][~mask].any() for name, mask in masks.items())
+    effective = [masks.effective_density(networks[0], task.data.input_shape) for masks in found]
+    assert figures["effective_density"] == pytest.approx(sum(effective) / 2)
+    assert figures["validation_accuracy"] == evaluate_mean(networks, task.data, task.data.validation)["accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,8 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name: str, al
         checkpoint=tmp_path / "checkpoint",
     )  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), cut.state_dict().values(), strict=True))
-    assert complete.masks == resumed.masks and complete.dense_epochs == resumed.dense_epochs
+    assert complete.masks == resumed.masks and complete.member_masks == resumed.member_masks
+    assert complete.dense_epochs == resumed.dense_epochs
     assert complete.history == resumed.history
     for (entry, kept), (other, loaded) in zip(complete.members, resumed.members, strict=True):
         assert entry == other and all(torch.equal(kept[key], loaded[key]) for key in kept)
@@ -365,6 +366,8 @@ def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
         models.append(network())
         models[-1].load_state_dict(weights)
     assert not torch.equal(weights_of(models[0]), weights_of(models[1]))
+    for model, masks in zip(models, result.member_masks, strict=True):
+        assert not weights_of(model)[~masks.flat].any() and weights_of(model)[masks.flat].any()
     inputs, labels = DATA.batch(DATA.validation, torch.arange(len(DATA.validation)))
     with torch.no_grad():
         mean = torch.stack([model.eval()(inputs).softmax(1) for model in models]).mean(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -178,14 +179,19 @@ def _note(entry: dict[str, float]) -> str:
 
 
 def _figures(task: Task, recipe: Recipe, masks: Masks | None, result: TrainResult) -> dict[str, Any]:
+    """Of several networks, of which they predict together, accuracies are theirs and densities the mean of their masks."""
     from panning.training import evaluate_mean
 
-    networks = [task.problem.model] if len(result.members) < 2 else result.networks(task.problem.model)
+    networks, of_each, validation = [task.problem.model], [masks], result.final
+    if len(result.members) > 1:
+        networks, of_each = result.networks(task.problem.model), list(result.member_masks)
+        validation = evaluate_mean(networks, task.data, task.data.validation, recipe.precision)
     test = evaluate_mean(networks, task.data, task.data.test_split(), recipe.precision)
+    shape = task.data.input_shape
+    effective = [1.0 if one is None else one.effective_density(task.problem.model, shape) for one in of_each]
     return {
-        "test_accuracy": test["accuracy"], "validation_accuracy": result.final["accuracy"],
-        "density": 1.0 if masks is None else masks.density,
-        "effective_density": 1.0 if masks is None else masks.effective_density(task.problem.model, task.data.input_shape),
+        "test_accuracy": test["accuracy"], "validation_accuracy": validation["accuracy"],
+        "density": mean(1.0 if one is None else one.density for one in of_each), "effective_density": mean(effective),
         "images_seen": result.images_seen, "wall_s": result.wall_s, "train_epochs": result.dense_epochs,
         "n_networks": len(networks), "history": list(result.history),
     }  # fmt: skip
@@ -194,20 +200,23 @@ def _figures(task: Task, recipe: Recipe, masks: Masks | None, result: TrainResul
 def _write_networks(
     folder: Path, network: nn.Module, result: TrainResult, moved: Masks | None, identity: dict[str, Any]
 ) -> None:
-    """``model.safetensors``; of several networks each; and the last masks, if they moved."""
+    """``model.safetensors`` and, if masks moved, ``mask.safetensors``, as training ended; of several networks each."""
     from safetensors.torch import save
 
     from panning.maskfile import save_masks
     from panning.records import write_atomic
 
-    files = {"model": network.state_dict()}
+    files = [("", network.state_dict(), moved)]
     if len(result.members) > 1:
-        files |= {f"model{number}": weights for number, (_, weights) in enumerate(result.members, start=1)}
-    for stem, weights in files.items():
-        write_atomic(folder / f"{stem}.safetensors", save({k: v.contiguous() for k, v in weights.items()}))
-    if moved is not None:
-        facts = {key: identity[key] for key in ("model", "data", "seed")}
-        save_masks(moved.with_manifest(method=identity["dynamic"]["name"], **facts), folder / "mask.safetensors")
+        members = zip(result.members, result.member_masks, strict=True)
+        files += [(str(number), weights, mask) for number, ((_, weights), mask) in enumerate(members, start=1)]
+    facts = {key: identity[key] for key in ("model", "data", "seed")}
+    for number, weights, mask in files:
+        path = folder / f"model{number}.safetensors"
+        write_atomic(path, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+        if mask is not None:
+            manifest = {"method": identity["dynamic"]["name"], **facts}
+            save_masks(mask.with_manifest(**manifest), folder / f"mask{number}.safetensors")
 
 
 def _history(result: TrainResult, folder: Path) -> tuple[list[str], list[list[str]]]:

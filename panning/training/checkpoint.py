@@ -31,10 +31,12 @@ class Checkpoint:
     Attributes:
         best: for each network that the training gives, the entry and the ``state_dict`` of the epoch that was best on the
             validation part; empty if none is kept.
+        masks: theirs, flat bool; empty where masks do not move.
     """
 
     history: list[Entry] = field(default_factory=list)
     best: dict[int, tuple[Entry, dict[str, Tensor]]] = field(default_factory=dict)
+    masks: dict[int, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -53,6 +55,7 @@ def save_checkpoint(
     for member, (entry, weights) in checkpoint.best.items():
         facts["best"][str(member)] = int(entry["epoch"])
         tensors |= {f"best.{member}.{name}": tensor for name, tensor in weights.items()}
+    tensors |= {f"masks.{member}": mask for member, mask in checkpoint.masks.items()}
     if moving is not None:
         state = moving.state_dict()
         tensors |= {f"moving.{name}": tensor for name, tensor in state.pop("tensors").items()}
@@ -76,7 +79,12 @@ def load_checkpoint(
         history = _history(facts["history"])
         own = {name: t for name, t in tensors.items() if name.startswith(("model.", "optimizer."))}
         epochs = {int(member): epoch for member, epoch in facts["best"].items()}
-        prefixes = ("model.", "optimizer.", *(f"best.{member}." for member in epochs), *(["moving."] if moving else []))
+        prefixes = (
+            "model.",
+            "optimizer.",
+            *(f"best.{member}." for member in epochs),
+            *(["moving.", "masks."] if moving else []),
+        )
         if loose := [name for name in tensors if not name.startswith(prefixes)]:
             raise ValueError(f"{loose[0]} belongs to nothing")
         if not all(1 <= epoch <= len(history) for epoch in epochs.values()):
@@ -84,6 +92,9 @@ def load_checkpoint(
         best = {member: (history[epoch - 1], _take(tensors, f"best.{member}.")) for member, epoch in epochs.items()}
         if any(_kinds(weights) != _kinds(model.state_dict()) for _, weights in best.values()):
             raise ValueError("its best tensors are not those of this network")
+        masks = {member: tensors[f"masks.{member}"] for member in epochs} if moving else {}
+        if moving is not None and any(_kinds({"": mask}) != _kinds({"": moving.mask}) for mask in masks.values()):
+            raise ValueError("the masks of its best networks are not those of this network")
         if (moving is None) != (facts["moving"] is None):
             raise ValueError("its masks move, or do not")
         if moving is not None:  # first: what the optimizer's state may hold follows from the mask
@@ -95,7 +106,7 @@ def load_checkpoint(
         raise PanningError(
             f"{path} is not a checkpoint of this training; delete it to start again ({error})."
         ) from None
-    return Checkpoint(history, best)
+    return Checkpoint(history, best, masks)
 
 
 def _history(given: Any) -> list[Entry]:

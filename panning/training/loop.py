@@ -72,6 +72,7 @@ class TrainResult:
             of equals; empty if that was not asked for. Some methods (EDST) give several networks. Where masks move, only
             epochs at the final density count.
         masks: the final ones, where masks move.
+        member_masks: of each member, where masks move.
         dense_epochs: the multiply-adds of the training, in passes of the dense network over the training part.
     """
 
@@ -82,6 +83,7 @@ class TrainResult:
     members: tuple[tuple[Entry, dict[str, Tensor]], ...] = ()
     masks: Masks | None = None
     dense_epochs: float = 0.0
+    member_masks: tuple[Masks, ...] = ()
 
     def networks(self, model: nn.Module) -> list[nn.Module]:
         """A network of the kind of ``model`` for each member, in evaluation mode."""
@@ -141,7 +143,7 @@ def train(
     saved, training = Checkpoint(), _name(recipe, seed, masks, moving, keep_best)
     if checkpoint is not None:
         saved = load_checkpoint(checkpoint, network, optimizer, training, moving) or saved
-    history, best = saved.history, saved.best
+    history, best, best_masks = saved.history, saved.best, saved.masks
     n_steps = plan.n_steps if moving is None else moving.n_steps
     last = plan.n_epochs(n_steps)
     rate = learning_rate_at if movement is None else movement.method.learning_rate
@@ -159,10 +161,12 @@ def train(
                 member = 0 if moving is None else moving.member
                 if keep_best and member is not None and _is_better(entry, best.get(member)):
                     best[member] = (entry, {name: tensor.clone() for name, tensor in network.state_dict().items()})
+                    if moving is not None:
+                        best_masks[member] = moving.mask.cpu()
             if on_epoch is not None:
                 on_epoch(entry)
             if checkpoint is not None and epoch + 1 < last:
-                save_checkpoint(checkpoint, network, optimizer, Checkpoint(history, best), training, moving)
+                save_checkpoint(checkpoint, network, optimizer, Checkpoint(history, best, best_masks), training, moving)
     model.train()
     members = [best[number] for number in sorted(best)]
     if small is not None:
@@ -176,6 +180,7 @@ def train(
     return TrainResult(
         tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), tuple(members),
         None if moving is None else moving.masks, _dense_epochs(moving, model, masks, n_images, recipe, data),
+        tuple(Masks(moving.problem.layout, best_masks[number]) for number in sorted(best)) if moving is not None else (),
     )  # fmt: skip
 
 
