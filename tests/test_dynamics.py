@@ -27,7 +27,7 @@ from panning.pruners import prune_problem
 from panning.tasks import TaskSpec, load_task
 from panning.training import DYNAMICS, Movement, Recipe, evaluate, evaluate_mean, make_dynamic, train
 from panning.training.dynamic import Dynamic, Ramp
-from panning.training.dynamics import first_mask, quantized
+from panning.training.dynamics import first_mask, pruning_aware, quantized
 from panning.training.moving import MovingMasks
 
 DENSITY = 0.1
@@ -402,7 +402,11 @@ def test_partially_masked_training_leaves_two_networks_that_work() -> None:
         pass
     whole = network()
     whole.load_state_dict({**model.state_dict(), **moving.dense_weights()})
+    with moving.shipped():
+        state = moving.state_dict()
     assert moving.finish() == core
+    for dense in (moving.dense_weights(), moving.problem.layout.views(state["tensors"]["dense"])):
+        assert all(torch.equal(dense[name], whole.state_dict()[name]) for name in dense)
     assert evaluate(model, DATA, DATA.validation)["accuracy"] > 0.7
     assert evaluate(whole, DATA, DATA.validation)["accuracy"] > 0.7
     assert not torch.equal(weights_of(model), weights_of(whole))
@@ -854,6 +858,19 @@ def test_copies_take_the_users_data_along(kind: str) -> None:
         assert twin.masks.n_kept == n_kept_at(0.1, twin.problem.layout.n_prunable)
     trained(model, optimizer, 6)
     assert moving.masks == twin.masks
+
+
+def test_a_copy_takes_later_states_and_its_memory_stays_where_it_was() -> None:
+    moving, optimizer = started("pat", n_steps=240)  # whose memory grows every epoch
+    trained(moving.problem.model, optimizer, 6)
+    model, second, twin = copy.deepcopy((moving.problem.model, optimizer, moving))
+    trained(moving.problem.model, optimizer, 6)
+    twin.load_state_dict(moving.state_dict())
+    assert len(twin.memory[pruning_aware.COUNTS]) == 2 and twin.clock == moving.clock
+    twin._flat.parameters[0] = twin._flat.parameters[0].to("meta")  # as if it were on an accelerator
+    twin._take(moving.state_dict())
+    assert twin.mask.device.type == "meta"
+    assert all(tensor.device.type == "cpu" for tensor in twin.memory.values())
 
 
 def test_a_network_whose_masks_move_can_be_pickled_and_compiled() -> None:

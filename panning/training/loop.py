@@ -37,7 +37,8 @@ from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.training.checkpoint import Checkpoint, Entry, load_checkpoint, save_checkpoint
 from panning.training.dynamic import Dynamic
 from panning.training.evaluation import evaluate, forward
-from panning.training.moving import MovingMasks, check_movement
+from panning.training.moving import MovingMasks
+from panning.training.moving_checks import check_movement
 from panning.training.recipe import Plan, Recipe, learning_rate_at
 from panning.training.small import made_small
 
@@ -153,7 +154,7 @@ def train(
             rates = [rate(recipe, step, plan.n_steps) for step in steps]
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
                 loss = _train_epoch(network, data, recipe, plan, optimizer, epoch, seed, rates, images)
-            entry = {"epoch": epoch + 1.0, "train_loss": loss, **_seen(moving, history)}
+            entry = {"epoch": epoch + 1.0, "train_loss": loss, **_facts_of_masks(moving, history)}
             with moving.shipped() if moving is not None else nullcontext():
                 if validate_every_epoch or keep_best or epoch + 1 == last:
                     entry.update(evaluate(network, data, data.validation, recipe.precision))
@@ -229,7 +230,7 @@ def _name(recipe: Recipe, seed: int, masks: Masks | None, moving: MovingMasks | 
     return content_key([recipe.model_dump(mode="json"), seed, bits, keep_best, moves])
 
 
-def _seen(moving: MovingMasks | None, history: list[Entry]) -> Entry:
+def _facts_of_masks(moving: MovingMasks | None, history: list[Entry]) -> Entry:
     """What an epoch's entry says of masks that move."""
     if moving is None:
         return {}

@@ -12,8 +12,6 @@ that was taken at the masked ones, and the masked ones are put back after it. No
 from __future__ import annotations
 
 import gc
-import hashlib
-import math
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
@@ -28,22 +26,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from panning.connectivity import Connectivity, MaskReport, report
-from panning.enforce import MaskEnforcement, check_held, check_ranks_agree, enforce_masks
+from panning.enforce import MaskEnforcement, enforce_masks
 from panning.errors import MaskError, NonFiniteError
 from panning.export.cost import multiply_adds
-from panning.masks import Masks, check_density, check_masks_fit, n_kept_at
+from panning.masks import Masks, check_density, n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive
-from panning.records import content_key
 from panning.seeding import torch_generator
-from panning.training.dynamic import FEWEST_FALLS, Clock, Dynamic, Memory, Move, Ramp, View
-from panning.training.flat import FlatParameters, check_momentum
+from panning.training.dynamic import Clock, Dynamic, Memory, Move, View
+from panning.training.flat import FlatParameters
 from panning.training.moves import hidden_layers
-
-#: In the memory: the magnitude that a masked weight had when it was last kept, by which all-alive pruning revives.
-LAST = "last magnitude"
-#: In the memory: the network to rewind to.
-REMEMBERED = "network."
+from panning.training.moving_checks import check_movement, check_parts, start_density
+from panning.training.moving_state import LAST, MEMORY, REMEMBERED, Kinds, StateForm, kinds_of, start_identity
 
 
 class MovingMasks:
@@ -53,6 +47,7 @@ class MovingMasks:
     network alone is free.
 
     Attributes:
+        identity: what a state of another must agree in to be loaded.
         method: a row's, or one with other numbers.
         clock: where the training stands.
         first: the first mask, flat bool, before the method had its say.
@@ -75,13 +70,14 @@ class MovingMasks:
         epoch: int,
         all_alive: bool = False,
         state: Mapping[str, Any] | None = None,
+        begun: Kinds | None = None,
     ) -> None:
         """
         Args:
             problem: the network, which is trained, at its dense initial weights.
             start: flat bool, the first mask.
             n_steps, epoch: as in ``Clock.schedule`` and ``Clock.epoch``.
-            state: of a copy, whose network and optimizer are in that state, too.
+            state, begun: of a copy, whose network and optimizer are in that state, too, and whose memory began so.
 
         Raises:
             MaskError, DensityError, DataError: as ``check_movement``; or the optimizer is not of the kind.
@@ -92,10 +88,12 @@ class MovingMasks:
         self.method = method
         self.density = density
         self.all_alive = all_alive
-        self.start = _start_density(problem, method, start)
-        self._connectivity = Connectivity.of(problem)
-        self._check(start)
+        self._check_alone()
+        check_parts(problem, optimizer, method, start)
         self.clock = check_movement(problem, method, density, start, n_steps, epoch, all_alive)
+        self.start = start_density(problem, method, start)
+        self.identity = start_identity(problem, method, density, all_alive, start, self.clock)
+        self._connectivity = Connectivity.of(problem)
         self._flat = FlatParameters(problem)
         few = None if problem.batches is None else problem.batches(0)[0][:1]
         self._adds = multiply_adds(problem.model, problem.input_shape, problem.layout, few)
@@ -104,7 +102,7 @@ class MovingMasks:
         self.dense_steps = 0.0
         self.n_grown = 0
         self._dense = self._flat.read() if method.holds == "feedback" else None
-        self._running: Tensor | None = None  # of the dense weights, what the network runs with
+        self._written: Tensor | None = None  # under feedback: what the network was given last
         self._grad: Tensor | None = None
         self._due: Clock | None = None  # a move that waits for the next forward pass
         self._is_skipped = False
@@ -117,13 +115,13 @@ class MovingMasks:
         self._mask_cost, self._first_cost = self._share(self.mask), self._share(self.first)
         if state is None:
             self._begin()
-        self._begun = {name: (tensor.dtype, tensor.shape) for name, tensor in self.memory.items()}
+        self._begun = kinds_of(self.memory) if begun is None else begun
         self._register()
 
     @torch.no_grad()
     def _begin(self) -> None:
         view = self._view(self.clock)
-        self._put(view, self.method.begin(view))
+        self._carry_out(view, self.method.begin(view))
         self._remember()
 
     def _register(self) -> None:
@@ -140,18 +138,9 @@ class MovingMasks:
         _MOVING[model] = weakref.ref(self)
         self._prepare()
 
-    def _check(self, start: Tensor) -> None:
-        """Raise what is wrong before anything is changed."""
-        model, optimizer, method = self.problem.model, self.optimizer, self.method
-        if not isinstance(optimizer, Optimizer):
-            raise MaskError(
-                f"A {type(optimizer).__name__} is no torch.optim.Optimizer: move_masks takes one, which holds all that is "
-                "prunable; of a trainer's wrapper pass what is inside."
-            )
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise MaskError(
-                "LBFGS evaluates the network several times a step, between which no mask can move; use SGD or Adam."
-            )
+    def _check_alone(self) -> None:
+        """Raise MaskError if the masks of this network move already."""
+        model = self.problem.model
         if model in _MOVING and _MOVING[model]() is not None:
             gc.collect()  # what nobody holds any more, an optimizer and its hooks still hold each other
         if model in _MOVING and _MOVING[model]() is not None:
@@ -159,14 +148,6 @@ class MovingMasks:
                 "The masks of this network move already: call finish() of what move_masks gave before, or use it in a "
                 "`with`."
             )
-        masks = Masks(self.problem.layout, start.cpu())
-        check_ranks_agree(masks)
-        prunable = check_masks_fit(model, masks)
-        check_held(prunable, (optimizer,))
-        if frozen := [name for name, parameter in prunable.items() if not parameter.requires_grad]:
-            raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
-        if method.whole_state:
-            check_momentum(optimizer)
 
     # What users look at
 
@@ -199,11 +180,11 @@ class MovingMasks:
             return
         self._adopt()
         now = self._flat.read()
-        self._flat.write(self._shipped_weights())
+        self._write(self._shipped_weights())
         try:
             yield
         finally:
-            self._flat.write(now)
+            self._write(now)
 
     def finish(self) -> Masks:
         """End it: the network is what is shipped, the hooks are gone; the final masks. May be called twice.
@@ -223,7 +204,7 @@ class MovingMasks:
         if not self._handles:
             return
         self._adopt()
-        self._flat.write(self._shipped_weights())
+        self._write(self._shipped_weights())
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -252,7 +233,7 @@ class MovingMasks:
     def state_dict(self) -> dict[str, Any]:
         """Everything that ``load_state_dict`` needs beside the states of model and optimizer: tensors, text and numbers."""
         self._adopt()
-        tensors = {"mask": self.mask, **{f"memory.{name}": tensor for name, tensor in self.memory.items()}}
+        tensors = {"mask": self.mask, **{MEMORY + name: tensor for name, tensor in self.memory.items()}}
         if self._dense is not None:
             tensors["dense"] = self._dense
         if self._due is not None and self._grad is not None:
@@ -271,7 +252,11 @@ class MovingMasks:
         """
         if not self._handles:
             raise MaskError("These moving masks have ended; make new ones to go on.")
-        if not self._is_state(state):
+        form = StateForm(
+            self.identity, self.mask.numel(), self._dense is not None, self.method.wants_gradient, self._begun,
+            kinds_of(self.problem.model.state_dict()),
+        )  # fmt: skip
+        if not form.fits(state):
             raise MaskError(
                 "This state is not one of these moving masks: it belongs to another method, start or network."
             )
@@ -287,65 +272,21 @@ class MovingMasks:
         self.mask = tensors["mask"].to(device)
         self.memory.clear()  # in place: hooks of a method hold it
         for name, tensor in tensors.items():
-            if name.startswith("memory."):
-                self.memory[name.removeprefix("memory.")] = tensor.to(
-                    device if tensor.shape == self.mask.shape else "cpu"
-                )
+            if name.startswith(MEMORY):
+                home = device if tensor.shape == self.mask.shape else "cpu"
+                self.memory[name.removeprefix(MEMORY)] = tensor.to(home)
         self._dense = tensors["dense"].to(device).clone() if self._dense is not None else None
         self._grad = tensors["grad"].to(device) if "grad" in tensors else None
         self.clock = replace(self.clock, step=state["step"])
         self._due = None if state["due"] is None else replace(self.clock, step=state["due"])
         self.dense_steps, self.n_grown = float(state["dense_steps"]), state["n_grown"]
 
-    @cached_property
-    def identity(self) -> str:
-        """What two states must agree in: of another method, start or network, the tensors mean something else."""
-        method = [type(self.method).__name__, self.method.model_dump(mode="json"), self.density, self.all_alive]
-        length = [self.n_steps, self.clock.schedule, self.clock.epoch, self.problem.seed]
-        first = hashlib.sha256(self.first.cpu().numpy().tobytes()).hexdigest()
-        return content_key([*method, *length, self.problem.layout.names, self.problem.layout.shapes, first])
-
-    def _is_state(self, state: Mapping[str, Any]) -> bool:
-        try:
-            tensors, due = state["tensors"], state["due"]
-            flat = {name: tensor for name, tensor in tensors.items() if not name.startswith("memory.")}
-            wanted = {"mask", *(["dense"] if self._dense is not None else [])}
-            wanted |= {"grad"} if due is not None and self.method.wants_gradient else set()
-            numbers = [state["step"], state["n_grown"], *([] if due is None else [due])]
-            return (
-                state["identity"] == self.identity
-                and all(type(n) is int and n >= 0 for n in numbers)
-                and math.isfinite(state["dense_steps"])
-                and set(flat) == wanted
-                and all(tensor.shape == self.mask.shape for tensor in flat.values())
-                and flat["mask"].dtype == torch.bool
-                and self._is_memory({n.removeprefix("memory."): t for n, t in tensors.items() if n not in flat})
-            )
-        except (KeyError, TypeError, AttributeError):
-            return False
-
-    def _is_memory(self, loaded: Mapping[str, Tensor]) -> bool:
-        """Whether there is what the method began with, of the same kind (an empty first axis grows), and what may come."""
-        network = {REMEMBERED + name: tensor for name, tensor in self.problem.model.state_dict().items()}
-        wanted = dict(self._begun)
-        if LAST in loaded:
-            wanted[LAST] = (torch.float32, self.mask.shape)
-        if any(name in network for name in loaded):
-            wanted |= {name: (tensor.dtype, tensor.shape) for name, tensor in network.items()}
-        return set(loaded) == set(wanted) and all(
-            loaded[name].dtype == dtype
-            and loaded[name].shape[grows:] == shape[grows:]
-            and loaded[name].dim() == len(shape)
-            for name, (dtype, shape) in wanted.items()
-            for grows in [int(shape[:1] == (0,))]
-        )
-
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._handles:
             raise MaskError("Moving masks that have ended cannot be copied; their masks can.")
         rest = {
             "density": self.density, "start": self.first, "n_steps": self.clock.schedule, "epoch": self.clock.epoch,
-            "all_alive": self.all_alive, "state": self.state_dict(),
+            "all_alive": self.all_alive, "state": self.state_dict(), "begun": self._begun,
         }  # fmt: skip
         return _rebuilt, (self.problem, self.optimizer, self.method, rest)
 
@@ -431,7 +372,7 @@ class MovingMasks:
 
     def _move(self, clock: Clock) -> None:
         view = self._view(clock)
-        self._put(view, self.method.move(view))
+        self._carry_out(view, self.method.move(view))
         self._grad = None
 
     def _share(self, mask: Tensor) -> float:
@@ -458,14 +399,18 @@ class MovingMasks:
     def _run(self) -> None:
         """Under feedback: let the network run with what follows from the dense weights."""
         if self._dense is not None:
-            self._flat.write(self._running_weights())
-            self._running = self._flat.read()
+            self._write(self._running_weights())
+
+    def _write(self, flat: Tensor) -> None:
+        self._flat.write(flat)
+        if self._dense is not None:
+            self._written = self._flat.read()
 
     def _adopt(self) -> None:
         """What somebody else has written into the running weights (loaded, clipped) is theirs in the dense ones, too."""
-        if self._dense is not None and self._running is not None:
+        if self._dense is not None and self._written is not None and self._handles:
             now = self._flat.read()
-            changed = now != self._running  # by value: what is written through ``data`` counts no version
+            changed = now != self._written  # by value: what is written through ``data`` counts no version
             if not self.method.runs_whole(self.clock):
                 changed &= self.mask
             self._dense = torch.where(changed, now, self._dense)
@@ -489,8 +434,8 @@ class MovingMasks:
     def _hidden(self) -> tuple[str, ...]:
         return hidden_layers(self.problem) if self.method.prunes_units else self.problem.layout.names
 
-    def _put(self, view: View, move: Move) -> None:
-        """Carry a move out."""
+    def _carry_out(self, view: View, move: Move) -> None:
+        """Let a move's mask, weights and optimizer state be the present ones."""
         weight = view.weight if move.weight is None else move.weight
         if move.rewind:
             remembered = {n.removeprefix(REMEMBERED): t for n, t in self.memory.items() if n.startswith(REMEMBERED)}
@@ -567,62 +512,3 @@ class _BeforeForward:
 
 def _rebuilt(problem: Problem, optimizer: Optimizer, method: Dynamic, rest: dict[str, Any]) -> MovingMasks:
     return MovingMasks(problem, optimizer, method, **rest)
-
-
-def _start_density(problem: Problem, method: Dynamic, start: Tensor) -> float:
-    """``View.start`` of a flat mask."""
-    return 1.0 if method.prunes_units else int(start.sum()) / problem.layout.n_prunable
-
-
-def check_movement(
-    problem: Problem, method: Dynamic, density: float, start: Tensor, n_steps: int, epoch: int, all_alive: bool = False
-) -> Clock:
-    """Where the training begins, once nothing is wrong with it. Warns where the density falls at once.
-
-    Args:
-        start: flat bool, the first mask.
-        n_steps, epoch: as in ``Clock.schedule`` and ``Clock.epoch``.
-
-    Raises:
-        MaskError: if the method cannot come from this start to this density, or not in so many steps.
-        DensityError: if no mask of this density can be all alive, where that is asked for.
-        DataError: if the method lacks data.
-    """
-    _check_start(problem, method, density, start, all_alive)
-    first = _start_density(problem, method, start)
-    clock = Clock(0, method.length(n_steps, first, density), n_steps, epoch)
-    method.check(clock, problem)
-    if isinstance(method, Ramp) and density < first and method.is_abrupt(clock):
-        warnings.warn(
-            f"{type(method).__name__}'s density falls from {first:g} to {density:g} in less than {FEWEST_FALLS} moves: "
-            f"{method.tempo(clock)}; lower every.",
-            stacklevel=2,
-        )
-    return clock
-
-
-def _check_start(problem: Problem, method: Dynamic, density: float, start: Tensor, all_alive: bool) -> None:
-    n_start, n_final = int(start.sum()), n_kept_at(density, problem.layout.n_prunable)
-    name = type(method).__name__
-    if method.prunes_units:
-        if all_alive:
-            raise MaskError(
-                f"{name} prunes whole units, whose weights cannot be given to others: leave all_alive away."
-            )
-        if not hidden_layers(problem):
-            raise MaskError(
-                f"{name} prunes hidden units, and this network has none that may go: its outputs and depthwise "
-                "convolutions stay whole. Take a method that prunes single weights."
-            )
-        return
-    if all_alive:
-        Connectivity.of(problem).check_reachable(n_final)
-    if method.keeps_count and n_start != n_final:
-        raise MaskError(
-            f"{name} keeps the number of weights: the start has {n_start}, and density {density:g} is {n_final}. Start from "
-            "a mask of that density, or take a method whose density falls (gmp, dpf, granet)."
-        )
-    if n_start < n_final:
-        raise MaskError(
-            f"{name} starts from {n_start} weights, and density {density:g} is {n_final}: start from a mask that keeps more."
-        )

@@ -1,0 +1,98 @@
+"""What can be wrong with moving masks, told before anything is changed or written."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from panning.connectivity import Connectivity
+from panning.enforce import check_held, check_ranks_agree
+from panning.errors import MaskError
+from panning.masks import Masks, check_masks_fit, n_kept_at
+from panning.problem import Problem
+from panning.training.dynamic import FEWEST_FALLS, Clock, Dynamic, Ramp
+from panning.training.flat import check_momentum
+from panning.training.moves import hidden_layers
+
+
+def check_parts(problem: Problem, optimizer: Optimizer, method: Dynamic, start: Tensor) -> None:
+    """Raise MaskError if masks that begin with the flat ``start`` cannot move in this network by this optimizer."""
+    if not isinstance(optimizer, Optimizer):
+        raise MaskError(
+            f"A {type(optimizer).__name__} is no torch.optim.Optimizer: move_masks takes one, which holds all that is "
+            "prunable; of a trainer's wrapper pass what is inside."
+        )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise MaskError(
+            "LBFGS evaluates the network several times a step, between which no mask can move; use SGD or Adam."
+        )
+    masks = Masks(problem.layout, start.cpu())
+    check_ranks_agree(masks)
+    prunable = check_masks_fit(problem.model, masks)
+    check_held(prunable, (optimizer,))
+    if frozen := [name for name, parameter in prunable.items() if not parameter.requires_grad]:
+        raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
+    if method.whole_state:
+        check_momentum(optimizer)
+
+
+def start_density(problem: Problem, method: Dynamic, start: Tensor) -> float:
+    """``View.start`` of a flat mask."""
+    return 1.0 if method.prunes_units else int(start.sum()) / problem.layout.n_prunable
+
+
+def check_movement(
+    problem: Problem, method: Dynamic, density: float, start: Tensor, n_steps: int, epoch: int, all_alive: bool = False
+) -> Clock:
+    """Where the training begins, once nothing is wrong with it. Warns where the density falls at once.
+
+    Args:
+        start: flat bool, the first mask.
+        n_steps, epoch: as in ``Clock.schedule`` and ``Clock.epoch``.
+
+    Raises:
+        MaskError: if the method cannot come from this start to this density, or not in so many steps.
+        DensityError: if no mask of this density can be all alive, where that is asked for.
+        DataError: if the method lacks data.
+    """
+    _check_densities(problem, method, density, start, all_alive)
+    first = start_density(problem, method, start)
+    clock = Clock(0, method.length(n_steps, first, density), n_steps, epoch)
+    method.check(clock, problem)
+    if isinstance(method, Ramp) and density < first and method.is_abrupt(clock):
+        warnings.warn(
+            f"{type(method).__name__}'s density falls from {first:g} to {density:g} in less than {FEWEST_FALLS} moves: "
+            f"{method.tempo(clock)}; lower every.",
+            stacklevel=2,
+        )
+    return clock
+
+
+def _check_densities(problem: Problem, method: Dynamic, density: float, start: Tensor, all_alive: bool) -> None:
+    n_start, n_final = int(start.sum()), n_kept_at(density, problem.layout.n_prunable)
+    name = type(method).__name__
+    if method.prunes_units:
+        if all_alive:
+            raise MaskError(
+                f"{name} prunes whole units, whose weights cannot be given to others: leave all_alive away."
+            )
+        if not hidden_layers(problem):
+            raise MaskError(
+                f"{name} prunes hidden units, and this network has none that may go: its outputs and depthwise "
+                "convolutions stay whole. Take a method that prunes single weights."
+            )
+        return
+    if all_alive:
+        Connectivity.of(problem).check_reachable(n_final)
+    if method.keeps_count and n_start != n_final:
+        raise MaskError(
+            f"{name} keeps the number of weights: the start has {n_start}, and density {density:g} is {n_final}. Start from "
+            "a mask of that density, or take a method whose density falls (gmp, dpf, granet)."
+        )
+    if n_start < n_final:
+        raise MaskError(
+            f"{name} starts from {n_start} weights, and density {density:g} is {n_final}: start from a mask that keeps more."
+        )
