@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from panning.benchmark.presets import load_dynamic_preset
+from panning.benchmark.presets import dynamic_preset_names, load_dynamic_preset
 from panning.errors import ConfigError, MaskError, UnknownNameError
 from panning.problem import Problem
 from panning.pruners import prune_problem
 from panning.seeding import torch_generator
 from panning.training import make_dynamic
-from panning.training.dynamic import Clock, Move, View, n_rounds
+from panning.training.dynamic import Clock, Move, Ramp, View, n_rounds
 from panning.training.dynamics import deep_rewiring, partial, pruning_aware, quantized, reparameterization
 from panning.training.moves import cosine, drop, grow, highest, shares, top_units
-from panning.training.recipe import Recipe
+from panning.training.recipe import Plan, Recipe
 
 
 def rows(*values: list[float]) -> nn.Module:
@@ -241,6 +241,19 @@ def test_lenets_of_imp_train_as_open_lth_has_them() -> None:
         assert setting.recipe.momentum == 0.0
         method = make_dynamic(name, setting.options)
         assert method.learning_rate(setting.recipe, 99, 100) == method.learning_rate(setting.recipe, 100, 100) == 0.1
+
+
+#: Images of the training part.
+N_TRAIN = {"mnist": 54_000, "fashion_mnist": 54_000, "cifar10": 45_000, "cifar100": 45_000, "tiny_imagenet": 90_000}
+
+
+@pytest.mark.parametrize("name", dynamic_preset_names())
+def test_every_preset_has_time_to_move(name: str) -> None:
+    setting, (row, task, _) = load_dynamic_preset(name), name.split("/")
+    method, plan = make_dynamic(row, setting.options), Plan.of(setting.recipe, N_TRAIN[task.rpartition("-")[2]])
+    clock = Clock(0, method.length(plan.n_steps, 1.0, 0.05), plan.n_steps, plan.steps_per_epoch)
+    method.check(clock, units())
+    assert not (isinstance(method, Ramp) and method.is_abrupt(clock))
 
 
 def test_edst_explores_and_then_refines_one_member_after_the_other() -> None:
