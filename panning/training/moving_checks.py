@@ -66,7 +66,7 @@ def check_movement(
         warnings.warn(
             f"{type(method).__name__}'s density falls from {first:g} to {density:g} in less than {FEWEST_FALLS} moves: "
             f"{method.tempo(clock)}; lower every.",
-            stacklevel=2,
+            stacklevel=1,  # the same place, whoever asks: shown once
         )
     return clock
 
