@@ -15,6 +15,7 @@ import os
 import platform
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -272,11 +273,10 @@ def _commit() -> str | None:
         return None
 
 
-def _instructions() -> str:
-    """What torch's kernels use of the processor: sums of another width round otherwise."""
-    import torch  # slow, and who reads records has no need of it
-
-    return torch.backends.cpu.get_cpu_capability()
+def _instructions() -> str | None:
+    """What kernels use of the processor, where torch computes: sums of another width round otherwise."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else str(torch.backends.cpu.get_cpu_capability())
 
 
 def _processor() -> str:

@@ -168,6 +168,8 @@ def test_epochs_may_be_fractions_and_images_are_counted() -> None:
     assert len(result.history) == 2 and result.images_seen == 400  # 3 steps and 1.5 -> 2 steps
     result = train(network(), DATA, Recipe(epochs=1, batch_size=50, n_images=120), seed=0)
     assert result.images_seen == 100
+    result = train(network(), DATA, Recipe(epochs=0.01, batch_size=50), seed=0)
+    assert result.images_seen == 50  # one step, however short the training
 
 
 def test_the_best_epoch_on_the_validation_part_is_kept_and_survives_a_resume(tmp_path: Path) -> None:

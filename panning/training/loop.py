@@ -175,9 +175,7 @@ def train(
         members = [(entry, _expanded(small, weights)) for entry, weights in members]
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    n_images = n_steps * recipe.batch_size
-    if movement is None:
-        n_images = min(n_images, int(math.ceil(recipe.epochs * plan.images_per_epoch)))
+    n_images = n_steps * min(recipe.batch_size, plan.images_per_epoch)
     return TrainResult(
         tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), tuple(members),
         None if moving is None else moving.masks, _dense_epochs(moving, model, masks, n_images, recipe, data),
