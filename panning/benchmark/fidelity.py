@@ -170,20 +170,21 @@ def _table(entries: Mapping[Mask, Mapping[str, float]], full: Mapping[Mask, RunR
 
 
 def _foresight(name: str, judge: str, share: float, tables: Sequence[_Table]) -> Foresight:
+    rng = np.random.default_rng(0)
+    drawn = [table.resampled(rng) for table in tables]
     regrets = np.concatenate([table.regrets() for table in tables])
     return Foresight(
-        name, judge, share, _estimate(tables, _Table.by_mask), _estimate(tables, _Table.by_method),
-        _estimate(tables, _Table.regret), float(regrets.max()), len(regrets),
+        name, judge, share, _estimate(tables, drawn, _Table.by_mask), _estimate(tables, drawn, _Table.by_method),
+        _estimate(tables, drawn, _Table.regret), float(regrets.max()), len(regrets),
     )  # fmt: skip
 
 
-def _estimate(tables: Sequence[_Table], statistic: Callable[[_Table], Array]) -> Estimate:
+def _estimate(tables: Sequence[_Table], drawn: Sequence[_Table], statistic: Callable[[_Table], Array]) -> Estimate:
     """The mean over densities, with its percentile bootstrap over methods.
 
     Masks of one method, or of one seed, are not independent, and the question is how other methods would be ranked.
     """
-    rng = np.random.default_rng(0)
-    low, high = np.quantile(sum(statistic(table.resampled(rng)) for table in tables) / len(tables), [0.025, 0.975])
+    low, high = np.quantile(sum(statistic(table) for table in drawn) / len(drawn), [0.025, 0.975])
     return Estimate(float(np.mean([statistic(table) for table in tables])), float(low), float(high))
 
 

@@ -16,6 +16,7 @@ from panning.errors import MaskError, PanningError
 from panning.records import write_atomic
 from panning.tensorfile import DAMAGE, read_tensors
 from panning.training.moving import MovingMasks
+from panning.training.moving_state import kinds_of
 
 #: What each optimizer keeps of a parameter: a number, or a tensor of the parameter's shape.
 STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
@@ -90,10 +91,12 @@ def load_checkpoint(
         if not all(1 <= epoch <= len(history) for epoch in epochs.values()):
             raise ValueError("its best epochs are not in its history")
         best = {member: (history[epoch - 1], _take(tensors, f"best.{member}.")) for member, epoch in epochs.items()}
-        if any(_kinds(weights) != _kinds(model.state_dict()) for _, weights in best.values()):
+        if any(kinds_of(weights) != kinds_of(model.state_dict()) for _, weights in best.values()):
             raise ValueError("its best tensors are not those of this network")
         masks = {member: tensors[f"masks.{member}"] for member in epochs} if moving else {}
-        if moving is not None and any(_kinds({"": mask}) != _kinds({"": moving.mask}) for mask in masks.values()):
+        if moving is not None and any(
+            (mask.dtype, mask.shape) != (moving.mask.dtype, moving.mask.shape) for mask in masks.values()
+        ):
             raise ValueError("the masks of its best networks are not those of this network")
         if (moving is None) != (facts["moving"] is None):
             raise ValueError("its masks move, or do not")
@@ -142,11 +145,7 @@ def restore(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module, optim
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}")
     if any(set(kept) != STATES[type(optimizer)] for kept in state.values()):
         raise ValueError("the optimizer's state is not whole")
-    if _kinds(module.state_dict()) != _kinds(values):
+    if kinds_of(module.state_dict()) != kinds_of(values):
         raise ValueError("its tensors are not those of this network")
     module.load_state_dict(values)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
