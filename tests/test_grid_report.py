@@ -200,6 +200,15 @@ def test_a_rate_that_failed_has_cost_a_training_and_is_named() -> None:
     assert cells["learning rate"] == "0.1 of 0.1, 9 (failed)"
 
 
+def test_a_mask_that_cannot_be_made_costs_no_training() -> None:
+    unmade = [cell("phew", 0.0, seed, error="no path") for seed in range(5)]
+    for record in unmade:
+        record.metrics.clear()
+        record.metrics["error"] = "no path"
+    (table,) = grid_report.tables([*grid(), *unmade])
+    assert table.cost(next(row for row in table.at(0.05) if row.method == "PHEW")) == (0.0, 0.0, 0.0)
+
+
 def test_scoring_counts_by_the_dense_epochs_of_its_own_hardware() -> None:
     """Or a share that ran on a slow machine would have dear scores."""
     slow = {**ENVIRONMENT, "hardware": {"processor": "Z8", "cores": 1}}

@@ -182,8 +182,13 @@ class Table:
         return float(cell.metrics["timing"]["prune_s"]) / epoch_s
 
     def _training(self, cell: RunRecord) -> float:
-        """In epochs; one that failed counts as a whole one, since a record does not say how far it came."""
-        return _epochs(cell) if "images_seen" in cell.metrics else _epochs(self._dense_cells[0])
+        """In epochs; one that failed counts as a whole one, since a record does not say how far it came.
+
+        Where no mask could be made, there was none.
+        """
+        if "images_seen" in cell.metrics:
+            return _epochs(cell)
+        return _epochs(self._dense_cells[0]) if "mask" in cell.metrics else 0.0
 
     @property
     def _dense_cells(self) -> list[RunRecord]:
@@ -264,9 +269,7 @@ def _hardware(cell: RunRecord) -> str:
 def _over_densities(side: dict[float, Row], pair: Sequence[dict[float, Row]]) -> dict[int, float]:
     """Each seed's mean over the densities, of the seeds that failed nowhere on either side."""
     seeds = set.intersection(*(set(row.good) for rows in pair for row in rows.values()))
-    return {
-        seed: statistics.fmean(row.values("test_accuracy")[seed] for row in side.values()) for seed in sorted(seeds)
-    }
+    return {seed: statistics.fmean(row.good[seed]["test_accuracy"] for row in side.values()) for seed in sorted(seeds)}
 
 
 def tables(records: Iterable[RunRecord]) -> list[Table]:
