@@ -83,15 +83,23 @@ class Problem:
         generator = torch_generator(self.seed, "noise")
         return torch.rand(self.layout.n_prunable, generator=generator, dtype=torch.float64).to(self.weight.device)
 
+    def source(self, asked_by: str) -> BatchSource:
+        """The scoring batches, for what scores with a loss.
+
+        Raises:
+            DataError: if the problem has no data.
+        """
+        if self.batches is None:
+            raise DataError(f"{asked_by} scores with a loss and needs data: pass a batch, a DataLoader or a Dataset.")
+        return self.batches
+
     def batch(self, number: int) -> Batch:
         """The scoring batch of round ``number``.
 
         Raises:
             DataError: if the problem has no data.
         """
-        if self.batches is None:
-            raise DataError("This method scores with a loss and needs data: pass a batch, a DataLoader or a Dataset.")
-        inputs, targets = self.batches(number)
+        inputs, targets = self.source("This method")(number)
         return _at_least_float32(inputs.to(self.weight.device)), targets.to(self.weight.device)
 
     def other_parameters(self) -> dict[str, Tensor]:

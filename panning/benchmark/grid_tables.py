@@ -130,6 +130,24 @@ class Contrast:
         return statistics.fmean(found) if found else 0.0
 
 
+def _planned(rows: Sequence[Row]) -> list[tuple[dict[float, Row], dict[float, Row]]]:
+    """Row and reference of every planned comparison, by the densities that both have."""
+    by_identity: dict[Identity, dict[float, Row]] = defaultdict(dict)
+    for row in rows:
+        by_identity[row.identity][row.density] = row
+    pairs = []
+    for part in by_identity.values():
+        whole = _any(part).part_of()
+        if whole is None:
+            continue
+        identity, is_control = whole
+        others = by_identity.get(identity, {})
+        if shared := [density for density in part if density in others]:
+            first, second = (others, part) if is_control else (part, others)
+            pairs.append(({d: first[d] for d in shared}, {d: second[d] for d in shared}))
+    return pairs
+
+
 def _any(rows: dict[float, Row]) -> Row:
     return next(iter(rows.values()))
 
@@ -226,18 +244,7 @@ class Table:
     @cached_property
     def contrasts(self) -> list[Contrast]:
         """The planned comparisons, in the rows' order."""
-        by_identity: dict[Identity, dict[float, Row]] = defaultdict(dict)
-        for row in self.rows:
-            by_identity[row.identity][row.density] = row
-        pairs = []
-        for rows in by_identity.values():
-            whole = _any(rows).part_of()
-            if whole is not None and whole[0] in by_identity:
-                others = by_identity[whole[0]]
-                shared = [density for density in rows if density in others]
-                sides = [{density: side[density] for density in shared} for side in (rows, others)]
-                if shared:
-                    pairs.append((sides[1], sides[0]) if whole[1] else (sides[0], sides[1]))
+        pairs = _planned(self.rows)
         by_density: dict[int, dict[float, Difference]] = defaultdict(dict)
         for density in self.densities:
             here = [i for i, (first, _) in enumerate(pairs) if density in first]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panning.connectivity import Connectivity
-from panning.errors import DataError, PanningError
+from panning.errors import PanningError
 from panning.indices import INDICES
 from panning.masks import n_kept_at
 from panning.problem import Problem
@@ -194,10 +194,8 @@ def prune_problem(
     n_kept = n_kept_at(density, problem.layout.n_prunable)
     rounds.targets(pruner.n_rounds, "exponential", density)  # a wrong number or schedule is refused by every method
     Connectivity.of(problem).check_reachable(n_kept)
-    if row.needs_data and problem.batches is None:
-        raise DataError(
-            f"Method '{method}' scores with a loss and needs data: pass a batch, a DataLoader or a Dataset."
-        )
+    if row.needs_data:
+        problem.source(f"Method '{method}'")  # before any work
 
     def prune(problem: Problem, rounds: Rounds) -> PruneResult:
         return pruner(problem, density, rounds)

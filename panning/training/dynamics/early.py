@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from panning.errors import DataError, MaskError
+from panning.errors import MaskError
 from panning.problem import Problem
 from panning.pruners import PRUNERS, prune_problem
 from panning.registry import lookup
@@ -43,10 +43,8 @@ class Early(Dynamic):
         return round(self.after_share * clock.n_steps) if self.after is None else self.after
 
     def check(self, clock: Clock, problem: Problem) -> None:
-        if PRUNERS[self.method].needs_data and problem.batches is None:
-            raise DataError(
-                f"'{self.method}' scores with a loss and needs data: pass a batch, a DataLoader or a Dataset."
-            )
+        if PRUNERS[self.method].needs_data:
+            problem.source(f"Method '{self.method}'")
         if (step := self._step(clock)) >= clock.n_steps:
             raise MaskError(f"Pruning after {step} steps never comes in a training of {clock.n_steps}.")
 
