@@ -15,7 +15,7 @@ from panning.records import RunRecord
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = sorted(RESULTS.glob("*.md"))
-OF_FIDELITY = sorted(RESULTS.glob("fidelity-*.md"))
+GRIDS = [page for page in PAGES if not page.stem.startswith("fidelity-")]  # the others are of fidelity
 #: The rows of the README's tables; none named is all.
 IN_README = {
     "cifar10-resnet20-short": (),
@@ -43,20 +43,20 @@ IN_README = {
 }
 
 
-def records_of(page: Path) -> list[RunRecord]:
-    return read_cells([page.with_suffix(".jsonl")])
+def records_of(name: str) -> list[RunRecord]:
+    return read_cells([RESULTS / f"{name}.jsonl"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_is_the_report_of_its_records(page: Path) -> None:
-    report = fidelity if page in OF_FIDELITY else grid_report
-    assert page.read_text() == f"# {page.stem}\n\n" + report.markdown(records_of(page))
+    report = grid_report if page in GRIDS else fidelity
+    assert page.read_text() == f"# {page.stem}\n\n" + report.markdown(records_of(page.stem))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in OF_FIDELITY], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", GRIDS, ids=lambda page: page.stem)
 def test_a_page_has_every_picture_of_its_records(page: Path) -> None:
     drawn = {}
-    for number, table in enumerate(tables := grid_report.tables(records_of(page))):
+    for number, table in enumerate(tables := grid_report.tables(records_of(page.stem))):
         suffix = f"-{number + 1}" if len(tables) > 1 else ""
         for name, draw in grid_pictures.PICTURES.items():
             if (picture := draw(table)) is not None:
@@ -75,7 +75,7 @@ def _drawn_by(picture: bytes) -> str:
 
 @pytest.mark.parametrize("name", IN_README)
 def test_the_readme_shows_the_main_rows_of_the_records(name: str) -> None:
-    (table,) = grid_report.tables(read_cells([RESULTS / f"{name}.jsonl"]))
+    (table,) = grid_report.tables(records_of(name))
     shown = (ROOT / "README.md").read_text()
     assert grid_report.short_markdown(table, IN_README[name]) in shown
     assert set(IN_README[name]) <= {row.method for row in table.rows}
