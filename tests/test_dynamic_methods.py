@@ -138,6 +138,15 @@ def test_set_takes_of_both_signs_the_nearest_to_zero() -> None:
     assert int(moved.mask.sum()) == 6 and moved.mask[[1, 2, 4, 5]].all()
     by_magnitude = view([0.1, 0.2, 0.3, -4.0, -5.0, -6.0], mask=[1] * 6)
     assert make_dynamic("set").move(by_magnitude).mask.all()  # a full layer stays
+    modern, whole = (
+        make_dynamic("set", {"fraction": 0.34, "until": 0.75, "anneal": True, "every": 10}),
+        make_dynamic("set"),
+    )
+    clocks = [Clock(step, 100, 100, 10) for step in range(1, 101)]
+    assert [clock.step for clock in clocks if modern.acts(clock)] == [10, 20, 30, 40, 50, 60, 70]
+    assert [clock.step for clock in clocks if whole.acts(clock)] == [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    halfway = view(weights, mask=[1, 1, 1, 1, 1, 1, 0, 0], step=5)
+    assert make_dynamic("set", {"fraction": 0.68, "anneal": True}).move(halfway).mask[[1, 2, 4, 5]].all()  # 0.34 by now
     chosen = torch.zeros(8)
     for step in range(40):
         chosen += make_dynamic("set", {"fraction": 0.34}).move(view(weights, mask=[1] * 6 + [0] * 2, step=step)).mask

@@ -15,6 +15,7 @@ from panning.benchmark.cells import check_cell
 from panning.benchmark.statistics import detectable, difference, holm, interval, ranks
 from panning.cli import main
 from panning.errors import PanningError
+from panning.pruners import PRUNERS
 from panning.pruners.actions import ActionSpec
 from panning.records import RunRecord, canonical_json, content_key
 from panning.tasks import TaskSpec
@@ -285,6 +286,49 @@ def test_planned_comparisons_are_of_a_method_and_its_parts() -> None:
     assert "shuffled, as many alive): 33 % at 0.05, 33 % at 0.01." in grid_report.markdown(drifted)
 
 
+def of_dynamic(name: str, level: float, seed: int, *, all_alive: bool = False, **options: Any) -> RunRecord:
+    by = {"dynamic": {"name": name, "options": make_dynamic(name, options).model_dump(mode="json")}}
+    return cell(name, level + 0.0001 * seed, seed, 0.05, by=by, all_alive=all_alive)
+
+
+def test_methods_that_move_masks_are_compared_with_those_they_set_out_to_beat() -> None:
+    records = [cell(None, 0.95, seed) for seed in range(3)]
+    for seed in range(3):
+        records += [of_dynamic("dpf", 0.8, seed), of_dynamic("dpf", 0.7, seed, every=1), of_dynamic("gmp", 0.6, seed)]
+        records += [of_dynamic("rigl", 0.5, seed, all_alive=True), of_dynamic("dpf", 0.4, seed, all_alive=True)]
+        records += [of_dynamic("imp", 0.9, seed), cell("erk", 0.3, seed, 0.05)]
+    (table,) = grid_report.tables(records)
+    names = {contrast.name: contrast.pooled.mean for contrast in table.contrasts}
+    assert names == {
+        "DPF − GMP": pytest.approx(0.2), "DPF (every 1) − GMP": pytest.approx(0.1),
+        "DPF + all-alive − RigL + all-alive": pytest.approx(-0.1), "DPF + all-alive − DPF": pytest.approx(-0.4),
+    }  # fmt: skip
+    assert "methods that move masks minus those" in grid_report.markdown(records)
+    assert "methods that move masks" not in grid_report.markdown(grid((0.05,)))
+
+
+def test_work_counts_multiply_adds_where_masks_move_and_all_are_known() -> None:
+    static, dense = grid((0.25,), 1)[1], grid((0.25,), 1)[0]
+    known = replace(static, metrics={**static.metrics, "train_epochs": 0.5})
+    for records, row_name, work in (
+        ([dense, known, moving(0)], "IMP (rate rewinding)", 1.5), ([dense, static, moving(0)], "IMP (rate rewinding)", 3.0),
+        ([dense, known], None, 3.0),
+    ):  # fmt: skip
+        (table,) = grid_report.tables(records)
+        row = next(row for row in table.rows if row_name in (None, row.method))
+        assert table.work(row) - sum(table.cost(row)[:2]) == pytest.approx(work)
+        assert grid_pictures.cost_picture(table) is not None
+
+
+def test_of_many_methods_that_move_masks_the_controls_are_grey_first() -> None:
+    records = [cell(None, 0.9, 0), of_dynamic("dpf", 0.8, 0)] + [cell(name, 0.8, 0) for name in list(PRUNERS)[:9]]
+    records += [cell("synflow", 0.7, 0, by={"method": "snip", "control": "shuffle_alive"})]
+    (table,) = grid_report.tables(records)
+    colours = {line.name: line.colour for line in grid_pictures._lines(table)}
+    assert colours.pop("SNIP (shuffled, as many alive)") is None
+    assert len(set(colours.values())) == 10 and None not in colours.values()
+
+
 def test_methods_that_found_the_same_masks_are_one_comparison() -> None:
     records = grid((0.05,))
     twin = [
@@ -477,7 +521,7 @@ def test_a_short_training_that_orders_as_the_full_one_foresees_it() -> None:
     masks = [record for record in records if record.config["by"] is not None]
     agreeing = [shortly(record, record.metrics["test_accuracy"] / 2) for record in masks]
     opposite = [shortly(record, 1 - record.metrics["test_accuracy"]) for record in masks]
-    found = {f.judge: f for f in fidelity.foresights([*records, *agreeing]) if f.training.startswith("1 epochs")}
+    found = {f.judge: f for f in fidelity.foresights([*records, *agreeing]) if f.training.startswith("1 epoch,")}
     whole = found["accuracy"]
     assert whole.share == pytest.approx(1 / 3, abs=1e-3) and whole.worst < 1.0 and whole.n == 2
     assert [(e.value, e.low, e.high) for e in (whole.by_mask, whole.by_method)] == [pytest.approx((1.0, 1.0, 1.0))] * 2
@@ -513,8 +557,8 @@ def test_short_trainings_that_differ_in_their_batches_are_two() -> None:
         for recipe in recipes
     ]
     names = {f.training for f in fidelity.foresights([*records, *short])}
-    assert {name for name in names if name.startswith("1 epochs")} == {
-        "1 epochs, cosine at 0.1, batches of 16", "1 epochs, cosine at 0.1, batches of 64"
+    assert {name for name in names if name.startswith("1 epoch,")} == {
+        "1 epoch, cosine at 0.1, batches of 16", "1 epoch, cosine at 0.1, batches of 64"
     }  # fmt: skip
 
 

@@ -230,6 +230,5 @@ def recipe_text(recipe: dict[str, Any]) -> str:
     """A recipe in a few words."""
     rate = recipe["learning_rate"]
     images = f", {recipe['n_images']:,} images an epoch" if recipe["n_images"] else ""
-    return (
-        f"{recipe['epochs']:g} epochs, {recipe['schedule']} at {'tried rates' if rate is None else f'{rate:g}'}{images}"
-    )
+    epochs = "1 epoch" if recipe["epochs"] == 1 else f"{recipe['epochs']:g} epochs"
+    return f"{epochs}, {recipe['schedule']} at {'tried rates' if rate is None else f'{rate:g}'}{images}"

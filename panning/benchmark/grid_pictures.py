@@ -45,17 +45,22 @@ class Line:
 
 
 def _lines(table: Table) -> list[Line]:
-    """Grey ones first, so that they lie below. Few methods have a colour each, one with all-alive its method's, dashed."""
+    """Grey ones first, so that they lie below. Few methods have a colour each, one with all-alive its method's, dashed.
+
+    Of methods that move masks the controls count for less: where all others are few, those are grey.
+    """
     by_method: dict[str, list[Row]] = defaultdict(list)
     for row in table.rows:
         if row.good:
             by_method[row.method].append(row)
     few = dict.fromkeys(name.removesuffix(ALIVE) for name in by_method)
+    if table.has_moving and len(few) > len(FEW):
+        few = dict.fromkeys(name.removesuffix(ALIVE) for name, rows in by_method.items() if not rows[0].is_control)
     own = dict(zip(few, FEW, strict=False)) if len(few) <= len(FEW) else {}
     lines = []
     for name, rows in by_method.items():
         base = name.removesuffix(ALIVE)
-        colour = own[base] if own else COLOURS.get(name)
+        colour = own.get(base) if own else COLOURS.get(name)
         lines.append(Line(name, rows, colour, bool(own) and base != name and base in by_method))
     order = list(COLOURS)
     return sorted(
@@ -158,12 +163,12 @@ def cost_picture(table: Table) -> bytes | None:
             for row in (r for r in line.rows if r.density == density):
                 size, marker = 24 if line.colour else 10, "^" if line.is_dashed else "o"
                 style = {"color": line.style["color"], "label": line.style["label"], "s": size, "marker": marker}
-                axes.scatter([sum(table.cost(row))], [100 * row.mean("test_accuracy")], **style)
-        shown = [sum(table.cost(row)) for row in table.at(density) if row.good]
+                axes.scatter([table.work(row)], [100 * row.mean("test_accuracy")], **style)
+        shown = [table.work(row) for row in table.at(density) if row.good]
         if shown and min(shown) > 0 and max(shown) > 10 * min(shown):
             axes.set_xscale("log")  # on less than a decade its ticks run into each other
         axes.xaxis.set_minor_formatter("")  # or they run into each other
-        axes.set_xlabel("cost, dense epochs")
+        axes.set_xlabel("multiply-adds, dense epochs" if table.counts_adds else "cost, dense epochs")
         axes.set_title(f"density {density:g}", fontsize=9)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy, %")

@@ -121,8 +121,9 @@ def _contrasts(table: Table) -> list[str]:
         if contrast.is_shuffle
         if (far := [(d, drift) for d in contrast.differences if (drift := contrast.drift(d)) > NEGLIGIBLE_DRIFT])
     ]
+    rivals = ", and methods that move masks minus those that they set out to beat" if table.has_moving else ""
     return [
-        "Planned comparisons: a method minus its control, and a method with minus without all-alive pruning. Mean "
+        f"Planned comparisons: a method minus its control, and a method with minus without all-alive pruning{rivals}. Mean "
         "difference in points on the test part, paired by seed, with its interval of 95 % (Student's; from ten seeds on "
         "BCa's bootstrap); bold where the paired t-test, with Holm's correction over the comparisons of that column, is "
         "significant at 5 %. What is not bold is not known to differ, which is not to say that it is equal.",

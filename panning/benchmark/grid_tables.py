@@ -15,6 +15,7 @@ from panning.benchmark.cells import by_place, recipe_text
 from panning.benchmark.statistics import Difference, Ranks, difference, holm, ranks
 from panning.errors import PanningError
 from panning.records import RunRecord, canonical_json
+from panning.training import DYNAMICS
 
 #: Of a row, but for density and seed: how its masks are made, whether all alive, by which policy file.
 Identity = tuple[str, bool, str | None]
@@ -83,6 +84,22 @@ class Row:
         config = self.cells[0].config
         return canonical_json(config["by"]), config["all_alive"], config["policy"]
 
+    @property
+    def is_control(self) -> bool:
+        return bool((self.cells[0].config["by"] or {}).get("control"))
+
+    @property
+    def dynamic(self) -> str | None:
+        """The row of ``DYNAMICS`` whose masks move."""
+        return ((self.cells[0].config["by"] or {}).get("dynamic") or {}).get("name")
+
+    def competes_with(self, other: Row) -> bool:
+        """Whether the two differ in the method that moves their masks alone, and its paper sets out to beat the other's."""
+        if self.dynamic is None or other.dynamic not in DYNAMICS[self.dynamic].rivals:
+            return False
+        ours, theirs = ({**row.cells[0].config["by"], "dynamic": None} for row in (self, other))
+        return ours == theirs and self.identity[1:] == other.identity[1:]
+
     def part_of(self) -> tuple[Identity, bool] | None:
         """What it is to be compared with, and whether it is that one's control; None of a row that stands for itself."""
         config = self.cells[0].config
@@ -98,7 +115,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """A planned comparison: a method and its control, or a method with and without all-alive pruning.
+    """A planned comparison: a method and its control, with and without all-alive pruning, or two whose masks move.
 
     Attributes:
         row, reference: by density; what is compared is row minus reference.
@@ -135,15 +152,15 @@ def _planned(rows: Sequence[Row]) -> list[tuple[dict[float, Row], dict[float, Ro
     by_identity: dict[Identity, dict[float, Row]] = defaultdict(dict)
     for row in rows:
         by_identity[row.identity][row.density] = row
-    pairs = []
+    found = []
     for part in by_identity.values():
-        whole = _any(part).part_of()
-        if whole is None:
-            continue
-        identity, is_control = whole
-        others = by_identity.get(identity, {})
-        if shared := [density for density in part if density in others]:
-            first, second = (others, part) if is_control else (part, others)
+        if (whole := _any(part).part_of()) is not None:
+            others = by_identity.get(whole[0], {})
+            found.append((others, part) if whole[1] else (part, others))
+        found += [(part, others) for others in by_identity.values() if _any(part).competes_with(_any(others))]
+    pairs = []
+    for first, second in found:
+        if shared := [density for density in first if density in second]:
             pairs.append(({d: first[d] for d in shared}, {d: second[d] for d in shared}))
     return pairs
 
@@ -222,6 +239,21 @@ class Table:
             statistics.fmean(self._scoring(cell) for cell in row.cells),
             statistics.fmean(self._training(cell) for cell in row.cells),
         )
+
+    @cached_property
+    def has_moving(self) -> bool:
+        """Whether masks move in some row."""
+        return any(row.dynamic is not None for row in self.rows)
+
+    @cached_property
+    def counts_adds(self) -> bool:
+        """Whether trainings are told apart by their multiply-adds: where masks move, most pass over the data as often."""
+        return self.has_moving and all("train_epochs" in metrics for row in self.rows for metrics in row.good.values())
+
+    def work(self, row: Row) -> float:
+        """Dense epochs of search, scoring and training together, of a row that did not fail everywhere."""
+        search, scoring, training = self.cost(row)
+        return search + scoring + (row.mean("train_epochs") if self.counts_adds else training)
 
     def best(self, density: float) -> Row:
         """The row that is best on the validation part: what one would take, and what the others are compared with."""

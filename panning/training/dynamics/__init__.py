@@ -39,6 +39,7 @@ class DynamicRow:
         method: with the paper's numbers.
         start: the first mask, where none is given: dense, or random with ERK's layer quotas.
         start_density: of that mask; None takes the final density.
+        rivals: rows that it sets out to beat, which a benchmark that holds both compares it with.
     """
 
     method: Dynamic
@@ -46,6 +47,7 @@ class DynamicRow:
     paper: str
     start: Literal["dense", "erk"] = "dense"
     start_density: float | None = None
+    rivals: tuple[str, ...] = ()
 
 
 _LIN = "Lin et al. 2020, arXiv 2006.07253"
@@ -53,7 +55,7 @@ _LIU = "Liu et al. 2021, arXiv 2106.10404"
 _ZHU = "Zhu and Gupta 2017, arXiv 1710.01878"
 
 DYNAMICS: dict[str, DynamicRow] = {
-    "dpf": DynamicRow(DPF(), "DPF", _LIN),
+    "dpf": DynamicRow(DPF(), "DPF", _LIN, rivals=("gmp", "rigl")),
     "dpf_filters": DynamicRow(DPF(units=True), "DPF (filters)", _LIN),
     "gmp": DynamicRow(GradualMagnitude(), "GMP", _ZHU),
     "gmp_layerwise": DynamicRow(GradualMagnitude(scope="layerwise"), "GMP (layerwise)", _ZHU),
@@ -61,8 +63,8 @@ DYNAMICS: dict[str, DynamicRow] = {
     "deep_r": DynamicRow(DeepRewiring(), "DeepR", "Bellec et al. 2018, arXiv 1711.05136", "erk"),
     "dsr": DynamicRow(Reparameterization(), "DSR", "Mostafa and Wang 2019, arXiv 1902.05967", "erk"),
     "snfs": DynamicRow(SparseMomentum(), "SNFS", "Dettmers and Zettlemoyer 2019, arXiv 1907.04840", "erk"),
-    "rigl": DynamicRow(RigL(), "RigL", "Evci et al. 2020, arXiv 1911.11134", "erk"),
-    "granet": DynamicRow(GraNet(), "GraNet", _LIU),
+    "rigl": DynamicRow(RigL(), "RigL", "Evci et al. 2020, arXiv 1911.11134", "erk", rivals=("set",)),
+    "granet": DynamicRow(GraNet(), "GraNet", _LIU, rivals=("gmp", "rigl")),
     "granet_st": DynamicRow(GraNet(), "GraNet-ST", _LIU, "erk", 0.5),
     "surgery": DynamicRow(NetworkSurgery(), "network surgery", "Guo et al. 2016, arXiv 1608.04493"),
     "soft_filter": DynamicRow(SoftFilter(), "soft filter pruning", "He et al. 2018, arXiv 1808.06866"),

@@ -2,22 +2,29 @@
 
 After each epoch every layer loses the weights nearest to zero, the share ``fraction`` of the positive and of the negative
 ones alike, and gains as many at random positions, which those just lost may be among.
+
+NOTE: the paper's network keeps its last layer dense; here all layers are alike. It trains at a constant rate: where the rate
+falls to 0, weights that are drawn late never learn, and later authors therefore stop earlier (``until``) and let the share
+fall along a cosine, as RigL's does (``anneal``).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
-from panning.training.dynamic import Dynamic, Move, Share, View
-from panning.training.moves import drop, full_layers, grow, noise_like, shares
+from panning.training.dynamic import Clock, Dynamic, Move, Share, View
+from panning.training.moves import cosine, drop, full_layers, grow, noise_like, shares
 
 
 class SET(Dynamic):
     """
     Attributes:
         fraction: of the positive and of the negative weights of a layer that a move exchanges.
+        until: share of the training after which masks stay.
+        anneal: let ``fraction`` fall to 0 until then.
     """
 
     keeps_count: ClassVar[bool] = True
@@ -25,18 +32,24 @@ class SET(Dynamic):
     counts_epochs: ClassVar[bool] = True
 
     fraction: Share = 0.3
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    anneal: bool = False
+
+    def acts(self, clock: Clock) -> bool:
+        return super().acts(clock) and clock.progress < self.until
 
     def move(self, view: View) -> Move:
         layout, kept = view.layout, view.mask
         n_before = layout.counts(kept)
+        fraction = cosine(self.fraction, 0.0, view.clock.progress / self.until) if self.anneal else self.fraction
         for sign in (view.weight >= 0, view.weight < 0):
-            kept = (kept & ~sign) | self._largest(view, view.mask & sign)
+            kept = (kept & ~sign) | self._largest(view, view.mask & sign, fraction)
         counts = [before - after for before, after in zip(n_before, layout.counts(kept), strict=True)]
         noise = noise_like(view.weight, view.generator)
         return Move(grow(noise, kept, counts, layout, view.generator), revival=noise)
 
-    def _largest(self, view: View, some: Tensor) -> Tensor:
+    def _largest(self, view: View, some: Tensor, fraction: float) -> Tensor:
         """``some`` weights, all of one sign, without the nearest to zero."""
-        parts = zip(shares(self.fraction, some, view.layout), full_layers(view.mask, view.layout), strict=True)
+        parts = zip(shares(fraction, some, view.layout), full_layers(view.mask, view.layout), strict=True)
         counts = [0 if is_full else n for n, is_full in parts]
         return drop(view.weight.abs(), some, counts, view.layout, view.generator)

@@ -4,7 +4,8 @@ After each epoch every layer loses a share of its weights, the smallest. Their n
 proportion to the mean momentum of its kept weights, and grown where the momentum of masked weights is largest; the optimizer
 follows the whole gradient for this.
 
-NOTE: the released code smooths its rounding errors from epoch to epoch; here every count is exact.
+NOTE: the released code smooths its rounding errors from epoch to epoch; here every count is exact, and what does not fit
+into a layer goes to the others in equal numbers.
 """
 
 from __future__ import annotations

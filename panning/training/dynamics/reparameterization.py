@@ -5,7 +5,8 @@ much less or more than the wanted number. As many weights grow at zero, in each 
 random positions other than those just lost. So layers that lose little grow.
 
 NOTE: the paper names the number of weights to move, 20,000 for its wide ResNet; here it is a share of the kept ones unless
-``n_moved`` is given, so that one setting serves networks of all sizes.
+``n_moved`` is given, so that one setting serves networks of all sizes. What does not fit into a layer goes to the others in
+equal numbers.
 """
 
 from __future__ import annotations
