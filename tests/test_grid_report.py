@@ -524,6 +524,11 @@ def test_a_short_training_that_orders_as_the_full_one_foresees_it() -> None:
     found = {f.judge: f for f in fidelity.foresights([*records, *agreeing]) if f.training.startswith("1 epoch,")}
     whole = found["accuracy"]
     assert whole.share == pytest.approx(1 / 3, abs=1e-3) and whole.worst < 1.0 and whole.n == 2
+    means = [
+        np.mean([m.metrics["accuracy"] for m in masks if m.config["by"] == by])
+        for by in (r.config["by"] for r in masks)
+    ]
+    assert whole.by_lot == pytest.approx(100 * (max(means) - np.mean(means)))
     assert [(e.value, e.low, e.high) for e in (whole.by_mask, whole.by_method)] == [pytest.approx((1.0, 1.0, 1.0))] * 2
     wrong = next(
         f for f in fidelity.foresights([*records, *opposite]) if f.judge == "accuracy" and f.training.startswith("1 ")

@@ -22,7 +22,7 @@ from panning.records import RunRecord
 
 COLUMNS = (
     "short training", "judged by", "share of the cost", "rank correlation, masks", "rank correlation, methods",
-    "regret, points", "worst regret", "n",
+    "regret, points", "worst regret", "regret by lot", "n",
 )  # fmt: skip
 
 #: A figure of a short training -> whether more of it is better.
@@ -60,6 +60,7 @@ class Foresight:
         regret: final validation accuracy lost by taking the method that looks best on one seed, against the one that is best
             over all; the mean over densities and seeds.
         worst: the largest of these.
+        by_lot: what a method drawn by lot loses, the mean over densities.
         n: how many they are.
     """
 
@@ -70,6 +71,7 @@ class Foresight:
     by_method: Estimate
     regret: Estimate
     worst: float
+    by_lot: float
     n: int
 
 
@@ -155,6 +157,10 @@ class _Table:
     def regret(self) -> Array:
         return self.regrets().mean(-1)
 
+    def by_lot(self) -> float:
+        means = self.full.mean(-1)
+        return float(100 * (means.max() - means.mean()))
+
 
 def _table(entries: Mapping[Mask, Mapping[str, float]], full: Mapping[Mask, RunRecord], judge: str) -> _Table | None:
     """Of the seeds that some method has and the methods that have all of them, if these are three at least."""
@@ -175,7 +181,8 @@ def _foresight(name: str, judge: str, share: float, tables: Sequence[_Table]) ->
     regrets = np.concatenate([table.regrets() for table in tables])
     return Foresight(
         name, judge, share, _estimate(tables, drawn, _Table.by_mask), _estimate(tables, drawn, _Table.by_method),
-        _estimate(tables, drawn, _Table.regret), float(regrets.max()), len(regrets),
+        _estimate(tables, drawn, _Table.regret), float(regrets.max()),
+        float(np.mean([table.by_lot() for table in tables])), len(regrets),
     )  # fmt: skip
 
 
@@ -203,7 +210,7 @@ def table_cells(found: Sequence[Foresight]) -> list[list[str]]:
     return [
         [
             f.training, JUDGE_NAMES[f.judge], f"{f.share:.3f}", str(f.by_mask), str(f.by_method), str(f.regret),
-            f"{f.worst:.2f}", str(f.n),
+            f"{f.worst:.2f}", f"{f.by_lot:.2f}", str(f.n),
         ]
         for f in found
     ]  # fmt: skip
@@ -215,8 +222,8 @@ def markdown(records: Sequence[RunRecord]) -> str:
         [
             "Rank correlation is Spearman's with the full training's validation accuracy, its mean over densities. Regret "
             "is the validation accuracy, in points, that is lost by taking the method that looks best on one seed in place "
-            "of the one that is best over all; its mean over densities and seeds. Intervals of 95 % are of a bootstrap over "
-            "methods: how it might be for others.",
+            "of the one that is best over all; its mean over densities and seeds; beside it what a method drawn by lot "
+            "loses. Intervals of 95 % are of a bootstrap over methods: how it might be for others.",
             "",
             *markdown_table(COLUMNS, table_cells(foresights(records))),
             "",
