@@ -111,6 +111,25 @@ def test_train_with_and_without_a_mask(capsys: pytest.CaptureFixture[str]) -> No
     assert "at density 1" in capsys.readouterr().out
 
 
+def test_a_training_that_goes_on_shows_the_epochs_behind_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", "--model", "mlp", "--data", "digits", "--epochs", "3", "--batch-size", "100", "--out", "t"]
+    with monkeypatch.context() as patched:
+        patched.setattr("panning.cli.train._note", interrupted)
+        assert run(*command) != 0
+    assert "1 of 3" in capsys.readouterr().err
+    assert run(*command) == 0
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training: ")]
+    assert ["2 of 3" in shown[0], "3 of 3" in shown[1], len(shown)] == [True, True, 2]
+
+
+def interrupted(entry: dict[str, float]) -> str:
+    if entry["epoch"] == 2:
+        raise KeyboardInterrupt
+    return ""
+
+
 def test_train_with_masks_that_move(capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--model", "mlp", "--data", "digits", "--epochs", "3", "--batch-size", "100", "--learning-rate", "0.05"]
     dpf = ["train", *short, "--dynamic", "dpf", "--density", "0.1", "--set", "every=2", "--all-alive", "--out", "dpf"]

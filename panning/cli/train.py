@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from panning.cli import options, output
 if TYPE_CHECKING:
     from torch import nn
 
+    from panning.cli.output import Advance
     from panning.masks import Masks
     from panning.tasks import Task
     from panning.training import Movement, Recipe, TrainResult
@@ -121,7 +123,7 @@ def train(
     with output.progress("training", n_epochs(chosen, len(task.data.train), movement, masks)) as advance:
         result = run_training(
             network, task.data, chosen, seed=seed, masks=masks, movement=movement, keep_best=movement is not None,
-            checkpoint=folder / "checkpoint.safetensors", on_epoch=lambda entry: advance(1, note=_note(entry)),
+            checkpoint=folder / "checkpoint.safetensors", on_epoch=_shown(advance),
         )  # fmt: skip
     masks = masks if movement is None else result.masks
     figures = _figures(task, chosen, masks, result)
@@ -168,6 +170,18 @@ def _movement(
     problem = task.problem if masks is None else replace(task.problem, layout=masks.layout)
     first = masks or first_mask(problem, method, density, DYNAMICS[name])
     return Movement(method, problem, density, all_alive), first
+
+
+def _shown(advance: Advance) -> Callable[[dict[str, float]], None]:
+    """Show each epoch; those that a resumed training has behind it count at the first."""
+    n_shown = 0
+
+    def show(entry: dict[str, float]) -> None:
+        nonlocal n_shown
+        n_new, n_shown = int(entry["epoch"]) - n_shown, int(entry["epoch"])
+        advance(n_new, note=_note(entry))
+
+    return show
 
 
 def _note(entry: dict[str, float]) -> str:
