@@ -188,7 +188,7 @@ class RecordStore:
         line = canonical_json(asdict(record)) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_torn_tail(self.path)
+            _mend_tail(self.path)
             with open(self.path, "ab") as file:
                 file.write(line.encode())
                 file.flush()
@@ -199,7 +199,7 @@ class RecordStore:
 
 
 def read_records(path: str | Path) -> list[RunRecord]:
-    """All complete records of a file; a last line without its end is left out.
+    """All complete records of a file; a last line that was torn is left out.
 
     Raises:
         PanningError: if the file cannot be read, or a line is no record.
@@ -214,7 +214,15 @@ def read_records(path: str | Path) -> list[RunRecord]:
             records.append(_record(strict_json(line)))
         except (ValueError, TypeError) as error:
             raise PanningError(f"{path}, line {number}: not a record ({error}).") from None
-    return records
+    return [*records, *_whole(lines[-1])]
+
+
+def _whole(tail: bytes) -> list[RunRecord]:
+    """The record of a last line that lacks its end of line alone; none if it is torn or empty."""
+    try:
+        return [_record(strict_json(tail))]
+    except (ValueError, TypeError):
+        return []
 
 
 def _record(values: dict[str, Any]) -> RunRecord:
@@ -225,13 +233,17 @@ def _record(values: dict[str, Any]) -> RunRecord:
     return record
 
 
-def _drop_torn_tail(path: Path) -> None:
+def _mend_tail(path: Path) -> None:
+    """End the last line, or drop it if it was torn."""
     if not path.exists():
         return
     with open(path, "r+b") as file:
         data = file.read()
-        if data and not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
+        start = data.rfind(b"\n") + 1
+        if _whole(data[start:]):
+            file.write(b"\n")
+        else:
+            file.truncate(start)
 
 
 @functools.cache

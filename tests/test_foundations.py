@@ -139,11 +139,22 @@ def test_a_key_is_stored_once(tmp_path: Path) -> None:
     assert len(read_records(store.path)) == 1
 
 
+def test_a_last_line_that_lacks_its_end_alone_is_whole(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "records.jsonl")
+    first, second = (RunRecord(content_key({"n": n}), "test", {"n": n}, {}) for n in (1, 2))
+    store.append(first)
+    store.path.write_bytes(store.path.read_bytes().rstrip())
+    again = RecordStore(store.path)
+    assert [record.key for record in again] == [first.key]
+    again.append(second)
+    assert [record.key for record in read_records(store.path)] == [first.key, second.key]
+
+
 def test_a_torn_tail_is_left_out_and_then_written_over(tmp_path: Path) -> None:
     store = RecordStore(tmp_path / "records.jsonl")
     store.append(record("a"))
     whole = store.path.read_bytes()
-    for n_left in range(1, len(whole)):
+    for n_left in range(1, len(whole) - 1):
         store.path.write_bytes(whole + whole.replace(b'"a"', b'"b"')[:n_left])
         again = RecordStore(store.path)
         assert [r.key for r in again] == ["a"]

@@ -209,6 +209,17 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
         ({"methods": [{"method": "erk", "dynamic": "rigl"}, *CONFIG["methods"][1:]]}, "add to methods: erk"),
         ({"tasks": CONFIG["tasks"] * 2}, "tasks is named twice"),
         ({"short": [{**SHORT, "learning_rate": 0.1}]}, "list the rate under learning_rates"),
+        ({"short": [{**SHORT, "epochs": 1}] * 2}, "short is named twice"),
+        ({"tasks": [{**CONFIG["tasks"][0], "learning_rates": [0.1, 0.1]}]}, "a rate is named twice"),
+        (
+            {
+                "tasks": [
+                    *CONFIG["tasks"],
+                    {**CONFIG["tasks"][0], "recipe": {**SHORT, "learning_rate": 0.2}, "learning_rates": [1, 2]},
+                ]
+            },
+            "one of them tries several",
+        ),
         ({"name": "../elsewhere"}, "name"),
         ({"methods": [*CONFIG["methods"], "snyflow"]}, "Did you mean 'synflow'"),
         ({"methods": [*CONFIG["methods"], "erk"]}, "methods is named twice"),
@@ -251,6 +262,16 @@ def test_a_grid_does_not_go_on_from_what_is_no_cell(tmp_path: Path) -> None:
         '{"key": "a", "kind": "prune", "config": {}, "metrics": {}, "environment": {}}\n'
     )
     with pytest.raises(PanningError, match="no cell of a benchmark"):
+        bench(tmp_path)
+
+
+def test_a_grid_does_not_go_on_from_two_results_of_one_cell(
+    tmp_path: Path, whole: tuple[Path, dict[str, RunRecord]]
+) -> None:
+    record = next(iter(whole[1].values()))
+    other = replace(record, metrics={**record.metrics, "test_accuracy": 0.5})
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(vars(r)) + "\n" for r in (record, other)))
+    with pytest.raises(PanningError, match="another result for the cell"):
         bench(tmp_path)
 
 
@@ -378,7 +399,7 @@ def test_a_row_can_be_run_again_from_its_record(
     assert "differs: test_accuracy: 0.5 -> " in capsys.readouterr().err
     assert [name for name, _, _ in differences(wrong, run_again(wrong, DataSource()))] == ["test_accuracy"]
 
-    with pytest.raises(PanningError, match="18 cells have a key that begins with ''"):
+    with pytest.raises(PanningError, match="18 cells are here; name one with --key"):
         find_record(list(records.values()), None)
     assert exit_code("reproduce", file, "--key", record.key, "--policy", file) == 2
 

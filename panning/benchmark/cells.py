@@ -181,7 +181,7 @@ def by_place(cells: Iterable[RunRecord]) -> tuple[dict[Place, list[RunRecord]], 
     """The cells that read the test part, a row's together, and the trials of learning rates that were made for them.
 
     Where rates were tried, the recipe's text has none, and of a row only the cells count whose rate is best in the trials: a
-    grid that was extended may have settled on another than before.
+    grid that was extended may have settled on another than before. Cells at a rate that was not tried are rows of their own.
     """
     cells = list(cells)
     n_agents = len({cell.config["policy"] for cell in cells} - {None})
@@ -198,12 +198,14 @@ def by_place(cells: Iterable[RunRecord]) -> tuple[dict[Place, list[RunRecord]], 
     for cell in cells:
         if not cell.config["test"]:
             tried[at_any_rate(cell)].append(cell)
-    tuned = {text for text, _, _ in tried}
+    tuned: dict[str, set[float]] = defaultdict(set)
+    for (text, _, _), trials in tried.items():
+        tuned[text] |= {_rate(trial) for trial in trials}
     final: dict[Place, list[RunRecord]] = defaultdict(list)
     for cell in cells:
         if cell.config["test"]:
             where = at_any_rate(cell)
-            final[where if where[0] in tuned else place(cell, cell.config["recipe"])].append(cell)
+            final[where if _rate(cell) in tuned[where[0]] else place(cell, cell.config["recipe"])].append(cell)
     final = {where: _of_best_rate(some, tried.get(where, [])) for where, some in final.items()}
     return final, {where: some for where, some in tried.items() if where in final}
 

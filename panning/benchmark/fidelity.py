@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ COLUMNS = (
     "short training", "judged by", "share of the cost", "rank correlation, masks", "rank correlation, methods",
     "regret, points", "worst regret", "regret by lot", "n",
 )  # fmt: skip
+
+DIFFERENCE_COLUMNS = ("short trainings", "judged by", "share of the cost", "difference")
 
 #: A figure of a short training -> whether more of it is better.
 JUDGES = {"train_loss": False, "accuracy": True, "loss": False}
@@ -58,10 +61,12 @@ class Foresight:
         by_mask: Spearman's rank correlation over all masks.
         by_method: over the methods' means over seeds.
         regret: final validation accuracy lost by taking the method that looks best on one seed, against the one that is best
-            over all; the mean over densities and seeds.
+            over all, of equals their mean; the mean over densities and seeds.
         worst: the largest of these.
         by_lot: what a method drawn by lot loses, the mean over densities.
         n: how many they are.
+        ranked: the methods and the number of seeds, of each density.
+        by_mask_drawn: ``by_mask`` of each resample, which are the same for all that rank the same.
     """
 
     training: str
@@ -69,10 +74,19 @@ class Foresight:
     share: float
     by_mask: Estimate
     by_method: Estimate
-    regret: Estimate
+    regret: float
     worst: float
     by_lot: float
     n: int
+    ranked: tuple[tuple[tuple[str, ...], int], ...]
+    by_mask_drawn: Array = field(repr=False, compare=False)
+
+    def minus(self, other: Foresight) -> Estimate | None:
+        """The difference in ``by_mask``, with its interval; None where they did not rank the same."""
+        if self.ranked != other.ranked:
+            return None
+        low, high = np.quantile(self.by_mask_drawn - other.by_mask_drawn, [0.025, 0.975])
+        return Estimate(self.by_mask.value - other.by_mask.value, float(low), float(high))
 
 
 def foresights(records: Iterable[RunRecord]) -> list[Foresight]:
@@ -105,7 +119,7 @@ def foresights(records: Iterable[RunRecord]) -> list[Foresight]:
             history = whole.metrics["history"]
             for n, entry in enumerate(history[:-1], start=1):
                 name = f"the first {n} of its {len(history)} epochs"
-                predictions[name, n / len(history)][place][mask] = entry
+                predictions[name, round(n / len(history), 4)][place][mask] = entry
             for record in short[_of_mask(whole)]:
                 share = record.metrics["images_seen"] / whole.metrics["images_seen"]
                 name = f"{recipe_text(record.config['recipe'])}, batches of {record.config['recipe']['batch_size']}"
@@ -134,12 +148,13 @@ class _Table:
 
     short: Array
     full: Array
+    methods: tuple[str, ...]
 
     def resampled(self, rng: np.random.Generator) -> _Table:
-        """As many tables of methods drawn from these."""
+        """``N_RESAMPLES`` tables of as many methods drawn from these."""
         n_methods = len(self.full)
         drawn = rng.integers(n_methods, size=(N_RESAMPLES, n_methods))
-        return _Table(self.short[drawn], self.full[drawn])
+        return _Table(self.short[drawn], self.full[drawn], ())
 
     def by_mask(self) -> Array:
         short, full = (np.reshape(side, (*side.shape[:-2], -1)) for side in (self.short, self.full))
@@ -151,11 +166,8 @@ class _Table:
     def regrets(self) -> Array:
         """In points, one a seed."""
         means = self.full.mean(-1)
-        chosen = np.take_along_axis(means, self.short.argmax(-2), -1)
-        return 100 * (means.max(-1, keepdims=True) - chosen)
-
-    def regret(self) -> Array:
-        return self.regrets().mean(-1)
+        chosen = self.short == self.short.max(-2, keepdims=True)
+        return 100 * (means.max() - (means[:, None] * chosen).sum(-2) / chosen.sum(-2))
 
     def by_lot(self) -> float:
         means = self.full.mean(-1)
@@ -167,32 +179,40 @@ def _table(entries: Mapping[Mask, Mapping[str, float]], full: Mapping[Mask, RunR
     sign = 1.0 if JUDGES[judge] else -1.0
     there = {mask for mask, entry in entries.items() if judge in entry}
     seeds = sorted({seed for _, seed in there})
-    methods = [name for name in dict.fromkeys(name for name, _ in full) if all((name, seed) in there for seed in seeds)]
+    methods = [name for name in sorted({name for name, _ in full}) if all((name, seed) in there for seed in seeds)]
     if len(methods) < 3:
         return None
     short = [[sign * entries[name, seed][judge] for seed in seeds] for name in methods]
     accuracy = [[full[name, seed].metrics["accuracy"] for seed in seeds] for name in methods]
-    return _Table(np.array(short), np.array(accuracy))
+    return _Table(np.array(short), np.array(accuracy), tuple(methods))
 
 
 def _foresight(name: str, judge: str, share: float, tables: Sequence[_Table]) -> Foresight:
     rng = np.random.default_rng(0)
     drawn = [table.resampled(rng) for table in tables]
+    by_mask = _mean(drawn, _Table.by_mask)
     regrets = np.concatenate([table.regrets() for table in tables])
     return Foresight(
-        name, judge, share, _estimate(tables, drawn, _Table.by_mask), _estimate(tables, drawn, _Table.by_method),
-        _estimate(tables, drawn, _Table.regret), float(regrets.max()),
+        name, judge, share, _estimate(tables, by_mask, _Table.by_mask),
+        _estimate(tables, _mean(drawn, _Table.by_method), _Table.by_method),
+        float(np.mean([table.regrets().mean() for table in tables])), float(regrets.max()),
         float(np.mean([table.by_lot() for table in tables])), len(regrets),
+        tuple((table.methods, table.full.shape[-1]) for table in tables), by_mask,
     )  # fmt: skip
 
 
-def _estimate(tables: Sequence[_Table], drawn: Sequence[_Table], statistic: Callable[[_Table], Array]) -> Estimate:
-    """The mean over densities, with its percentile bootstrap over methods.
+def _mean(tables: Sequence[_Table], statistic: Callable[[_Table], Array]) -> Array:
+    """Over densities."""
+    return np.mean([statistic(table) for table in tables], axis=0)
+
+
+def _estimate(tables: Sequence[_Table], drawn: Array, statistic: Callable[[_Table], Array]) -> Estimate:
+    """The mean over densities, with its percentile bootstrap over methods: ``drawn``, the statistic of the resamples.
 
     Masks of one method, or of one seed, are not independent, and the question is how other methods would be ranked.
     """
-    low, high = np.quantile(sum(statistic(table) for table in drawn) / len(drawn), [0.025, 0.975])
-    return Estimate(float(np.mean([statistic(table) for table in tables])), float(low), float(high))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(float(_mean(tables, statistic)), float(low), float(high))
 
 
 def _rank_correlation(first: Array, second: Array) -> Array:
@@ -209,23 +229,48 @@ def table_cells(found: Sequence[Foresight]) -> list[list[str]]:
     """The table's rows as text."""
     return [
         [
-            f.training, JUDGE_NAMES[f.judge], f"{f.share:.3f}", str(f.by_mask), str(f.by_method), str(f.regret),
+            f.training, JUDGE_NAMES[f.judge], f"{f.share:.3f}", str(f.by_mask), str(f.by_method), f"{f.regret:.2f}",
             f"{f.worst:.2f}", f"{f.by_lot:.2f}", str(f.n),
         ]
         for f in found
     ]  # fmt: skip
 
 
+def difference_cells(found: Sequence[Foresight]) -> list[list[str]]:
+    """What is worth the same, beside each other: judges of one training, and trainings of one cost by one judge."""
+    lines = []
+    for one, other in combinations(found, 2):
+        if one.share == other.share and (one.training == other.training) != (one.judge == other.judge):
+            if (gap := one.minus(other)) is None:
+                continue
+            trainings, judges = dict.fromkeys((one.training, other.training)), dict.fromkeys((one.judge, other.judge))
+            lines.append(
+                [
+                    " − ".join(trainings), " − ".join(JUDGE_NAMES[judge] for judge in judges), f"{one.share:.3f}",
+                    f"**{gap}**" if gap.low > 0 or gap.high < 0 else str(gap),
+                ]
+            )  # fmt: skip
+    return lines
+
+
 def markdown(records: Sequence[RunRecord]) -> str:
-    """The table with what one must know to read it."""
+    """The tables with what one must know to read them."""
+    found = foresights(records)
     return "\n".join(
         [
             "Rank correlation is Spearman's with the full training's validation accuracy, its mean over densities. Regret "
             "is the validation accuracy, in points, that is lost by taking the method that looks best on one seed in place "
             "of the one that is best over all; its mean over densities and seeds; beside it what a method drawn by lot "
-            "loses. Intervals of 95 % are of a bootstrap over methods: how it might be for others.",
+            "loses. Intervals of 95 % are of a bootstrap over methods, for the seeds that there are: how it might be for "
+            "others.",
             "",
-            *markdown_table(COLUMNS, table_cells(foresights(records))),
+            *markdown_table(COLUMNS, table_cells(found)),
+            "",
+            "Differences in the rank correlation over masks, paired by the resamples: of two judges of one training, and of "
+            "two trainings of the same cost by one judge. Bold where the interval of 95 % holds no 0, with no correction "
+            "for how many there are.",
+            "",
+            *markdown_table(DIFFERENCE_COLUMNS, difference_cells(found)),
             "",
         ]
     )

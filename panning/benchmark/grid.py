@@ -137,6 +137,13 @@ class GridTask(Config):
 
     _names = field_validator("task")(check_task_names)
 
+    @field_validator("learning_rates")
+    @classmethod
+    def _differ(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(rates)) < len(rates):
+            raise ValueError("a rate is named twice")
+        return rates
+
     @field_validator("recipe", mode="before")
     @classmethod
     def _preset(cls, given: Any) -> Any:
@@ -180,7 +187,7 @@ class GridConfig(Config):
             raise ValueError(
                 f"a benchmark without controls is not believed; add to methods: {'; '.join(missing)} (see docs/benchmark.md)"
             )
-        for name in ("tasks", "methods", "densities", "seeds"):
+        for name in ("tasks", "methods", "densities", "seeds", "short"):
             if len({repr(value) for value in getattr(self, name)}) < len(getattr(self, name)):
                 raise ValueError(f"one of the {name} is named twice")
         return self
@@ -188,11 +195,25 @@ class GridConfig(Config):
     @model_validator(mode="after")
     def _short_is_another(self) -> GridConfig:
         """Records tell trials of learning rates by that alone, that they differ in it."""
-        at_no_rate = [task.recipe.model_copy(update={"learning_rate": 1.0}) for task in self.tasks]
+        at_no_rate = [_at_no_rate(task.recipe) for task in self.tasks]
         for recipe in self.short:
-            if recipe.model_copy(update={"learning_rate": 1.0}) in at_no_rate:
+            if _at_no_rate(recipe) in at_no_rate:
                 raise ValueError(
                     "a short recipe differs from its task's in the learning rate alone: list the rate under learning_rates"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _tried_rates_are_apart(self) -> GridConfig:
+        """A fixed rate beside tried ones would be taken for one of them."""
+        at_no_rate = [
+            task.model_copy(update={"recipe": _at_no_rate(task.recipe), "learning_rates": ()}) for task in self.tasks
+        ]
+        for task, other in zip(self.tasks, at_no_rate, strict=True):
+            if task.learning_rates and at_no_rate.count(other) > 1:
+                raise ValueError(
+                    "two tasks differ in the learning rate alone, and one of them tries several: make two configs with "
+                    "different names"
                 )
         return self
 
@@ -200,6 +221,10 @@ class GridConfig(Config):
     def source(self) -> DataSource:
         """Where the data lie, for this machine."""
         return DataSource.at(self.data_root, self.download)
+
+
+def _at_no_rate(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"learning_rate": 1.0})
 
 
 #: What a control adds to its method's name.

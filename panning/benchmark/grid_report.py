@@ -8,13 +8,14 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from panning.benchmark.grid_pictures import PICTURES
-from panning.benchmark.grid_tables import Row, Table, tables
+from panning.benchmark.grid_tables import Contrast, Row, Table, tables
 from panning.benchmark.speed_report import markdown_table
 from panning.benchmark.statistics import Difference, detectable
 from panning.records import RunRecord, write_atomic
@@ -80,8 +81,13 @@ def _against(table: Table, row: Row) -> str:
     found = table.differences.get((row.density, row.method))
     if found is None:
         return "-"
-    verdict = f"p {found.p:.3f}" if found.is_significant else "no significant difference"
+    verdict = _chance(found) if found.is_significant else "no significant difference"
     return f"{_points(found)}, {verdict}" if found.is_tested and not found.is_none else _points(found)
+
+
+def _chance(found: Difference) -> str:
+    """Never rounded to what is not significant."""
+    return "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}" if found.p < 0.0495 else f"p {found.p:.4f}"
 
 
 def _points(found: Difference) -> str:
@@ -95,18 +101,20 @@ def _points(found: Difference) -> str:
     return f"{100 * found.mean:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
 
 
-def contrast_cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    """The planned comparisons: a line each, a column a density, and one for their mean; what is significant is bold."""
+def contrast_cells(
+    table: Table, contrasts: Sequence[Contrast], name: Callable[[Contrast], str]
+) -> tuple[list[str], list[list[str]]]:
+    """A line a comparison, a column a density, and one for their mean; what is significant is bold."""
 
     def shown(found: Difference | None) -> str:
         if found is None:
             return "-"
-        return f"**{_points(found)}**, p {found.p:.3f}" if found.is_significant else _points(found)
+        return f"**{_points(found)}**, {_chance(found)}" if found.is_significant else _points(found)
 
     columns = ["comparison", *(f"{density:g}" for density in table.densities), "mean over densities"]
     lines = [
-        [c.name, *(shown(c.differences.get(density)) for density in table.densities), shown(c.pooled)]
-        for c in table.contrasts
+        [name(c), *(shown(c.differences.get(density)) for density in table.densities), shown(c.pooled)]
+        for c in contrasts
     ]
     return columns, lines
 
@@ -128,7 +136,7 @@ def _contrasts(table: Table) -> list[str]:
         "BCa's bootstrap); bold where the paired t-test, with Holm's correction over the comparisons of that column, is "
         "significant at 5 %. What is not bold is not known to differ, which is not to say that it is equal.",
         "",
-        *markdown_table(*contrast_cells(table)),
+        *markdown_table(*contrast_cells(table, table.contrasts, lambda contrast: contrast.name)),
         "",
         *([] if not drifts else [
             "What a shuffle cuts off comes alive in other layers, and dead weights of the method it does not have: where "
@@ -138,16 +146,30 @@ def _contrasts(table: Table) -> list[str]:
     ]  # fmt: skip
 
 
+def _beside_random(table: Table) -> list[str]:
+    """Its part of a page."""
+    if not table.beside_random:
+        return []
+    columns, lines = contrast_cells(table, table.beside_random, lambda contrast: contrast.method)
+    return [
+        "Beside random masks with ERK's quotas, which read neither weights nor data: each method minus them, likewise; "
+        "corrected over the rows of this table.",
+        "",
+        *markdown_table(["method minus random (ERK)", *columns[1:]], lines),
+        "",
+    ]
+
+
 def _power(table: Table) -> str:
-    """What the tests can find at all, as a sentence after another."""
+    """What the tests can find, as a sentence after another."""
     n_seeds = max((len(row.good) for row in table.rows), default=0)
     counted = [len({row.outcome for row in table.at(density) if row.good}) - 1 for density in table.densities]
     if n_seeds < 2 or max(counted, default=0) < 1:
         return ""
     least = detectable(n_seeds, max(counted))
     return (
-        f" Of {max(counted)} comparisons over {n_seeds} seeds, none can be significant whose mean is below {least:.1f} "
-        "standard deviations of the paired differences: look at the planned ones, or add seeds."
+        f" Of {max(counted)} comparisons over {n_seeds} seeds the first that is found must have a mean of {least:.1f} "
+        "standard deviations of the paired differences, those after it less: look at the planned ones, or add seeds."
     )
 
 
@@ -214,8 +236,13 @@ def markdown(records: Sequence[RunRecord]) -> str:
 
 def _page(found: Sequence[Table], records: Sequence[RunRecord]) -> str:
     parts = [_markdown(table) for table in found]
-    origins = dict.fromkeys(_origin(record) for record in records if record.kind == "cell")
+    origins = sorted({_line(_origin(record)) for record in records if record.kind == "cell"})
     return "\n".join([*parts, "## Where this comes from", "", *(f"- {origin}" for origin in origins), ""])
+
+
+def _line(text: str) -> str:
+    """Of a record, which may come from elsewhere: as one line without markup."""
+    return escape(" ".join(text.split()), quote=False)
 
 
 def short_markdown(table: Table, only: Sequence[str] = ()) -> str:
@@ -242,12 +269,14 @@ def _markdown(table: Table) -> str:
             "said by the paired tests.", "",
         ]),
         *_contrasts(table),
+        *_beside_random(table),
         *(f"- {sentence}" for sentence in findings(table)),
         "",
-        "Against the best on validation: the same test, corrected over the rows of one density (of equal masks once)."
-        f"{_power(table)} Cost: agent and tried "
-        "learning rates, scoring (wall time by that of a dense epoch) and training, in passes of the dense network over the "
-        "training part; multiply-adds count those of kept weights alone, and all where a method looks at masked ones.",
+        "Against the best on validation: the same test, corrected over the rows of one density (of equal masks once). What "
+        "is best on validation was so by luck, too, of which test shares some: this finds somewhat too much."
+        f"{_power(table)} Cost: agent and tried learning rates, scoring (wall time by that of a dense epoch and its "
+        "validation) and training, in passes of the dense network over the training part; multiply-adds count those of kept "
+        "weights alone, and all where a method looks at masked ones.",
         "",
         *markdown_table(*_known(COLUMNS, table_cells(table))),
         "",
@@ -255,7 +284,9 @@ def _markdown(table: Table) -> str:
     failed = [(row, c) for row in (*table.rows, table.dense) for c in row.cells if c.metrics["error"] is not None]
     if failed:
         lines += ["Failed:", ""]
-        lines += [f"- {r.method} at {r.density:g}, seed {c.config['seed']}: {c.metrics['error']}" for r, c in failed]
+        lines += [
+            f"- {r.method} at {r.density:g}, seed {c.config['seed']}: {_line(c.metrics['error'])}" for r, c in failed
+        ]
         lines += [""]
     return "\n".join(lines)
 

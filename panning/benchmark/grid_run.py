@@ -61,8 +61,9 @@ def run_grid(
 
 def _checked(store: JobStore) -> JobStore:
     """Records that may come from elsewhere are checked before anything is built on them."""
-    for record in store.records:
-        check_cell(record)
+    if store.records.path.exists():
+        for record in join_records([store.records.path]).values():
+            check_cell(record)
     return store
 
 

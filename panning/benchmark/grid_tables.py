@@ -100,6 +100,11 @@ class Row:
         ours, theirs = ({**row.cells[0].config["by"], "dynamic": None} for row in (self, other))
         return ours == theirs and self.identity[1:] == other.identity[1:]
 
+    @property
+    def is_random(self) -> bool:
+        """Whether it is what every grid holds: random masks with ERK's quotas."""
+        return self.identity == (canonical_json({"method": "erk"}), False, None)
+
     def part_of(self) -> tuple[Identity, bool] | None:
         """What it is to be compared with, and whether it is that one's control; None of a row that stands for itself."""
         config = self.cells[0].config
@@ -129,8 +134,12 @@ class Contrast:
     pooled: Difference
 
     @property
+    def method(self) -> str:
+        return _any(self.row).method
+
+    @property
     def name(self) -> str:
-        return f"{_any(self.row).method} − {_any(self.reference).method}"
+        return f"{self.method} − {_any(self.reference).method}"
 
     @property
     def is_shuffle(self) -> bool:
@@ -276,7 +285,19 @@ class Table:
     @cached_property
     def contrasts(self) -> list[Contrast]:
         """The planned comparisons, in the rows' order."""
-        pairs = _planned(self.rows)
+        return self._contrasts(_planned(self.rows))
+
+    @cached_property
+    def beside_random(self) -> list[Contrast]:
+        """Every method, but controls, minus random masks with ERK's quotas; a family of its own."""
+        random = {row.density: row for row in self.rows if row.is_random}
+        by_method: dict[str, dict[float, Row]] = defaultdict(dict)
+        for row in self.rows:
+            if row.density in random and not (row.is_control or row.is_random):
+                by_method[row.method][row.density] = row
+        return self._contrasts([(rows, {d: random[d] for d in rows}) for rows in by_method.values()])
+
+    def _contrasts(self, pairs: Sequence[tuple[dict[float, Row], dict[float, Row]]]) -> list[Contrast]:
         by_density: dict[int, dict[float, Difference]] = defaultdict(dict)
         for density in self.densities:
             here = [i for i, (first, _) in enumerate(pairs) if density in first]
@@ -346,7 +367,9 @@ def _parted(text: str, rows: Sequence[Row]) -> tuple[Row, tuple[Row, ...]]:
             f"{task['model']} on {task['data']}: these records come from {len(data)} different data sets of that name, and "
             "are no pairs. Report those of one machine, or let all have the same files."
         )
-    return dense, tuple(sorted(others, key=lambda row: (-row.density, n_failed[row], -row.mean("test_accuracy"))))
+    return dense, tuple(
+        sorted(others, key=lambda row: (-row.density, n_failed[row], -row.mean("test_accuracy"), row.method))
+    )
 
 
 def _with_titles(parts: Sequence[tuple[str, Row, tuple[Row, ...]]]) -> list[Table]:

@@ -25,7 +25,8 @@ def find_record(records: Sequence[RunRecord], key: str | None) -> RunRecord:
         raise PanningError("These records hold no cell of a benchmark: make some with panning bench CONFIG.")
     if len(found) != 1:
         some = ", ".join(record.key[:10] for record in (found or records)[:5])
-        raise PanningError(f"{len(found)} cells have a key that begins with '{key or ''}'; name one, as {some}.")
+        begun = f" have a key that begins with '{key}'" if key else " are here"
+        raise PanningError(f"{len(found)} cells{begun}; name one with --key, as {some}.")
     return found[0]
 
 

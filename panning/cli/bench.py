@@ -150,7 +150,11 @@ def report(
         list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders of grids.", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where tables and pictures go. Default: the first folder of RECORDS.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Where tables and pictures go. Default: the first folder of RECORDS; of a file, one of its name.",
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -161,7 +165,10 @@ def report(
     from panning.benchmark import grid_report
     from panning.benchmark.cells import read_cells
 
-    folder = out or (records[0] if records[0].is_dir() else records[0].parent)
+    first = records[0]
+    folder = out or (
+        first if first.is_dir() else first.parent if first.name == "records.jsonl" else first.with_suffix("")
+    )
     tables = grid_report.write_report(read_cells(records), folder)
     if as_json:
         output.print_json(grid_report.as_json(tables))

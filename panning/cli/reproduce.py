@@ -28,7 +28,7 @@ def reproduce(
 ) -> None:
     """Run one cell again from its record's config and seed, and say whether it gives the same. Exit code 1 if not.
 
-    Example: panning reproduce docs/results/fashion-lenet5.jsonl --key 3f2a
+    Example: panning reproduce docs/results/fashion-lenet5.jsonl --key 621aa1
     """
     from panning.benchmark.cells import read_cells
     from panning.benchmark.grid import row_name
