@@ -509,6 +509,9 @@ def test_the_report_writes_tables_and_pictures(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "records.jsonl").write_text("\n".join(lines) + "\n")
     main_ok("bench", "report", str(tmp_path), "--out", str(tmp_path / "r"))
     assert "mean rank" in capsys.readouterr().out
+    (tmp_path / "mine.jsonl").write_text((tmp_path / "records.jsonl").read_text())
+    main_ok("bench", "report", str(tmp_path / "mine.jsonl"))
+    assert (tmp_path / "mine" / "report.md").read_bytes() == (tmp_path / "r" / "report.md").read_bytes()
     names = {path.name for path in (tmp_path / "r").iterdir()}
     assert names == {"report.md", "rows.csv", "rows.json", "accuracy.png", "ranks.png", "layers.png", "cost.png"}
     rows = json.loads((tmp_path / "r" / "rows.json").read_text())

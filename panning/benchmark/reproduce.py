@@ -41,7 +41,11 @@ def run_again(record: RunRecord, source: DataSource, policy: Path | None = None)
     """
     data = policy.read_bytes() if policy is not None else None
     if record.config["policy"] != (digest(data) if data is not None else None):
-        wanted = "the policy file that it was made with" if record.config["policy"] else "no policy file"
+        wanted = (
+            "the policy file that it was made with, beside its grid's config"
+            if record.config["policy"]
+            else "no policy file"
+        )
         raise PanningError(f"The cell {record.key} needs {wanted} (--policy).")
     outcome = execute(Job("cell", record.config, source, data))
     return RunRecord(record.key, record.kind, record.config, {**outcome.metrics, "error": outcome.error}, {})
