@@ -294,7 +294,7 @@ def test_every_method_stands_beside_random_masks_in_a_family_of_its_own() -> Non
     found = {contrast.method: contrast.differences[0.05] for contrast in table.beside_random}
     assert found.keys() == level.keys() - {"random (ERK)", "SNIP (shuffled, as many alive)"}
     assert found["SNIP + all-alive"].mean == pytest.approx(level["SNIP + all-alive"] - level["random (ERK)"])
-    assert "| method minus random (ERK) | 0.05 | mean over densities |" in grid_report.markdown(records)
+    assert "| method minus random (ERK) | 0.05 |\n" in grid_report.markdown(records)
 
 
 def test_a_fixed_rate_beside_tried_ones_is_a_table_of_its_own() -> None:

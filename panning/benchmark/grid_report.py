@@ -104,16 +104,22 @@ def _points(found: Difference) -> str:
 def contrast_cells(
     table: Table, contrasts: Sequence[Contrast], name: Callable[[Contrast], str]
 ) -> tuple[list[str], list[list[str]]]:
-    """A line a comparison, a column a density, and one for their mean; what is significant is bold."""
+    """A line a comparison, a column a density, and one for the mean of several; what is significant is bold."""
 
     def shown(found: Difference | None) -> str:
         if found is None:
             return "-"
         return f"**{_points(found)}**, {_chance(found)}" if found.is_significant else _points(found)
 
-    columns = ["comparison", *(f"{density:g}" for density in table.densities), "mean over densities"]
+    several = len(table.densities) > 1
+    pooled = ["mean over densities"] if several else []
+    columns = ["comparison", *(f"{density:g}" for density in table.densities), *pooled]
     lines = [
-        [name(c), *(shown(c.differences.get(density)) for density in table.densities), shown(c.pooled)]
+        [
+            name(c),
+            *(shown(c.differences.get(density)) for density in table.densities),
+            *([shown(c.pooled)] if several else []),
+        ]
         for c in contrasts
     ]
     return columns, lines
