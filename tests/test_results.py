@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,13 @@ def test_the_readme_shows_the_main_rows_of_the_records(name: str) -> None:
     assert grid_report.short_markdown(table, IN_README[name]) in shown
     assert set(IN_README[name]) <= {row.method for row in table.rows}
     assert table.dense.spread("test_accuracy") in shown
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/benchmark.md", "docs/dynamics.md"])
+def test_every_mean_with_its_spread_stands_on_a_page_of_results(name: str) -> None:
+    """As an accuracy or, as published tables have it, an error."""
+    pattern = re.compile(r"(\d+\.\d\d) ± (\d+\.\d\d)")
+    held = {found for page in PAGES for found in pattern.findall(page.read_text())}
+    held |= {(f"{100 - float(mean):.2f}", spread) for mean, spread in held}
+    shown = set(pattern.findall((ROOT / name).read_text()))
+    assert shown and shown <= held, shown - held
