@@ -240,9 +240,8 @@ def difference_cells(found: Sequence[Foresight]) -> list[list[str]]:
     """What is worth the same, beside each other: judges of one training, and trainings of one cost by one judge."""
     lines = []
     for one, other in combinations(found, 2):
-        if one.share == other.share and (one.training == other.training) != (one.judge == other.judge):
-            if (gap := one.minus(other)) is None:
-                continue
+        is_pair = one.share == other.share and (one.training == other.training) != (one.judge == other.judge)
+        if is_pair and (gap := one.minus(other)) is not None:
             trainings, judges = dict.fromkeys((one.training, other.training)), dict.fromkeys((one.judge, other.judge))
             lines.append(
                 [

@@ -102,9 +102,12 @@ def _points(found: Difference) -> str:
 
 
 def contrast_cells(
-    table: Table, contrasts: Sequence[Contrast], name: Callable[[Contrast], str]
+    table: Table, contrasts: Sequence[Contrast], title: str, name: Callable[[Contrast], str]
 ) -> tuple[list[str], list[list[str]]]:
-    """A line a comparison, a column a density, and one for the mean of several; what is significant is bold."""
+    """A line a comparison, named by ``name`` in the column ``title``, a column a density, and one for the mean of several.
+
+    What is significant is bold.
+    """
 
     def shown(found: Difference | None) -> str:
         if found is None:
@@ -113,7 +116,7 @@ def contrast_cells(
 
     several = len(table.densities) > 1
     pooled = ["mean over densities"] if several else []
-    columns = ["comparison", *(f"{density:g}" for density in table.densities), *pooled]
+    columns = [title, *(f"{density:g}" for density in table.densities), *pooled]
     lines = [
         [
             name(c),
@@ -142,7 +145,7 @@ def _contrasts(table: Table) -> list[str]:
         "BCa's bootstrap); bold where the paired t-test, with Holm's correction over the comparisons of that column, is "
         "significant at 5 %. What is not bold is not known to differ, which is not to say that it is equal.",
         "",
-        *markdown_table(*contrast_cells(table, table.contrasts, lambda contrast: contrast.name)),
+        *markdown_table(*contrast_cells(table, table.contrasts, "comparison", lambda contrast: contrast.name)),
         "",
         *([] if not drifts else [
             "What a shuffle cuts off comes alive in other layers, and dead weights of the method it does not have: where "
@@ -156,12 +159,12 @@ def _beside_random(table: Table) -> list[str]:
     """Its part of a page."""
     if not table.beside_random:
         return []
-    columns, lines = contrast_cells(table, table.beside_random, lambda contrast: contrast.method)
+    cells = contrast_cells(table, table.beside_random, "method minus random (ERK)", lambda contrast: contrast.method)
     return [
         "Beside random masks with ERK's quotas, which read neither weights nor data: each method minus them, likewise; "
         "corrected over the rows of this table.",
         "",
-        *markdown_table(["method minus random (ERK)", *columns[1:]], lines),
+        *markdown_table(*cells),
         "",
     ]
 

@@ -85,19 +85,24 @@ class Row:
         return canonical_json(config["by"]), config["all_alive"], config["policy"]
 
     @property
+    def by(self) -> dict[str, Any]:
+        """How its masks are made; empty of the dense network."""
+        return self.cells[0].config["by"] or {}
+
+    @property
     def is_control(self) -> bool:
-        return bool((self.cells[0].config["by"] or {}).get("control"))
+        return bool(self.by.get("control"))
 
     @property
     def dynamic(self) -> str | None:
         """The row of ``DYNAMICS`` whose masks move."""
-        return ((self.cells[0].config["by"] or {}).get("dynamic") or {}).get("name")
+        return (self.by.get("dynamic") or {}).get("name")
 
     def competes_with(self, other: Row) -> bool:
         """Whether the two differ in the method that moves their masks alone, and its paper sets out to beat the other's."""
         if self.dynamic is None or other.dynamic not in DYNAMICS[self.dynamic].rivals:
             return False
-        ours, theirs = ({**row.cells[0].config["by"], "dynamic": None} for row in (self, other))
+        ours, theirs = ({**row.by, "dynamic": None} for row in (self, other))
         return ours == theirs and self.identity[1:] == other.identity[1:]
 
     @property
@@ -105,17 +110,15 @@ class Row:
         """Whether it is what every grid holds: random masks with ERK's quotas."""
         return self.identity == (canonical_json({"method": "erk"}), False, None)
 
-    def part_of(self) -> tuple[Identity, bool] | None:
-        """What it is to be compared with, and whether it is that one's control; None of a row that stands for itself."""
-        config = self.cells[0].config
-        by, all_alive, policy = config["by"], config["all_alive"], config["policy"]
-        if by and by.get("control"):
-            return (
-                canonical_json({key: value for key, value in by.items() if key != "control"}),
-                all_alive,
-                policy,
-            ), True
-        return ((canonical_json(by), False, policy), False) if all_alive else None
+    def part_of(self) -> Identity | None:
+        """What it is to be compared with: the method of a control, or the row without all-alive pruning.
+
+        None of a row that stands for itself.
+        """
+        by, all_alive, policy = self.identity
+        if self.is_control:
+            return canonical_json({key: value for key, value in self.by.items() if key != "control"}), all_alive, policy
+        return (by, False, policy) if all_alive else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +147,7 @@ class Contrast:
     @property
     def is_shuffle(self) -> bool:
         """Whether the two are meant to have the same layer quotas."""
-        return str((_any(self.reference).cells[0].config["by"] or {}).get("control", "")).startswith("shuffle")
+        return str(_any(self.reference).by.get("control", "")).startswith("shuffle")
 
     def drift(self, density: float) -> float:
         """The largest relative change of a layer's density from one to the other, a mean over seeds."""
@@ -164,8 +167,8 @@ def _planned(rows: Sequence[Row]) -> list[tuple[dict[float, Row], dict[float, Ro
     found = []
     for part in by_identity.values():
         if (whole := _any(part).part_of()) is not None:
-            others = by_identity.get(whole[0], {})
-            found.append((others, part) if whole[1] else (part, others))
+            others = by_identity.get(whole, {})
+            found.append((others, part) if _any(part).is_control else (part, others))
         found += [(part, others) for others in by_identity.values() if _any(part).competes_with(_any(others))]
     pairs = []
     for first, second in found:
