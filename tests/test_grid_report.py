@@ -702,3 +702,16 @@ def test_the_short_table_may_show_some_methods_only() -> None:
     (table,) = grid_report.tables(grid())
     _, lines = grid_report.short_cells(table, ["SNIP", "random (ERK)"])
     assert sorted(line[0] for line in lines) == ["SNIP", "random (ERK)"]
+
+
+def test_the_short_table_has_the_mean_costs_over_the_densities() -> None:
+    (table,) = grid_report.tables(grid())
+    columns, lines = grid_report.short_cells(table)
+    assert columns[-1] == grid_report.COST
+    for line in lines:
+        of_densities = [sum(table.cost(row)) for row in table.rows if row.method == line[0]]
+        assert len(of_densities) > 1 and line[-1] == f"{sum(of_densities) / len(of_densities):.1f}"
+    (table,) = grid_report.tables([*grid((0.25,), 1)[:1], moving(0)])
+    columns, lines = grid_report.short_cells(table)
+    assert columns[-2:] == [grid_report.COST, grid_report.TRAINING_ADDS]
+    assert [line[-1] for line in lines] == ["1.50"]

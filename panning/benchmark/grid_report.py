@@ -20,10 +20,10 @@ from panning.benchmark.speed_report import markdown_table
 from panning.benchmark.statistics import Difference, detectable
 from panning.records import RunRecord, write_atomic
 
+COST, TRAINING_ADDS = "cost, dense epochs", "training multiply-adds, dense epochs"
 COLUMNS = (
     "density", "method", "effective density", "dead units", "collapsed layers", "multiply-adds %", "test %, last epoch",
-    "test %, best epoch", "validation %", "learning rate", "cost, dense epochs", "training multiply-adds, dense epochs", "n",
-    "against the best",
+    "test %, best epoch", "validation %", "learning rate", COST, TRAINING_ADDS, "n", "against the best",
 )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def _power(table: Table) -> str:
 
 
 def short_cells(table: Table, only: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """The short table: a line a method, a column a density; by mean rank, where there is one.
+    """The short table: a line a method, a column a density, costs as means over them; by mean rank, where there is one.
 
     Args:
         only: these methods; none means all.
@@ -192,7 +192,13 @@ def short_cells(table: Table, only: Sequence[str] = ()) -> tuple[list[str], list
     names = [*order, *(name for name in dict.fromkeys(row.method for row in table.rows) if name not in order)]
     names = [name for name in names if not only or name in only]
     by_place = {(row.method, row.density): row for row in table.rows}
-    columns = ["method", *([] if not order else ["mean rank"]), *(f"{density:g}" for density in table.densities)]
+    costs = [COST, TRAINING_ADDS] if table.counts_adds else [COST]
+    columns = [
+        "method",
+        *([] if not order else ["mean rank"]),
+        *(f"{density:g}" for density in table.densities),
+        *costs,
+    ]
     lines = []
     for name in names:
         rank = [f"{table.ranks.mean_ranks[order.index(name)]:.1f}" if name in order else "-"] if table.ranks else []
@@ -202,9 +208,18 @@ def short_cells(table: Table, only: Sequence[str] = ()) -> tuple[list[str], list
                 name,
                 *rank,
                 *("-" if row is None else row.spread("test_accuracy") for row in shown),
+                *_mean_costs(table, [row for row in shown if row is not None]),
             ]
         )
     return columns, lines
+
+
+def _mean_costs(table: Table, rows: Sequence[Row]) -> list[str]:
+    """Of one method at all densities, as the short table has them."""
+    passes = statistics.fmean(sum(table.cost(row)) for row in rows)
+    trained = [epochs for row in rows for epochs in row.of_masks("train_epochs")]
+    adds = f"{statistics.fmean(trained):.2f}" if trained else "-"  # failed everywhere
+    return [f"{passes:.1f}", *([adds] if table.counts_adds else [])]
 
 
 def findings(table: Table) -> list[str]:
@@ -269,7 +284,8 @@ def _markdown(table: Table) -> str:
         "",
         f"Test accuracy after the last of {table.epochs:g} epochs, mean ± standard deviation over seeds {_range(seeds)}; "
         f"the dense network has {dense} %. Same initial weights, batches and recipe for all with one seed; choices on the "
-        "validation part; the test part was read once, at the end.",
+        "validation part; the test part was read once, at the end. Costs, which the last table has in full, are means over "
+        "the densities.",
         "",
         short_markdown(table),
         *([] if rank is None else [
