@@ -124,6 +124,51 @@ def test_a_training_that_goes_on_shows_the_epochs_behind_it(
     assert ["2 of 3" in shown[0], "3 of 3" in shown[1], len(shown)] == [True, True, 2]
 
 
+@pytest.mark.parametrize(
+    ("place", "method"),
+    [
+        ("cli.train._figures", ""),
+        ("cli.train._figures", "dpf"),
+        ("cli.train._write_networks", "edst"),
+        ("cli.report.write_record", "dpf"),
+        ("cli.report.draw_lines", "dpf"),
+    ],
+)
+def test_a_training_that_was_killed_when_it_had_ended_is_not_done_again(
+    place: str, method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"": [], "dpf": ["--set", "every=2"], "edst": ["--set", "n_members=2", "--epochs", "3"]}[method]
+    dynamic = ["--dynamic", method, "--density", "0.1", *numbers] if method else []
+    assert run(*TRAIN, *dynamic, "--out", "whole") == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(f"panning.{place}", killed)
+        assert run(*TRAIN, *dynamic, "--out", "cut") != 0
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr("panning.training.loop._train_epoch", killed)
+        assert run(*TRAIN, *dynamic, "--out", "cut") == 0
+    assert "training: 100% (" in capsys.readouterr().err
+    left = {Path(file).name for file in files() if file.startswith("cut/")}
+    assert left == {Path(file).name for file in files() if file.startswith("whole/")}
+    assert "checkpoint.safetensors" not in left and ("mask.safetensors" in left) == bool(method)
+    for name in left - {"records.jsonl"}:
+        assert (Path("cut") / name).read_bytes() == (Path("whole") / name).read_bytes(), name
+    first, second = (json.loads(Path(f"{out}/records.jsonl").read_text()) for out in ("whole", "cut"))
+    first["metrics"].pop("wall_s"), second["metrics"].pop("wall_s")
+    assert first == second
+
+
+def test_a_complete_folder_is_trained_again() -> None:
+    assert run(*TRAIN, "--out", "t") == 0
+    before = Path("t/model.safetensors").stat()
+    assert run(*TRAIN, "--out", "t") == 0
+    assert Path("t/model.safetensors").stat().st_ino != before.st_ino and "t/checkpoint.safetensors" not in files()
+
+
+def killed(*arguments: Any, **rest: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def interrupted(entry: dict[str, float]) -> str:
     if entry["epoch"] == 2:
         raise KeyboardInterrupt

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_dynamics
 import torch
 from torch import nn
 
@@ -16,7 +17,7 @@ from panning.image_format import adds_parts, put_channels_last
 from panning.masks import Masks
 from panning.models import build_model
 from panning.tasks import TaskSpec, load_task
-from panning.training import Recipe, evaluate, loop, small, train
+from panning.training import DYNAMICS, Recipe, TrainResult, evaluate, loop, small, train
 from panning.training.recipe import learning_rate_at
 from panning.training.short import train_copy
 
@@ -79,7 +80,41 @@ def test_a_resumed_training_gives_the_same_weights_bit_for_bit(tmp_path: Path) -
     fresh = network()
     resumed = train(fresh, DATA, RECIPE, seed=0, masks=masks, checkpoint=path)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
-    assert resumed.history == complete.history and not path.exists()
+    assert resumed.history == complete.history
+
+
+@pytest.mark.parametrize("name", ["dense", "compact", *DYNAMICS])
+def test_a_training_with_all_epochs_behind_it_is_over_at_once_and_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What comes after it (the test part, the files) may fail, and then wants it again."""
+    recipe = RECIPE.model_copy(update={"epochs": 20 if name == "compact" else 4})  # enough to make it compact
+    path = tmp_path / "checkpoint"
+
+    def once(checkpoint: Path | None) -> tuple[nn.Module, TrainResult]:
+        model, how = network(), {"masks": few_units(network()) if name == "compact" else None}
+        if name in DYNAMICS:
+            model = test_dynamics.network()
+            how = {"masks": test_dynamics.start(name), "movement": test_dynamics.movement(name)}
+        return model, train(model, DATA, recipe, seed=3, keep_best=True, checkpoint=checkpoint, **how)
+
+    whole, complete = once(None)
+    once(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_train_epoch", lambda *rest: pytest.fail("it trains"))
+        again, result = once(path)
+    assert_equal_weights(whole.state_dict(), again.state_dict())
+    assert again.training and path.exists()  # the caller's to remove
+    for what in ("history", "final", "images_seen", "dense_epochs", "masks", "member_masks"):
+        assert getattr(result, what) == getattr(complete, what), what
+    assert len(result.members) == len(complete.members) > 0
+    for (entry, weights), (other, others) in zip(complete.members, result.members, strict=True):
+        assert entry == other
+        assert_equal_weights(weights, others)
+
+
+def assert_equal_weights(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> None:
+    assert set(some) == set(others) and all(torch.equal(some[name], others[name]) for name in some)
 
 
 def few_units(model: nn.Module, first: int = 0) -> Masks:

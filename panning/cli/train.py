@@ -120,16 +120,20 @@ def train(
         identity["dynamic"] = moves
     folder = out or Path("runs") / f"train-{content_key(identity)[:10]}"
     claim_folder(folder, identity)
+    checkpoint = folder / "checkpoint.safetensors"
     with output.progress("training", n_epochs(chosen, len(task.data.train), movement, masks)) as advance:
+        show = _shown(advance)
         result = run_training(
             network, task.data, chosen, seed=seed, masks=masks, movement=movement, keep_best=movement is not None,
-            checkpoint=folder / "checkpoint.safetensors", on_epoch=_shown(advance),
+            checkpoint=checkpoint, on_epoch=show,
         )  # fmt: skip
+        show(result.final)  # for a training that had no epoch left
     masks = masks if movement is None else result.masks
     figures = _figures(task, chosen, masks, result)
     _write_networks(folder, network, result, masks if movement is not None else None, identity)
     write_record(folder, RunRecord(content_key(identity), "train", identity, figures, environment_info()))
     columns, lines = _history(result, folder)
+    checkpoint.unlink(missing_ok=True)  # only now: until all is written, it is what there is of the training
     if as_json:
         output.print_json({key: value for key, value in figures.items() if key != "history"})
         return

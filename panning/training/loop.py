@@ -68,6 +68,7 @@ class TrainResult:
         history: an entry an epoch: ``epoch``, ``train_loss`` and, where it was looked at, ``accuracy`` and ``loss`` of the
             validation part; where masks move, ``density``, ``effective_density`` and ``n_grown``, the weights that came in.
         images_seen: what it cost.
+        wall_s: of this call alone, without the epochs that it found in a checkpoint.
         final: the last entry.
         members: the entry and the weights (a ``state_dict``) of the epoch that was best on the validation part, the first
             of equals; empty if that was not asked for. Some methods (EDST) give several networks. Where masks move, only
@@ -119,7 +120,8 @@ def train(
         movement: how ``masks``, then the first ones, move.
         seed: of the batch order, the augmentation and dropout.
         keep_best: keep the weights of the epoch that is best on the validation part, which is then looked at every epoch.
-        checkpoint: written after every epoch and removed at the end; where it exists, training goes on from it.
+        checkpoint: written after every epoch, the last one included; where it exists, training goes on from it, or is over
+            at once. It stays: what is made of the result can fail, too, so the caller removes it once that is written.
 
     Raises:
         NonFiniteError: if the loss becomes NaN or infinite.
@@ -166,15 +168,13 @@ def train(
                         best_masks[member] = moving.mask.cpu()
             if on_epoch is not None:
                 on_epoch(entry)
-            if checkpoint is not None and epoch + 1 < last:
+            if checkpoint is not None:
                 save_checkpoint(checkpoint, network, optimizer, Checkpoint(history, best, best_masks), training, moving)
     model.train()
     members = [best[number] for number in sorted(best)]
     if small is not None:
         model.load_state_dict(small.expand().state_dict())
         members = [(entry, _expanded(small, weights)) for entry, weights in members]
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     n_images = n_steps * min(recipe.batch_size, plan.images_per_epoch)
     return TrainResult(
         tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), tuple(members),
