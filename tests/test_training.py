@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from panning.export import compact
 from panning.image_format import adds_parts, put_channels_last
 from panning.masks import Masks
 from panning.models import build_model
+from panning.problem import Problem
 from panning.tasks import TaskSpec, load_task
-from panning.training import DYNAMICS, Recipe, TrainResult, evaluate, loop, small, train
+from panning.training import DYNAMICS, Movement, Recipe, TrainResult, evaluate, loop, make_dynamic, small, train
 from panning.training.recipe import learning_rate_at
 from panning.training.short import train_copy
 
@@ -27,6 +29,10 @@ RECIPE = Recipe(epochs=3, batch_size=50, learning_rate=0.05)
 
 def network(seed: int = 0) -> nn.Module:
     return build_model("mlp", input_shape=DATA.input_shape, n_classes=10, seed=seed)
+
+
+def weights_of(problem: Problem) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in problem.model.named_parameters() if name in problem.layout.names]
 
 
 def random_masks(model: nn.Module, density: float = 0.2) -> Masks:
@@ -205,6 +211,26 @@ def test_epochs_may_be_fractions_and_images_are_counted() -> None:
     assert result.images_seen == 100
     result = train(network(), DATA, Recipe(epochs=0.01, batch_size=50), seed=0)
     assert result.images_seen == 50  # one step, however short the training
+
+
+@pytest.mark.parametrize(("batch_size", "n_images", "seen"), [(50, None, 1.0), (500, None, 1.0), (500, 150, 0.5)])
+def test_a_training_costs_the_images_that_it_sees(batch_size: int, n_images: int | None, seen: float) -> None:
+    """In epochs of the dense network; of an epoch, ``seen`` is looked at, by steps of all its images if need be."""
+    recipe = RECIPE.model_copy(update={"epochs": 4, "batch_size": batch_size, "n_images": n_images})
+    problem = load_task(TaskSpec(model="mlp", data="digits", n_train=300), 0).problem
+    quarter = Masks.from_tensors({n: torch.arange(p.numel()).view(p.shape) % 4 == 0 for n, p in weights_of(problem)})
+    dense = Masks.dense(problem.layout)
+    for name, options, masks, of_dense in (
+        ("dpf", {"every": 1}, dense, 1.0),
+        ("set", {"every": 1}, quarter, 0.25),  # as many of each layer at every step
+        ("partial", {}, quarter, (0.25 + 1.0) / 2),  # half the steps by the core, half by the whole
+    ):
+        how = Movement(make_dynamic(name, options), problem, masks.density)
+        result = train(copy.deepcopy(problem.model), DATA, recipe, seed=0, masks=masks, movement=how)
+        assert result.dense_epochs == pytest.approx(4 * seen * of_dense, rel=1e-12), name
+        assert result.images_seen == 4 * seen * 300
+    fixed = train(copy.deepcopy(problem.model), DATA, recipe, seed=0, masks=quarter)
+    assert fixed.dense_epochs == pytest.approx(4 * seen * 0.25, rel=1e-12)
 
 
 def test_the_best_epoch_on_the_validation_part_is_kept_and_survives_a_resume(tmp_path: Path) -> None:

@@ -175,20 +175,22 @@ def train(
     if small is not None:
         model.load_state_dict(small.expand().state_dict())
         members = [(entry, _expanded(small, weights)) for entry, weights in members]
-    n_images = n_steps * min(recipe.batch_size, plan.images_per_epoch)
+    of_step = min(recipe.batch_size, plan.images_per_epoch)
+    n_images = n_steps * of_step
     return TrainResult(
         tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), tuple(members),
-        None if moving is None else moving.masks, _dense_epochs(moving, model, masks, n_images, recipe, data),
+        None if moving is None else moving.masks, _dense_epochs(moving, model, masks, n_images, of_step, data),
         tuple(Masks(moving.problem.layout, best_masks[number]) for number in sorted(best)) if moving is not None else (),
     )  # fmt: skip
 
 
 def _dense_epochs(
-    moving: MovingMasks | None, model: nn.Module, masks: Masks | None, n_images: int, recipe: Recipe, data: ImageData
+    moving: MovingMasks | None, model: nn.Module, masks: Masks | None, n_images: int, of_step: int, data: ImageData
 ) -> float:
+    """``of_step``: images of a step, fewer than the recipe's batch where an epoch has no more."""
     n_train = len(data.train)
     if moving is not None:
-        return moving.dense_steps * recipe.batch_size / n_train
+        return moving.dense_steps * of_step / n_train
     of_mask = cost(model, data.input_shape, masks)
     return n_images / n_train * of_mask.masked_multiply_adds / max(of_mask.multiply_adds, 1)
 
