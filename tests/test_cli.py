@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from test_search import CONFIG
 
 import panning
 from panning.cli import main
+from panning.maskfile import fingerprint
 from panning.masks import Masks
 from panning.pruners import PRUNERS
 from panning.tasks import TaskSpec, load_task
@@ -107,6 +109,12 @@ def test_train_with_and_without_a_mask(capsys: pytest.CaptureFixture[str]) -> No
     printed = json.loads(capsys.readouterr().out.split("safetensors\n", 1)[1])
     assert printed["density"] == panning.load_masks("p/mask.safetensors").density
     assert 0.1 < printed["test_accuracy"] <= 1 and {"t/model.safetensors", "t/curve.png"} < set(files())
+    masks = panning.load_masks("p/mask.safetensors")
+    held = json.loads(Path("t/run.json").read_text())["mask"]
+    assert held == [fingerprint(masks.layout), hashlib.sha256(masks.flat.numpy().tobytes()).hexdigest()]
+    assert run(*PRUNE, "--method", "random", "--out", "q") == 0
+    assert run(*TRAIN, "--mask", "q/mask.safetensors", "--out", "t") == 2
+    assert "it differs in: mask" in capsys.readouterr().err
     assert run(*TRAIN, "--out", "dense") == 0
     assert "at density 1" in capsys.readouterr().out
 

@@ -82,7 +82,7 @@ def train(
     from panning.tasks import DataSource, TaskSpec, load_task
     from panning.training import Recipe, make_dynamic, n_epochs
     from panning.training import train as run_training
-    from panning.training.loop import check_training
+    from panning.training.loop import check_training, digest_of
 
     given = {
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
@@ -110,7 +110,7 @@ def train(
             output.note(f"note: the mask was made for the weights of seed {masks.manifest['seed']}, not {seed}")
     identity: dict[str, Any] = {
         "model": model, "data": data, "seed": seed, "recipe": chosen.model_dump(mode="json"),
-        "mask": None if masks is None else [fingerprint(masks.layout), content_key(masks.flat.nonzero().tolist())],
+        "mask": None if masks is None else [fingerprint(masks.layout), digest_of(masks)],
     }  # fmt: skip
     movement = None
     if name is not None and method is not None and density is not None:

@@ -223,9 +223,14 @@ def _moving(
     )  # fmt: skip
 
 
+def digest_of(masks: Masks) -> str:
+    """Which weights are kept, hashed; of what names, the layout says."""
+    return hashlib.sha256(masks.flat.cpu().numpy().tobytes()).hexdigest()
+
+
 def _name(recipe: Recipe, seed: int, masks: Masks | None, moving: MovingMasks | None, keep_best: bool) -> str:
     """What a checkpoint must agree in: with other masks, say, its weights would stand in other units."""
-    bits = None if masks is None else hashlib.sha256(masks.flat.cpu().numpy().tobytes()).hexdigest()
+    bits = None if masks is None else digest_of(masks)
     moves = None if moving is None else moving.identity
     return content_key([recipe.model_dump(mode="json"), seed, bits, keep_best, moves])
 
