@@ -12,15 +12,18 @@ and infinity too, none of them negative, and a foreach kernel takes all tensors 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.weak import WeakIdKeyDictionary
 
 from panning.errors import MaskError
 from panning.masks import Masks, check_masks_fit
@@ -29,9 +32,11 @@ from panning.masks import Masks, check_masks_fit
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 #: What wraps a network calls it this.
 INSIDE = ("module", "_orig_mod")
+#: Who holds the masks of a parameter, as long as they live: gates, and what moves masks.
+_HOLDERS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-class _Removable(Protocol):
+class Removable(Protocol):
     def remove(self) -> None: ...
 
 
@@ -84,6 +89,7 @@ class MaskEnforcement:
 
     Attributes:
         parameters: the masked ones, by name.
+        handles: of all hooks; none once it has ended.
         trusts_loads: an optimizer's state that is loaded stays as it is until the next step: another mask, to which it
             belongs, is about to be loaded, too.
     """
@@ -95,12 +101,14 @@ class MaskEnforcement:
         self.masks = masks
         self.optimizers = optimizers
         self._gates = {parameter: _Gate(masks[name]) for name, parameter in parameters.items()}
+        for parameter, gate in self._gates.items():
+            hold([parameter], gate)
         # The hook of a parameter holds its gate alone: one that led back to the parameter would keep it alive for ever.
-        self._handles: list[_Removable] = [
+        self.handles: list[Removable] = [
             _hooked(parameter, gate.on_gradient) for parameter, gate in self._gates.items() if _may_learn(parameter)
         ]
         for optimizer in optimizers:
-            self._handles += [
+            self.handles += [
                 optimizer.register_step_pre_hook(self._before_step),
                 optimizer.register_step_post_hook(self._after_step),
                 optimizer.register_load_state_dict_post_hook(self._after_load),
@@ -128,14 +136,16 @@ class MaskEnforcement:
 
     def remove(self) -> None:
         """End it: from now on masked weights may learn."""
-        for handle in self._handles:
+        for handle in self.handles:
             handle.remove()
-        self._handles.clear()
+        self.handles.clear()
+        for parameter, gate in self._gates.items():
+            let_go([parameter], gate)
         self._gates.clear()
         self.parameters = {}
 
     def __enter__(self) -> MaskEnforcement:
-        if not self._handles:
+        if not self.handles:
             raise MaskError("This enforcement has ended and would let masked weights learn; call enforce_masks again.")
         return self
 
@@ -214,7 +224,8 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
 
     Raises:
         MaskError: if the mask belongs to another network, a masked parameter is in no optimizer, the ranks of a
-            distributed training hold different masks, or an argument is of another kind. Nothing has changed then.
+            distributed training hold different masks, masks of the network move (``move_masks``), or an argument is of
+            another kind. Nothing has changed then.
     """
     if not isinstance(masks, Masks):
         raise MaskError(
@@ -232,7 +243,43 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
     if wide := [name for name, parameter in parameters.items() if parameter.element_size() not in INTEGERS]:
         raise MaskError(f"'{wide[0]}' is {parameters[wide[0]].dtype}, whose numbers are too wide; use torch.complex64.")
     check_held(parameters, optimizers)
+    if (name := moved(parameters)) is not None:
+        raise MaskError(
+            f"The masks of this network move, that of '{name}' among them: move_masks keeps masked weights at zero itself, "
+            "and what finish() gives can be enforced."
+        )
     return MaskEnforcement(parameters, masks, optimizers)
+
+
+def hold(parameters: Iterable[Tensor], holder: object) -> None:
+    """Let ``holder`` be known as long as it lives, or until ``let_go``."""
+    for parameter in parameters:
+        _HOLDERS.setdefault(parameter, WeakSet()).add(holder)
+
+
+def let_go(parameters: Iterable[Tensor], holder: object) -> None:
+    for parameter in parameters:
+        _HOLDERS.get(parameter, WeakSet()).discard(holder)
+
+
+def enforced(parameters: Mapping[str, Tensor]) -> str | None:
+    """The first of the parameters on which a mask is enforced."""
+    return _first_held(parameters, lambda holder: isinstance(holder, _Gate))
+
+
+def moved(parameters: Mapping[str, Tensor]) -> str | None:
+    """The first of the parameters whose mask moves."""
+
+    def moves(holder: object) -> bool:
+        return not isinstance(holder, _Gate)
+
+    if _first_held(parameters, moves) is not None:
+        gc.collect()  # what nobody holds any more, an optimizer and its hooks still hold each other
+    return _first_held(parameters, moves)
+
+
+def _first_held(parameters: Mapping[str, Tensor], holds: Callable[[object], bool]) -> str | None:
+    return next((name for name, one in parameters.items() if any(map(holds, _HOLDERS.get(one, ())))), None)
 
 
 def clear_gradient(parameter: Tensor, mask: Tensor) -> None:
@@ -263,7 +310,7 @@ def _may_learn(parameter: nn.Parameter) -> bool:
     return parameter.requires_grad or (parameter.is_floating_point() and not parameter.is_inference())
 
 
-def _hooked(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> _Removable:
+def _hooked(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> Removable:
     """Hook a parameter, a frozen one too: it may be set free later, and torch hooks only what learns."""
     learns = parameter.requires_grad
     try:

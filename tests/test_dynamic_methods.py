@@ -226,9 +226,12 @@ def test_granet_prunes_over_all_layers_and_exchanges_within_each() -> None:
 
 
 def test_imp_goes_through_the_schedule_once_for_each_round() -> None:
-    assert [n_rounds(1.0, d, 0.8) for d in (1.0, 0.8, 0.79, 0.64, 0.01)] == [0, 1, 2, 2, 21]
+    assert [n_rounds(1.0, d, 0.8, 10_000) for d in (1.0, 0.8, 0.79, 0.64, 0.01)] == [0, 1, 2, 2, 21]
+    # counted in weights: 51 of 1023 are the mask at 0.05, whose own density is 0.04985
+    assert [n_rounds(51 / 1023, d, 0.5, 1023) for d in (0.05, 0.025, 0.0249)] == [0, 1, 2]
+    assert n_rounds(1.0, 0.005, 0.01, 1000) == 2  # the second leaves none, but for what is wanted
     imp = make_dynamic("imp", {"rewind_to": 0.25})
-    assert imp.length(8, 1.0, 0.5) == 8 + 4 * 6
+    assert imp.length(8, 1.0, 0.5, 10_000) == 8 + 4 * 6
     recipe = Recipe(learning_rate=1.0, schedule="steps", milestones=(0.5,))
     rates = [imp.learning_rate(recipe, step, 8) for step in range(20)]
     assert rates == pytest.approx([1] * 4 + [0.1] * 4 + ([1] * 2 + [0.1] * 4) * 2)
@@ -260,7 +263,7 @@ N_TRAIN = {"mnist": 54_000, "fashion_mnist": 54_000, "cifar10": 45_000, "cifar10
 def test_every_preset_has_time_to_move(name: str) -> None:
     setting, (row, task, _) = load_dynamic_preset(name), name.split("/")
     method, plan = make_dynamic(row, setting.options), Plan.of(setting.recipe, N_TRAIN[task.rpartition("-")[2]])
-    clock = Clock(0, method.length(plan.n_steps, 1.0, 0.05), plan.n_steps, plan.steps_per_epoch)
+    clock = Clock(0, method.length(plan.n_steps, 1.0, 0.05, 10_000), plan.n_steps, plan.steps_per_epoch)
     method.check(clock, units())
     assert not (isinstance(method, Ramp) and method.is_abrupt(clock))
 

@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,14 @@ def started(name: str, kind: str = "sgd", **rest: Any) -> tuple[MovingMasks, tor
     }[kind]()
     options = {"density": DENSITY, "n_steps": 24, "steps_per_epoch": 6, "input_shape": DATA.input_shape, **rest}
     given = {"masks": start(name)} if "masks" not in options else {}
-    return panning.move_masks(model, optimizer, shortened(name), **options, **given), optimizer
+    method = options.pop("method", None) or shortened(name)
+    return panning.move_masks(model, optimizer, method, **options, **given), optimizer
+
+
+def partial(core: str) -> tuple[MovingMasks, torch.optim.Optimizer]:
+    """A core within a whole network."""
+    first = start("partial") if core == "mask" else Masks.dense(load_task(SPEC, 0).problem.layout)
+    return started("partial", method=make_dynamic("partial", {"core": core}), masks=first)
 
 
 def state_of(moving: MovingMasks, optimizer: torch.optim.Optimizer) -> Tensor:
@@ -197,7 +205,8 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name: str, al
 def test_every_method_starts_from_any_mask(name: str, begin: str) -> None:
     method, problem = shortened(name), load_task(SPEC, 0).problem
     density = 0.5 if method.prunes_units else 1.0 if begin == "dense" and method.keeps_count else DENSITY
-    first = Masks.dense(problem.layout) if begin == "dense" else prune_problem(problem, 0.1, begin).masks
+    kept = 2 * DENSITY if method.only_prunes else DENSITY
+    first = Masks.dense(problem.layout) if begin == "dense" else prune_problem(problem, kept, begin).masks
     recipe = RECIPE.model_copy(update={"epochs": 12}) if name == "pat" else RECIPE  # it prunes at once, and late
     result = train(network(), DATA, recipe, seed=0, masks=first, movement=movement(name, density))
     assert result.masks is not None
@@ -403,7 +412,8 @@ def test_partially_masked_training_leaves_two_networks_that_work() -> None:
     whole = network()
     whole.load_state_dict({**model.state_dict(), **moving.dense_weights()})
     with moving.shipped():
-        state = moving.state_dict()
+        assert all(torch.equal(kept, whole.state_dict()[name]) for name, kept in moving.dense_weights().items())
+    state = moving.state_dict()
     assert moving.finish() == core
     for dense in (moving.dense_weights(), moving.problem.layout.views(state["tensors"]["dense"])):
         assert all(torch.equal(dense[name], whole.state_dict()[name]) for name in dense)
@@ -473,9 +483,9 @@ def test_a_state_of_another_method_is_refused_and_nothing_changes() -> None:
     moving, _ = started("rigl")
     other, _ = started("dpf")
     before = moving.mask.clone()
-    with pytest.raises(MaskError, match="another method, start or network"):
+    with pytest.raises(MaskError, match="its method is 'DPF', not 'RigL'"):
         moving.load_state_dict(other.state_dict())
-    with pytest.raises(MaskError, match="another method, start or network"):
+    with pytest.raises(MaskError, match="is damaged"):
         moving.load_state_dict({**moving.state_dict(), "step": -1})
     assert torch.equal(moving.mask, before)
 
@@ -929,7 +939,7 @@ def test_a_state_belongs_to_the_first_mask_that_it_began_with() -> None:
     for name, firsts in (("granet", (1.0, 0.5)), ("soft_filter", (1.0, 0.9))):
         problem = load_task(SPEC, 0).problem
         (one, _), (other, _) = (started(name, masks=prune_problem(problem, d, "random").masks) for d in firsts)
-        with pytest.raises(MaskError, match="another method, start or network"):
+        with pytest.raises(MaskError, match="it has another first mask"):
             other.load_state_dict(one.state_dict())
 
 
@@ -940,18 +950,106 @@ def test_states_are_checked_whole_before_anything_changes() -> None:
     tensors = good["tensors"]
     sign = tensors["memory.sign"]
     for wrong in (
-        {"dense_steps": float("nan")}, {"step": True}, {"n_grown": "x"}, {"due": 7.0}, {"identity": "x"},
+        {"dense_steps": float("nan")}, {"step": True}, {"n_grown": "x"}, {"due": 7.0}, {"due": 2}, {"identity": "x"},
+        {"tensors": {**tensors, "mask": torch.zeros_like(mask)}}, {"tensors": {**tensors, "mask": torch.ones_like(mask)}},
         {"tensors": {**tensors, "memory.sign": sign[:-1]}}, {"tensors": {**tensors, "memory.sign": sign.float()}},
         {"tensors": {"mask": tensors["mask"]}}, {"tensors": {**tensors, "memory.other": sign}},
         {"tensors": {**tensors, "mask": tensors["mask"].float()}}, {"tensors": {**tensors, "grad": sign}},
     ):  # fmt: skip
-        with pytest.raises(MaskError, match="another method, start or network"):
+        with pytest.raises(MaskError, match="not what state_dict"):
             moving.load_state_dict({**good, **wrong})
     lacking = dict(good)
     del lacking["dense_steps"]
-    with pytest.raises(MaskError, match="another method, start or network"):
-        moving.load_state_dict(lacking)
+    for wrong in (lacking, {}, None):
+        with pytest.raises(MaskError, match="not what state_dict"):
+            moving.load_state_dict(wrong)  # type: ignore[arg-type]
     assert moving.mask is mask and moving.clock.step == 3
+
+
+def test_a_state_that_is_refused_says_what_differs() -> None:
+    moving, _ = started("rigl")
+    state = moving.state_dict()
+    for changed, said in (
+        ({"n_steps": 7}, f"its n_steps is 7, not {moving.n_steps}"), ({"seed": 5}, "its seed is 5, not 0"),
+        ({"method": "SET", "density": 0.5}, "its method is 'SET', not 'RigL'."),
+        ({"network": "x", "density": 0.5}, "its density is 0.5, not 0.1; it has another network."),
+        ({"numbers": {"every": 3}}, "its every is 3, not 2; its until is None, not 0.75; its fraction is None, not 0.3."),
+    ):  # fmt: skip
+        with pytest.raises(MaskError, match=re.escape(said)):
+            moving.load_state_dict({**state, "identity": {**state["identity"], **changed}})
+
+
+@pytest.mark.parametrize("name", [name for name, row in DYNAMICS.items() if row.method.holds == "feedback"])
+def test_what_is_loaded_beside_a_state_leaves_the_dense_weights_as_they_were_saved(name: str) -> None:
+    """Another machine makes the running weights from them anew, which are then others in the last bit."""
+    (moving, optimizer), (other, second) = (
+        partial("low_rank") if name == "partial" else started(name) for _ in range(2)
+    )
+    trained(moving.problem.model, optimizer, 7)
+    state, weights = copy.deepcopy((moving.state_dict(), moving.problem.model.state_dict()))
+    other.load_state_dict(state)
+    other.problem.model.load_state_dict({key: tensor + 1e-6 for key, tensor in weights.items()})
+    assert torch.equal(other.state_dict()["tensors"]["dense"], state["tensors"]["dense"])
+    trained(other.problem.model, second, 1)
+    after = other.state_dict()["tensors"]["dense"]
+    other.problem.model.load_state_dict(weights)  # after a step it is a change as any other
+    assert not torch.equal(other.state_dict()["tensors"]["dense"], after)
+
+
+@pytest.mark.parametrize("core", ["low_rank", "mask", "narrow"])
+def test_weights_that_are_put_in_and_taken_back_leave_the_dense_ones(core: str) -> None:
+    """As running averages of the weights are."""
+    moving, optimizer = partial(core)
+    model = moving.problem.model
+    trained(model, optimizer, 7)
+    before, own = moving.dense_weights(), copy.deepcopy(model.state_dict())
+    model.load_state_dict({name: 0.9 * tensor for name, tensor in own.items()})
+    with moving.shipped():
+        pass
+    model.load_state_dict(own)
+    for name, weight in moving.dense_weights().items():
+        torch.testing.assert_close(weight, before[name], rtol=0.0, atol=1e-6)
+
+
+def test_a_state_of_what_is_shipped_is_refused() -> None:
+    moving, _ = started("soft_filter")
+    with moving.shipped(), pytest.raises(MaskError, match="outside of it"):
+        moving.state_dict()
+    moving.state_dict()
+
+
+def test_masks_are_either_enforced_or_moved() -> None:
+    problem, masks = load_task(SPEC, 0).problem, start("rigl")
+    model, optimizer = problem.model, torch.optim.SGD(problem.model.parameters(), 0.1)
+    enforcement = panning.enforce_masks(model, masks, optimizer)
+
+    def move() -> MovingMasks:
+        return panning.move_masks(
+            model, optimizer, shortened("rigl"), density=DENSITY, n_steps=24, input_shape=DATA.input_shape, masks=masks
+        )
+
+    with pytest.raises(MaskError, match="held by enforce_masks.*call remove"):
+        move()
+    enforcement.remove()
+    moving = move()
+    with pytest.raises(MaskError, match="masks of this network move"):
+        panning.enforce_masks(model, masks, optimizer)
+    panning.enforce_masks(model, moving.finish(), optimizer)
+
+
+def test_moving_masks_that_nobody_holds_any_more_let_go_of_the_gradients() -> None:
+    moving, optimizer = started("rigl")
+    model = moving.problem.model
+    del moving, optimizer
+    gc.collect()
+    F.cross_entropy(model(FEW[0]), FEW[1]).backward()
+    assert all(p.grad is not None and (p.grad != 0).float().mean() > 0.3 for p in model.parameters() if p.dim() > 1)
+
+
+@pytest.mark.parametrize("name", ["gmp", "gmp_layerwise", "imp", "imp_weights", "imp_fine_tuning"])
+def test_what_only_prunes_wants_a_start_that_keeps_more(name: str) -> None:
+    with pytest.raises(MaskError, match="only prunes"):
+        started(name, masks=start("rigl"))
 
 
 def test_the_order_of_loading_does_not_matter_nor_do_more_steps_than_announced() -> None:

@@ -7,10 +7,9 @@ optimizer state of zero, one that is dropped and grown again in the same move ke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
@@ -134,19 +133,24 @@ class Dynamic(Config):
         defers: a move waits for the next forward pass with gradients, so that what is evaluated between two steps is the
             network that was trained.
         counts_epochs: with ``every`` None it must know how many steps an epoch has.
+        only_prunes: a masked weight never comes back.
         prunes_units: masks are of whole filters or neurons, and a density is the share of those of each hidden layer.
         every: steps from move to move; None: an epoch's.
     """
 
     holds: ClassVar[Holds] = "zero"
-    wants_gradient: ClassVar[bool] = False
     whole_state: ClassVar[bool] = False
     skips_step: ClassVar[bool] = False
     keeps_count: ClassVar[bool] = False
     defers: ClassVar[bool] = False
     counts_epochs: ClassVar[bool] = False
+    only_prunes: ClassVar[bool] = False
 
     every: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def wants_gradient(self) -> bool:
+        return False
 
     @property
     def prunes_units(self) -> bool:
@@ -160,9 +164,7 @@ class Dynamic(Config):
     def check(self, clock: Clock, problem: Problem) -> None:
         """Raise MaskError if the method cannot do its work in a training of this length, DataError if it lacks data."""
         if next(self.moves(clock), None) is None:
-            raise MaskError(
-                f"{type(self).__name__} would never move: {self.tempo(clock)}; lower every or train longer."
-            )
+            raise MaskError(f"{type(self).__name__} would never move: {self.tempo(clock)}.")
 
     def acts(self, clock: Clock) -> bool:
         """Whether there is a move after ``clock.step`` steps; after the last, only one that ends the method's work."""
@@ -173,15 +175,16 @@ class Dynamic(Config):
         return (step for step in range(1, clock.n_steps + 1) if self.acts(replace(clock, step=step)))
 
     def tempo(self, clock: Clock) -> str:
-        """For messages."""
-        return f"every={self.every or clock.epoch}, n_steps={clock.n_steps}"
+        """For messages: the numbers, and what to do."""
+        every = self.every or clock.epoch
+        return f"every={every}, n_steps={clock.n_steps}; {'lower every or ' if every > 1 else ''}train longer"
 
     def begin(self, view: View) -> Move:
         """The first mask, before the first step, from the one that the training was given."""
         return Move(view.mask)
 
-    def length(self, n_steps: int, start: float, density: float) -> int:
-        """Steps of the whole training, where the recipe's schedule has ``n_steps``."""
+    def length(self, n_steps: int, start: float, density: float, n_prunable: int) -> int:
+        """Steps of the whole training, where the recipe's schedule has ``n_steps``; densities as in ``View``."""
         return n_steps
 
     def learning_rate(self, recipe: Recipe, step: int, n_steps: int) -> float:
@@ -217,6 +220,21 @@ class Dynamic(Config):
         Called only where the mask has come to its final density.
         """
         return 0
+
+
+class DropAndGrow(Dynamic):
+    """A method that exchanges weights for as many others, and comes to rest.
+
+    Attributes:
+        until: share of the training after which masks stay.
+    """
+
+    keeps_count: ClassVar[bool] = True
+
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def acts(self, clock: Clock) -> bool:
+        return super().acts(clock) and clock.progress < self.until
 
 
 class Ramp(Dynamic):
@@ -273,6 +291,7 @@ class Ramp(Dynamic):
         return n_kept_at(self.density_at(view), view.layout.n_prunable)
 
 
-def n_rounds(start: float, density: float, kept_each: float) -> int:
-    """How often ``kept_each`` of the weights must be kept to come from ``start`` to ``density``."""
-    return max(0, math.ceil(math.log(density / start) / math.log(kept_each) - 1e-9))
+def n_rounds(start: float, density: float, kept_each: float, n_prunable: int) -> int:
+    """How often ``kept_each`` of the weights must be kept to come from ``start`` to ``density``, both counted in weights."""
+    n_final = n_kept_at(density, n_prunable)
+    return next(n for n in count() if int(start * kept_each**n * n_prunable + 0.5) <= n_final)

@@ -201,7 +201,8 @@ def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, mas
     if movement is None:
         return plan.n_epochs(plan.n_steps)
     start = 1.0 if masks is None else masks.density
-    return plan.n_epochs(movement.method.length(plan.n_steps, start, movement.density))
+    n_prunable = movement.problem.layout.n_prunable
+    return plan.n_epochs(movement.method.length(plan.n_steps, start, movement.density, n_prunable))
 
 
 def check_training(recipe: Recipe, n_train: int, movement: Movement, masks: Masks) -> None:

@@ -11,10 +11,9 @@ that was taken at the masked ones, and the masked ones are put back after it. No
 
 from __future__ import annotations
 
-import gc
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -26,13 +25,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from panning.connectivity import Connectivity, MaskReport, report
-from panning.enforce import MaskEnforcement, enforce_masks
+from panning.enforce import MaskEnforcement, Removable, enforce_masks, enforced, hold, let_go, moved
 from panning.errors import MaskError, NonFiniteError
 from panning.export.cost import multiply_adds
-from panning.masks import Masks, check_density, n_kept_at
+from panning.masks import Masks, check_density, check_masks_fit, n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive
 from panning.seeding import torch_generator
+from panning.training.aside import DenseAside
 from panning.training.dynamic import Clock, Dynamic, Memory, Move, View
 from panning.training.flat import FlatParameters
 from panning.training.moves import hidden_layers
@@ -88,8 +88,8 @@ class MovingMasks:
         self.method = method
         self.density = density
         self.all_alive = all_alive
-        self._check_alone()
         check_parts(problem, optimizer, method, start)
+        self._check_alone()
         self.clock = check_movement(problem, method, density, start, n_steps, epoch, all_alive)
         self.start = start_density(problem, method, start)
         self.identity = start_identity(problem, method, density, all_alive, start, self.clock)
@@ -101,8 +101,8 @@ class MovingMasks:
         self.memory: Memory = {}
         self.dense_steps = 0.0
         self.n_grown = 0
-        self._dense = self._flat.read() if method.holds == "feedback" else None
-        self._written: Tensor | None = None  # under feedback: what the network was given last
+        self._aside = DenseAside(self._flat) if method.holds == "feedback" else None
+        self._is_shipped = False
         self._grad: Tensor | None = None
         self._due: Clock | None = None  # a move that waits for the next forward pass
         self._is_skipped = False
@@ -131,22 +131,27 @@ class MovingMasks:
         if self.method.holds == "zero" and not self.method.whole_state:
             self._enforcement = enforce_masks(model, self.masks, optimizer)
             self._enforcement.trusts_loads = True
+            # Where nobody holds this any more, the hooks of the parameters would go on with its last mask.
+            weakref.finalize(self, _remove_all, self._enforcement.handles).atexit = False
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
         if self.method.defers:
             self._handles.append(model.register_forward_pre_hook(_BeforeForward(self)))
         self.method.attach(model, self.problem, self.memory)
-        _MOVING[model] = weakref.ref(self)
+        hold(model.parameters(), self)
         self._prepare()
 
     def _check_alone(self) -> None:
-        """Raise MaskError if the masks of this network move already."""
+        """Raise MaskError if the masks of this network move already, or are held where they are."""
         model = self.problem.model
-        if model in _MOVING and _MOVING[model]() is not None:
-            gc.collect()  # what nobody holds any more, an optimizer and its hooks still hold each other
-        if model in _MOVING and _MOVING[model]() is not None:
+        if moved(dict(model.named_parameters())) is not None:
             raise MaskError(
                 "The masks of this network move already: call finish() of what move_masks gave before, or use it in a "
                 "`with`."
+            )
+        if (name := enforced(check_masks_fit(model, Masks.dense(self.problem.layout)))) is not None:
+            raise MaskError(
+                f"'{name}' is held by enforce_masks, and what comes in there would stay zero: call remove() of what that "
+                "gave before; move_masks keeps masked weights at zero itself. Where it is lost, take a copy of the network."
             )
 
     # What users look at
@@ -181,9 +186,11 @@ class MovingMasks:
         self._adopt()
         now = self._flat.read()
         self._write(self._shipped_weights())
+        self._is_shipped = True
         try:
             yield
         finally:
+            self._is_shipped = False
             self._write(now)
 
     def finish(self) -> Masks:
@@ -210,12 +217,12 @@ class MovingMasks:
         self._handles.clear()
         if self._enforcement is not None:
             self._enforcement.remove()
-        _MOVING.pop(self.problem.model, None)
+        let_go(self.problem.model.parameters(), self)
 
     def dense_weights(self) -> dict[str, Tensor]:
         """Under feedback the dense weights by name, of others the network's own; copies."""
         self._adopt()
-        flat = self._flat.read() if self._dense is None else self._dense
+        flat = self._flat.read() if self._aside is None else self._aside.dense
         return {name: view.clone() for name, view in self.problem.layout.views(flat).items()}
 
     def __enter__(self) -> MovingMasks:
@@ -231,11 +238,19 @@ class MovingMasks:
     # Checkpoints and copies
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that ``load_state_dict`` needs beside the states of model and optimizer: tensors, text and numbers."""
+        """Everything that ``load_state_dict`` needs beside the states of model and optimizer: tensors, text and numbers.
+
+        Raises:
+            MaskError: within ``shipped()``: the state of the model would be that of what is shipped.
+        """
+        if self._is_shipped:
+            raise MaskError(
+                "Within shipped() the network is not the one that is trained: save the states outside of it."
+            )
         self._adopt()
         tensors = {"mask": self.mask, **{MEMORY + name: tensor for name, tensor in self.memory.items()}}
-        if self._dense is not None:
-            tensors["dense"] = self._dense
+        if self._aside is not None:
+            tensors["dense"] = self._aside.dense
         if self._due is not None and self._grad is not None:
             tensors["grad"] = self._grad
         return {
@@ -247,25 +262,30 @@ class MovingMasks:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a ``state_dict``; those of model and optimizer are loaded beside it, before or after.
 
+        Until the next step, under feedback, what is loaded into the network leaves the dense weights as they were saved.
+
         Raises:
-            MaskError: if it is not one of this method and network; nothing has changed then.
+            MaskError: if it is not one of this method and network, with what differs; nothing has changed then.
         """
         if not self._handles:
             raise MaskError("These moving masks have ended; make new ones to go on.")
-        form = StateForm(
-            self.identity, self.mask.numel(), self._dense is not None, self.method.wants_gradient, self._begun,
-            kinds_of(self.problem.model.state_dict()),
-        )  # fmt: skip
-        if not form.fits(state):
-            raise MaskError(
-                "This state is not one of these moving masks: it belongs to another method, start or network."
-            )
+        self._form().check(state)
         self._take(state)
+        if self._aside is not None:
+            self._aside.trusts_loads = True
         self._mask_cost = self._share(self.mask)
         if self._enforcement is not None:
             self._enforcement.change(self.masks)
         self._run()
         self._prepare()
+
+    def _form(self) -> StateForm:
+        n_prunable = self.mask.numel()
+        fewest = 0 if self.method.prunes_units else n_kept_at(self.density, n_prunable)
+        return StateForm(
+            self.identity, n_prunable, (fewest, int(self.first.sum())), self._aside is not None,
+            self.method.wants_gradient, self._begun, kinds_of(self.problem.model.state_dict()),
+        )  # fmt: skip
 
     def _take(self, state: Mapping[str, Any]) -> None:
         tensors, device = state["tensors"], self._flat.device
@@ -275,7 +295,8 @@ class MovingMasks:
             if name.startswith(MEMORY):
                 home = device if tensor.shape == self.mask.shape else "cpu"
                 self.memory[name.removeprefix(MEMORY)] = tensor.to(home)
-        self._dense = tensors["dense"].to(device).clone() if self._dense is not None else None
+        if self._aside is not None:
+            self._aside.dense = tensors["dense"].to(device).clone()
         self._grad = tensors["grad"].to(device) if "grad" in tensors else None
         self.clock = replace(self.clock, step=state["step"])
         self._due = None if state["due"] is None else replace(self.clock, step=state["due"])
@@ -320,11 +341,11 @@ class MovingMasks:
         self.dense_steps += (2.0 * runs + (1.0 if self._needs_whole_gradient(acts) else runs)) / 3.0
         if acts and self.method.wants_gradient:
             self._grad = self._flat.gradients()
-        if self._dense is not None:
+        if self._aside is not None:
             self._adopt()
             if self.method.learns_kept_only(self.clock):
                 self._flat.clear_gradients(self.mask)
-            self._flat.write(self._dense)
+            self._flat.write(self._aside.dense)
         if acts and self.method.skips_step:
             for parameter in self.problem.model.parameters():
                 self._put_aside.append((parameter, parameter.grad))
@@ -341,10 +362,11 @@ class MovingMasks:
             self._flat.clear_gradients(self.mask)
         learns_kept_only = self.method.learns_kept_only(self.clock)
         self.clock = replace(self.clock, step=self.clock.step + 1)
-        if self._dense is not None:
+        if self._aside is not None:
             stepped = self._flat.read()
             # Momentum and weight decay move weights without a gradient, too.
-            self._dense = torch.where(self.mask, stepped, self._dense) if learns_kept_only else stepped
+            self._aside.dense = torch.where(self.mask, stepped, self._aside.dense) if learns_kept_only else stepped
+            self._aside.trusts_loads = False
         elif self.method.whole_state or self.method.holds == "free":
             self._flat.write(torch.where(self.mask if self.method.whole_state else self.first, self._flat.read(), 0.0))
         acts, overdue = self.method.acts(self.clock), self._due
@@ -384,7 +406,7 @@ class MovingMasks:
 
     def _runs_whole(self) -> bool:
         """Whether the network of the next step has all its weights."""
-        return self._dense is not None and self.method.runs_whole(self.clock)
+        return self._aside is not None and self.method.runs_whole(self.clock)
 
     def _needs_whole_gradient(self, acts: bool) -> bool:
         if self.method.holds == "feedback":
@@ -398,25 +420,22 @@ class MovingMasks:
 
     def _run(self) -> None:
         """Under feedback: let the network run with what follows from the dense weights."""
-        if self._dense is not None:
-            self._write(self._running_weights())
+        if self._aside is not None:
+            whole = self.method.runs_whole(self.clock)
+            self._aside.run(self._aside.dense if whole else self._shipped_weights())
 
     def _write(self, flat: Tensor) -> None:
-        self._flat.write(flat)
-        if self._dense is not None:
-            self._written = self._flat.read()
+        if self._aside is None:
+            self._flat.write(flat)
+        else:
+            self._aside.run(flat)
 
     def _adopt(self) -> None:
-        """What somebody else has written into the running weights (loaded, clipped) is theirs in the dense ones, too."""
-        if self._dense is not None and self._written is not None and self._handles:
-            now = self._flat.read()
-            changed = now != self._written  # by value: what is written through ``data`` counts no version
-            if not self.method.runs_whole(self.clock):
-                changed &= self.mask
-            self._dense = torch.where(changed, now, self._dense)
+        if self._aside is not None and self._handles:
+            self._aside.adopt(None if self.method.runs_whole(self.clock) else self.mask)
 
     def _view(self, clock: Clock) -> View:
-        weight = self._flat.read() if self._dense is None else self._dense
+        weight = self._flat.read() if self._aside is None else self._aside.dense
         for what, flat in (("weights", weight), ("gradients", self._grad)):
             if flat is not None and (layer := self.problem.layout.first_non_finite(flat)) is not None:
                 raise NonFiniteError(
@@ -454,8 +473,8 @@ class MovingMasks:
             self.n_grown += int((mask & ~self.mask).sum())
             self.mask = mask
             self._mask_cost = self._share(mask)
-        if self._dense is not None:
-            self._dense = weight.clone()
+        if self._aside is not None:
+            self._aside.dense = weight.clone()
             self._run()
             return
         self._flat.write(torch.where(mask, weight, 0.0))
@@ -477,20 +496,15 @@ class MovingMasks:
             for name, tensor in self.problem.model.state_dict().items():
                 self.memory[REMEMBERED + name] = tensor.clone()
 
-    def _running_weights(self) -> Tensor:
-        assert self._dense is not None
-        if self.method.runs_whole(self.clock):
-            return self._dense
-        return self.method.run_weights(self._dense, self.mask, self.problem, self.memory)
-
     def _shipped_weights(self) -> Tensor:
-        if self._dense is not None:
-            return self.method.run_weights(self._dense, self.mask, self.problem, self.memory)
+        if self._aside is not None:
+            return self.method.run_weights(self._aside.dense, self.mask, self.problem, self.memory)
         return torch.where(self.mask, self._flat.read(), 0.0)
 
 
-#: The networks whose masks move, so that none is moved twice.
-_MOVING: weakref.WeakKeyDictionary[nn.Module, weakref.ref[MovingMasks]] = weakref.WeakKeyDictionary()
+def _remove_all(handles: Iterable[Removable]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 class _BeforeForward:

@@ -60,12 +60,12 @@ def check_movement(
     """
     _check_densities(problem, method, density, start, all_alive)
     first = start_density(problem, method, start)
-    clock = Clock(0, method.length(n_steps, first, density), n_steps, epoch)
+    clock = Clock(0, method.length(n_steps, first, density, problem.layout.n_prunable), n_steps, epoch)
     method.check(clock, problem)
     if isinstance(method, Ramp) and density < first and method.is_abrupt(clock):
         warnings.warn(
             f"{type(method).__name__}'s density falls from {first:g} to {density:g} in less than {FEWEST_FALLS} moves: "
-            f"{method.tempo(clock)}; lower every.",
+            f"{method.tempo(clock)}.",
             stacklevel=1,  # the same place, whoever asks: shown once
         )
     return clock
@@ -91,6 +91,11 @@ def _check_densities(problem: Problem, method: Dynamic, density: float, start: T
         raise MaskError(
             f"{name} keeps the number of weights: the start has {n_start}, and density {density:g} is {n_final}. Start from "
             "a mask of that density, or take a method whose density falls (gmp, dpf, granet)."
+        )
+    if method.only_prunes and n_start == n_final < problem.layout.n_prunable:
+        raise MaskError(
+            f"{name} only prunes, and the start has the {n_final} weights of density {density:g} already: start from a mask "
+            "that keeps more, or from the dense network."
         )
     if n_start < n_final:
         raise MaskError(

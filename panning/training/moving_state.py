@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from panning.errors import MaskError
 from panning.problem import Problem
 from panning.records import content_key
 from panning.training.dynamic import Clock, Dynamic
@@ -22,6 +23,9 @@ REMEMBERED = "network."
 #: Among a state's tensors: the memory.
 MEMORY = "memory."
 
+#: What an identity holds as a hash.
+HASHED = ("network", "first mask")
+
 Kinds = dict[str, tuple[torch.dtype, torch.Size]]
 
 
@@ -31,12 +35,14 @@ def kinds_of(tensors: Mapping[str, Tensor]) -> Kinds:
 
 def start_identity(
     problem: Problem, method: Dynamic, density: float, all_alive: bool, first: Tensor, clock: Clock
-) -> str:
-    """What two states must agree in: of another method, start or network, the tensors mean something else."""
-    how = [type(method).__name__, method.model_dump(mode="json"), density, all_alive]
-    length = [clock.n_steps, clock.schedule, clock.epoch, problem.seed]
-    mask = hashlib.sha256(first.cpu().numpy().tobytes()).hexdigest()
-    return content_key([*how, *length, problem.layout.names, problem.layout.shapes, mask])
+) -> dict[str, Any]:
+    """What two states must agree in, by the names that users know; of other values the tensors mean something else."""
+    layout = [problem.layout.names, problem.layout.shapes]
+    return {
+        "method": type(method).__name__, "numbers": method.model_dump(mode="json"), "density": density,
+        "all_alive": all_alive, "n_steps": clock.schedule, "steps_per_epoch": clock.epoch, "seed": problem.seed,
+        "network": content_key(layout), "first mask": hashlib.sha256(first.cpu().numpy().tobytes()).hexdigest(),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,32 +52,47 @@ class StateForm:
     Attributes:
         identity: of what it must be the state.
         n_prunable: entries of each flat tensor.
+        n_kept: the fewest and the most weights that a mask has.
         has_dense: whether there are dense weights beside the network's.
         wants_gradient: whether a move that waits has a gradient.
         begun: of the memory that the method began with; an empty first axis grows.
         network: of the network's ``state_dict``.
     """
 
-    identity: str
+    identity: Mapping[str, Any]
     n_prunable: int
+    n_kept: tuple[int, int]
     has_dense: bool
     wants_gradient: bool
     begun: Kinds
     network: Kinds
 
-    def fits(self, state: Mapping[str, Any]) -> bool:
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Raise MaskError, which says what differs, if it is not one."""
+        given = state.get("identity") if isinstance(state, Mapping) else None
+        own = self.identity
+        if isinstance(given, Mapping):
+            is_other = given.get("method") != own["method"]  # whose numbers are others in any case
+            if differs := _differences(given, {"method": own["method"]} if is_other else own):
+                raise MaskError(f"This state is not one of these moving masks: {'; '.join(differs)}.")
+        if not isinstance(given, Mapping) or not self._is_whole(state):
+            raise MaskError(
+                "This state is not one of these moving masks: it is not what state_dict() gives, or is damaged."
+            )
+
+    def _is_whole(self, state: Mapping[str, Any]) -> bool:
         try:
-            tensors, due = state["tensors"], state["due"]
+            tensors, step, due = state["tensors"], state["step"], state["due"]
             flat = {name: tensor for name, tensor in tensors.items() if not name.startswith(MEMORY)}
             waits = due is not None and self.wants_gradient
-            numbers = [state["step"], state["n_grown"], *([] if due is None else [due])]
             return (
-                state["identity"] == self.identity
-                and all(type(n) is int and n >= 0 for n in numbers)
+                all(type(n) is int and n >= 0 for n in (step, state["n_grown"]))
+                and (due is None or (type(due) is int and due == step))
                 and math.isfinite(state["dense_steps"])
                 and set(flat) == {"mask", *(["dense"] if self.has_dense else []), *(["grad"] if waits else [])}
                 and all(tensor.shape == (self.n_prunable,) for tensor in flat.values())
                 and flat["mask"].dtype == torch.bool
+                and self.n_kept[0] <= int(flat["mask"].sum()) <= self.n_kept[1]
                 and self._has_memory({n.removeprefix(MEMORY): t for n, t in tensors.items() if n not in flat})
             )
         except (KeyError, TypeError, AttributeError):
@@ -92,3 +113,18 @@ class StateForm:
             for name, (dtype, shape) in wanted.items()
             for grows in [int(shape[:1] == (0,))]
         )
+
+
+def _differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """How one identity differs from another, in words."""
+    found = []
+    for name, value in own.items():
+        if (other := given.get(name)) == value:
+            continue
+        if name in HASHED:
+            found.append(f"it has another {name}")
+        elif isinstance(value, Mapping) and isinstance(other, Mapping):
+            found += _differences(other, value)
+        else:
+            found.append(f"its {name} is {other!r:.80}, not {value!r:.80}")
+    return found

@@ -10,33 +10,26 @@ fall along a cosine, as RigL's does (``anneal``).
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
-from panning.training.dynamic import Clock, Dynamic, Move, Share, View
+from panning.training.dynamic import DropAndGrow, Move, Share, View
 from panning.training.moves import cosine, drop, full_layers, grow, noise_like, shares
 
 
-class SET(Dynamic):
+class SET(DropAndGrow):
     """
     Attributes:
         fraction: of the positive and of the negative weights of a layer that a move exchanges.
-        until: share of the training after which masks stay.
-        anneal: let ``fraction`` fall to 0 until then.
+        anneal: let ``fraction`` fall to 0 along a cosine until ``until``.
     """
 
-    keeps_count: ClassVar[bool] = True
     defers: ClassVar[bool] = True
     counts_epochs: ClassVar[bool] = True
 
     fraction: Share = 0.3
-    until: Annotated[float, Field(gt=0, le=1)] = 1.0
     anneal: bool = False
-
-    def acts(self, clock: Clock) -> bool:
-        return super().acts(clock) and clock.progress < self.until
 
     def move(self, view: View) -> Move:
         layout, kept = view.layout, view.mask

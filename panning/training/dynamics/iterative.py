@@ -35,6 +35,7 @@ class IterativeMagnitude(Dynamic):
     """
 
     defers: ClassVar[bool] = True
+    only_prunes: ClassVar[bool] = True
 
     rewind: Literal["weights", "rate", "none"] = "rate"
     kept_each: Annotated[float, Field(gt=0, le=0.99)] = 0.8
@@ -52,8 +53,8 @@ class IterativeMagnitude(Dynamic):
                 f"IMP's rounds have no step left of {clock.schedule} when they rewind to {self.rewind_to:g}."
             )
 
-    def length(self, n_steps: int, start: float, density: float) -> int:
-        return n_steps + n_rounds(start, density, self.kept_each) * self._round(n_steps)[1]
+    def length(self, n_steps: int, start: float, density: float, n_prunable: int) -> int:
+        return n_steps + n_rounds(start, density, self.kept_each, n_prunable) * self._round(n_steps)[1]
 
     def learning_rate(self, recipe: Recipe, step: int, n_steps: int) -> float:
         if step < n_steps:
@@ -72,7 +73,7 @@ class IterativeMagnitude(Dynamic):
 
     def move(self, view: View) -> Move:
         number = 1 + (view.clock.step - view.clock.schedule) // self._round(view.clock.schedule)[1]
-        last = n_rounds(view.start, view.density, self.kept_each)
+        last = n_rounds(view.start, view.density, self.kept_each, view.layout.n_prunable)
         density = view.density if number >= last else view.start * self.kept_each**number
         scores = view.weight.abs().masked_fill(~view.mask, -torch.inf)
         mask = highest(scores, n_kept_at(density, view.layout.n_prunable), view.generator)

@@ -8,7 +8,7 @@ zeroed, as in the code of GraNet.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -23,6 +23,8 @@ AT_START = "layer counts at the start"
 
 class GradualMagnitude(Ramp):
     """``scope`` says whether the smallest are found over all layers or each layer loses the same share."""
+
+    only_prunes: ClassVar[bool] = True
 
     every: Annotated[int, Field(ge=1)] | None = 100
     scope: Literal["global", "layerwise"] = "global"

@@ -38,13 +38,16 @@ class PruningAware(Dynamic):
         latest: share of the training after which the units are pruned in any case.
     """
 
-    wants_gradient: ClassVar[bool] = True
     counts_epochs: ClassVar[bool] = True
 
     criterion: Literal["magnitude", "gradient"] = "magnitude"
     threshold: Share = 0.983
     n_past: Annotated[int, Field(ge=1)] = 5
     latest: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    @property
+    def wants_gradient(self) -> bool:
+        return self.criterion == "gradient"
 
     @property
     def prunes_units(self) -> bool:

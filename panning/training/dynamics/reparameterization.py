@@ -11,30 +11,28 @@ equal numbers.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from panning.allocation import round_counts
-from panning.training.dynamic import Clock, Dynamic, Move, Share, View
+from panning.training.dynamic import Clock, DropAndGrow, Move, Share, View
 from panning.training.moves import free_places, full_layers, grow, highest, noise_like
 
 #: In the memory.
 THRESHOLD = "threshold"
 
 
-class Reparameterization(Dynamic):
+class Reparameterization(DropAndGrow):
     """
     Attributes:
         every: steps from move to move at first; twice as many after each of ``slower_at``.
         threshold: the first.
         n_moved: how many weights a move shall take; None: the share ``fraction`` of the kept ones.
-        slower_at, until: shares of the training.
+        slower_at: shares of the training.
     """
-
-    keeps_count: ClassVar[bool] = True
 
     every: Annotated[int, Field(ge=1)] | None = 100
     threshold: Annotated[float, Field(gt=0)] = 1e-3

@@ -14,27 +14,22 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from panning.training.dynamic import Clock, Dynamic, Move, Share, View
+from panning.training.dynamic import DropAndGrow, Move, Share, View
 from panning.training.moves import cosine, drop, grow, shares
 
 
-class RigL(Dynamic):
+class RigL(DropAndGrow):
     """
     Attributes:
         fraction: of a layer's weights that the first move exchanges.
-        until: share of the training after which masks stay.
     """
 
     wants_gradient: ClassVar[bool] = True
     skips_step: ClassVar[bool] = True
-    keeps_count: ClassVar[bool] = True
 
     every: Annotated[int, Field(ge=2)] | None = 100  # every step skipped would be no training
     fraction: Share = 0.3
     until: Annotated[float, Field(gt=0, le=1)] = 0.75
-
-    def acts(self, clock: Clock) -> bool:
-        return super().acts(clock) and clock.progress < self.until
 
     def move(self, view: View) -> Move:
         return exchange(view, cosine(self.fraction, 0.0, view.clock.progress / self.until))
