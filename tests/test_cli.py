@@ -19,11 +19,12 @@ from test_search import CONFIG
 
 import panning
 from panning.cli import main
+from panning.data import ImageData
 from panning.maskfile import fingerprint
 from panning.masks import Masks
 from panning.pruners import PRUNERS
 from panning.tasks import TaskSpec, load_task
-from panning.training import DYNAMICS, evaluate_mean
+from panning.training import DYNAMICS, evaluate, evaluate_mean
 
 PRUNE = ["prune", "--model", "mlp", "--data", "digits", "--density", "0.05"]
 TRAIN = [
@@ -158,12 +159,44 @@ def test_a_training_that_was_killed_when_it_had_ended_is_not_done_again(
     assert "training: 100% (" in capsys.readouterr().err
     left = {Path(file).name for file in files() if file.startswith("cut/")}
     assert left == {Path(file).name for file in files() if file.startswith("whole/")}
-    assert "checkpoint.safetensors" not in left and ("mask.safetensors" in left) == bool(method)
+    assert not left & {"checkpoint.safetensors", "model_full.safetensors"}
+    assert ("mask.safetensors" in left) == bool(method)
     for name in left - {"records.jsonl"}:
         assert (Path("cut") / name).read_bytes() == (Path("whole") / name).read_bytes(), name
     first, second = (json.loads(Path(f"{out}/records.jsonl").read_text()) for out in ("whole", "cut"))
     first["metrics"].pop("wall_s"), second["metrics"].pop("wall_s")
     assert first == second
+
+
+def test_partially_masked_training_gives_the_full_network_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    real = ImageData.test_split
+    monkeypatch.setattr(ImageData, "test_split", lambda self: read.append(self) or real(self))
+    command = [*TRAIN, "--dynamic", "partial", "--density", "0.1", "--out", "t"]
+    with monkeypatch.context() as patched:
+        patched.setattr("panning.cli.train._note", interrupted)
+        assert run(*command) != 0 and not read
+    assert run(*command) == 0
+    figures = json.loads(Path("t/records.jsonl").read_text())["metrics"]
+    masks, core, full = (
+        panning.load_masks("t/mask.safetensors"), load_file("t/model.safetensors"), load_file("t/model_full.safetensors"),
+    )  # fmt: skip
+    for name, tensor in full.items():  # the core is a part of it
+        kept = masks[name] if name in masks else torch.ones_like(tensor, dtype=torch.bool)
+        assert torch.equal(core[name], torch.where(kept, tensor, 0.0))
+        assert tensor[~kept].count_nonzero() == (~kept).sum()
+    assert len(read) == 1, "the test part is read once"
+    task = load_task(TaskSpec(model="mlp", data="digits"), 0)
+    for which, weights in (("", core), ("_of_full", full)):
+        task.problem.model.load_state_dict(weights)
+        for part, split in (("validation", task.data.validation), ("test", real(task.data))):
+            accuracy = evaluate(task.problem.model, task.data, split)["accuracy"]
+            assert figures[f"{part}_accuracy{which}"] == accuracy
+    assert figures["test_accuracy_of_full"] > 0.8 > figures["test_accuracy"]  # the core learns at half the steps
+    shown = [f"{100 * figures[f'{part}_accuracy_of_full']:.2f} %" for part in ("test", "validation")]
+    assert f"; of the full network {shown[0]} (validation {shown[1]})" in capsys.readouterr().out
 
 
 def test_a_complete_folder_is_trained_again() -> None:

@@ -20,6 +20,7 @@ from panning.models import build_model
 from panning.problem import Problem
 from panning.tasks import TaskSpec, load_task
 from panning.training import DYNAMICS, Movement, Recipe, TrainResult, evaluate, loop, make_dynamic, small, train
+from panning.training.dynamics.partial import RANKS
 from panning.training.recipe import learning_rate_at
 from panning.training.short import train_copy
 
@@ -117,6 +118,33 @@ def test_a_training_with_all_epochs_behind_it_is_over_at_once_and_the_same(
     for (entry, weights), (other, others) in zip(complete.members, result.members, strict=True):
         assert entry == other
         assert_equal_weights(weights, others)
+    assert (result.whole is not None) == (complete.whole is not None) == (name == "partial")
+    if result.whole is not None and complete.whole is not None:
+        assert_equal_weights(complete.whole, result.whole)
+
+
+@pytest.mark.parametrize("core", ["mask", "narrow", "low_rank"])
+def test_the_whole_network_of_partially_masked_training_is_given_beside_its_core(core: str) -> None:
+    problem = load_task(TaskSpec(model="mlp", data="digits", n_train=300), 0).problem
+    method = make_dynamic("partial", {"core": core})
+    masks = random_masks(problem.model) if core == "mask" else Masks.dense(problem.layout)
+    how = Movement(method, problem, masks.density if core == "mask" else 0.3)
+    model = copy.deepcopy(problem.model)
+    result = train(model, DATA, RECIPE.model_copy(update={"epochs": 6}), seed=0, masks=masks, movement=how)
+    assert result.masks is not None and result.whole is not None
+    shipped, of_weights = model.state_dict(), set(problem.layout.names)
+    assert all(torch.equal(result.whole[name], shipped[name]) for name in set(shipped) - of_weights)
+    flat = problem.layout.flatten(result.whole)
+    ran = method.run_weights(flat, result.masks.flat, problem, {RANKS: ranks(problem, 0.3)})
+    assert torch.equal(ran, problem.layout.flatten(shipped)) and not torch.equal(ran, flat)
+    whole = result.whole_network(model)
+    assert whole is not None and evaluate(whole, DATA, DATA.validation)["accuracy"] > 0.6
+
+
+def ranks(problem: Problem, share: float) -> torch.Tensor:
+    """Of the layers' matrices; the last layer's is whole."""
+    full = [min(shape) for shape in problem.layout.shapes]
+    return torch.tensor([*(max(1, round(share * rank)) for rank in full[:-1]), full[-1]])
 
 
 def assert_equal_weights(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> None:

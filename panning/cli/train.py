@@ -139,9 +139,13 @@ def train(
         return
     output.print_table(columns, lines)
     together = f" of {len(result.members)} networks together" if len(result.members) > 1 else ""
+    full = ""
+    if result.whole is not None:
+        test, validation = (100 * figures[f"{part}_accuracy_of_full"] for part in ("test", "validation"))
+        full = f"; of the full network {test:.2f} % (validation {validation:.2f} %)"
     output.say(
         f"test accuracy{together} {100 * figures['test_accuracy']:.2f} % at density {figures['density']:.6g}, effective "
-        f"{figures['effective_density']:.6g}"
+        f"{figures['effective_density']:.6g}{full}"
     )
     output.say(f"Weights, {'masks, ' if movement is not None else ''}records and picture: {folder}")
 
@@ -197,44 +201,57 @@ def _note(entry: dict[str, float]) -> str:
 
 
 def _figures(task: Task, recipe: Recipe, masks: Masks | None, result: TrainResult) -> dict[str, Any]:
-    """Of several networks, of which they predict together, accuracies are theirs and densities the mean of their masks."""
-    from panning.training import evaluate_mean
+    """Of several networks, of which they predict together, accuracies are theirs and densities the mean of their masks.
+
+    The test part is read here, once, for every network that the training gives.
+    """
+    from panning.training import evaluate, evaluate_mean
 
     networks, of_each, validation = [task.problem.model], [masks], result.final
     if len(result.members) > 1:
         networks, of_each = result.networks(task.problem.model), list(result.member_masks)
         validation = evaluate_mean(networks, task.data, task.data.validation, recipe.precision)
-    test = evaluate_mean(networks, task.data, task.data.test_split(), recipe.precision)
+    split = task.data.test_split()
+    test = evaluate_mean(networks, task.data, split, recipe.precision)
     shape = task.data.input_shape
     effective = [1.0 if one is None else one.effective_density(task.problem.model, shape) for one in of_each]
-    return {
+    figures: dict[str, Any] = {
         "test_accuracy": test["accuracy"], "validation_accuracy": validation["accuracy"],
         "density": mean(1.0 if one is None else one.density for one in of_each), "effective_density": mean(effective),
         "images_seen": result.images_seen, "wall_s": result.wall_s, "train_epochs": result.dense_epochs,
         "n_networks": len(networks), "history": list(result.history),
     }  # fmt: skip
+    if (whole := result.whole_network(task.problem.model)) is not None:
+        for name, part in (("validation", task.data.validation), ("test", split)):
+            figures[f"{name}_accuracy_of_full"] = evaluate(whole, task.data, part, recipe.precision)["accuracy"]
+    return figures
 
 
 def _write_networks(
     folder: Path, network: nn.Module, result: TrainResult, moved: Masks | None, identity: dict[str, Any]
 ) -> None:
-    """``model.safetensors`` and, if masks moved, ``mask.safetensors``, as training ended; of several networks each."""
+    """``model.safetensors`` and, if masks moved, ``mask.safetensors``, as training ended; of several networks each.
+
+    ``model_full.safetensors`` is the network without its mask, where that was trained to work, too.
+    """
     from safetensors.torch import save
 
     from panning.maskfile import save_masks
     from panning.records import write_atomic
 
     files = [("", network.state_dict(), moved)]
+    if result.whole is not None:
+        files.append(("_full", result.whole, None))
     if len(result.members) > 1:
         members = zip(result.members, result.member_masks, strict=True)
         files += [(str(number), weights, mask) for number, ((_, weights), mask) in enumerate(members, start=1)]
     facts = {key: identity[key] for key in ("model", "data", "seed")}
-    for number, weights, mask in files:
-        path = folder / f"model{number}.safetensors"
+    for which, weights, mask in files:
+        path = folder / f"model{which}.safetensors"
         write_atomic(path, save({name: tensor.contiguous() for name, tensor in weights.items()}))
         if mask is not None:
             manifest = {"method": identity["dynamic"]["name"], **facts}
-            save_masks(mask.with_manifest(**manifest), folder / f"mask{number}.safetensors")
+            save_masks(mask.with_manifest(**manifest), folder / f"mask{which}.safetensors")
 
 
 def _history(result: TrainResult, folder: Path) -> tuple[list[str], list[list[str]]]:

@@ -130,6 +130,7 @@ class Dynamic(Config):
         whole_state: the optimizer follows the whole gradient; masked weights have momentum, though they stay zero.
         skips_step: a step whose gradient decides a move does not move the weights.
         keeps_count: the number of weights never changes.
+        trains_whole: under ``feedback``, the network with its dense weights is trained to work, too, and is given as well.
         defers: a move waits for the next forward pass with gradients, so that what is evaluated between two steps is the
             network that was trained.
         counts_epochs: with ``every`` None it must know how many steps an epoch has.
@@ -142,6 +143,7 @@ class Dynamic(Config):
     whole_state: ClassVar[bool] = False
     skips_step: ClassVar[bool] = False
     keeps_count: ClassVar[bool] = False
+    trains_whole: ClassVar[bool] = False
     defers: ClassVar[bool] = False
     counts_epochs: ClassVar[bool] = False
     only_prunes: ClassVar[bool] = False

@@ -75,6 +75,7 @@ class TrainResult:
             epochs at the final density count.
         masks: the final ones, where masks move.
         member_masks: of each member, where masks move.
+        whole: the ``state_dict`` of the whole network as training ended, of methods that train it beside the masked one.
         dense_epochs: the multiply-adds of the training, in passes of the dense network over the training part.
     """
 
@@ -86,14 +87,22 @@ class TrainResult:
     masks: Masks | None = None
     dense_epochs: float = 0.0
     member_masks: tuple[Masks, ...] = ()
+    whole: dict[str, Tensor] | None = None
 
     def networks(self, model: nn.Module) -> list[nn.Module]:
         """A network of the kind of ``model`` for each member, in evaluation mode."""
-        found = []
-        for _, weights in self.members:
-            found.append(copy.deepcopy(model).eval())
-            found[-1].load_state_dict(weights)
-        return found
+        return [_loaded(model, weights) for _, weights in self.members]
+
+    def whole_network(self, model: nn.Module) -> nn.Module | None:
+        """The same for ``whole``."""
+        return None if self.whole is None else _loaded(model, self.whole)
+
+
+def _loaded(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """A copy with these weights, in evaluation mode."""
+    network = copy.deepcopy(model).eval()
+    network.load_state_dict(weights)
+    return network
 
 
 EpochCallback = Callable[[Entry], None]
@@ -181,7 +190,17 @@ def train(
         tuple(history), n_images, time.perf_counter() - started, dict(history[-1]), tuple(members),
         None if moving is None else moving.masks, _dense_epochs(moving, model, masks, n_images, of_step, data),
         tuple(Masks(moving.problem.layout, best_masks[number]) for number in sorted(best)) if moving is not None else (),
+        None if moving is None else _whole(moving, model),
     )  # fmt: skip
+
+
+def _whole(moving: MovingMasks, model: nn.Module) -> dict[str, Tensor] | None:
+    """Of a method that trains the whole network, too: that one's ``state_dict``, of which all but the weights is shared."""
+    if not moving.method.trains_whole:
+        return None
+    whole = copy.deepcopy(model)  # not its state_dict alone: of tied weights, dense ones have the first name only
+    whole.load_state_dict(moving.dense_weights(), strict=False)
+    return whole.state_dict()
 
 
 def _dense_epochs(

@@ -3,7 +3,8 @@
 Some steps run with the core alone, a part of the network that was chosen beforehand, the others with the whole of it. A step
 of the core moves the core's weights only: neither momentum nor weight decay moves the others, whose momentum goes on as if
 their gradient were 0. Biases and norms are both networks' and learn at every step. In the end the core, which is what is
-shipped, does nearly as well as one trained by itself, and so does the whole network (``MovingMasks.dense_weights``).
+shipped, does nearly as well as one trained by itself, and so does the whole network (``TrainResult.whole``; in other loops
+``MovingMasks.dense_weights``).
 
 The core is that of the start's mask; the first units of every hidden layer (a narrower network); or, for ``low_rank``, the
 best approximation of every hidden layer's matrix by one of that share of its rank, whose steps move all weights, as feedback
@@ -37,6 +38,7 @@ class PartiallyMasked(Dynamic):
 
     holds: ClassVar[Holds] = "feedback"
     keeps_count: ClassVar[bool] = True
+    trains_whole: ClassVar[bool] = True
 
     core: Literal["mask", "narrow", "low_rank"] = "mask"
     core_share: Share = 0.5
