@@ -294,7 +294,8 @@ def check_held(parameters: Mapping[str, nn.Parameter], optimizers: Iterable[Opti
     if loose:
         raise MaskError(
             f"{len(loose)} masked parameters are in no optimizer, '{loose[0]}' first: pass the optimizers that train "
-            "this very model. An optimizer made for a copy, or before the parameters were replaced, trains others."
+            "this very model; masks that move want one for all, with groups. An optimizer made for a copy, or before the "
+            "parameters were replaced, trains others."
         )
 
 

@@ -906,6 +906,24 @@ def test_a_network_whose_masks_move_can_be_pickled_and_compiled() -> None:
         assert moving.finish().n_kept == n_kept_at(DENSITY, moving.problem.layout.n_prunable)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, where a graph ends at a hook
+@pytest.mark.parametrize("name", ["set", "quantized"])
+def test_a_network_that_was_compiled_before_its_masks_move_trains_as_any_other(name: str) -> None:
+    ends = []
+    for is_compiled in (False, True):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+        run = torch.compile(model, backend="eager") if is_compiled else model
+        run(FEW[0])  # a graph without the hooks
+        moving = panning.move_masks(
+            run, optimizer, shortened(name), density=DENSITY, n_steps=24, steps_per_epoch=6, data=FEW, masks=start(name)
+        )
+        trained(run, optimizer, 24)
+        moving.finish()
+        ends.append(weights_of(model))
+    assert torch.equal(*ends)
+
+
 def test_weights_that_somebody_writes_under_feedback_stay() -> None:
     moving, optimizer = started("dpf", masks=start("rigl"))
     model = moving.problem.model

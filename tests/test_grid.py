@@ -228,6 +228,10 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
         ({"methods": [*CONFIG["methods"], {"all_alive": True}]}, "a method, a policy file or a dynamic method"),
         ({"methods": [*CONFIG["methods"], {"dynamic": "rigle"}]}, "Did you mean 'rigl'"),
         (
+            {"methods": [*CONFIG["methods"], {"method": "snip", "dynamic": "gmp"}]},
+            "'gmp' only prunes.*leave method 'snip'",
+        ),
+        (
             {"methods": [*CONFIG["methods"], {"dynamic": {"name": "rigl", "options": {"evry": 3}}}]},
             "Did you mean 'every'",
         ),

@@ -87,6 +87,10 @@ class Contender(Config):
             raise ValueError("released and control go with a method")
         if self.dynamic is not None and self.all_alive and self.dynamic.method.prunes_units:
             raise ValueError(f"'{self.dynamic.name}' prunes whole units: all_alive does not go with it")
+        if self.dynamic is not None and self.dynamic.method.only_prunes and (self.method or self.policy):
+            raise ValueError(
+                f"'{self.dynamic.name}' only prunes, and a first mask has the final density here: leave {self._first} out"
+            )
         try:
             row = lookup(PRUNERS, self.method, "method") if self.method is not None else None
             if self.control is not None:
@@ -98,6 +102,11 @@ class Contender(Config):
         if row is not None and self.control is not None and CONTROLS[self.control].of_scores and not row.pruner.indices:
             raise ValueError(f"control '{self.control}' turns scores round, and method '{self.method}' draws at random")
         return self
+
+    @property
+    def _first(self) -> str:
+        """For messages: what makes the first mask."""
+        return "the policy" if self.method is None else f"method '{self.method}'"
 
     @property
     def is_control_of_scores(self) -> bool:

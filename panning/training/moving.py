@@ -11,6 +11,7 @@ that was taken at the masked ones, and the masked ones are put back after it. No
 
 from __future__ import annotations
 
+import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -137,6 +138,8 @@ class MovingMasks:
         if self.method.defers:
             self._handles.append(model.register_forward_pre_hook(_BeforeForward(self)))
         self.method.attach(model, self.problem, self.memory)
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()  # graphs that it has made already do not see these hooks
         hold(model.parameters(), self)
         self._prepare()
 

@@ -3,7 +3,8 @@
 Every weight has a sign for good. After each step the kept weights are drawn to zero and shaken; one that has crossed zero is
 masked, and one of the masked weights of its layer, drawn at random, is kept in its place and starts next to zero.
 
-NOTE: the paper draws the replacement from the whole network, its released code from the same layer, as here. Layers that
+NOTE: the paper draws the replacement from the whole network, its released code from the same layer, as here. The noise is
+the released script's, too, proportional to the rate; the paper's goes with the root of rate and temperature. Layers that
 keep all their weights are left alone.
 """
 

@@ -3,9 +3,10 @@
 After each epoch every layer loses the weights nearest to zero, the share ``fraction`` of the positive and of the negative
 ones alike, and gains as many at random positions, which those just lost may be among.
 
-NOTE: the paper's network keeps its last layer dense; here all layers are alike. It trains at a constant rate: where the rate
-falls to 0, weights that are drawn late never learn, and later authors therefore stop earlier (``until``) and let the share
-fall along a cosine, as RigL's does (``anneal``).
+NOTE: the paper's network keeps its last layer dense; here all layers are alike. Its layers begin with epsilon (n_in + n_out)
+weights, epsilon = 20; the row begins with ERK's quotas, which go with n_in + n_out, too, at the density asked for. It trains
+at a constant rate: where the rate falls to 0, weights that are drawn late never learn, and later authors therefore stop
+earlier (``until``) and let the share fall along a cosine, as RigL's does (``anneal``).
 """
 
 from __future__ import annotations

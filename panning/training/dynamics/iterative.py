@@ -8,7 +8,8 @@ the smallest weights over all layers, and then
 - ``rate``: leaves the weights and goes through the schedule again from there (Renda et al. 2020, arXiv 2003.02389);
 - ``none``: goes on at a small rate (fine-tuning).
 
-NOTE: every round begins with a fresh optimizer state, that of fine-tuning, too, which the papers do not speak of.
+NOTE: every round begins with a fresh optimizer state, that of fine-tuning, too, which the papers do not speak of. The row
+``imp_weights`` goes back to the start, as in 2019; a later ``rewind_to``, as in 2020, is in its presets.
 """
 
 from __future__ import annotations

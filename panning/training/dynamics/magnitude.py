@@ -3,7 +3,8 @@
 What is pruned is zero from then on and does not come back.
 
 NOTE: TensorFlow's masks leave pruned values in place, from where they may return when the threshold moves; here they are
-zeroed, as in the code of GraNet.
+zeroed, as in the code of GraNet. The paper gives every layer the same sparsity, which is the row ``gmp_layerwise``; ``gmp``
+ranks the weights of all layers together.
 """
 
 from __future__ import annotations

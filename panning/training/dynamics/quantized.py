@@ -128,6 +128,7 @@ class QuantizedInput:
         self.bits = bits
         self.memory = memory
 
+    @torch.compiler.disable  # it asks the memory, which a graph cannot
     def __call__(
         self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
