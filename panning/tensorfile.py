@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from panning.records import strict_json
@@ -29,6 +31,11 @@ def read_tensors(path: Path, key: str | None) -> tuple[Any, dict[str, Tensor]]:
     with safe_open(path, "pt") as file:
         values = None if key is None else json.loads((file.metadata() or {})[key])
         return values, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def packed(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The bytes of a safetensors file; tied tensors are written under each of their names."""
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata)
 
 
 def check_header(path: Path) -> None:

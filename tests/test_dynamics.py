@@ -263,6 +263,55 @@ def test_dpf_moves_dense_weights_by_the_gradient_at_the_masked_ones() -> None:
     assert not model.weight[0, 2:].any()
 
 
+def test_dpf_is_bit_for_bit_a_plain_loop_that_prunes_by_the_dense_magnitudes() -> None:
+    """Algorithm 1 of the paper, with the ramp of its code, momentum by Nesterov and weight decay."""
+    rest = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
+    n_steps, last, every = 48, 36, 4
+    model, plain = network(), network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, **rest)
+    moving = panning.move_masks(
+        model,
+        optimizer,
+        panning.make_dynamic("dpf", {"every": every}),
+        density=DENSITY,
+        n_steps=n_steps,
+        input_shape=DATA.input_shape,
+    )
+    for _ in steps(moving, optimizer, n_steps):
+        pass
+    moving.finish()
+
+    by_hand = torch.optim.SGD(plain.parameters(), 0.05, **rest)
+    weights = [parameter for parameter in plain.parameters() if parameter.dim() > 1]
+    sizes = [weight.numel() for weight in weights]
+    kept = torch.ones(sum(sizes), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    dense = [weight.detach().clone() for weight in weights]
+
+    def run() -> None:
+        with torch.no_grad():
+            for weight, own, part in zip(weights, dense, kept.split(sizes), strict=True):
+                weight.copy_(own * part.view_as(own))
+
+    for step in range(1, n_steps + 1):
+        run()
+        inputs, labels = DATA.batch(DATA.train, torch.randint(len(DATA.train), (50,), generator=generator))
+        by_hand.zero_grad()
+        F.cross_entropy(plain(inputs), labels).backward()
+        with torch.no_grad():
+            for weight, own in zip(weights, dense, strict=True):
+                weight.copy_(own)
+        by_hand.step()
+        dense = [weight.detach().clone() for weight in weights]
+        if step < n_steps and (step % every == 0 or step == last):
+            density = DENSITY + (1.0 - DENSITY) * (1.0 - min(step / last, 1.0)) ** 3
+            magnitude = torch.cat([own.abs().flatten() for own in dense])
+            kept = torch.zeros_like(kept)
+            kept[magnitude.topk(n_kept_at(density, len(kept))).indices] = True
+    run()
+    assert moving.n_grown > 0 and torch.equal(weights_of(model), weights_of(plain))
+
+
 def test_a_weight_that_dpf_masked_learns_and_comes_back() -> None:
     moving, optimizer = started("dpf", masks=prune_problem(load_task(SPEC, 0).problem, DENSITY, "magnitude").masks)
     dense = moving.dense_weights()["classifier.weight"]

@@ -212,6 +212,25 @@ def test_a_checkpoint_of_another_training_is_refused(change: str, tmp_path: Path
         )  # fmt: skip
 
 
+def test_a_network_with_tied_weights_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        torch.manual_seed(0)
+        layers = [nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)]
+        layers[2].weight = layers[0].weight
+        return nn.Sequential(nn.Flatten(), *layers)
+
+    def kill(entry: dict[str, float]) -> None:
+        if entry["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    whole, resumed = tied(), tied()
+    train(whole, DATA, RECIPE, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tied(), DATA, RECIPE, seed=0, checkpoint=tmp_path / "checkpoint", on_epoch=kill)
+    train(resumed, DATA, RECIPE, seed=0, checkpoint=tmp_path / "checkpoint")
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     path.write_bytes(b"junk")

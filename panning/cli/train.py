@@ -234,10 +234,8 @@ def _write_networks(
 
     ``model_full.safetensors`` is the network without its mask, where that was trained to work, too.
     """
-    from safetensors.torch import save
-
+    from panning.export.files import write_tensors
     from panning.maskfile import save_masks
-    from panning.records import write_atomic
 
     files = [("", network.state_dict(), moved)]
     if result.whole is not None:
@@ -248,7 +246,7 @@ def _write_networks(
     facts = {key: identity[key] for key in ("model", "data", "seed")}
     for which, weights, mask in files:
         path = folder / f"model{which}.safetensors"
-        write_atomic(path, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+        write_tensors(weights, path)
         if mask is not None:
             manifest = {"method": identity["dynamic"]["name"], **facts}
             save_masks(mask.with_manifest(**manifest), folder / f"mask{which}.safetensors")

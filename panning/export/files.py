@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from panning.errors import MaskError, ModelError
@@ -23,7 +22,7 @@ from panning.export.compaction import CompactResult, compact
 from panning.maskfile import load_masks, save_masks
 from panning.masks import Masks, check_input_shape, check_masks_fit
 from panning.records import write_atomic
-from panning.tensorfile import DAMAGE, read_tensors
+from panning.tensorfile import DAMAGE, packed, read_tensors
 
 WEIGHTS, MASK, VECTORS = "weights.safetensors", "mask.safetensors", "vectors.safetensors"
 
@@ -107,5 +106,4 @@ def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
     """Write a ``state_dict`` as safetensors; tied tensors are written under each of their names."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomic(path, save(plain, {"format": "pt", **metadata}))
+    write_atomic(path, packed(tensors, {"format": "pt", **metadata}))

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from panning.errors import MaskError, PanningError
 from panning.records import write_atomic
-from panning.tensorfile import DAMAGE, read_tensors
+from panning.tensorfile import DAMAGE, packed, read_tensors
 from panning.training.moving import MovingMasks
 from panning.training.moving_state import kinds_of
 
@@ -61,8 +60,7 @@ def save_checkpoint(
         state = moving.state_dict()
         tensors |= {f"moving.{name}": tensor for name, tensor in state.pop("tensors").items()}
         facts["moving"] = state
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(tensors, {f"history of {training}": json.dumps(facts)}))
+    write_atomic(path, packed(tensors, {f"history of {training}": json.dumps(facts)}))
 
 
 def load_checkpoint(
