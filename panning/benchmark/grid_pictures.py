@@ -95,6 +95,8 @@ def accuracy_picture(table: Table) -> bytes:
             axes.fill_between(x, *zip(*bounds, strict=True), color=line.colour, alpha=0.15)
     axes.axhline(100 * table.dense.mean("test_accuracy"), linestyle="--", color="black", linewidth=0.8, label="dense")
     axes.set_xscale("log")
+    axes.set_xticks([1 / density for density in table.densities], [f"{1 / density:.4g}" for density in table.densities])
+    axes.minorticks_off()  # whose labels run into each other
     axes.set_xlabel("effective compression (all weights / alive weights)")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(table.title, parse_math=False)
