@@ -138,6 +138,8 @@ def move_masks(
         masks = moving.finish()
 
     Masks follow the optimizer's steps; between two steps the model holds the weights that its next forward pass runs with.
+    Graphs of ``torch.compile`` are made anew (``torch.compiler.reset``), for they do not see hooks that come after them. A
+    network under ``enforce_masks`` is refused.
 
     Args:
         model: at its initial weights, bare or inside DistributedDataParallel, ``torch.compile`` and the like.

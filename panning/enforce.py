@@ -23,7 +23,6 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.weak import WeakIdKeyDictionary
 
 from panning.errors import MaskError
 from panning.masks import Masks, check_masks_fit
@@ -32,12 +31,19 @@ from panning.masks import Masks, check_masks_fit
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 #: What wraps a network calls it this.
 INSIDE = ("module", "_orig_mod")
-#: Who holds the masks of a parameter, as long as they live: gates, and what moves masks.
-_HOLDERS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 class Removable(Protocol):
     def remove(self) -> None: ...
+
+
+class Mover(Protocol):
+    @property
+    def parameters(self) -> Sequence[Tensor]: ...
+
+
+#: What moves masks just now.
+MOVERS: WeakSet[Mover] = WeakSet()
 
 
 class _Gate:
@@ -101,8 +107,6 @@ class MaskEnforcement:
         self.masks = masks
         self.optimizers = optimizers
         self._gates = {parameter: _Gate(masks[name]) for name, parameter in parameters.items()}
-        for parameter, gate in self._gates.items():
-            hold([parameter], gate)
         # The hook of a parameter holds its gate alone: one that led back to the parameter would keep it alive for ever.
         self.handles: list[Removable] = [
             _hooked(parameter, gate.on_gradient) for parameter, gate in self._gates.items() if _may_learn(parameter)
@@ -139,8 +143,6 @@ class MaskEnforcement:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
-        for parameter, gate in self._gates.items():
-            let_go([parameter], gate)
         self._gates.clear()
         self.parameters = {}
 
@@ -243,43 +245,35 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
     if wide := [name for name, parameter in parameters.items() if parameter.element_size() not in INTEGERS]:
         raise MaskError(f"'{wide[0]}' is {parameters[wide[0]].dtype}, whose numbers are too wide; use torch.complex64.")
     check_held(parameters, optimizers)
-    if (name := moved(parameters)) is not None:
+    if (name := first_moving(parameters)) is not None:
         raise MaskError(
-            f"The masks of this network move, that of '{name}' among them: move_masks keeps masked weights at zero itself, "
-            "and what finish() gives can be enforced."
+            f"The mask of '{name}' moves: move_masks keeps masked weights at zero itself, and what finish() gives can be "
+            "enforced."
         )
     return MaskEnforcement(parameters, masks, optimizers)
 
 
-def hold(parameters: Iterable[Tensor], holder: object) -> None:
-    """Let ``holder`` be known as long as it lives, or until ``let_go``."""
-    for parameter in parameters:
-        _HOLDERS.setdefault(parameter, WeakSet()).add(holder)
+def first_enforced(parameters: Mapping[str, Tensor]) -> str | None:
+    """The first of these on which a mask is enforced; None if there is none."""
+    return next((name for name, parameter in parameters.items() if any(_gates_of(parameter))), None)
 
 
-def let_go(parameters: Iterable[Tensor], holder: object) -> None:
-    for parameter in parameters:
-        _HOLDERS.get(parameter, WeakSet()).discard(holder)
+def first_moving(parameters: Mapping[str, Tensor]) -> str | None:
+    """The first of these whose mask moves; None if there is none."""
 
+    def first() -> str | None:
+        moving = {id(parameter) for mover in MOVERS for parameter in mover.parameters}
+        return next((name for name, parameter in parameters.items() if id(parameter) in moving), None)
 
-def enforced(parameters: Mapping[str, Tensor]) -> str | None:
-    """The first of the parameters on which a mask is enforced."""
-    return _first_held(parameters, lambda holder: isinstance(holder, _Gate))
-
-
-def moved(parameters: Mapping[str, Tensor]) -> str | None:
-    """The first of the parameters whose mask moves."""
-
-    def moves(holder: object) -> bool:
-        return not isinstance(holder, _Gate)
-
-    if _first_held(parameters, moves) is not None:
+    if first() is not None:
         gc.collect()  # what nobody holds any more, an optimizer and its hooks still hold each other
-    return _first_held(parameters, moves)
+    return first()
 
 
-def _first_held(parameters: Mapping[str, Tensor], holds: Callable[[object], bool]) -> str | None:
-    return next((name for name, one in parameters.items() if any(map(holds, _HOLDERS.get(one, ())))), None)
+def _gates_of(parameter: Tensor) -> Iterator[_Gate]:
+    hooks = getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
+    owners = (getattr(hook, "__self__", None) for hook in hooks.values())
+    return (owner for owner in owners if isinstance(owner, _Gate))
 
 
 def clear_gradient(parameter: Tensor, mask: Tensor) -> None:
@@ -294,8 +288,7 @@ def check_held(parameters: Mapping[str, nn.Parameter], optimizers: Iterable[Opti
     if loose:
         raise MaskError(
             f"{len(loose)} masked parameters are in no optimizer, '{loose[0]}' first: pass the optimizers that train "
-            "this very model; masks that move want one for all, with groups. An optimizer made for a copy, or before the "
-            "parameters were replaced, trains others."
+            "this very model. An optimizer made for a copy, or before the parameters were replaced, trains others."
         )
 
 

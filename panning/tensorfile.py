@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -35,7 +36,11 @@ def read_tensors(path: Path, key: str | None) -> tuple[Any, dict[str, Tensor]]:
 
 def packed(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """The bytes of a safetensors file; tied tensors are written under each of their names."""
-    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata)
+    return save({name: _copied(tensor.detach()) for name, tensor in tensors.items()}, metadata)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format).copy_(tensor)
 
 
 def check_header(path: Path) -> None:

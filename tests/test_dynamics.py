@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -1040,6 +1041,7 @@ def test_a_state_that_is_refused_says_what_differs() -> None:
         ({"n_steps": 7}, f"its n_steps is 7, not {moving.n_steps}"), ({"seed": 5}, "its seed is 5, not 0"),
         ({"method": "SET", "density": 0.5}, "its method is 'SET', not 'RigL'."),
         ({"network": "x", "density": 0.5}, "its density is 0.5, not 0.1; it has another network."),
+        ({"density": torch.ones(2)}, "its density is tensor([1., 1.]), not 0.1"),
         ({"numbers": {"every": 3}}, "its every is 3, not 2; its until is None, not 0.75; its fraction is None, not 0.3."),
     ):  # fmt: skip
         with pytest.raises(MaskError, match=re.escape(said)):
@@ -1080,9 +1082,34 @@ def test_weights_that_are_put_in_and_taken_back_leave_the_dense_ones(core: str) 
 
 def test_a_state_of_what_is_shipped_is_refused() -> None:
     moving, _ = started("soft_filter")
-    with moving.shipped(), pytest.raises(MaskError, match="outside of it"):
-        moving.state_dict()
-    moving.state_dict()
+    state = moving.state_dict()
+    with moving.shipped():
+        with moving.shipped():
+            pass
+        with pytest.raises(MaskError, match="outside of it"):
+            moving.state_dict()
+        with pytest.raises(MaskError, match="outside of it"):
+            moving.load_state_dict(state)
+    moving.load_state_dict(moving.state_dict())
+
+
+@pytest.mark.parametrize("core", ["low_rank", "narrow"])
+def test_a_core_that_has_more_weights_than_the_first_mask_goes_on(core: str) -> None:
+    method = make_dynamic("partial", {"core": core})
+    for masks in (start("partial"), Masks.dense(load_task(SPEC, 0).problem.layout)):
+        moving, optimizer = started("partial", method=method, masks=masks)
+        trained(moving.problem.model, optimizer, 3)
+        other, _ = started("partial", method=method, masks=masks)
+        other.load_state_dict(moving.state_dict())
+        assert torch.equal(other.mask, moving.mask)
+
+
+def test_a_state_of_numbers_from_numpy_is_read_without_unpickling() -> None:
+    density = np.float64(DENSITY)
+    moving, _ = started("rigl", density=density)
+    torch.save(moving.state_dict(), file := io.BytesIO())
+    file.seek(0)
+    moving.load_state_dict(torch.load(file, weights_only=True))
 
 
 def test_masks_are_either_enforced_or_moved() -> None:
@@ -1099,7 +1126,7 @@ def test_masks_are_either_enforced_or_moved() -> None:
         move()
     enforcement.remove()
     moving = move()
-    with pytest.raises(MaskError, match="masks of this network move"):
+    with pytest.raises(MaskError, match="The mask of '.*' moves"):
         panning.enforce_masks(model, masks, optimizer)
     panning.enforce_masks(model, moving.finish(), optimizer)
 
@@ -1111,6 +1138,21 @@ def test_moving_masks_that_nobody_holds_any_more_let_go_of_the_gradients() -> No
     gc.collect()
     F.cross_entropy(model(FEW[0]), FEW[1]).backward()
     assert all(p.grad is not None and (p.grad != 0).float().mean() > 0.3 for p in model.parameters() if p.dim() > 1)
+
+
+def test_a_mask_may_be_enforced_where_none_moves() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    last = panning.prune(
+        model, input_shape=DATA.input_shape, density=0.5, include=["classifier.weight"], method="magnitude"
+    )
+    moving = panning.move_masks(
+        model, optimizer, shortened("rigl"), density=DENSITY, n_steps=24, input_shape=DATA.input_shape,
+        exclude=["classifier.weight"],
+    )  # fmt: skip
+    panning.enforce_masks(model, last, optimizer)
+    trained(model, optimizer, 8)
+    assert moving.n_grown > 0 and not model.classifier.weight[~last["classifier.weight"]].any()
 
 
 @pytest.mark.parametrize("name", ["gmp", "gmp_layerwise", "imp", "imp_weights", "imp_fine_tuning"])

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from panning.data import load_data
+from panning.enforce import first_enforced
 from panning.errors import MaskError, NonFiniteError, PanningError
 from panning.export import compact
 from panning.image_format import adds_parts, put_channels_last
@@ -210,6 +211,21 @@ def test_a_checkpoint_of_another_training_is_refused(change: str, tmp_path: Path
             network(), DATA, other, seed=int(change == "seed"), masks=few_units(network(), int(change == "mask")),
             keep_best=change == "keep_best", checkpoint=path,
         )  # fmt: skip
+
+
+def test_a_training_that_fails_lets_go_of_the_network(tmp_path: Path) -> None:
+    model = network()
+    (tmp_path / "checkpoint").write_text("x")
+    with pytest.raises(PanningError, match="not a checkpoint"):
+        train(
+            model,
+            DATA,
+            Recipe(epochs=1, compact=False),
+            seed=0,
+            masks=random_masks(model),
+            checkpoint=tmp_path / "checkpoint",
+        )
+    assert first_enforced(dict(model.named_parameters())) is None
 
 
 def test_a_network_with_tied_weights_goes_on_from_a_checkpoint(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def short_cells(table: Table, only: Sequence[str] = ()) -> tuple[list[str], list
 def _mean_costs(table: Table, rows: Sequence[Row]) -> list[str]:
     """Of one method at all densities, as the short table has them."""
     passes = statistics.fmean(sum(table.cost(row)) for row in rows)
-    trained = [epochs for row in rows for epochs in row.of_masks("train_epochs")]
+    trained = [statistics.fmean(epochs) for row in rows if (epochs := row.of_masks("train_epochs"))]
     adds = f"{statistics.fmean(trained):.2f}" if trained else "-"  # failed everywhere
     return [f"{passes:.1f}", *([adds] if table.counts_adds else [])]
 

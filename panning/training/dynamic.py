@@ -134,7 +134,7 @@ class Dynamic(Config):
         defers: a move waits for the next forward pass with gradients, so that what is evaluated between two steps is the
             network that was trained.
         counts_epochs: with ``every`` None it must know how many steps an epoch has.
-        only_prunes: a masked weight never comes back.
+        only_prunes: the method brings no masked weight back; all-alive pruning may.
         prunes_units: masks are of whole filters or neurons, and a density is the share of those of each hidden layer.
         every: steps from move to move; None: an epoch's.
     """

@@ -152,14 +152,14 @@ def train(
     if fixed is not None:
         held = enforce_masks(network, fixed, optimizer)
     images = put_channels_last(network, few)
-    saved, training = Checkpoint(), _name(recipe, seed, masks, moving, keep_best)
-    if checkpoint is not None:
-        saved = load_checkpoint(checkpoint, network, optimizer, training, moving) or saved
-    history, best, best_masks = saved.history, saved.best, saved.masks
+    training = _name(recipe, seed, masks, moving, keep_best)
     n_steps = plan.n_steps if moving is None else moving.n_steps
     last = plan.n_epochs(n_steps)
     rate = learning_rate_at if movement is None else movement.method.learning_rate
     with held:
+        saved = None if checkpoint is None else load_checkpoint(checkpoint, network, optimizer, training, moving)
+        saved = saved or Checkpoint()
+        history, best, best_masks = saved.history, saved.best, saved.masks
         for epoch in range(len(history), last):
             steps = range(epoch * plan.steps_per_epoch, min((epoch + 1) * plan.steps_per_epoch, n_steps))
             rates = [rate(recipe, step, plan.n_steps) for step in steps]

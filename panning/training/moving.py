@@ -11,10 +11,9 @@ that was taken at the masked ones, and the masked ones are put back after it. No
 
 from __future__ import annotations
 
-import sys
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from panning.connectivity import Connectivity, MaskReport, report
-from panning.enforce import MaskEnforcement, Removable, enforce_masks, enforced, hold, let_go, moved
+from panning.enforce import MOVERS, MaskEnforcement, Removable, enforce_masks, first_enforced, first_moving
 from panning.errors import MaskError, NonFiniteError
 from panning.export.cost import multiply_adds
 from panning.masks import Masks, check_density, check_masks_fit, n_kept_at
@@ -138,26 +137,30 @@ class MovingMasks:
         if self.method.defers:
             self._handles.append(model.register_forward_pre_hook(_BeforeForward(self)))
         self.method.attach(model, self.problem, self.memory)
-        if "torch._dynamo" in sys.modules:
-            torch.compiler.reset()  # graphs that it has made already do not see these hooks
-        hold(model.parameters(), self)
+        torch.compiler.reset()  # graphs that are there already do not see these hooks
+        MOVERS.add(self)
         self._prepare()
 
     def _check_alone(self) -> None:
         """Raise MaskError if the masks of this network move already, or are held where they are."""
         model = self.problem.model
-        if moved(dict(model.named_parameters())) is not None:
+        if first_moving(dict(model.named_parameters())) is not None:
             raise MaskError(
                 "The masks of this network move already: call finish() of what move_masks gave before, or use it in a "
                 "`with`."
             )
-        if (name := enforced(check_masks_fit(model, Masks.dense(self.problem.layout)))) is not None:
+        if (name := first_enforced(check_masks_fit(model, Masks.dense(self.problem.layout)))) is not None:
             raise MaskError(
                 f"'{name}' is held by enforce_masks, and what comes in there would stay zero: call remove() of what that "
                 "gave before; move_masks keeps masked weights at zero itself. Where it is lost, take a copy of the network."
             )
 
     # What users look at
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """Those whose masks move."""
+        return self._flat.parameters
 
     @property
     def masks(self) -> Masks:
@@ -189,11 +192,11 @@ class MovingMasks:
         self._adopt()
         now = self._flat.read()
         self._write(self._shipped_weights())
-        self._is_shipped = True
+        was_shipped, self._is_shipped = self._is_shipped, True
         try:
             yield
         finally:
-            self._is_shipped = False
+            self._is_shipped = was_shipped
             self._write(now)
 
     def finish(self) -> Masks:
@@ -220,7 +223,7 @@ class MovingMasks:
         self._handles.clear()
         if self._enforcement is not None:
             self._enforcement.remove()
-        let_go(self.problem.model.parameters(), self)
+        MOVERS.discard(self)
 
     def dense_weights(self) -> dict[str, Tensor]:
         """Under feedback the dense weights by name, of others the network's own; copies."""
@@ -246,10 +249,7 @@ class MovingMasks:
         Raises:
             MaskError: within ``shipped()``: the state of the model would be that of what is shipped.
         """
-        if self._is_shipped:
-            raise MaskError(
-                "Within shipped() the network is not the one that is trained: save the states outside of it."
-            )
+        self._check_outside()
         self._adopt()
         tensors = {"mask": self.mask, **{MEMORY + name: tensor for name, tensor in self.memory.items()}}
         if self._aside is not None:
@@ -268,10 +268,12 @@ class MovingMasks:
         Until the next step, under feedback, what is loaded into the network leaves the dense weights as they were saved.
 
         Raises:
-            MaskError: if it is not one of this method and network, with what differs; nothing has changed then.
+            MaskError: if it is not one of this method and network, with what differs, or within ``shipped()``; nothing
+                has changed then.
         """
         if not self._handles:
             raise MaskError("These moving masks have ended; make new ones to go on.")
+        self._check_outside()
         self._form().check(state)
         self._take(state)
         if self._aside is not None:
@@ -282,11 +284,19 @@ class MovingMasks:
         self._run()
         self._prepare()
 
+    def _check_outside(self) -> None:
+        if self._is_shipped:
+            raise MaskError(
+                "Within shipped() the network is not the one that is trained: save and load states outside of it."
+            )
+
     def _form(self) -> StateForm:
         n_prunable = self.mask.numel()
-        fewest = 0 if self.method.prunes_units else n_kept_at(self.density, n_prunable)
+        fewest, most = n_kept_at(self.density, n_prunable), int(self.first.sum())
+        if self.method.prunes_units:
+            fewest, most = 0, n_prunable
         return StateForm(
-            self.identity, n_prunable, (fewest, int(self.first.sum())), self._aside is not None,
+            self.identity, n_prunable, (fewest, most), self._aside is not None,
             self.method.wants_gradient, self._begun, kinds_of(self.problem.model.state_dict()),
         )  # fmt: skip
 

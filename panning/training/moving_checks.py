@@ -32,7 +32,10 @@ def check_parts(problem: Problem, optimizer: Optimizer, method: Dynamic, start: 
     masks = Masks(problem.layout, start.cpu())
     check_ranks_agree(masks)
     prunable = check_masks_fit(problem.model, masks)
-    check_held(prunable, (optimizer,))
+    try:
+        check_held(prunable, (optimizer,))
+    except MaskError as error:
+        raise MaskError(f"{error} Masks that move want one optimizer for all, with groups of parameters.") from None
     if frozen := [name for name, parameter in prunable.items() if not parameter.requires_grad]:
         raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
     if method.whole_state:

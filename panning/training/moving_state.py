@@ -13,7 +13,7 @@ from torch import Tensor
 
 from panning.errors import MaskError
 from panning.problem import Problem
-from panning.records import content_key
+from panning.records import canonical_json, content_key
 from panning.training.dynamic import Clock, Dynamic
 
 #: In the memory: the magnitude that a masked weight had when it was last kept, by which all-alive pruning revives.
@@ -39,8 +39,8 @@ def start_identity(
     """What two states must agree in, by the names that users know; of other values the tensors mean something else."""
     layout = [problem.layout.names, problem.layout.shapes]
     return {
-        "method": type(method).__name__, "numbers": method.model_dump(mode="json"), "density": density,
-        "all_alive": all_alive, "n_steps": clock.schedule, "steps_per_epoch": clock.epoch, "seed": problem.seed,
+        "method": type(method).__name__, "numbers": method.model_dump(mode="json"), "density": float(density),
+        "all_alive": all_alive, "n_steps": clock.schedule, "steps_per_epoch": clock.epoch, "seed": int(problem.seed),
         "network": content_key(layout), "first mask": hashlib.sha256(first.cpu().numpy().tobytes()).hexdigest(),
     }  # fmt: skip
 
@@ -72,7 +72,7 @@ class StateForm:
         given = state.get("identity") if isinstance(state, Mapping) else None
         own = self.identity
         if isinstance(given, Mapping):
-            is_other = given.get("method") != own["method"]  # whose numbers are others in any case
+            is_other = not _same(given.get("method"), own["method"])  # whose numbers are others in any case
             if differs := _differences(given, {"method": own["method"]} if is_other else own):
                 raise MaskError(f"This state is not one of these moving masks: {'; '.join(differs)}.")
         if not isinstance(given, Mapping) or not self._is_whole(state):
@@ -119,7 +119,7 @@ def _differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     """How one identity differs from another, in words."""
     found = []
     for name, value in own.items():
-        if (other := given.get(name)) == value:
+        if _same(other := given.get(name), value):
             continue
         if name in HASHED:
             found.append(f"it has another {name}")
@@ -128,3 +128,11 @@ def _differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
         else:
             found.append(f"its {name} is {other!r:.80}, not {value!r:.80}")
     return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether both are the same as JSON; what came from a file may be anything."""
+    try:
+        return canonical_json(one) == canonical_json(other)
+    except (TypeError, ValueError):
+        return False
