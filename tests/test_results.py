@@ -83,6 +83,13 @@ def test_the_readme_shows_the_main_rows_of_the_records(name: str) -> None:
     assert table.dense.spread("test_accuracy") in shown
 
 
+def test_the_docs_show_the_main_rows_of_masks_that_move() -> None:
+    shown = (ROOT / "docs" / "dynamics.md").read_text()
+    for table in grid_report.tables(records_of("dynamics-fashion")):
+        assert grid_report.short_markdown(table, [row.method for row in table.rows if not row.is_control]) in shown
+        assert table.dense.spread("test_accuracy") in shown
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/benchmark.md", "docs/dynamics.md"])
 def test_every_mean_with_its_spread_stands_on_a_page_of_results(name: str) -> None:
     """As an accuracy or, as published tables have it, an error."""
