@@ -140,9 +140,7 @@ class MaskEnforcement:
 
     def remove(self) -> None:
         """End it: from now on masked weights may learn."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
+        remove_all(self.handles)
         self._gates.clear()
         self.parameters = {}
 
@@ -251,6 +249,13 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
             "enforced."
         )
     return MaskEnforcement(parameters, masks, optimizers)
+
+
+def remove_all(handles: list[Removable]) -> None:
+    """Remove these hooks, and forget them."""
+    for handle in handles:
+        handle.remove()
+    handles.clear()
 
 
 def first_enforced(parameters: Mapping[str, Tensor]) -> str | None:

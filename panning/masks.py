@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,11 @@ def n_kept_at(density: float, n_prunable: int) -> int:
             f"Density {density} keeps none of {n_prunable} weights; a density of {1 / n_prunable:.3g} keeps one."
         )
     return n_kept
+
+
+def digest_of(flat: Tensor) -> str:
+    """Which weights a flat mask keeps, hashed; of what names, the layout says."""
+    return hashlib.sha256(flat.cpu().numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

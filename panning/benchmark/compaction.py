@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from panning.benchmark.speed_report import markdown_table
 from panning.errors import ConfigError
 from panning.export import compact, report
 from panning.maskfile import load_masks
-from panning.masks import Masks
+from panning.masks import Masks, digest_of
 from panning.models import build_model
 from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info, write_atomic
 
@@ -70,7 +69,7 @@ def _config(path: Path, masks: Masks, model: str, threads: int, batch_size: int)
         )
     return {
         "model": model,
-        "mask": hashlib.sha256(masks.flat.numpy().tobytes()).hexdigest()[:16],
+        "mask": digest_of(masks.flat)[:16],
         "data": facts.get("data"),
         "method": f"{facts.get('method')} + all-alive" if facts.get("all_alive") else facts.get("method"),
         "density": round(masks.density, 6),

@@ -77,12 +77,12 @@ def train(
     from panning.cli.report import write_record
     from panning.config import parse_config
     from panning.maskfile import fingerprint, load_masks
-    from panning.masks import check_masks_fit
+    from panning.masks import check_masks_fit, digest_of
     from panning.records import RunRecord, claim_folder, content_key, environment_info
     from panning.tasks import DataSource, TaskSpec, load_task
     from panning.training import Recipe, make_dynamic, n_epochs
     from panning.training import train as run_training
-    from panning.training.loop import check_training, digest_of
+    from panning.training.loop import check_training
 
     given = {
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
@@ -110,7 +110,7 @@ def train(
             output.note(f"note: the mask was made for the weights of seed {masks.manifest['seed']}, not {seed}")
     identity: dict[str, Any] = {
         "model": model, "data": data, "seed": seed, "recipe": chosen.model_dump(mode="json"),
-        "mask": None if masks is None else [fingerprint(masks.layout), digest_of(masks)],
+        "mask": None if masks is None else [fingerprint(masks.layout), digest_of(masks.flat)],
     }  # fmt: skip
     movement = None
     if name is not None and method is not None and density is not None:

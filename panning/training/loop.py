@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from panning.errors import NonFiniteError
 from panning.export.compaction import CompactResult
 from panning.export.cost import cost
 from panning.image_format import put_channels_last
-from panning.masks import Masks
+from panning.masks import Masks, digest_of
 from panning.problem import Problem
 from panning.records import content_key
 from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
@@ -243,14 +242,9 @@ def _moving(
     )  # fmt: skip
 
 
-def digest_of(masks: Masks) -> str:
-    """Which weights are kept, hashed; of what names, the layout says."""
-    return hashlib.sha256(masks.flat.cpu().numpy().tobytes()).hexdigest()
-
-
 def _name(recipe: Recipe, seed: int, masks: Masks | None, moving: MovingMasks | None, keep_best: bool) -> str:
     """What a checkpoint must agree in: with other masks, say, its weights would stand in other units."""
-    bits = None if masks is None else digest_of(masks)
+    bits = None if masks is None else digest_of(masks.flat)
     moves = None if moving is None else moving.identity
     return content_key([recipe.model_dump(mode="json"), seed, bits, keep_best, moves])
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from panning.connectivity import Connectivity, MaskReport, report
-from panning.enforce import MOVERS, MaskEnforcement, Removable, enforce_masks, first_enforced, first_moving
+from panning.enforce import MOVERS, MaskEnforcement, enforce_masks, remove_all
 from panning.errors import MaskError, NonFiniteError
 from panning.export.cost import multiply_adds
-from panning.masks import Masks, check_density, check_masks_fit, n_kept_at
+from panning.masks import Masks, check_density, n_kept_at
 from panning.problem import Problem
 from panning.pruners.all_alive import all_alive
 from panning.seeding import torch_generator
@@ -89,7 +89,6 @@ class MovingMasks:
         self.density = density
         self.all_alive = all_alive
         check_parts(problem, optimizer, method, start)
-        self._check_alone()
         self.clock = check_movement(problem, method, density, start, n_steps, epoch, all_alive)
         self.start = start_density(problem, method, start)
         self.identity = start_identity(problem, method, density, all_alive, start, self.clock)
@@ -132,7 +131,7 @@ class MovingMasks:
             self._enforcement = enforce_masks(model, self.masks, optimizer)
             self._enforcement.trusts_loads = True
             # Where nobody holds this any more, the hooks of the parameters would go on with its last mask.
-            weakref.finalize(self, _remove_all, self._enforcement.handles).atexit = False
+            weakref.finalize(self, remove_all, self._enforcement.handles).atexit = False
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
         if self.method.defers:
             self._handles.append(model.register_forward_pre_hook(_BeforeForward(self)))
@@ -140,20 +139,6 @@ class MovingMasks:
         torch.compiler.reset()  # graphs that are there already do not see these hooks
         MOVERS.add(self)
         self._prepare()
-
-    def _check_alone(self) -> None:
-        """Raise MaskError if the masks of this network move already, or are held where they are."""
-        model = self.problem.model
-        if first_moving(dict(model.named_parameters())) is not None:
-            raise MaskError(
-                "The masks of this network move already: call finish() of what move_masks gave before, or use it in a "
-                "`with`."
-            )
-        if (name := first_enforced(check_masks_fit(model, Masks.dense(self.problem.layout)))) is not None:
-            raise MaskError(
-                f"'{name}' is held by enforce_masks, and what comes in there would stay zero: call remove() of what that "
-                "gave before; move_masks keeps masked weights at zero itself. Where it is lost, take a copy of the network."
-            )
 
     # What users look at
 
@@ -218,9 +203,7 @@ class MovingMasks:
             return
         self._adopt()
         self._write(self._shipped_weights())
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        remove_all(self._handles)
         if self._enforcement is not None:
             self._enforcement.remove()
         MOVERS.discard(self)
@@ -513,11 +496,6 @@ class MovingMasks:
         if self._aside is not None:
             return self.method.run_weights(self._aside.dense, self.mask, self.problem, self.memory)
         return torch.where(self.mask, self._flat.read(), 0.0)
-
-
-def _remove_all(handles: Iterable[Removable]) -> None:
-    for handle in handles:
-        handle.remove()
 
 
 class _BeforeForward:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from panning.connectivity import Connectivity
-from panning.enforce import check_held, check_ranks_agree
+from panning.enforce import check_held, check_ranks_agree, first_enforced, first_moving
 from panning.errors import MaskError
 from panning.masks import Masks, check_masks_fit, n_kept_at
 from panning.problem import Problem
@@ -40,6 +40,15 @@ def check_parts(problem: Problem, optimizer: Optimizer, method: Dynamic, start: 
         raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
     if method.whole_state:
         check_momentum(optimizer)
+    if first_moving(dict(problem.model.named_parameters())) is not None:
+        raise MaskError(
+            "The masks of this network move already: call finish() of what move_masks gave before, or use it in a `with`."
+        )
+    if (name := first_enforced(prunable)) is not None:
+        raise MaskError(
+            f"'{name}' is held by enforce_masks, and what comes in there would stay zero: call remove() of what that gave "
+            "before; move_masks keeps masked weights at zero itself. Where it is lost, take a copy of the network."
+        )
 
 
 def start_density(problem: Problem, method: Dynamic, start: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from panning.errors import MaskError
+from panning.masks import digest_of
 from panning.problem import Problem
 from panning.records import canonical_json, content_key
 from panning.training.dynamic import Clock, Dynamic
@@ -41,7 +41,7 @@ def start_identity(
     return {
         "method": type(method).__name__, "numbers": method.model_dump(mode="json"), "density": float(density),
         "all_alive": all_alive, "n_steps": clock.schedule, "steps_per_epoch": clock.epoch, "seed": int(problem.seed),
-        "network": content_key(layout), "first mask": hashlib.sha256(first.cpu().numpy().tobytes()).hexdigest(),
+        "network": content_key(layout), "first mask": digest_of(first),
     }  # fmt: skip
 
 
