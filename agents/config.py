@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from panning.config import Config
 from panning.envs.panning_env import PanningEnv
 from panning.envs.reward import RewardSpec
-from panning.pruners.actions import ActionSpec
+from panning.episode.actions import ActionSpec
+from panning.foundation.config import Config
 from panning.tasks import DataSource, TaskSpec, check_task_names
 
 Density = Annotated[float, Field(gt=0, le=1)]

@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from panning.errors import PanningError, WorkerError
-from panning.memory import keep_freed_memory
+from panning.foundation.errors import PanningError, WorkerError
+from panning.foundation.memory import keep_freed_memory
 
 EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
 MAX_REPLACEMENTS = 5

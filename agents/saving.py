@@ -1,7 +1,7 @@
 """Agents on disk: safetensors + JSON, nothing pickled (``PPO.load`` of Stable-Baselines3 executes what a file says).
 
 A checkpoint holds the policy's parameters and Adam's state; PPO itself is built from our config. The exported policy is a
-plain network that the core runs without Stable-Baselines3 (``panning.pruners.policy_net``).
+plain network that the core runs without Stable-Baselines3 (``panning.episode.policy_net``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from safetensors.torch import save
 from stable_baselines3 import PPO
 from torch import nn
 
-from panning.errors import PolicyError
-from panning.pruners.actions import ActionSpec
-from panning.pruners.policy_net import PolicyNet
-from panning.records import write_atomic
-from panning.tensorfile import DAMAGE, read_tensors
+from panning.episode.actions import ActionSpec
+from panning.episode.policy_net import PolicyNet
+from panning.foundation.errors import PolicyError
+from panning.foundation.files import write_atomic
+from panning.foundation.tensorfile import DAMAGE, read_tensors
 from panning.training.checkpoint import restore
 
 

@@ -22,13 +22,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from panning.agents.config import AgentConfig, EnvSpec
 from panning.agents.saving import export_policy, load_agent, save_agent
-from panning.errors import NonFiniteError
-from panning.pruners.actions import ActionSpec
-from panning.pruners.observations import OBSERVATIONS
-from panning.pruners.policies import make_policy
-from panning.pruners.policy_net import PolicyNet, save_policy
-from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info
-from panning.seeding import derive_seed, isolated_global_rngs
+from panning.episode.actions import ActionSpec
+from panning.episode.observations import OBSERVATIONS
+from panning.episode.policies import make_policy
+from panning.episode.policy_net import PolicyNet, save_policy
+from panning.foundation.errors import NonFiniteError
+from panning.foundation.files import claim_folder
+from panning.foundation.machine import environment_info
+from panning.foundation.records import RecordStore, RunRecord, content_key
+from panning.foundation.seeding import derive_seed, isolated_global_rngs
 from panning.tasks import DataSource, load_task
 
 #: Keys of the environment's info that the logs keep of each episode.

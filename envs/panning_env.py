@@ -1,4 +1,4 @@
-"""The environment: a thin Gymnasium shell around the pure episode of ``panning.pruners.episode``."""
+"""The environment: a thin Gymnasium shell around the pure episode of ``panning.episode.episode``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from panning.config import parse_config
 from panning.envs import rendering
 from panning.envs.reward import Ending, RewardSpec, ending_reward, round_reward, round_terms
-from panning.errors import ConfigError
-from panning.masks import check_density
-from panning.pruners.actions import ActionSpec
-from panning.pruners.episode import EpisodeState, decode, initial, is_terminated, transition
-from panning.pruners.observations import OBSERVATIONS, observe
+from panning.episode.actions import ActionSpec
+from panning.episode.episode import decode, initial, is_terminated, transition
+from panning.episode.observations import OBSERVATIONS, observe
+from panning.episode.state import EpisodeState
+from panning.foundation.config import parse_config
+from panning.foundation.errors import ConfigError
+from panning.masks.masks import check_density
 from panning.tasks import DataSource, Task, TaskSpec, load_task
 
 DEFAULT_TASK = TaskSpec(model="mlp", data="digits")
@@ -32,10 +33,10 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
 
     ## Action Space
     ``form="mix"``: ``Box(-1, 1)``, one weight per index (-1 off, 1 full), the step, the spread.
-    ``form="pick"``: ``MultiDiscrete``: which index, which step, which spread. See ``panning.pruners.actions``.
+    ``form="pick"``: ``MultiDiscrete``: which index, which step, which spread. See ``panning.episode.actions``.
 
     ## Observation Space
-    ``Box(-1, 1, (16,))``, the features of ``panning.pruners.observations.OBSERVATIONS`` in their order; the same for
+    ``Box(-1, 1, (16,))``, the features of ``panning.episode.observations.OBSERVATIONS`` in their order; the same for
     every architecture.
 
     ## Rewards

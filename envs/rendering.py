@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from panning.pruners.episode import EpisodeState
+from panning.episode.state import EpisodeState
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 

@@ -24,14 +24,15 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from panning.config import Config
-from panning.errors import DensityError, NonFiniteError
-from panning.export.cost import compute_left
+from panning.compaction.cost import compute_left
+from panning.episode.actions import ActionSpec
+from panning.episode.episode import result_of, run_policy
+from panning.episode.policies import POLICIES, make_policy
+from panning.episode.state import EpisodeState
+from panning.foundation.config import Config
+from panning.foundation.errors import DensityError, NonFiniteError
+from panning.foundation.registry import lookup
 from panning.pruners import PruneResult, make_all_alive
-from panning.pruners.actions import ActionSpec
-from panning.pruners.episode import EpisodeState, result_of, run_policy
-from panning.pruners.policies import POLICIES, make_policy
-from panning.registry import lookup
 from panning.tasks import Task, TaskSpec
 from panning.training import Recipe
 from panning.training.short import train_copy

@@ -17,14 +17,14 @@ import gymnasium
 
 if TYPE_CHECKING:
     from panning.api import move_masks, prune
-    from panning.enforce import enforce_masks
-    from panning.errors import PanningError
-    from panning.export import compact
-    from panning.export.files import load_compact, save_compact
-    from panning.maskfile import load_masks, save_masks
-    from panning.masks import Masks, apply_masks
-    from panning.training.dynamics import make_dynamic
-    from panning.training.moving import MovingMasks
+    from panning.compaction import compact
+    from panning.export.folder import load_compact, save_compact
+    from panning.foundation.errors import PanningError
+    from panning.masks.enforce import enforce_masks
+    from panning.masks.file import load_masks, save_masks
+    from panning.masks.masks import Masks, apply_masks
+    from panning.training.moving.engine import MovingMasks
+    from panning.training.moving.methods import make_dynamic
 
 __all__ = [
     "Masks",
@@ -43,19 +43,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Masks": "panning.masks",
-    "MovingMasks": "panning.training.moving",
-    "PanningError": "panning.errors",
-    "apply_masks": "panning.masks",
-    "compact": "panning.export",
-    "enforce_masks": "panning.enforce",
-    "load_compact": "panning.export.files",
-    "load_masks": "panning.maskfile",
-    "make_dynamic": "panning.training.dynamics",
+    "Masks": "panning.masks.masks",
+    "MovingMasks": "panning.training.moving.engine",
+    "PanningError": "panning.foundation.errors",
+    "apply_masks": "panning.masks.masks",
+    "compact": "panning.compaction",
+    "enforce_masks": "panning.masks.enforce",
+    "load_compact": "panning.export.folder",
+    "load_masks": "panning.masks.file",
+    "make_dynamic": "panning.training.moving.methods",
     "move_masks": "panning.api",
     "prune": "panning.api",
-    "save_compact": "panning.export.files",
-    "save_masks": "panning.maskfile",
+    "save_compact": "panning.export.folder",
+    "save_masks": "panning.masks.file",
 }
 
 # Gymnasium 1.x loads no entry points: registration is a side effect of the import, which "panning:Panning-v0" and the

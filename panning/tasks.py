@@ -13,14 +13,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from panning.config import Config
 from panning.data import ImageData, balanced_batch, data_names, load_data
-from panning.errors import ModelError
-from panning.layout import prunable_layout
+from panning.foundation.config import Config
+from panning.foundation.errors import ModelError
+from panning.foundation.registry import unknown_name_message
+from panning.foundation.seeding import torch_generator
+from panning.masks.layout import prunable_layout
 from panning.models import build_model, model_names
-from panning.problem import Problem
-from panning.registry import unknown_name_message
-from panning.seeding import torch_generator
+from panning.scoring.problem import Problem
 
 
 class TaskSpec(Config):

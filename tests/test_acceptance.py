@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from toys import mlp_problem, residual_problem
 
-from panning.allocation import top_k
-from panning.errors import DensityError
-from panning.indices import INDICES
+from panning.foundation.errors import DensityError
+from panning.masks.allocation import top_k
 from panning.pruners import PRUNERS, Rounds, prune_problem
-from panning.signals import Signals
+from panning.scoring.indices import INDICES
+from panning.scoring.signals import Signals
 
 #: Quotas that keep a fifth or more of the classifier, which has more than 64 weights of its own.
 FIXED_SHARES = {"uniform_plus", "smart_ratio", "smart_ratio_vgg"}

@@ -16,10 +16,10 @@ from stable_baselines3 import PPO
 from panning.agents import AgentConfig, train_agent
 from panning.agents import train as training
 from panning.agents.saving import export_policy, load_agent, save_agent
-from panning.errors import ConfigError, PolicyError
-from panning.pruners.actions import ActionSpec
-from panning.pruners.observations import OBSERVATIONS
-from panning.pruners.policy_net import load_policy
+from panning.episode.actions import ActionSpec
+from panning.episode.observations import OBSERVATIONS
+from panning.episode.policy_net import load_policy
+from panning.foundation.errors import ConfigError, PolicyError
 
 TASK = {"model": "mlp", "data": "digits", "n_train": 200}
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from toys import mlp_problem, residual_problem
 
 from panning import models
-from panning.allocation import top_k
-from panning.connectivity import Connectivity
-from panning.errors import DensityError
-from panning.problem import Problem
+from panning.alive.connectivity import Connectivity
+from panning.alive.repair import MAX_PASSES, shortest_path
+from panning.foundation.errors import DensityError
+from panning.masks.allocation import top_k
 from panning.pruners import Rounds, all_alive, prune_problem
-from panning.pruners.all_alive import MAX_PASSES, shortest_path
+from panning.scoring.problem import Problem
 
 
 @pytest.fixture

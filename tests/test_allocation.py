@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panning.allocation import (
+from panning.foundation.errors import DensityError, NonFiniteError
+from panning.masks.allocation import (
     SAMPLE_STRIDE,
     allocate,
     allocate_by_layer,
@@ -16,9 +17,8 @@ from panning.allocation import (
     top_k,
     uniform_counts,
 )
-from panning.errors import DensityError, NonFiniteError
-from panning.layout import Layout
-from panning.schedules import SCHEDULES, densities
+from panning.masks.layout import Layout
+from panning.scoring.schedules import SCHEDULES, densities
 
 LAYOUT = Layout(("a", "b", "c"), ((4, 5), (3, 10), (2, 5)))
 layouts = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=5).map(

@@ -14,8 +14,8 @@ from toys import ResidualNet, residual_problem
 
 import panning
 from panning import api
-from panning.api import LoaderBatches
-from panning.errors import DataError, DensityError, ModelError, PanningError
+from panning.data.batches import LoaderBatches
+from panning.foundation.errors import DataError, DensityError, ModelError, PanningError
 
 IMAGES, LABELS = residual_problem().batch(0)
 

@@ -10,18 +10,20 @@ import pytest
 import torch
 import typer
 
-from panning.benchmark import compaction, speed_report, speed_run
-from panning.benchmark.speed_goals import ALIVE, ALLOCATION, GOALS, PASS, ROUND, ROUND_SECOND_ORDER, SNIP, STEP, SYNFLOW
-from panning.benchmark.speed_items import ITEMS, Workbench
 from panning.cli import bench
 from panning.envs import PanningEnv
-from panning.errors import ConfigError, JobError, UnknownNameError
-from panning.layout import prunable_layout
-from panning.maskfile import save_masks
-from panning.masks import Masks
+from panning.foundation.errors import ConfigError, JobError, UnknownNameError
+from panning.foundation.records import RecordStore, RunRecord, content_key, read_records
+from panning.masks.file import save_masks
+from panning.masks.layout import prunable_layout
+from panning.masks.masks import Masks
+from panning.measure import compaction
+from panning.measure import report as speed_report
+from panning.measure import run as speed_run
+from panning.measure.goals import ALIVE, ALLOCATION, GOALS, PASS, ROUND, ROUND_SECOND_ORDER, SNIP, STEP, SYNFLOW
+from panning.measure.items import ITEMS, Workbench
 from panning.models import build_model
 from panning.pruners import PRUNERS
-from panning.records import RecordStore, RunRecord, content_key, read_records
 
 TINY = ["--model", "mlp", "--threads", "1", "--samples", "6", "--budget-s", "0", "--out", "b"]
 

@@ -20,8 +20,8 @@ from test_search import CONFIG
 import panning
 from panning.cli import main
 from panning.data import ImageData
-from panning.maskfile import fingerprint
-from panning.masks import Masks
+from panning.masks.file import fingerprint
+from panning.masks.masks import Masks
 from panning.pruners import PRUNERS
 from panning.tasks import TaskSpec, load_task
 from panning.training import DYNAMICS, evaluate, evaluate_mean

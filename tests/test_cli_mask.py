@@ -15,10 +15,10 @@ from typer.main import get_command
 
 from panning import cli
 from panning.cli import output
-from panning.errors import JobError
-from panning.layout import prunable_layout
-from panning.maskfile import fingerprint, save_masks
-from panning.masks import Masks
+from panning.foundation.errors import JobError
+from panning.masks.file import fingerprint, save_masks
+from panning.masks.layout import prunable_layout
+from panning.masks.masks import Masks
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_exit_codes_of_failed_and_interrupted_jobs(
         def load_masks(_: Path) -> Masks:
             raise error
 
-        monkeypatch.setattr("panning.maskfile.load_masks", load_masks)
+        monkeypatch.setattr("panning.masks.file.load_masks", load_masks)
         return run(capsys, "mask", "show", file)
 
     failed = stop_with(JobError("the loss is NaN"))
@@ -189,7 +189,7 @@ def test_exit_codes_of_failed_and_interrupted_jobs(
 
 
 def test_what_nobody_expected_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    monkeypatch.setattr("panning.maskfile.load_masks", lambda _: 1 / 0)
+    monkeypatch.setattr("panning.masks.file.load_masks", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["mask", "show", str(file)])
 

@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from toys import ResidualNet, chain
 
-from panning.errors import MaskError, ModelError
-from panning.export import CompactResult, compact, rebuild
-from panning.export.modules import PartialSum
-from panning.layout import prunable_layout
-from panning.masks import Masks, apply_masks
+from panning.compaction import CompactResult, compact, rebuild
+from panning.compaction.modules import PartialSum
+from panning.foundation.errors import MaskError, ModelError
+from panning.masks.layout import prunable_layout
+from panning.masks.masks import Masks, apply_masks
 
 SIDE = 6
 INPUT = (3, SIDE, SIDE)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import ResidualNet, chain, flat_mask, mlp_problem, residual_problem
 
-from panning.connectivity import Connectivity, alive_flat, report
-from panning.errors import DensityError, MaskError
-from panning.layout import prunable_layout
-from panning.masks import Masks
+from panning.alive.connectivity import Connectivity, alive_flat, report
+from panning.foundation.errors import DensityError, MaskError
+from panning.masks.layout import prunable_layout
+from panning.masks.masks import Masks
 
 
 def connectivity(model: nn.Module, *input_shape: int) -> Connectivity:

@@ -35,7 +35,7 @@ from panning.data import (
 )
 from panning.data.image_data import channel_statistics
 from panning.data.splits import count_classes, stratified_holdout, stratified_order
-from panning.errors import DataError, UnknownNameError
+from panning.foundation.errors import DataError, UnknownNameError
 
 
 @pytest.fixture(autouse=True)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from panning.benchmark.presets import dynamic_preset_names, load_dynamic_preset
-from panning.errors import ConfigError, MaskError, UnknownNameError
-from panning.problem import Problem
+from panning.foundation.errors import ConfigError, MaskError, UnknownNameError
+from panning.foundation.seeding import torch_generator
 from panning.pruners import prune_problem
-from panning.seeding import torch_generator
+from panning.scoring.problem import Problem
 from panning.training import make_dynamic
-from panning.training.dynamic import Clock, Move, Ramp, View, n_rounds
-from panning.training.dynamics import deep_rewiring, partial, pruning_aware, quantized, reparameterization
-from panning.training.moves import cosine, drop, grow, highest, shares, top_units
+from panning.training.moving.method import Clock, Move, Ramp, View, n_rounds
+from panning.training.moving.methods import deep_rewiring, partial, pruning_aware, quantized, reparameterization
+from panning.training.moving.selection import cosine, drop, grow, highest, shares, top_units
+from panning.training.presets import dynamic_preset_names, load_dynamic_preset
 from panning.training.recipe import Plan, Recipe
 
 

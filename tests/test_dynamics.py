@@ -21,16 +21,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import panning
 from panning.data import load_data
-from panning.errors import DataError, MaskError, PanningError
-from panning.masks import Masks, n_kept_at
+from panning.foundation.errors import DataError, MaskError, PanningError
+from panning.masks.masks import Masks, n_kept_at
 from panning.models import build_model
-from panning.problem import Problem
 from panning.pruners import prune_problem
+from panning.scoring.problem import Problem
 from panning.tasks import TaskSpec, load_task
 from panning.training import DYNAMICS, Movement, Recipe, evaluate, evaluate_mean, make_dynamic, train
-from panning.training.dynamic import Dynamic, Ramp
-from panning.training.dynamics import first_mask, pruning_aware, quantized
-from panning.training.moving import MovingMasks
+from panning.training.moving.engine import MovingMasks
+from panning.training.moving.method import Dynamic, Ramp
+from panning.training.moving.methods import first_mask, pruning_aware, quantized
 
 DENSITY = 0.1
 SPEC = TaskSpec(model="mlp", data="digits", n_train=300)

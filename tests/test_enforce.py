@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 import panning
-from panning.errors import MaskError
-from panning.masks import Masks
+from panning.foundation.errors import MaskError
+from panning.masks.masks import Masks
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     name: value

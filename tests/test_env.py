@@ -18,10 +18,10 @@ from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 import panning  # noqa: F401 (registers the environment)
 from panning.envs import PanningEnv, RewardSpec
 from panning.envs.reward import Ending, ending_reward, round_reward, round_terms
-from panning.errors import ConfigError
-from panning.pruners.actions import ActionSpec
-from panning.pruners.episode import initial, transition
-from panning.pruners.policies import make_policy
+from panning.episode.actions import ActionSpec
+from panning.episode.episode import initial, transition
+from panning.episode.policies import make_policy
+from panning.foundation.errors import ConfigError
 from panning.pruners.rounds import RoundAction
 from panning.tasks import TaskSpec, load_task
 

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from toys import mlp_problem, residual_problem
 
-from panning.errors import DensityError, PolicyError
-from panning.indices import INDICES
-from panning.pruners.actions import PICK_SPREADS, PICK_STEPS, ActionSpec
-from panning.pruners.episode import decode, initial, is_terminated, run_policy, transition
-from panning.pruners.observations import OBSERVATIONS, observe
-from panning.pruners.policies import POLICIES, Constant, Replay, available_policies, make_policy
-from panning.pruners.policy_net import PolicyNet, load_policy, save_policy
+from panning.episode.actions import PICK_SPREADS, PICK_STEPS, ActionSpec
+from panning.episode.episode import decode, initial, is_terminated, run_policy, transition
+from panning.episode.observations import OBSERVATIONS, observe
+from panning.episode.policies import POLICIES, Constant, Replay, available_policies, make_policy
+from panning.episode.policy_net import PolicyNet, load_policy, save_policy
+from panning.foundation.errors import DensityError, PolicyError
 from panning.pruners.rounds import RoundAction
-from panning.signals import PASSES
+from panning.scoring.indices import INDICES
+from panning.scoring.signals import PASSES
 
 MIX, PICK = ActionSpec(), ActionSpec(form="pick")
 

@@ -17,12 +17,12 @@ from toys import ResidualNet, flat_mask
 import panning
 from panning.cli import export as command
 from panning.cli.mask import verify
-from panning.errors import ConfigError, MaskError, ModelError, OutputError, PanningError, UnknownNameError
-from panning.export.cost import Cost, cost
-from panning.export.files import load_compact, save_compact
-from panning.layout import prunable_layout
-from panning.maskfile import save_masks
-from panning.masks import Masks
+from panning.compaction.cost import Cost, cost
+from panning.export.folder import load_compact, save_compact
+from panning.foundation.errors import ConfigError, MaskError, ModelError, OutputError, PanningError, UnknownNameError
+from panning.masks.file import save_masks
+from panning.masks.layout import prunable_layout
+from panning.masks.masks import Masks
 from panning.models import build_model
 
 SHAPE = (2, 8, 8)

@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from panning import errors, memory
-from panning.config import Config, dump_config, load_config, parse_config
-from panning.records import RecordStore, RunRecord, content_key, environment_info, read_records, write_atomic
-from panning.registry import lookup, nearest
-from panning.seeding import derive_seed, isolated_global_rngs, isolated_torch_rng, numpy_rng, torch_generator
+from panning.foundation import errors, memory
+from panning.foundation.config import Config, dump_config, load_config, parse_config
+from panning.foundation.files import write_atomic
+from panning.foundation.machine import environment_info
+from panning.foundation.records import RecordStore, RunRecord, content_key, read_records
+from panning.foundation.registry import lookup, nearest
+from panning.foundation.seeding import derive_seed, isolated_global_rngs, isolated_torch_rng, numpy_rng, torch_generator
 
 TABLE = {"snip": 1, "synflow": 2, "magnitude": 3}
 

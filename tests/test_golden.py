@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from panning import maskfile
-from panning.layout import Layout
-from panning.maskfile import dump_masks, fingerprint, load_masks
-from panning.masks import Masks
+from panning.masks import file as maskfile
+from panning.masks.file import dump_masks, fingerprint, load_masks
+from panning.masks.layout import Layout
+from panning.masks.masks import Masks
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"

@@ -16,22 +16,23 @@ import numpy as np
 import pytest
 import yaml
 
-from panning.benchmark.cells import check_cell, without_timing
-from panning.benchmark.grid import CONTROLLED, GridConfig, row_name
-from panning.benchmark.grid_run import check_grid, merge_records, run_grid
-from panning.benchmark.presets import dynamic_preset_names, load_dynamic_preset, load_recipe, recipe_names
-from panning.benchmark.reproduce import differences, find_record, run_again
 from panning.cli import main
-from panning.config import parse_config
-from panning.errors import ConfigError, DensityError, OutputError, PanningError
-from panning.pruners.actions import ActionSpec
+from panning.compare.cells import check_cell, without_timing
+from panning.compare.grid import CONTROLLED, GridConfig, row_name
+from panning.compare.reproduce import differences, find_record, run_again
+from panning.compare.run import check_grid, merge_records, run_grid
+from panning.episode.actions import ActionSpec
+from panning.episode.observations import OBSERVATIONS
+from panning.episode.policy_net import PolicyNet, save_policy
+from panning.foundation.config import parse_config
+from panning.foundation.errors import ConfigError, DensityError, OutputError, PanningError
+from panning.foundation.files import sole_writer
+from panning.foundation.records import RunRecord, read_records
 from panning.pruners.controls import CONTROLS
-from panning.pruners.observations import OBSERVATIONS
-from panning.pruners.policy_net import PolicyNet, save_policy
-from panning.records import RunRecord, read_records, sole_writer
 from panning.search import Job, Outcome, SerialExecutor, execute
 from panning.tasks import DataSource
 from panning.training import DYNAMICS, make_dynamic
+from panning.training.presets import dynamic_preset_names, load_dynamic_preset, load_recipe, recipe_names
 
 SHORT = {"epochs": 2, "batch_size": 50, "learning_rate": 0.05}
 CONFIG: dict[str, Any] = {

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panning.benchmark import fidelity, grid_pictures, grid_report
-from panning.benchmark.cells import check_cell
-from panning.benchmark.statistics import detectable, difference, holm, interval, ranks
 from panning.cli import main
-from panning.errors import PanningError
+from panning.compare import fidelity
+from panning.compare import pictures as grid_pictures
+from panning.compare import report as grid_report
+from panning.compare.cells import check_cell
+from panning.compare.statistics import detectable, difference, holm, interval, ranks
+from panning.episode.actions import ActionSpec
+from panning.foundation.errors import PanningError
+from panning.foundation.records import RunRecord, canonical_json, content_key
 from panning.pruners import PRUNERS
-from panning.pruners.actions import ActionSpec
-from panning.records import RunRecord, canonical_json, content_key
 from panning.tasks import TaskSpec
 from panning.training import Recipe, make_dynamic
 

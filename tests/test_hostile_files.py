@@ -34,25 +34,26 @@ from torch import Tensor, nn
 from panning import configs
 from panning.agents.saving import load_agent, save_agent
 from panning.cli import main
-from panning.config import load_config
+from panning.compaction import compact
 from panning.data import load_data
 from panning.data.folder import MAX_PIXELS, decode_image
-from panning.errors import MAX_MESSAGE, PanningError
-from panning.export import compact
-from panning.export.files import VECTORS, WEIGHTS, load_compact, save_compact
-from panning.layout import Layout
-from panning.maskconvert import read_any, write_as
-from panning.maskfile import load_masks, save_masks
-from panning.masks import Masks
-from panning.problem import Problem
-from panning.pruners.actions import ActionSpec
-from panning.pruners.observations import OBSERVATIONS
-from panning.pruners.policy_net import PolicyNet, load_policy, save_policy
-from panning.records import RecordStore, RunRecord, claim_folder
+from panning.episode.actions import ActionSpec
+from panning.episode.observations import OBSERVATIONS
+from panning.episode.policy_net import PolicyNet, load_policy, save_policy
+from panning.export.folder import VECTORS, WEIGHTS, load_compact, save_compact
+from panning.foundation.config import load_config
+from panning.foundation.errors import MAX_MESSAGE, PanningError
+from panning.foundation.files import claim_folder
+from panning.foundation.records import RecordStore, RunRecord
+from panning.masks.convert import read_any, write_as
+from panning.masks.file import load_masks, save_masks
+from panning.masks.layout import Layout
+from panning.masks.masks import Masks
+from panning.scoring.problem import Problem
 from panning.search import SearchConfig
 from panning.training import make_dynamic
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from panning.training.moving import MovingMasks
+from panning.training.moving.engine import MovingMasks
 
 #: What Python and NumPy may hold while a file of these sizes is read.
 PEAK_BYTES = 16 * 2**20

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import chain, flat_mask
 
-from panning.allocation import allocate
-from panning.connectivity import Connectivity, report
-from panning.errors import ModelError
-from panning.indices import INDICES
-from panning.layout import KINDS, by_unit, prunable_layout, prunable_parameters
-from panning.problem import Problem
+from panning.alive.connectivity import Connectivity, report
+from panning.foundation.errors import ModelError
+from panning.masks.allocation import allocate
+from panning.masks.layout import KINDS, by_unit, prunable_layout, prunable_parameters
 from panning.pruners import PRUNERS, Rounds, prune_problem
-from panning.signals import Signals
+from panning.scoring.indices import INDICES
+from panning.scoring.problem import Problem
+from panning.scoring.signals import Signals
 
 
 class Called(nn.Module):

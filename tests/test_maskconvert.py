@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from panning import cli, maskconvert
-from panning.errors import MaskError, OutputError, UnknownNameError
-from panning.layout import Layout
-from panning.maskconvert import FORMATS, format_of, read_any, write_as
-from panning.maskfile import load_masks, save_masks
-from panning.masks import Masks
+from panning import cli
+from panning.foundation.errors import MaskError, OutputError, UnknownNameError
+from panning.masks import convert as maskconvert
+from panning.masks.convert import FORMATS, format_of, read_any, write_as
+from panning.masks.file import load_masks, save_masks
+from panning.masks.layout import Layout
+from panning.masks.masks import Masks
 
 #: Not in alphabetical order; every third weight.
 LAYOUT = Layout(("b.weight", "a.weight", "c.bias"), ((3, 5), (2, 2, 3), (4,)))

@@ -21,10 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from panning.errors import MaskError, OutputError
-from panning.layout import Layout
-from panning.maskfile import MAX_HEADER_BYTES, fingerprint, load_masks, save_masks
-from panning.masks import Masks
+from panning.foundation.errors import MaskError, OutputError
+from panning.masks.file import MAX_HEADER_BYTES, fingerprint, load_masks, save_masks
+from panning.masks.layout import Layout
+from panning.masks.masks import Masks
 
 LAYOUT = Layout(("a.weight", "b.weight"), ((3, 5), (2, 2, 3)))
 #: Every third weight; 15 + 12 weights leave 1 and 4 padding bits.
@@ -230,8 +230,8 @@ def test_the_bytes_are_those_of_packbits_and_other_readers_agree(tmp_path: Path)
 
 def test_equal_masks_are_equal_files_in_every_process(tmp_path: Path) -> None:
     code = (
-        "import sys, torch\nfrom panning.layout import Layout\nfrom panning.masks import Masks\n"
-        "from panning.maskfile import save_masks\n"
+        "import sys, torch\nfrom panning.masks.layout import Layout\nfrom panning.masks.masks import Masks\n"
+        "from panning.masks.file import save_masks\n"
         "manifest = {'seed': 3, 'input_shape': [1, 28, 28], 'method': 'snip'}\n"  # in another order
         "layout = Layout(('a.weight', 'b.weight'), ((3, 5), (2, 2, 3)))\n"
         "save_masks(Masks(layout, torch.arange(27) % 3 == 0, manifest), sys.argv[1])\n"

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from panning.errors import DensityError, MaskError, ModelError
-from panning.export import compact
-from panning.layout import Layout, prunable_layout
-from panning.masks import Masks, apply_masks, check_density, layout_difference, n_kept_at
+from panning.compaction import compact
+from panning.foundation.errors import DensityError, MaskError, ModelError
+from panning.masks.layout import Layout, prunable_layout
+from panning.masks.masks import Masks, apply_masks, check_density, layout_difference, n_kept_at
 
 LAYOUT = Layout(("a.weight", "b.weight"), ((2, 3), (4,)))
 

@@ -17,17 +17,24 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from toys import chain, flat_mask, mlp_problem, residual_problem
 
-from panning.allocation import erk_counts, igq_counts, round_counts, smart_ratio_counts, top_k, uniform_plus_counts
-from panning.connectivity import Connectivity
-from panning.errors import DataError, DensityError, PanningError
-from panning.indices import INDICES
-from panning.layout import Layout
-from panning.problem import Problem
+from panning.alive.connectivity import Connectivity
+from panning.foundation.errors import DataError, DensityError, PanningError
+from panning.masks.allocation import (
+    erk_counts,
+    igq_counts,
+    round_counts,
+    smart_ratio_counts,
+    top_k,
+    uniform_plus_counts,
+)
+from panning.masks.layout import Layout
 from panning.pruners import CONTROLS, PRUNERS, Rounds, prune_problem
 from panning.pruners.score_rounds import ScoreRounds
-from panning.signals import Signals, coupled, meta
-from panning.signals.ntk import EPSILON, N_IMAGES, N_RESAMPLES, he_deviations
-from panning.signals.site import Site
+from panning.scoring.indices import INDICES
+from panning.scoring.problem import Problem
+from panning.scoring.signals import Signals, coupled, meta
+from panning.scoring.signals.ntk import EPSILON, N_IMAGES, N_RESAMPLES, he_deviations
+from panning.scoring.signals.site import Site
 
 
 def dense(problem: Problem) -> Tensor:
@@ -142,7 +149,7 @@ def test_ntk_sap_is_the_mask_gradient_of_the_output_change_at_resampled_weights(
     problem = Problem.of(chain([[5.0]]), (1,), None, seed=3)
     expected = 0.0
     for number in range(N_RESAMPLES):
-        from panning.seeding import torch_generator
+        from panning.foundation.seeding import torch_generator
 
         generator = torch_generator(3, "ntk-sap", 0, number)
         z = torch.randn(N_IMAGES, 1, generator=generator)
@@ -383,7 +390,7 @@ def test_a_method_without_a_release_says_which_have_one() -> None:
 def test_panning_of_synflow_alone_is_dynamic_synflow_under_a_z_score() -> None:
     problem = residual_problem()
     mask = flat_mask(problem.layout, 0.5, 0)
-    from panning.mixing import mix
+    from panning.scoring.mixing import mix
 
     scores = mix({"synflow": 1.0, "snip": 0.0, "grasp": 0.0}, Signals(problem, mask), normaliser="zscore")
     signed = problem.weight.double() * Signals(problem, mask).path_grad

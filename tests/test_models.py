@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from panning.errors import ModelError, UnknownNameError
-from panning.layout import prunable_layout
+from panning.foundation.errors import ModelError, UnknownNameError
+from panning.masks.layout import prunable_layout
 from panning.models import MODELS, build_model, check_model_fits, model_names
 from panning.models.torchvision_models import torchvision_names
 

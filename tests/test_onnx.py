@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from toys import ResidualNet, flat_mask
 
-from panning.errors import ModelError, OutputError
-from panning.export import compact, onnx_form
-from panning.export.onnx_form import save_onnx
-from panning.layout import prunable_layout
-from panning.masks import Masks
+from panning.compaction import compact
+from panning.export import onnx as onnx_form
+from panning.export.onnx import save_onnx
+from panning.foundation.errors import ModelError, OutputError
+from panning.masks.layout import prunable_layout
+from panning.masks.masks import Masks
 
 
 def test_a_compact_network_runs_in_onnxruntime_at_any_batch_size(tmp_path: Path) -> None:

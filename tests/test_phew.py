@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import chain, mlp_problem, residual_problem
 
-from panning.connectivity import Connectivity
-from panning.errors import DensityError, ModelError, NonFiniteError
-from panning.layout import prunable_layout
-from panning.problem import Problem
-from panning.pruners import walks as walks_module
-from panning.pruners.phew import PHEW, Visits, Walks, trace
-from panning.seeding import torch_generator
+from panning.alive.connectivity import Connectivity
+from panning.foundation.errors import DensityError, ModelError, NonFiniteError
+from panning.foundation.seeding import torch_generator
+from panning.masks.layout import prunable_layout
+from panning.pruners.phew import walks as walks_module
+from panning.pruners.phew.method import PHEW, Visits, Walks, trace
+from panning.scoring.problem import Problem
 
 N_WALKS = 2000
 TOYS: list[Callable[[], Problem]] = [mlp_problem, residual_problem]

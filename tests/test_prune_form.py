@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from panning.errors import MaskError
 from panning.export import as_parametrization, as_prune, bake, from_prune
-from panning.layout import prunable_layout
-from panning.masks import Masks, apply_masks
+from panning.foundation.errors import MaskError
+from panning.masks.layout import prunable_layout
+from panning.masks.masks import Masks, apply_masks
 
 Form = Callable[[nn.Module, Masks], None]
 

@@ -14,21 +14,21 @@ from torch import nn
 from toys import chain, flat_mask, mlp_problem, residual_problem
 
 import panning.pruners.rounds as rounds_module
-from panning.allocation import top_k
-from panning.connectivity import Connectivity
-from panning.errors import DataError, DensityError
-from panning.indices import INDICES
-from panning.problem import Problem
+from panning.alive.connectivity import Connectivity
+from panning.alive.repair import first, ranking, trim
+from panning.episode.actions import ActionSpec
+from panning.episode.episode import initial, run_policy
+from panning.episode.observations import units_in_use
+from panning.episode.policies import Constant
+from panning.foundation.errors import DataError, DensityError
+from panning.masks.allocation import top_k
 from panning.pruners import PRUNERS, PruneResult, Rounds, all_alive, make_all_alive, prune_problem
-from panning.pruners.actions import ActionSpec
-from panning.pruners.all_alive import first, ranking, trim
-from panning.pruners.episode import initial, run_policy
-from panning.pruners.observations import units_in_use
-from panning.pruners.policies import Constant
 from panning.pruners.score_rounds import ScoreRounds
 from panning.pruners.staged import next_stage, stage_weights
-from panning.signals import PASSES, Signals
-from panning.signals.site import Site
+from panning.scoring.indices import INDICES
+from panning.scoring.problem import Problem
+from panning.scoring.signals import PASSES, Signals
+from panning.scoring.signals.site import Site
 
 FEW_ROUNDS = Rounds(5)
 WITH_A_FLOOR = {"uniform_plus", "smart_ratio", "smart_ratio_vgg"}

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from panning.benchmark import compaction, measured, speed_report, throughput
 from panning.cli.methods import dynamic_rows, dynamic_table, method_rows, method_table
 from panning.data import data_names
+from panning.measure import compaction
+from panning.measure import report as speed_report
+from panning.measure import shipped as measured
+from panning.measure import training as throughput
 from panning.models import model_names
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

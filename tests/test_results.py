@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from panning.benchmark import fidelity, grid_pictures, grid_report
-from panning.benchmark.cells import read_cells
-from panning.records import RunRecord
+from panning.compare import fidelity
+from panning.compare import pictures as grid_pictures
+from panning.compare import report as grid_report
+from panning.compare.cells import read_cells
+from panning.foundation.records import RunRecord
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"

@@ -14,17 +14,24 @@ from typing import Any
 
 import pytest
 
-from panning.config import load_config, parse_config
-from panning.errors import ConfigError, DensityError, PanningError, PolicyError, UnknownNameError, WorkerError
-from panning.maskfile import load_masks
-from panning.pruners.policies import POLICIES
-from panning.records import read_records
+from panning.episode.policies import POLICIES
+from panning.foundation.config import load_config, parse_config
+from panning.foundation.errors import (
+    ConfigError,
+    DensityError,
+    PanningError,
+    PolicyError,
+    UnknownNameError,
+    WorkerError,
+)
+from panning.foundation.records import read_records
+from panning.jobs.store import JobStore
+from panning.jobs.work import prune_job, train_job
+from panning.masks.file import load_masks
 from panning.search import Job, Outcome, SearchConfig, SearchResult, SerialExecutor, execute, run_search
 from panning.search.candidates import baseline, fixed_candidates
-from panning.search.jobs import prune_job, train_job
 from panning.search.report import COLUMNS, findings, markdown, table_cells, write_report
 from panning.search.run import Row
-from panning.search.store import JobStore
 from panning.tasks import DataSource, TaskSpec
 from panning.training import Recipe
 
@@ -184,7 +191,7 @@ def test_an_interrupted_search_goes_on_where_it_was(whole: tuple[Path, SearchRes
 def test_ray_gives_the_same_masks_and_table(
     n_workers: int, whole: tuple[Path, SearchResult], tmp_path: Path, local_ray: None
 ) -> None:
-    from panning.search.ray_executor import RayExecutor
+    from panning.jobs.ray_executor import RayExecutor
 
     with RayExecutor(n_workers) as executor:
         result = search(tmp_path, executor)
@@ -196,7 +203,7 @@ def test_ray_gives_the_same_masks_and_table(
 def test_a_killed_worker_loses_nothing(
     whole: tuple[Path, SearchResult], tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from panning.search.ray_executor import RayExecutor
+    from panning.jobs.ray_executor import RayExecutor
 
     with RayExecutor(2) as executor:
         left: list[int] = []
@@ -224,7 +231,7 @@ def test_a_killed_worker_loses_nothing(
 def test_a_job_that_kills_every_worker_is_given_up_with_a_message(
     local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from panning.search.ray_executor import RayExecutor
+    from panning.jobs.ray_executor import RayExecutor
 
     with RayExecutor(1, job_timeout_s=1e-3) as executor, pytest.raises(WorkerError, match="3 times"):
         list(executor.run([train_job(TASK, DataSource(), 0, None, Recipe(epochs=50, batch_size=10))]))
@@ -232,7 +239,7 @@ def test_a_job_that_kills_every_worker_is_given_up_with_a_message(
 
 @pytest.mark.ray
 def test_an_error_in_a_worker_arrives_as_itself(local_ray: None) -> None:
-    from panning.search.ray_executor import RayExecutor
+    from panning.jobs.ray_executor import RayExecutor
 
     with RayExecutor(1) as executor, pytest.raises(UnknownNameError, match="Did you mean 'snip'"):
         list(executor.run([prune_job(TASK, DataSource(), 0, 0.1, {"method": "snp"}, False)]))
@@ -288,7 +295,7 @@ def test_a_policy_made_for_other_actions_is_refused(tmp_path: Path) -> None:
 def policy_file(folder: Path) -> Path:
     from test_episode import small_policy
 
-    from panning.pruners.policy_net import save_policy
+    from panning.episode.policy_net import save_policy
 
     save_policy(small_policy(), folder / "policy")
     return folder / "policy"
@@ -327,9 +334,9 @@ def test_all_errors_of_a_config_come_at_once() -> None:
 )
 def test_every_shipped_config_is_well_formed_and_says_how_it_is_run(path: Path) -> None:
     from panning.agents import AgentConfig
-    from panning.benchmark.grid import GridConfig
-    from panning.benchmark.presets import DynamicPresets, Preset
-    from panning.config import Config
+    from panning.compare.grid import GridConfig
+    from panning.foundation.config import Config
+    from panning.training.presets import DynamicPresets, Preset
 
     kinds: dict[str, type[Config]] = {
         "agent": AgentConfig,

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from toys import chain, flat_mask, mlp_problem, residual_problem
 
-from panning.errors import ConfigError, DataError, ModelError, NonFiniteError
-from panning.indices import INDICES
-from panning.mixing import mix, normalise
-from panning.problem import Problem
-from panning.signals import PASSES, Pass, Signals
+from panning.foundation.errors import ConfigError, DataError, ModelError, NonFiniteError
+from panning.scoring.indices import INDICES
+from panning.scoring.mixing import mix, normalise
+from panning.scoring.problem import Problem
+from panning.scoring.signals import PASSES, Pass, Signals
 
 
 def dense(problem: Problem) -> Tensor:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from panning.errors import ModelError
-from panning.export import sparse
-from panning.export.sparse import LayerTiming, SparseLinear, sparse_where_faster
+from panning.foundation.errors import ModelError
+from panning.measure import sparse
+from panning.measure.sparse import LayerTiming, SparseLinear, sparse_where_faster
 
 
 def network() -> nn.Sequential:

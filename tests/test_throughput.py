@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from panning.benchmark.throughput import _PlainDataset, markdown, measure, noise_data, run_throughput
 from panning.data import load_data
-from panning.records import read_records
+from panning.foundation.records import read_records
+from panning.measure.training import _PlainDataset, markdown, measure, noise_data, run_throughput
 from panning.training import Recipe
 
 

@@ -18,13 +18,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import panning.signals.ntk as ntk
+import panning.scoring.signals.ntk as ntk
 from panning import flow
-from panning.connectivity import Connectivity
-from panning.errors import DensityError, ModelError
-from panning.problem import Problem
+from panning.alive.connectivity import Connectivity
+from panning.foundation.errors import DensityError, ModelError
+from panning.foundation.seeding import isolated_torch_rng
 from panning.pruners import PRUNERS, Rounds, prune_problem
-from panning.seeding import isolated_torch_rng
+from panning.scoring.problem import Problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

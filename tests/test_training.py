@@ -11,17 +11,17 @@ import test_dynamics
 import torch
 from torch import nn
 
+from panning.compaction import compact
+from panning.compaction.image_format import adds_parts, put_channels_last
 from panning.data import load_data
-from panning.enforce import first_enforced
-from panning.errors import MaskError, NonFiniteError, PanningError
-from panning.export import compact
-from panning.image_format import adds_parts, put_channels_last
-from panning.masks import Masks
+from panning.foundation.errors import MaskError, NonFiniteError, PanningError
+from panning.masks.enforce import first_enforced
+from panning.masks.masks import Masks
 from panning.models import build_model
-from panning.problem import Problem
+from panning.scoring.problem import Problem
 from panning.tasks import TaskSpec, load_task
 from panning.training import DYNAMICS, Movement, Recipe, TrainResult, evaluate, loop, make_dynamic, small, train
-from panning.training.dynamics.partial import RANKS
+from panning.training.moving.methods.partial import RANKS
 from panning.training.recipe import learning_rate_at
 from panning.training.short import train_copy
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from panning.layout import Layout
-from panning.problem import Problem
+from panning.masks.layout import Layout
+from panning.scoring.problem import Problem
 
 
 def chain(*matrices: list[list[float]], activation: type[nn.Module] = nn.Identity, bias: bool = False) -> nn.Sequential:

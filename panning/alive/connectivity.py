@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from panning import flow
-from panning.errors import DensityError, MaskError, ModelError
-from panning.layout import KINDS, Layout, by_unit, prunable_parameters
-from panning.masks import Masks, check_masks_fit
-from panning.problem import Problem
+from panning.foundation.errors import DensityError, MaskError, ModelError
+from panning.masks.layout import KINDS, Layout, by_unit, prunable_parameters
+from panning.masks.masks import Masks, check_masks_fit
+from panning.scoring.problem import Problem
 
 #: In ``smallest_alive``, how much less a path counts for being one layer longer, in powers of two.
 LONGER_BY_BITS = 40

@@ -20,11 +20,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from panning.connectivity import Connectivity
-from panning.errors import DensityError, ModelError
-from panning.layout import Layout
-from panning.problem import Problem
-from panning.pruners.rounds import PruneResult
+from panning.alive.connectivity import Connectivity
+from panning.foundation.errors import DensityError
+from panning.masks.layout import Layout
 
 #: How many passes of the alive test one mask may cost, and how many of them one search where living weights cannot be
 #: taken or given one at a time, which tries so many weights of a mask.
@@ -49,18 +47,6 @@ class _Counted(Connectivity):
         connected = super().connected(mask)
         self.sizes.append(int((connected & mask).sum()))
         return connected
-
-
-def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
-    """The same number of weights, all alive; see ``all_alive``."""
-    connectivity = Connectivity.of(problem)
-    mask = all_alive(connectivity, result.mask, result.scores)
-    if (n_alive := connectivity.n_alive(mask)) != int(mask.sum()):  # no search can do more than the alive test knows
-        raise ModelError(
-            f"Only {n_alive} of {int(mask.sum())} weights are alive: this network contains a function in which more weights "
-            "can cut others off. docs/layers.md says what is followed."
-        )
-    return PruneResult(result.layout, mask, result.scores, result.history)
 
 
 def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import sys
 import typer
 
 from panning.cli import bench, export, mask, methods, prune, reproduce, search, train, train_agent, validate
-from panning.errors import PanningError
-from panning.memory import keep_freed_memory
+from panning.foundation.errors import PanningError
+from panning.foundation.memory import keep_freed_memory
 
 COMMANDS = (
     search,

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from panning.cli import options, output
 
 if TYPE_CHECKING:
-    from panning.benchmark.grid_run import Share
+    from panning.compare.run import Share
 
 
 class _ConfigOrCommand(TyperGroup):
@@ -45,9 +45,9 @@ def run(
 
     Example: panning bench configs/bench/digits-mlp.yaml
     """
-    from panning.benchmark.grid import GridConfig
-    from panning.benchmark.grid_run import check_grid, run_grid
-    from panning.config import load_config
+    from panning.compare.grid import GridConfig
+    from panning.compare.run import check_grid, run_grid
+    from panning.foundation.config import load_config
 
     grid = load_config(GridConfig, config)
     update = {"data_root": str(data_root) if data_root else grid.data_root, "download": download or grid.download}
@@ -76,7 +76,7 @@ def merge(
 
     Example: panning bench merge a/records.jsonl b/records.jsonl --out runs/bench-all
     """
-    from panning.benchmark.grid_run import merge_records
+    from panning.compare.run import merge_records
 
     output.say(f"{merge_records(records, out)} records added: {out / 'records.jsonl'}")
 
@@ -92,9 +92,9 @@ def fidelity(
 
     Example: panning bench fidelity runs/bench-fidelity-lenet5
     """
-    from panning.benchmark import fidelity as judged
-    from panning.benchmark.cells import read_cells
-    from panning.records import write_atomic
+    from panning.compare import fidelity as judged
+    from panning.compare.cells import read_cells
+    from panning.foundation.files import write_atomic
 
     found = read_cells(records)
     output.print_table(judged.COLUMNS, judged.table_cells(judged.foresights(found)))
@@ -124,8 +124,8 @@ def training(
 
     import torch
 
-    from panning.benchmark import throughput
-    from panning.benchmark.presets import load_recipe
+    from panning.measure import training as throughput
+    from panning.training.presets import load_recipe
 
     try:
         chosen = load_recipe(recipe)
@@ -162,8 +162,8 @@ def report(
 
     Example: panning bench report runs/bench-digits-mlp
     """
-    from panning.benchmark import grid_report
-    from panning.benchmark.cells import read_cells
+    from panning.compare import report as grid_report
+    from panning.compare.cells import read_cells
 
     first = records[0]
     folder = out or (
@@ -215,8 +215,8 @@ def speed(
 
     Example: panning bench speed --model lenet5 --threads 1
     """
-    from panning.benchmark import speed_report as report
-    from panning.benchmark.speed_run import cases, matching_items, run_speed
+    from panning.measure import report as report
+    from panning.measure.run import cases, matching_items, run_speed
 
     items = matching_items(item)
     wanted = cases(model or (), threads or (), samples)
@@ -255,7 +255,7 @@ def compaction(
 
     Example: panning bench compaction runs/masks/*.safetensors --model vgg19 --threads 1 --threads 2
     """
-    from panning.benchmark import compaction as bench
+    from panning.measure import compaction as bench
 
     folder = out or Path("runs") / "bench-compaction"
     with output.progress("measuring", len(masks)) as advance:

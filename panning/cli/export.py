@@ -15,8 +15,8 @@ from panning.cli import options, output
 if TYPE_CHECKING:
     from torch import nn
 
-    from panning.export import CompactResult
-    from panning.masks import Masks
+    from panning.compaction import CompactResult
+    from panning.masks.masks import Masks
 
 app = typer.Typer()
 ONNX = "network.onnx"
@@ -45,11 +45,12 @@ def export(
 
     Example: panning export runs/x/mask.safetensors --model vgg19 --report
     """
-    from panning.export import compact
-    from panning.export.report import report
-    from panning.maskfile import dump_masks, load_masks
-    from panning.records import claim_folder, content_key, write_atomic
-    from panning.registry import lookup
+    from panning.compaction import compact
+    from panning.foundation.files import claim_folder, write_atomic
+    from panning.foundation.records import content_key
+    from panning.foundation.registry import lookup
+    from panning.masks.file import dump_masks, load_masks
+    from panning.measure.mask_report import report
 
     write = lookup(FORMATS, form, "export format")
     if fold and form != "onnx":
@@ -89,9 +90,9 @@ def export(
 def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple[nn.Module, int]:
     """The network of a mask with the given weights, or those of the mask's seed; and its number of classes."""
     from panning.cli.mask import network_of, shape_in
-    from panning.errors import ModelError
-    from panning.export.files import with_tensors
-    from panning.tensorfile import DAMAGE, read_tensors
+    from panning.export.folder import with_tensors
+    from panning.foundation.errors import ModelError
+    from panning.foundation.tensorfile import DAMAGE, read_tensors
 
     shape, n_classes, seed = shape_in(mask, masks), masks.manifest.get("n_classes"), masks.manifest.get("seed")
     if shape is None or type(n_classes) is not int:
@@ -110,8 +111,8 @@ def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple
 
 def _check_free(folder: Path) -> None:
     """Refuse a folder with files of another origin, as of ``panning.save_compact``: trained weights may be among them."""
-    from panning.errors import OutputError
-    from panning.export.files import MASK, VECTORS, WEIGHTS
+    from panning.export.folder import MASK, VECTORS, WEIGHTS
+    from panning.foundation.errors import OutputError
 
     names = (MASK, VECTORS, WEIGHTS, ONNX)
     if not (folder / "run.json").exists() and (found := [name for name in names if (folder / name).exists()]):
@@ -127,19 +128,19 @@ def _key(network: nn.Module) -> str:
 
 
 def _write_compact(result: CompactResult, masks: Masks, folder: Path) -> None:
-    from panning.export.files import save_compact
+    from panning.export.folder import save_compact
 
     save_compact(result, masks, folder)
 
 
 def _write_masked(result: CompactResult, masks: Masks, folder: Path) -> None:
-    from panning.export.files import write_tensors
+    from panning.export.folder import write_tensors
 
     write_tensors(result.original.state_dict(), folder / "weights.safetensors")
 
 
 def _write_onnx(result: CompactResult, masks: Masks, folder: Path) -> None:
-    from panning.export.onnx_form import save_onnx
+    from panning.export.onnx import save_onnx
 
     save_onnx(result.model, folder / ONNX, result.input_shape)
 

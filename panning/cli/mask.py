@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panning.cli import output
-from panning.errors import MaskError
+from panning.foundation.errors import MaskError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from panning.masks import Masks
+    from panning.masks.masks import Masks
 
 app = typer.Typer(name="mask", help="Show, compare, check and convert mask files.", no_args_is_help=True)
 
@@ -28,7 +28,7 @@ def show(file: MaskFile, as_json: AsJson = False) -> None:
 
     Example: panning mask show runs/demo/panning-density0.01-seed0.safetensors
     """
-    from panning.maskfile import fingerprint, load_masks
+    from panning.masks.file import fingerprint, load_masks
 
     masks = load_masks(file)
     layers = _layers(masks)
@@ -61,7 +61,7 @@ def diff(
 
     Overlap is the number of weights that both keep by the number that either keeps.
     """
-    from panning.maskfile import load_masks
+    from panning.masks.file import load_masks
 
     a, b = load_masks(first), load_masks(second)
     overlap = a.overlap(b)
@@ -96,7 +96,7 @@ def verify(
 
     Example: panning mask verify mask.safetensors --model resnet20 --input-shape 3,32,32 --classes 10
     """
-    from panning.maskfile import fingerprint, load_masks
+    from panning.masks.file import fingerprint, load_masks
 
     if model is None and (input_shape is not None or classes is not None):
         raise typer.BadParameter("--input-shape and --classes describe the model; name it with --model.")
@@ -128,8 +128,8 @@ def convert(
 
     Example: panning mask convert mask.pth mask.safetensors
     """
-    from panning.maskconvert import FORMATS, format_of, read_any, write_as
-    from panning.registry import lookup
+    from panning.foundation.registry import lookup
+    from panning.masks.convert import FORMATS, format_of, read_any, write_as
 
     form = format_of(target) if to is None else to
     lookup(FORMATS, form, "mask format")  # before a large file is read
@@ -196,7 +196,7 @@ def network_of(masks: Masks, name: str, input_shape: tuple[int, ...], n_classes:
     """
     import torch
 
-    from panning.masks import check_masks_fit
+    from panning.masks.masks import check_masks_fit
     from panning.models import build_model
 
     build = partial(build_model, name, input_shape=input_shape, n_classes=n_classes, seed=seed, allow_import=True)

@@ -45,7 +45,7 @@ def methods(
 
 def method_rows() -> list[dict[str, Any]]:
     """One JSON-able entry for each row of ``PRUNERS``; ``cost`` maps a model to passes."""
-    from panning.benchmark.measured import method_costs
+    from panning.measure.shipped import method_costs
     from panning.pruners import PRUNERS
 
     costs = method_costs()

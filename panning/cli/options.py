@@ -42,7 +42,7 @@ def executor(n_workers: int, ray_address: str | None, job_timeout_s: float) -> I
     if n_workers == 0:
         yield SerialExecutor()
         return
-    from panning.search.ray_executor import RayExecutor, ray_running
+    from panning.jobs.ray_executor import RayExecutor, ray_running
 
     with ray_running(n_workers, ray_address), RayExecutor(n_workers, job_timeout_s) as workers:
         yield workers

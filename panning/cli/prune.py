@@ -52,14 +52,16 @@ def prune(
 
     Example: panning prune --model lenet5 --data fashion_mnist --density 0.02 --method snip --all-alive
     """
-    from panning.connectivity import Connectivity, report
-    from panning.errors import PolicyError
-    from panning.maskfile import save_masks
-    from panning.masks import n_kept_at
+    from panning.alive.connectivity import Connectivity, report
+    from panning.episode.episode import run_policy
+    from panning.episode.policy_net import load_policy
+    from panning.foundation.errors import PolicyError
+    from panning.foundation.files import claim_folder
+    from panning.foundation.machine import environment_info
+    from panning.foundation.records import RunRecord, content_key
+    from panning.masks.file import save_masks
+    from panning.masks.masks import n_kept_at
     from panning.pruners import Rounds, make_all_alive, prune_problem
-    from panning.pruners.episode import run_policy
-    from panning.pruners.policy_net import load_policy
-    from panning.records import RunRecord, claim_folder, content_key, environment_info
     from panning.tasks import DataSource, TaskSpec, load_task
 
     if policy is not None and (rounds is not None or schedule is not None or released or control is not None):

@@ -10,11 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panning.pictures import figure, png
-from panning.records import RunRecord, write_atomic
+from panning.foundation.files import write_atomic
+from panning.foundation.pictures import figure, png
+from panning.foundation.records import RunRecord
 
 if TYPE_CHECKING:
-    from panning.masks import Masks
+    from panning.masks.masks import Masks
 
 
 def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

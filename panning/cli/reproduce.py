@@ -30,10 +30,10 @@ def reproduce(
 
     Example: panning reproduce docs/results/fashion-lenet5.jsonl --key 621aa1
     """
-    from panning.benchmark.cells import read_cells
-    from panning.benchmark.grid import row_name
-    from panning.benchmark.reproduce import differences, find_record, row_spread, run_again
-    from panning.records import environment_info
+    from panning.compare.cells import read_cells
+    from panning.compare.grid import row_name
+    from panning.compare.reproduce import differences, find_record, row_spread, run_again
+    from panning.foundation.machine import environment_info
     from panning.tasks import DataSource
 
     cells = read_cells([records])

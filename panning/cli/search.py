@@ -46,7 +46,7 @@ def _run(
     path: Path, out: Path, workers: int | None, ray_address: str | None, data_root: Path | None, download: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    from panning.config import load_config
+    from panning.foundation.config import load_config
     from panning.search import SearchConfig, run_search
     from panning.search.report import COLUMNS, as_json_text, findings, table_cells, write_report
     from panning.search.run import check_search

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from panning.cli.output import Advance
-    from panning.masks import Masks
+    from panning.masks.masks import Masks
     from panning.tasks import Task
     from panning.training import Movement, Recipe, TrainResult
-    from panning.training.dynamic import Dynamic
+    from panning.training.moving.method import Dynamic
 
 app = typer.Typer()
 
@@ -73,16 +73,18 @@ def train(
 
         panning train --model lenet5 --data fashion_mnist --dynamic dpf/lenet5-fashion_mnist/short --density 0.02
     """
-    from panning.benchmark.presets import load_dynamic_preset, load_recipe
     from panning.cli.report import write_record
-    from panning.config import parse_config
-    from panning.maskfile import fingerprint, load_masks
-    from panning.masks import check_masks_fit, digest_of
-    from panning.records import RunRecord, claim_folder, content_key, environment_info
+    from panning.foundation.config import parse_config
+    from panning.foundation.files import claim_folder
+    from panning.foundation.machine import environment_info
+    from panning.foundation.records import RunRecord, content_key
+    from panning.masks.file import fingerprint, load_masks
+    from panning.masks.masks import check_masks_fit, digest_of
     from panning.tasks import DataSource, TaskSpec, load_task
     from panning.training import Recipe, make_dynamic, n_epochs
     from panning.training import train as run_training
     from panning.training.loop import check_training
+    from panning.training.presets import load_dynamic_preset, load_recipe
 
     given = {
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
@@ -173,7 +175,7 @@ def _movement(
     from dataclasses import replace
 
     from panning.training import DYNAMICS, Movement
-    from panning.training.dynamics import first_mask
+    from panning.training.moving.methods import first_mask
 
     problem = task.problem if masks is None else replace(task.problem, layout=masks.layout)
     first = masks or first_mask(problem, method, density, DYNAMICS[name])
@@ -234,8 +236,8 @@ def _write_networks(
 
     ``model_full.safetensors`` is the network without its mask, where that was trained to work, too.
     """
-    from panning.export.files import write_tensors
-    from panning.maskfile import save_masks
+    from panning.export.folder import write_tensors
+    from panning.masks.file import save_masks
 
     files = [("", network.state_dict(), moved)]
     if result.whole is not None:

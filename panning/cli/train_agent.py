@@ -30,10 +30,11 @@ def train_agent(
     from contextlib import AbstractContextManager, nullcontext
 
     from panning import agents
+    from panning.agents.pictures import reward_picture
     from panning.cli.report import write_table
-    from panning.config import dump_config, load_config
-    from panning.records import read_records, write_atomic
-    from panning.search.report import reward_picture
+    from panning.foundation.config import dump_config, load_config
+    from panning.foundation.files import write_atomic
+    from panning.foundation.records import read_records
     from panning.tasks import load_task
 
     settings = load_config(agents.AgentConfig, config)
@@ -49,7 +50,7 @@ def train_agent(
     n_workers = options.worker_count(workers)
     running: AbstractContextManager[None] = nullcontext()
     if n_workers:
-        from panning.search.ray_executor import ray_running
+        from panning.jobs.ray_executor import ray_running
 
         running = ray_running(n_workers, ray_address)
     with running, output.progress("training the agent", settings.ppo.n_rollouts) as advance:

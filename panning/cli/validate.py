@@ -21,11 +21,11 @@ def validate(
     Example: panning validate configs/search/fashion-lenet5.yaml
     """
     from panning.agents import AgentConfig
-    from panning.benchmark.grid import GridConfig
-    from panning.benchmark.presets import Preset
-    from panning.config import Config, parse_config, read_yaml
-    from panning.errors import ConfigError
+    from panning.compare.grid import GridConfig
+    from panning.foundation.config import Config, parse_config, read_yaml
+    from panning.foundation.errors import ConfigError
     from panning.search import SearchConfig
+    from panning.training.presets import Preset
 
     kinds: dict[str, type[Config]] = {
         "search": SearchConfig, "agent": AgentConfig, "bench": GridConfig, "recipe": Preset,

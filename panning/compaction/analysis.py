@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from panning.export.layers import BatchNorm, Layer
-from panning.export.rule import Analysis
-from panning.export.table import rule_of
+from panning.compaction.layers import BatchNorm, Layer
+from panning.compaction.rule import Analysis
+from panning.compaction.table import rule_of
 
 
 def find_constants(at: Analysis) -> None:

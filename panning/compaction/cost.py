@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from panning.errors import ModelError
-from panning.export.compaction import CompactResult, compact
-from panning.export.trace import as_it_was
-from panning.layout import Layout
-from panning.masks import Masks
-from panning.problem import Problem
-from panning.seeding import isolated_torch_rng
+from panning.compaction.compaction import CompactResult, compact
+from panning.foundation.errors import ModelError
+from panning.foundation.modes import as_it_was
+from panning.foundation.seeding import isolated_torch_rng
+from panning.masks.layout import Layout
+from panning.masks.masks import Masks
+from panning.scoring.problem import Problem
 
 #: No prunable parameter.
 NOTHING = Layout((), ())

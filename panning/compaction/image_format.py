@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from panning.export.modules import PartialSum
-from panning.export.trace import as_it_was
-from panning.seeding import isolated_torch_rng
+from panning.compaction.modules import PartialSum
+from panning.foundation.modes import as_it_was
+from panning.foundation.seeding import isolated_torch_rng
 
 
 def put_channels_last(model: nn.Module, inputs: Tensor) -> torch.memory_format:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from panning.export.rule import Analysis, Rule, at_least_one
-from panning.export.units import Units
+from panning.compaction.rule import Analysis, Rule, at_least_one
+from panning.compaction.units import Units
 
 
 class Flatten(Rule):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from panning.export.rule import Analysis, Rule, at_least_one
-from panning.export.units import Units
+from panning.compaction.rule import Analysis, Rule, at_least_one
+from panning.compaction.units import Units
 
 
 class Layer(Rule):

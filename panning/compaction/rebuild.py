@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from panning.export.joins import Concatenation, Flatten, Sum, ZeroPad
-from panning.export.layers import BatchNorm, Layer, is_transposed
-from panning.export.modules import ByMode, Gather, PartialSum
-from panning.export.rule import Analysis
-from panning.export.table import rule_of
-from panning.export.units import Units
+from panning.compaction.joins import Concatenation, Flatten, Sum, ZeroPad
+from panning.compaction.layers import BatchNorm, Layer, is_transposed
+from panning.compaction.modules import ByMode, Gather, PartialSum
+from panning.compaction.rule import Analysis
+from panning.compaction.table import rule_of
+from panning.compaction.units import Units
 
 #: Which entries of an original tensor a compact one holds, an index for each of its first axes; none means all.
 Entries = tuple[Tensor, ...]

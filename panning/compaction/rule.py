@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from panning.export.units import Units
+from panning.compaction.units import Units
 
 
 @dataclass

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import fx, nn
 
-from panning.export.elementwise import Activation, BehindUnits, KeepsZero, Pass, SpatialSlice, WithNumber
-from panning.export.joins import Concatenation, Flatten, Product, Sum, ZeroPad
-from panning.export.layers import BatchNorm, Layer
-from panning.export.modules import ByMode
-from panning.export.rule import Analysis, Rule
+from panning.compaction.elementwise import Activation, BehindUnits, KeepsZero, Pass, SpatialSlice, WithNumber
+from panning.compaction.joins import Concatenation, Flatten, Product, Sum, ZeroPad
+from panning.compaction.layers import BatchNorm, Layer
+from panning.compaction.modules import ByMode
+from panning.compaction.rule import Analysis, Rule
 
 _PASS, _KEEPS_ZERO, _ACTIVATION = Pass(), KeepsZero(), Activation()
 _FLATTEN, _SUM, _PRODUCT, _WITH_NUMBER, _BEHIND = Flatten(), Sum(), Product(), WithNumber(), BehindUnits()

@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,9 +19,10 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
-from panning.errors import ModelError
-from panning.export.modules import ByMode, Gather, PartialSum
-from panning.seeding import isolated_torch_rng
+from panning.compaction.modules import ByMode, Gather, PartialSum
+from panning.foundation.errors import ModelError
+from panning.foundation.modes import as_it_was
+from panning.foundation.seeding import isolated_torch_rng
 
 
 class _Tracer(fx.Tracer):
@@ -138,25 +138,6 @@ def stays(module: nn.Module) -> str | None:
         if name in vars(module) or getattr(type(module), name) is not getattr(nn.Module, name):
             return f"it has a {name}() of its own"
     return None
-
-
-@contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Give every module its mode and every buffer its value back."""
-    training = {module: module.training for module in model.modules()}
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for module, was in training.items():
-            module.training = was
-        for module, own in buffers:
-            module._buffers.update(own)
-        with torch.no_grad():
-            for buffer, version, value in values:
-                if buffer._version != version:  # an expanded one cannot be written into
-                    buffer.copy_(value)
 
 
 def _in_both_modes(model: nn.Module, opaque: set[str]) -> tuple[fx.Graph, dict[str, Any]]:

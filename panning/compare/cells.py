@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from panning.agents.config import Density
-from panning.benchmark.grid import Contender, DynamicSpec, row_name
-from panning.config import Config
-from panning.errors import PanningError
-from panning.pruners.actions import ActionSpec
-from panning.records import RunRecord, content_key, read_records
+from panning.compare.grid import Contender, DynamicSpec, row_name
+from panning.episode.actions import ActionSpec
+from panning.foundation.config import Config
+from panning.foundation.errors import PanningError
+from panning.foundation.records import RunRecord, content_key, read_records
 from panning.tasks import TaskSpec, check_task_names
 from panning.training import Recipe
 

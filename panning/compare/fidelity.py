@@ -16,10 +16,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from panning.benchmark.cells import by_place, recipe_text
-from panning.benchmark.speed_report import markdown_table
-from panning.errors import PanningError
-from panning.records import RunRecord
+from panning.compare.cells import by_place, recipe_text
+from panning.foundation.errors import PanningError
+from panning.foundation.records import RunRecord
+from panning.measure.report import markdown_table
 
 COLUMNS = (
     "short training", "judged by", "share of the cost", "rank correlation, masks", "rank correlation, methods",

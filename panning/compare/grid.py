@@ -12,17 +12,17 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from panning.agents.config import Density
-from panning.benchmark.presets import load_recipe
-from panning.config import Config
-from panning.errors import PanningError
+from panning.episode.policy_net import load_policy
+from panning.foundation.config import Config
+from panning.foundation.errors import PanningError
+from panning.foundation.registry import lookup
+from panning.jobs.work import Job, cell_job
 from panning.pruners import PRUNERS
 from panning.pruners.controls import CONTROLS
-from panning.pruners.policy_net import load_policy
-from panning.registry import lookup
-from panning.search.jobs import Job, cell_job
 from panning.tasks import DataSource, TaskSpec, check_task_names
 from panning.training import DYNAMICS, Recipe, make_dynamic
-from panning.training.dynamic import Dynamic
+from panning.training.moving.method import Dynamic
+from panning.training.presets import load_recipe
 
 
 class DynamicSpec(Config):

@@ -14,11 +14,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from panning.benchmark.grid_pictures import PICTURES
-from panning.benchmark.grid_tables import Contrast, Row, Table, tables
-from panning.benchmark.speed_report import markdown_table
-from panning.benchmark.statistics import Difference, detectable
-from panning.records import RunRecord, write_atomic
+from panning.compare.pictures import PICTURES
+from panning.compare.statistics import Difference, detectable
+from panning.compare.tables import Contrast, Row, Table, tables
+from panning.foundation.files import write_atomic
+from panning.foundation.records import RunRecord
+from panning.measure.report import markdown_table
 
 COST, TRAINING_ADDS = "cost, dense epochs", "training multiply-adds, dense epochs"
 COLUMNS = (

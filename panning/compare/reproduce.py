@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from panning.benchmark.cells import without_timing
-from panning.errors import PanningError
-from panning.records import RunRecord
-from panning.search.jobs import Job, digest, execute
+from panning.compare.cells import without_timing
+from panning.foundation.errors import PanningError
+from panning.foundation.records import RunRecord
+from panning.jobs.work import Job, digest, execute
 from panning.tasks import DataSource
 
 

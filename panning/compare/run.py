@@ -6,16 +6,17 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from panning.benchmark.cells import check_cell, join_records
-from panning.benchmark.grid import GridConfig, Group, groups
-from panning.config import dump_config
-from panning.connectivity import Connectivity
-from panning.masks import n_kept_at
-from panning.records import RecordStore, RunRecord, claim_folder, sole_writer, write_atomic
-from panning.search.executor import Executor
-from panning.search.jobs import Job, Outcome
+from panning.alive.connectivity import Connectivity
+from panning.compare.cells import check_cell, join_records
+from panning.compare.grid import GridConfig, Group, groups
+from panning.foundation.config import dump_config
+from panning.foundation.files import claim_folder, sole_writer, write_atomic
+from panning.foundation.records import RecordStore, RunRecord
+from panning.jobs.executor import Executor
+from panning.jobs.store import JobStore
+from panning.jobs.work import Job, Outcome
+from panning.masks.masks import n_kept_at
 from panning.search.run import ShowProgress
-from panning.search.store import JobStore
 from panning.tasks import load_task
 from panning.training import Recipe
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from panning.benchmark.cells import by_place, recipe_text
-from panning.benchmark.statistics import Difference, Ranks, difference, holm, ranks
-from panning.errors import PanningError
-from panning.records import RunRecord, canonical_json
+from panning.compare.cells import by_place, recipe_text
+from panning.compare.statistics import Difference, Ranks, difference, holm, ranks
+from panning.foundation.errors import PanningError
+from panning.foundation.records import RunRecord, canonical_json
 from panning.training import DYNAMICS
 
 #: Of a row, but for density and seed: how its masks are made, whether all alive, by which policy file.

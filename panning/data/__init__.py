@@ -24,9 +24,9 @@ from panning.data.splits import (
     stratified_order,
 )
 from panning.data.torchvision_sets import read_torchvision
-from panning.errors import DataError, UnknownNameError
-from panning.registry import unknown_name_message
-from panning.seeding import torch_generator
+from panning.foundation.errors import DataError, UnknownNameError
+from panning.foundation.registry import unknown_name_message
+from panning.foundation.seeding import torch_generator
 
 __all__ = [
     "DATASETS",

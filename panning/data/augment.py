@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from panning.registry import lookup
+from panning.foundation.registry import lookup
 
 #: Pixels of padding on each side.
 PADDING = 4

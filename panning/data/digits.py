@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from panning.data.splits import SPLIT_SEED, InMemorySplit, Parts, stratified_holdout
-from panning.seeding import torch_generator
+from panning.foundation.seeding import torch_generator
 
 TEST_FRACTION = 0.2
 

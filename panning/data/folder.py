@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from panning.data.splits import InMemorySplit, Parts, Split
-from panning.errors import DataError
-from panning.records import read_regular
+from panning.foundation.errors import DataError
+from panning.foundation.files import read_regular
 
 #: A part whose decoded images take no more than this is kept in memory.
 MAX_IN_MEMORY_BYTES = 2 * 2**30

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from panning.data.splits import Split, check_labels
-from panning.errors import DataError
+from panning.foundation.errors import DataError
 
 Augmentation = Literal["none", "crop_flip"]
 

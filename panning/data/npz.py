@@ -23,7 +23,7 @@ import torch
 from numpy.lib import format as npy
 
 from panning.data.splits import InMemorySplit, Parts
-from panning.errors import DataError
+from panning.foundation.errors import DataError
 
 #: An archive that claims to unpack to more is refused.
 MAX_NPZ_BYTES = 4 * 2**30

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from panning.errors import DataError
+from panning.foundation.errors import DataError
 
 #: Seed of every division of a data set into parts.
 SPLIT_SEED = 0

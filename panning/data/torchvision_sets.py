@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from panning.data.splits import InMemorySplit, Parts
-from panning.errors import DataError
+from panning.foundation.errors import DataError
 
 
 def read_torchvision(class_name: str, root: Path | None, download: bool) -> Parts:

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from panning.config import Config
-from panning.errors import PolicyError
-from panning.indices import INDICES
-from panning.mixing import Combination
+from panning.foundation.config import Config
+from panning.foundation.errors import PolicyError
+from panning.foundation.registry import lookup
 from panning.pruners.rounds import RoundAction
-from panning.registry import lookup
+from panning.scoring.indices import INDICES
+from panning.scoring.mixing import Combination
 
 #: What ``pick`` chooses from.
 PICK_STEPS = (-0.5, 0.0, 0.5, 1.0)

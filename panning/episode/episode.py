@@ -7,84 +7,27 @@ them with any policy to prune a network. A policy is a callable: observation -> 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from panning.connectivity import Connectivity
-from panning.errors import DensityError
-from panning.indices import INDICES
-from panning.masks import n_kept_at
-from panning.problem import Problem
-from panning.pruners.actions import ActionSpec
-from panning.pruners.observations import observe
+from panning.alive.connectivity import Connectivity
+from panning.episode.actions import ActionSpec
+from panning.episode.observations import observe
+from panning.episode.state import EpisodeState
+from panning.foundation.errors import DensityError
+from panning.masks.masks import n_kept_at
 from panning.pruners.rounds import PruneResult, RoundAction, prune_round
-from panning.signals import Signals
+from panning.scoring.indices import INDICES
+from panning.scoring.problem import Problem
+from panning.scoring.signals import Signals
 
 Observation = NDArray[np.float32]
 Action = NDArray[Any]
 Policy = Callable[[Observation], Action]
-
-
-@dataclass(frozen=True, eq=False)
-class EpisodeState:
-    """Where an episode stands.
-
-    Attributes:
-        mask: flat bool, after ``round_number`` rounds.
-        scores: flat, of the last round; None before the first.
-        signals: at ``mask``; what the next round ranks by. The same scoring batch serves the whole episode, so that a
-            change of the loss is the mask's doing.
-        alive: flat bool, the alive weights of ``mask``.
-        dense_loss, dense_grad_norm: at the dense network: the fixed normalisers of observation and reward.
-        last_action: what the last round did; None before the first.
-        previous_loss, previous_grad_norm: before the last round.
-    """
-
-    problem: Problem
-    connectivity: Connectivity
-    target_density: float
-    n_rounds: int
-    round_number: int
-    mask: Tensor
-    scores: Tensor | None
-    signals: Signals
-    alive: Tensor
-    dense_loss: float
-    dense_grad_norm: float
-    last_action: RoundAction | None
-    previous_loss: float
-    previous_grad_norm: float
-
-    @property
-    def rounds_left(self) -> int:
-        return self.n_rounds - self.round_number
-
-    @cached_property
-    def n_kept(self) -> int:
-        return int(self.mask.sum())
-
-    @property
-    def density(self) -> float:
-        return self.n_kept / self.mask.numel()
-
-    @cached_property
-    def effective_density(self) -> float:
-        return int(self.alive.sum()) / self.mask.numel()
-
-    @property
-    def reached_target(self) -> bool:
-        return self.n_kept <= n_kept_at(self.target_density, self.mask.numel())
-
-    @property
-    def is_dead(self) -> bool:
-        """No path from input to output is left."""
-        return not bool(self.alive.any())
 
 
 def initial(problem: Problem, target_density: float, n_rounds: int) -> EpisodeState:

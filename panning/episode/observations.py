@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from panning.pruners.episode import EpisodeState
+    from panning.episode.state import EpisodeState
 
 #: log density is shown as a fraction of this one's: 1e-5 is sparser than anything that still trains.
 SPARSEST = math.log(1e-5)

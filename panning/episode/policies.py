@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from panning.errors import PolicyError
-from panning.pruners.actions import ActionSpec
-from panning.pruners.episode import Action, Observation, Policy
-from panning.pruners.observations import OBSERVATIONS, SPARSEST
+from panning.episode.actions import ActionSpec
+from panning.episode.episode import Action, Observation, Policy
+from panning.episode.observations import OBSERVATIONS, SPARSEST
+from panning.foundation.errors import PolicyError
+from panning.foundation.registry import lookup
+from panning.foundation.seeding import numpy_rng
 from panning.pruners.staged import next_stage, stage_weights
-from panning.registry import lookup
-from panning.seeding import numpy_rng
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from panning.config import parse_config
-from panning.errors import PanningError, PolicyError
-from panning.pruners.actions import ActionSpec
-from panning.pruners.episode import Action, Observation
-from panning.pruners.observations import OBSERVATIONS
-from panning.records import read_regular, strict_json, write_atomic
+from panning.episode.actions import ActionSpec
+from panning.episode.episode import Action, Observation
+from panning.episode.observations import OBSERVATIONS
+from panning.foundation.config import parse_config
+from panning.foundation.errors import PanningError, PolicyError
+from panning.foundation.files import read_regular, strict_json, write_atomic
 
 FORMAT_VERSION = 1
 MAX_POLICY_BYTES = 64 << 20

@@ -1,6 +1,5 @@
-"""Masks made useful: networks that are physically smaller, and masks in the forms other code expects."""
+"""Networks under masks as files, and masks in the forms other code expects."""
 
-from panning.export.compaction import CompactResult, compact
-from panning.export.prune_form import as_parametrization, as_prune, bake, from_prune
+from panning.masks.torch_forms import as_parametrization, as_prune, bake, from_prune
 
-__all__ = ["CompactResult", "as_parametrization", "as_prune", "bake", "compact", "from_prune"]
+__all__ = ["as_parametrization", "as_prune", "bake", "from_prune"]

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from panning.errors import MaskError, ModelError
-from panning.export.compaction import CompactResult, compact
-from panning.maskfile import load_masks, save_masks
-from panning.masks import Masks, check_input_shape, check_masks_fit
-from panning.records import write_atomic
-from panning.tensorfile import DAMAGE, packed, read_tensors
+from panning.compaction.compaction import CompactResult, compact
+from panning.foundation.errors import MaskError, ModelError
+from panning.foundation.files import write_atomic
+from panning.foundation.tensorfile import DAMAGE, packed, read_tensors
+from panning.masks.file import load_masks, save_masks
+from panning.masks.masks import Masks, check_input_shape, check_masks_fit
 
 WEIGHTS, MASK, VECTORS = "weights.safetensors", "mask.safetensors", "vectors.safetensors"
 

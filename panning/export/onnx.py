@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from panning.errors import ModelError, OutputError
-from panning.records import write_atomic
+from panning.foundation.errors import ModelError, OutputError
+from panning.foundation.files import write_atomic
 
 #: How far onnxruntime may be from torch, relative to the largest output: other kernels add in another order.
 TOLERANCE = 1e-3

@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode, get_testing_overrides
 
-from panning.errors import ModelError
-from panning.seeding import isolated_torch_rng
+from panning.foundation.errors import ModelError
+from panning.foundation.seeding import isolated_torch_rng
 
 Rule = Callable[..., Any]  # called as rule(function, *args, **kwargs) in place of function(*args, **kwargs)
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panning.errors import ModelError
 from panning.flow.factors import Open, depends
 from panning.flow.forward import Rule
+from panning.foundation.errors import ModelError
 
 State = tuple[Tensor, ...]  # (h,) or (h, c), each [batch, units]
 Step = Callable[[Tensor, Tensor, State], State]  # (of the input, of h: pre-activations, state) -> the next state

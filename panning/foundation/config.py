@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from panning.errors import ConfigError
-from panning.records import read_regular
-from panning.registry import nearest
+from panning.foundation.errors import ConfigError
+from panning.foundation.files import read_regular
+from panning.foundation.registry import nearest
 
 
 class Config(BaseModel):

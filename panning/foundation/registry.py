@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from panning.errors import UnknownNameError
+from panning.foundation.errors import UnknownNameError
 
 Row = TypeVar("Row")
 

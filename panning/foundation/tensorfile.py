@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from panning.records import strict_json
+from panning.foundation.files import strict_json
 
 #: As of a mask file: JSON becomes about ten times its size in memory.
 MAX_HEADER_BYTES = 8 * 2**20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from panning.search.jobs import Job, Outcome, execute
+from panning.jobs.work import Job, Outcome, execute
 
 
 class Executor(Protocol):

@@ -19,10 +19,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from panning import errors
-from panning.errors import PanningError, WorkerError
-from panning.memory import keep_freed_memory
-from panning.search.jobs import Job, Outcome
+from panning.foundation import errors
+from panning.foundation.errors import PanningError, WorkerError
+from panning.foundation.memory import keep_freed_memory
+from panning.jobs.work import Job, Outcome
 
 #: A job whose worker died so often is not tried again.
 MAX_ATTEMPTS = 3
@@ -81,7 +81,7 @@ class _JobWorker:
 
     def execute(self, job: Job) -> Outcome | tuple[str, str]:
         """The outcome, or the name and message of the PanningError it raised."""
-        from panning.search.jobs import execute
+        from panning.jobs.work import execute
 
         try:
             return execute(job)

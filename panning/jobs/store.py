@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from panning.records import RecordStore, RunRecord, environment_info, write_atomic
-from panning.search.executor import Executor
-from panning.search.jobs import Job, Outcome
+from panning.foundation.files import write_atomic
+from panning.foundation.machine import environment_info
+from panning.foundation.records import RecordStore, RunRecord
+from panning.jobs.executor import Executor
+from panning.jobs.work import Job, Outcome
 
 OnJob = Callable[[Job, Outcome], None]
 

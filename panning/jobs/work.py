@@ -21,22 +21,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from panning.connectivity import Connectivity, MaskReport, report
-from panning.errors import DensityError, MaskError, NonFiniteError, PanningError
-from panning.export.cost import compute_left
-from panning.maskfile import dump_masks, parse_masks
-from panning.masks import Masks
+from panning.alive.connectivity import Connectivity, MaskReport, report
+from panning.compaction.cost import compute_left
+from panning.episode.actions import ActionSpec
+from panning.episode.episode import Policy, run_policy
+from panning.episode.policies import Replay, make_policy
+from panning.episode.policy_net import PolicyNet, parse_policy
+from panning.foundation.errors import DensityError, MaskError, NonFiniteError, PanningError
+from panning.foundation.records import content_key
+from panning.foundation.seeding import derive_seed, numpy_rng
+from panning.masks.file import dump_masks, parse_masks
+from panning.masks.masks import Masks
 from panning.pruners import PruneResult, make_all_alive, prune_problem
-from panning.pruners.actions import ActionSpec
-from panning.pruners.episode import Policy, run_policy
-from panning.pruners.policies import Replay, make_policy
-from panning.pruners.policy_net import PolicyNet, parse_policy
-from panning.records import content_key
-from panning.seeding import derive_seed, numpy_rng
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
 from panning.training import DYNAMICS, Movement, Recipe, TrainResult, evaluate, evaluate_mean, make_dynamic, train
-from panning.training.dynamic import Dynamic
-from panning.training.dynamics import first_mask
+from panning.training.moving.method import Dynamic
+from panning.training.moving.methods import first_mask
 from panning.training.short import train_copy
 
 

@@ -12,8 +12,8 @@ from bisect import bisect_right
 import torch
 from torch import Tensor
 
-from panning.errors import DensityError, NonFiniteError
-from panning.layout import Layout
+from panning.foundation.errors import DensityError, NonFiniteError
+from panning.masks.layout import Layout
 
 #: From how many entries on a selection looks at a sample first, and at every how manieth.
 SAMPLED_FROM = 10_000

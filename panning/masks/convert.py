@@ -1,8 +1,8 @@
 """Masks in the formats of others: what ``read_any`` takes and ``write_as`` makes.
 
     format          keys                          tensors                                   for
-    panning         ``panning.maskfile``          one bit per weight, with the manifest     keeping
-    panning-bytes   ``panning.maskfile``          bool, with the manifest                   any safetensors reader
+    panning         ``panning.masks.file``          one bit per weight, with the manifest     keeping
+    panning-bytes   ``panning.masks.file``          bool, with the manifest                   any safetensors reader
     safetensors     NAME                          bool                                      any safetensors reader
     csr             NAME.crow_indices,            [rows + 1] and [kept], int32, of NAME     very sparse masks
                     NAME.col_indices, NAME.shape  as [rows, rest]; shape too is int32
@@ -37,12 +37,12 @@ from numpy.lib import format as npy
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from panning.errors import MaskError
-from panning.maskfile import dump_masks, load_masks
-from panning.masks import Masks
-from panning.records import write_atomic
-from panning.registry import lookup
-from panning.tensorfile import check_header
+from panning.foundation.errors import MaskError
+from panning.foundation.files import write_atomic
+from panning.foundation.registry import lookup
+from panning.foundation.tensorfile import check_header
+from panning.masks.file import dump_masks, load_masks
+from panning.masks.masks import Masks
 
 #: A larger file, or an archive that unpacks to more, is refused before it is read.
 MAX_FILE_BYTES = 4 * 2**30

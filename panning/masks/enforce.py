@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from panning.errors import MaskError
-from panning.masks import Masks, check_masks_fit
+from panning.foundation.errors import MaskError
+from panning.masks.masks import Masks, check_masks_fit
 
 #: An integer type for each size of an element in bytes.
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

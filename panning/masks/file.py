@@ -28,10 +28,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from panning.errors import MaskError
-from panning.layout import Layout
-from panning.masks import Masks
-from panning.records import canonical_json, strict_json, write_atomic
+from panning.foundation.errors import MaskError
+from panning.foundation.files import strict_json, write_atomic
+from panning.foundation.records import canonical_json
+from panning.masks.layout import Layout
+from panning.masks.masks import Masks
 
 FORMAT_VERSION = 1
 #: The format's own limit is 100 MB; JSON becomes about ten times its size in memory, and 8 MiB describe 50,000 layers.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from panning.errors import ModelError
+from panning.foundation.errors import ModelError
 
 
 @dataclass(frozen=True)

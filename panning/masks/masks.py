@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from panning.errors import DensityError, MaskError
-from panning.layout import Layout
+from panning.foundation.errors import DensityError, MaskError
+from panning.masks.layout import Layout
 
 #: A network is run on inputs of the shape that a file names: more values than this are an attack, not an image.
 MAX_INPUT_VALUES = 2**24
@@ -158,7 +158,7 @@ class Masks(Mapping[str, Tensor]):
             model: the network the mask belongs to; only its structure is used.
             input_shape: shape of one input, without the batch; needed if the mask does not carry it.
         """
-        from panning.connectivity import alive_flat  # connectivity is a layer above; only this method needs it
+        from panning.alive.connectivity import alive_flat  # connectivity is a layer above; only this method needs it
 
         return int(alive_flat(model, self, input_shape).sum()) / self.n_prunable
 

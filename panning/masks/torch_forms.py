@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from panning.errors import MaskError
-from panning.masks import Masks, check_masks_fit
+from panning.foundation.errors import MaskError
+from panning.masks.masks import Masks, check_masks_fit
 
 
 def as_prune(model: nn.Module, masks: Masks) -> None:

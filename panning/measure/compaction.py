@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 
-from panning.benchmark.speed_report import markdown_table
-from panning.errors import ConfigError
-from panning.export import compact, report
-from panning.maskfile import load_masks
-from panning.masks import Masks, digest_of
+from panning.compaction import compact
+from panning.foundation.errors import ConfigError
+from panning.foundation.files import claim_folder, write_atomic
+from panning.foundation.machine import environment_info
+from panning.foundation.records import RecordStore, RunRecord, content_key
+from panning.masks.file import load_masks
+from panning.masks.masks import Masks, digest_of
+from panning.measure import mask_report as report
+from panning.measure.report import markdown_table
 from panning.models import build_model
-from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info, write_atomic
 
 COLUMNS = (
     "model", "method", "density", "threads", "parameters", "gain", "multiply-adds", "gain", "step ms, dense", "compact",

@@ -19,18 +19,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from panning.allocation import allocate, top_k
-from panning.benchmark import speed_goals as names
-from panning.connectivity import Connectivity
-from panning.enforce import enforce_masks
+from panning.alive.connectivity import Connectivity
 from panning.envs import PanningEnv
-from panning.masks import Masks, n_kept_at
-from panning.mixing import mix
+from panning.foundation.seeding import torch_generator
+from panning.masks.allocation import allocate, top_k
+from panning.masks.enforce import enforce_masks
+from panning.masks.masks import Masks, n_kept_at
+from panning.measure import goals as names
 from panning.models import build_model
-from panning.problem import Problem
 from panning.pruners import PRUNERS, Rounds
-from panning.seeding import torch_generator
-from panning.signals import Signals
+from panning.scoring.mixing import mix
+from panning.scoring.problem import Problem
+from panning.scoring.signals import Signals
 from panning.tasks import Task
 
 SEED = 0

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panning.export.compaction import CompactResult
-from panning.export.cost import cost
-from panning.export.sparse import sparse_where_faster
-from panning.export.timing import Timing, time_side_by_side
-from panning.masks import Masks
-from panning.seeding import torch_generator
+from panning.compaction.compaction import CompactResult
+from panning.compaction.cost import cost
+from panning.foundation.seeding import torch_generator
+from panning.masks.masks import Masks
+from panning.measure.sparse import sparse_where_faster
+from panning.measure.timing import Timing, time_side_by_side
 
 Forms = dict[str, dict[str, Any]]
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from panning.benchmark.speed_items import ITEMS, Item, Run, Workbench, training_step
-from panning.memory import keep_freed_memory
+from panning.foundation.memory import keep_freed_memory
+from panning.measure.items import ITEMS, Item, Run, Workbench, training_step
 
 #: What takes less than this is repeated at least so often, even beyond the budget.
 FAST_S, MIN_REPETITIONS, MAX_REPETITIONS = 2.0, 3, 15

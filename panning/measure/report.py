@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panning.benchmark.speed_goals import GOALS, STEP, Figures, quotient
-from panning.records import RunRecord, write_atomic
+from panning.foundation.files import write_atomic
+from panning.foundation.records import RunRecord
+from panning.measure.goals import GOALS, STEP, Figures, quotient
 
 COLUMNS = (
     "model", "samples", "threads", "item", "ms", "ratio", "to one", "lowest", "highest", "n", "peak MB",

@@ -13,10 +13,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from panning.benchmark.speed_items import ITEMS
-from panning.errors import ConfigError, JobError
+from panning.foundation.errors import ConfigError, JobError
+from panning.foundation.files import claim_folder
+from panning.foundation.machine import environment_info
+from panning.foundation.records import RecordStore, RunRecord, content_key
+from panning.measure.items import ITEMS
 from panning.models import MODELS, build_model
-from panning.records import RecordStore, RunRecord, claim_folder, content_key, environment_info
 
 DEFAULT_MODELS = ("lenet5", "resnet32x2", "vgg19", "torchvision:resnet50")
 #: Of our own models and of torchvision's, which take larger images.
@@ -122,7 +124,7 @@ def _measured(case: Case, items: Sequence[str], budget_s: float) -> Iterator[tup
     while waiting:
         asked = json.dumps({**asdict(case), "items": waiting, "budget_s": budget_s})
         # -P: a file in the user's folder must not stand in for a module
-        command = [sys.executable, "-P", "-m", "panning.benchmark.speed", asked]
+        command = [sys.executable, "-P", "-m", "panning.measure.process", asked]
         ready = False
         with (
             tempfile.TemporaryFile("w+") as errors,

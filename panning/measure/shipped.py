@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from panning.benchmark import speed_report
-from panning.records import RunRecord, read_records
+from panning.foundation.records import RunRecord, read_records
+from panning.measure import report as speed_report
 
 
 def records(name: str) -> list[RunRecord]:
     """Those of ``panning bench NAME``: speed, compaction, training."""
-    return read_records(Path(__file__).parent / f"{name}.jsonl")
+    return read_records(Path(__file__).parent / "records" / f"{name}.jsonl")
 
 
 def method_costs() -> dict[str, dict[str, float]]:

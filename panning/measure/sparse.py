@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from panning.errors import ModelError
+from panning.foundation.errors import ModelError
 
 #: A layer changes only if it is faster by so much: less is within what a machine varies.
 MARGIN = 1.1

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panning.enforce import enforce_masks
-from panning.image_format import put_channels_last
-from panning.masks import Masks
+from panning.compaction.image_format import put_channels_last
+from panning.masks.enforce import enforce_masks
+from panning.masks.masks import Masks
 
 #: Timed repetitions of each network, after one that warms up.
 MIN_REPETITIONS, MAX_REPETITIONS = 3, 30

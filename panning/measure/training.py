@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from panning.benchmark.speed_report import markdown_table
 from panning.data import ImageData, InMemorySplit
 from panning.data.augment import PADDING
-from panning.errors import DataError
+from panning.foundation.errors import DataError
+from panning.foundation.machine import environment_info
+from panning.foundation.records import RecordStore, RunRecord, content_key
+from panning.foundation.seeding import torch_generator
+from panning.measure.report import markdown_table
 from panning.models import build_model
-from panning.records import RecordStore, RunRecord, content_key, environment_info
-from panning.seeding import torch_generator
 from panning.training import Recipe, train
 
 N_LOADER_WORKERS = 2

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from panning.errors import ModelError, UnknownNameError
+from panning.foundation.errors import ModelError, UnknownNameError
+from panning.foundation.registry import nearest
+from panning.foundation.seeding import derive_seed, isolated_torch_rng
 from panning.models.check import check_model_fits
 from panning.models.imported import build_imported
 from panning.models.lenet import LeNet5
@@ -17,8 +19,6 @@ from panning.models.mlp import MLP
 from panning.models.resnet import ResNet
 from panning.models.torchvision_models import PREFIX, build_torchvision, torchvision_names
 from panning.models.vgg import VGG
-from panning.registry import nearest
-from panning.seeding import derive_seed, isolated_torch_rng
 
 __all__ = ["MODELS", "ModelRow", "build_model", "check_model_fits", "model_names"]
 

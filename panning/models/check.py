@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from panning.errors import ModelError
-from panning.seeding import isolated_torch_rng
+from panning.foundation.errors import ModelError
+from panning.foundation.seeding import isolated_torch_rng
 
 
 def check_model_fits(model: nn.Module, input_shape: tuple[int, ...], n_classes: int) -> None:

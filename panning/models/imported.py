@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from panning.errors import ModelError
-from panning.seeding import isolated_torch_rng
+from panning.foundation.errors import ModelError
+from panning.foundation.seeding import isolated_torch_rng
 
 
 def build_imported(path: str, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:

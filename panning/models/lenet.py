@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from panning.errors import ModelError
+from panning.foundation.errors import ModelError
 from panning.models.initialization import initialize
 
 #: Two 5x5 convolutions without padding and two 2x2 pools leave one pixel of this many.

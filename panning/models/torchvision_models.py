@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from panning.errors import ModelError
+from panning.foundation.errors import ModelError
 
 PREFIX = "torchvision:"
 

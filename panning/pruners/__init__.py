@@ -10,19 +10,28 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from panning.connectivity import Connectivity
-from panning.errors import PanningError
-from panning.indices import INDICES
-from panning.masks import n_kept_at
-from panning.problem import Problem
-from panning.pruners.all_alive import all_alive, make_all_alive
+from panning.alive.connectivity import Connectivity
+from panning.alive.repair import all_alive
+from panning.foundation.errors import PanningError
+from panning.foundation.registry import lookup
+from panning.masks.masks import n_kept_at
 from panning.pruners.controls import CONTROLS
-from panning.pruners.phew import PHEW
+from panning.pruners.phew.method import PHEW
 from panning.pruners.quotas import RandomQuotas
-from panning.pruners.rounds import METHODS_OWN, OnRound, PruneResult, Round, RoundAction, Rounds, prune_round
+from panning.pruners.rounds import (
+    METHODS_OWN,
+    OnRound,
+    PruneResult,
+    Round,
+    RoundAction,
+    Rounds,
+    make_all_alive,
+    prune_round,
+)
 from panning.pruners.score_rounds import RELEASE_TEMPERATURE, ScoreRounds
 from panning.pruners.staged import StagedPanning
-from panning.registry import lookup
+from panning.scoring.indices import INDICES
+from panning.scoring.problem import Problem
 
 __all__ = [
     "CONTROLS", "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds", "all_alive",

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from panning.connectivity import Connectivity
-from panning.layout import Layout
-from panning.problem import Problem
-from panning.pruners.all_alive import make_all_alive
-from panning.pruners.rounds import PruneResult, Rounds
-from panning.seeding import torch_generator
+from panning.alive.connectivity import Connectivity
+from panning.foundation.seeding import torch_generator
+from panning.masks.layout import Layout
+from panning.pruners.rounds import PruneResult, Rounds, make_all_alive
+from panning.scoring.problem import Problem
 
 Prune = Callable[[Problem, Rounds], PruneResult]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from panning.allocation import (
+from panning.masks.allocation import (
     allocate_by_layer,
     erk_counts,
     igq_counts,
@@ -14,10 +14,10 @@ from panning.allocation import (
     uniform_counts,
     uniform_plus_counts,
 )
-from panning.layout import Layout
-from panning.masks import n_kept_at
-from panning.problem import Problem
+from panning.masks.layout import Layout
+from panning.masks.masks import n_kept_at
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
+from panning.scoring.problem import Problem
 
 QUOTAS: dict[str, Callable[[Layout, int], list[int]]] = {
     "uniform": uniform_counts,

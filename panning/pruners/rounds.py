@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panning.allocation import allocate
-from panning.layout import Layout
-from panning.masks import Masks, n_kept_at
-from panning.mixing import Combination, Normaliser, mix
-from panning.problem import Problem
-from panning.schedules import densities
-from panning.signals import Signals
+from panning.alive.connectivity import Connectivity
+from panning.alive.repair import all_alive
+from panning.foundation.errors import ModelError
+from panning.masks.allocation import allocate
+from panning.masks.layout import Layout
+from panning.masks.masks import Masks, n_kept_at
+from panning.scoring.mixing import Combination, Normaliser, mix
+from panning.scoring.problem import Problem
+from panning.scoring.schedules import densities
+from panning.scoring.signals import Signals
 
 #: Called after each round with its number, from 1, and the number of all rounds.
 OnRound = Callable[[int, int], None]
@@ -140,3 +143,15 @@ def run_rounds(
         if on_round is not None:
             on_round(number + 1, len(targets))
     return PruneResult(problem.layout, mask, result.scores, tuple(history))
+
+
+def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
+    """The same number of weights, all alive; see ``all_alive``."""
+    connectivity = Connectivity.of(problem)
+    mask = all_alive(connectivity, result.mask, result.scores)
+    if (n_alive := connectivity.n_alive(mask)) != int(mask.sum()):  # no search can do more than the alive test knows
+        raise ModelError(
+            f"Only {n_alive} of {int(mask.sum())} weights are alive: this network contains a function in which more weights "
+            "can cut others off. docs/layers.md says what is followed."
+        )
+    return PruneResult(result.layout, mask, result.scores, result.history)

@@ -13,9 +13,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from panning.mixing import Combination, Normaliser
-from panning.problem import Loss, Problem
 from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
+from panning.scoring.mixing import Combination, Normaliser
+from panning.scoring.problem import Loss, Problem
 
 #: What the logits are divided by in the released code of GraSP, GCS and Panning.
 #: NOTE Only their own rows do so. An agent mixes indices from one pass at temperature 1, so what it weighs as GraSP ranks

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from panning.mixing import Combination
-from panning.problem import Problem
 from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
 from panning.pruners.score_rounds import RELEASE_TEMPERATURE
+from panning.scoring.mixing import Combination
+from panning.scoring.problem import Problem
 
 #: The next stage begins when the sparsity passes these values.
 STAIRS = (0.80, 0.90, 0.98, 0.99, 1.0)

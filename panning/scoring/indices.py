@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from panning.signals import PASSES, Signals
+from panning.scoring.signals import PASSES, Signals
 
 
 def random(signals: Signals) -> Tensor:

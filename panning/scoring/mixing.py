@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from panning.errors import ConfigError
-from panning.indices import INDICES
-from panning.registry import lookup
-from panning.signals import Signals
+from panning.foundation.errors import ConfigError
+from panning.foundation.registry import lookup
+from panning.scoring.indices import INDICES
+from panning.scoring.signals import Signals
 
 Normaliser = Literal["mean", "zscore"]
 Combination = Literal["sum", "product"]

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panning.errors import DataError
-from panning.layout import Kind, Layout, by_unit, prunable_layout, prunable_parameters
-from panning.seeding import torch_generator
+from panning.data.batches import Batch, BatchSource
+from panning.foundation.errors import DataError
+from panning.foundation.seeding import torch_generator
+from panning.masks.layout import Kind, Layout, by_unit, prunable_layout, prunable_parameters
 
-Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
-BatchSource = Callable[[int], Batch]  # the scoring batch of round i; equal for equal i
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from panning.errors import DensityError
-from panning.masks import check_density
-from panning.registry import lookup
+from panning.foundation.errors import DensityError
+from panning.foundation.registry import lookup
+from panning.masks.masks import check_density
 
 Schedule = Callable[[int, int, float], float]
 

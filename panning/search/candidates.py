@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from panning.episode.policies import available_policies
+from panning.foundation.records import content_key
 from panning.pruners import PRUNERS
-from panning.pruners.policies import available_policies
-from panning.records import content_key
 from panning.search.config import AgentPart
 
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from panning.agents.config import AgentConfig, Density, EnvSpec, PPOSpec
-from panning.config import Config
 from panning.envs.reward import RewardSpec
+from panning.episode.actions import ActionSpec
+from panning.episode.policy_net import load_policy
+from panning.foundation.config import Config
+from panning.foundation.registry import lookup
 from panning.pruners import PRUNERS
-from panning.pruners.actions import ActionSpec
-from panning.pruners.policy_net import load_policy
-from panning.registry import lookup
 from panning.tasks import DataSource, TaskSpec, check_task_names
 from panning.training import Recipe
 

@@ -9,8 +9,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from panning.pictures import figure, png
-from panning.records import environment_info, read_records, write_atomic
+from panning.agents.pictures import reward_picture
+from panning.foundation.files import write_atomic
+from panning.foundation.machine import environment_info
+from panning.foundation.pictures import figure, png
 from panning.search.run import Row, SearchResult
 
 #: Red is panning's.
@@ -194,24 +196,4 @@ def _layer_picture(result: SearchResult) -> bytes:
         axes.set_ylabel("density of the layer")
         axes.set_title(f"density {density:g}")
     panels[-1].legend(fontsize=6)
-    return png(whole)
-
-
-def reward_picture(path: Path) -> bytes:
-    """Mean episode reward of each rollout; where the reward trains, the advantage over the fixed policy too."""
-    records = sorted(read_records(path), key=lambda record: record.config["rollout"])
-    with_advantage = any("advantage" in record.metrics for record in records)
-    whole, panels = figure(2 if with_advantage else 1, width=4.6, height=3.2)
-    for axes, key, label in zip(
-        panels,
-        ("reward", "advantage"),
-        ("mean episode reward", "advantage over the fixed policy, points"),
-        strict=False,
-    ):
-        scale = 100.0 if key == "advantage" else 1.0
-        points = [(r.config["rollout"] + 1, scale * r.metrics[key]) for r in records if key in r.metrics]
-        axes.plot([x for x, _ in points], [y for _, y in points])
-        axes.set_xlabel("rollout")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
     return png(whole)

@@ -18,18 +18,19 @@ from typing import Any, Protocol
 import torch
 
 from panning.agents.train import ShowRollouts, train_agent
-from panning.config import dump_config
-from panning.connectivity import Connectivity, report
-from panning.errors import JobError, PolicyError
-from panning.maskfile import parse_masks
-from panning.masks import n_kept_at
-from panning.pruners.policy_net import load_policy
-from panning.records import claim_folder, read_records, sole_writer, write_atomic
+from panning.alive.connectivity import Connectivity, report
+from panning.episode.policy_net import load_policy
+from panning.foundation.config import dump_config
+from panning.foundation.errors import JobError, PolicyError
+from panning.foundation.files import claim_folder, sole_writer, write_atomic
+from panning.foundation.records import read_records
+from panning.jobs.executor import Executor
+from panning.jobs.store import JobStore, OnJob
+from panning.jobs.work import Job, Outcome, prune_job, train_job
+from panning.masks.file import parse_masks
+from panning.masks.masks import n_kept_at
 from panning.search.candidates import Candidate, baseline, fixed_candidates, replay_candidates, sample_by
 from panning.search.config import Rung, SearchConfig
-from panning.search.executor import Executor
-from panning.search.jobs import Job, Outcome, prune_job, train_job
-from panning.search.store import JobStore, OnJob
 from panning.tasks import load_task, load_task_data
 
 Advance = Callable[..., None]

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from panning.errors import MaskError, PanningError
-from panning.records import write_atomic
-from panning.tensorfile import DAMAGE, packed, read_tensors
-from panning.training.moving import MovingMasks
-from panning.training.moving_state import kinds_of
+from panning.foundation.errors import MaskError, PanningError
+from panning.foundation.files import write_atomic
+from panning.foundation.tensorfile import DAMAGE, packed, read_tensors
+from panning.training.moving.engine import MovingMasks
+from panning.training.moving.state import kinds_of
 
 #: What each optimizer keeps of a parameter: a number, or a tensor of the parameter's shape.
 STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from panning.errors import ModelError
-from panning.export.compaction import CompactResult, compact
-from panning.export.cost import multiply_adds_left
-from panning.export.trace import as_it_was
-from panning.image_format import adds_parts
-from panning.masks import Masks
-from panning.seeding import isolated_torch_rng
+from panning.compaction.compaction import CompactResult, compact
+from panning.compaction.cost import multiply_adds_left
+from panning.compaction.image_format import adds_parts
+from panning.foundation.errors import ModelError
+from panning.foundation.modes import as_it_was
+from panning.foundation.seeding import isolated_torch_rng
+from panning.masks.masks import Masks
 
 #: Making a network compact takes about as long as twenty of its steps, and narrow layers do fewer multiply-adds a second.
 COMPACT_FROM_STEPS, COMPACT_BELOW = 100, 0.8

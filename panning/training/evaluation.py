@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panning.compaction.image_format import image_format
 from panning.data import ImageData, Split
-from panning.image_format import image_format
 
 EVALUATION_BATCH = 1000
 

@@ -1,8 +1,8 @@
 """One training loop for dense networks, fixed masks and masks that move.
 
-Masked weights are exactly zero before the first step and after every step (``panning.enforce``). Where a fixed mask leaves
-few units, the compact network is trained in the masked one's place: the same training, up to rounding. Masks that move do so
-by hooks of the optimizer (``panning.training.moving``); the loop is the same.
+Masked weights are exactly zero before the first step and after every step (``panning.masks.enforce``). Where a fixed mask
+leaves few units, the compact network is trained in the masked one's place: the same training, up to rounding. Masks that
+move do so by hooks of the optimizer (``panning.training.moving``); the loop is the same.
 
 Everything random in epoch e (order, augmentation, dropout) derives from (seed, e): a run that goes on from a checkpoint
 gives the same weights, bit for bit on one thread, as one that was never interrupted.
@@ -23,23 +23,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panning.compaction.compaction import CompactResult
+from panning.compaction.cost import cost
+from panning.compaction.image_format import put_channels_last
 from panning.data import ImageData, augment_batch
-from panning.enforce import enforce_masks
-from panning.errors import NonFiniteError
-from panning.export.compaction import CompactResult
-from panning.export.cost import cost
-from panning.image_format import put_channels_last
-from panning.masks import Masks, digest_of
-from panning.problem import Problem
-from panning.records import content_key
-from panning.seeding import derive_seed, isolated_torch_rng, torch_generator
+from panning.foundation.errors import NonFiniteError
+from panning.foundation.records import content_key
+from panning.foundation.seeding import derive_seed, isolated_torch_rng, torch_generator
+from panning.masks.enforce import enforce_masks
+from panning.masks.masks import Masks, digest_of
+from panning.scoring.problem import Problem
 from panning.training.checkpoint import Checkpoint, Entry, load_checkpoint, save_checkpoint
-from panning.training.dynamic import Dynamic
+from panning.training.compact_training import made_small
 from panning.training.evaluation import evaluate, forward
-from panning.training.moving import MovingMasks
-from panning.training.moving_checks import check_movement
+from panning.training.moving.checks import check_movement
+from panning.training.moving.engine import MovingMasks
+from panning.training.moving.method import Dynamic
 from panning.training.recipe import Plan, Recipe, learning_rate_at
-from panning.training.small import made_small
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import field_validator
 
-from panning.config import Config, ConfigT, load_config
-from panning.registry import unknown_name_message
+from panning.foundation.config import Config, ConfigT, load_config
+from panning.foundation.registry import unknown_name_message
 from panning.training import Recipe
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from panning.config import Config
+from panning.foundation.config import Config
 
 
 class Recipe(Config):

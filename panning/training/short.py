@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from panning.masks import Masks
+from panning.masks.masks import Masks
 from panning.tasks import Task
 from panning.training.loop import TrainResult, train
 from panning.training.recipe import Recipe

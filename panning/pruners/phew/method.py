@@ -28,16 +28,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from panning.allocation import top_k
-from panning.connectivity import Connectivity
-from panning.errors import DensityError, NonFiniteError
-from panning.masks import n_kept_at
-from panning.problem import Problem
-from panning.pruners.all_alive import all_alive
+from panning.alive.connectivity import Connectivity
+from panning.alive.repair import all_alive
+from panning.foundation.errors import DensityError, NonFiniteError
+from panning.foundation.seeding import torch_generator
+from panning.masks.allocation import top_k
+from panning.masks.masks import n_kept_at
+from panning.pruners.phew.unit_graph import trace
+from panning.pruners.phew.walks import Walks
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
-from panning.pruners.units import trace
-from panning.pruners.walks import Walks
-from panning.seeding import torch_generator
+from panning.scoring.problem import Problem
 
 #: Walks of one batch: a five-thousandth of the weights, but no fewer than this.
 LEAST_BATCH = 1000

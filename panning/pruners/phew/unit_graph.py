@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panning import flow
-from panning.errors import ModelError
 from panning.flow import functions as of
 from panning.flow.linear import depends
-from panning.problem import Problem
+from panning.foundation.errors import ModelError
+from panning.scoring.problem import Problem
 
 IN_PLACE = (*of.ADDITIONS_IN_PLACE, Tensor.mul_, Tensor.div_)
 

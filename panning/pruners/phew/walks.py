@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from panning.pruners.units import UnitNode
+from panning.pruners.phew.unit_graph import UnitNode
 
 #: The most sums that are kept of one layer in one direction.
 TABLE_ENTRIES = 2**21

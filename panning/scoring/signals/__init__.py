@@ -25,10 +25,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from panning.errors import ModelError, NonFiniteError
-from panning.problem import Problem
-from panning.signals import coupled, loss, meta, ntk, path
-from panning.signals.site import Site
+from panning.foundation.errors import ModelError, NonFiniteError
+from panning.scoring.problem import Problem
+from panning.scoring.signals import coupled, loss, meta, ntk, path
+from panning.scoring.signals.site import Site
 
 
 @dataclass(frozen=True)

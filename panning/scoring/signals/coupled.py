@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from panning.errors import DataError
-from panning.problem import Batch
-from panning.signals.site import Site, gradient
+from panning.data.batches import Batch
+from panning.foundation.errors import DataError
+from panning.scoring.signals.site import Site, gradient
 
 N_GROUPS = 5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from panning.signals.site import Site, gradient
+from panning.scoring.signals.site import Site, gradient
 
 
 def first_order(site: Site) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from panning.signals.site import Site, check_twice_differentiable
+from panning.scoring.signals.site import Site, check_twice_differentiable
 
 #: M and the rate of the inner steps: the authors' defaults. Batch i of a round's M + 1 is batch round * (M + 1) + i.
 N_STEPS = 3

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panning import flow
-from panning.errors import ModelError
-from panning.problem import Problem
-from panning.seeding import torch_generator
-from panning.signals.site import Site
+from panning.foundation.errors import ModelError
+from panning.foundation.seeding import torch_generator
+from panning.scoring.problem import Problem
+from panning.scoring.signals.site import Site
 
 #: Resampled weights and images per round, images each, and the standard deviation of the perturbation.
 N_RESAMPLES = 5

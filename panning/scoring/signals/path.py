@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from panning import flow
-from panning.signals.site import Site
+from panning.scoring.signals.site import Site
 
 #: R is linear in the input and in the output's gradient, so both can be scaled down where a deep network overflows; by
 #: powers of two, which changes nothing but the exponents of all scores.

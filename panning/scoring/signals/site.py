@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from panning import flow
-from panning.errors import ModelError, NonFiniteError
-from panning.problem import Batch, Problem
+from panning.data.batches import Batch
+from panning.foundation.errors import ModelError, NonFiniteError
+from panning.scoring.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)

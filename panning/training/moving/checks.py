@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from panning.connectivity import Connectivity
-from panning.enforce import check_held, check_ranks_agree, first_enforced, first_moving
-from panning.errors import MaskError
-from panning.masks import Masks, check_masks_fit, n_kept_at
-from panning.problem import Problem
-from panning.training.dynamic import FEWEST_FALLS, Clock, Dynamic, Ramp
-from panning.training.flat import check_momentum
-from panning.training.moves import hidden_layers
+from panning.alive.connectivity import Connectivity
+from panning.foundation.errors import MaskError
+from panning.masks.enforce import check_held, check_ranks_agree, first_enforced, first_moving
+from panning.masks.masks import Masks, check_masks_fit, n_kept_at
+from panning.scoring.problem import Problem
+from panning.training.moving.flat import check_momentum
+from panning.training.moving.method import FEWEST_FALLS, Clock, Dynamic, Ramp
+from panning.training.moving.selection import hidden_layers
 
 
 def check_parts(problem: Problem, optimizer: Optimizer, method: Dynamic, start: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from panning.training.flat import FlatParameters
+from panning.training.moving.flat import FlatParameters
 
 
 class DenseAside:

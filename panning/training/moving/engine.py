@@ -24,20 +24,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from panning.connectivity import Connectivity, MaskReport, report
-from panning.enforce import MOVERS, MaskEnforcement, enforce_masks, remove_all
-from panning.errors import MaskError, NonFiniteError
-from panning.export.cost import multiply_adds
-from panning.masks import Masks, check_density, n_kept_at
-from panning.problem import Problem
-from panning.pruners.all_alive import all_alive
-from panning.seeding import torch_generator
-from panning.training.aside import DenseAside
-from panning.training.dynamic import Clock, Dynamic, Memory, Move, View
-from panning.training.flat import FlatParameters
-from panning.training.moves import hidden_layers
-from panning.training.moving_checks import check_movement, check_parts, start_density
-from panning.training.moving_state import LAST, MEMORY, REMEMBERED, Kinds, StateForm, kinds_of, start_identity
+from panning.alive.connectivity import Connectivity, MaskReport, report
+from panning.alive.repair import all_alive
+from panning.compaction.cost import multiply_adds
+from panning.foundation.errors import MaskError, NonFiniteError
+from panning.foundation.seeding import torch_generator
+from panning.masks.enforce import MOVERS, MaskEnforcement, enforce_masks, remove_all
+from panning.masks.masks import Masks, check_density, n_kept_at
+from panning.scoring.problem import Problem
+from panning.training.moving.checks import check_movement, check_parts, start_density
+from panning.training.moving.dense_weights import DenseAside
+from panning.training.moving.flat import FlatParameters
+from panning.training.moving.method import Clock, Dynamic, Memory, Move, View
+from panning.training.moving.selection import hidden_layers
+from panning.training.moving.state import LAST, MEMORY, REMEMBERED, Kinds, StateForm, kinds_of, start_identity
 
 
 class MovingMasks:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from panning.enforce import clear_gradient
-from panning.errors import MaskError
-from panning.masks import Masks, check_masks_fit
-from panning.problem import Problem
+from panning.foundation.errors import MaskError
+from panning.masks.enforce import clear_gradient
+from panning.masks.masks import Masks, check_masks_fit
+from panning.scoring.problem import Problem
 
 
 class FlatParameters:

@@ -1,4 +1,4 @@
-"""What a method that changes masks while a network trains has to say; ``panning.training.moving`` does it.
+"""What a method that changes masks while a network trains has to say; ``panning.training.moving.engine`` does it.
 
 A method is its few numbers and pure functions: when it acts, and from what it then sees, which weights it keeps. What it
 does not say is the same for all: masked weights are zero and learn nothing, a weight that is grown starts at zero with an
@@ -16,13 +16,13 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from panning.config import Config
-from panning.errors import MaskError
-from panning.layout import Layout
-from panning.masks import n_kept_at
-from panning.problem import Problem
-from panning.registry import unknown_name_message
-from panning.schedules import SCHEDULES
+from panning.foundation.config import Config
+from panning.foundation.errors import MaskError
+from panning.foundation.registry import unknown_name_message
+from panning.masks.layout import Layout
+from panning.masks.masks import n_kept_at
+from panning.scoring.problem import Problem
+from panning.scoring.schedules import SCHEDULES
 from panning.training.recipe import Recipe, learning_rate_at
 
 Share = Annotated[float, Field(ge=0, le=1)]

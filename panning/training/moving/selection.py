@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from panning.allocation import top_k
-from panning.connectivity import Connectivity
-from panning.layout import Layout
-from panning.problem import Problem
+from panning.alive.connectivity import Connectivity
+from panning.masks.allocation import top_k
+from panning.masks.layout import Layout
+from panning.scoring.problem import Problem
 
 
 def drop(scores: Tensor, mask: Tensor, counts: list[int], layout: Layout, generator: torch.Generator) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panning.errors import MaskError
-from panning.masks import digest_of
-from panning.problem import Problem
-from panning.records import canonical_json, content_key
-from panning.training.dynamic import Clock, Dynamic
+from panning.foundation.errors import MaskError
+from panning.foundation.records import canonical_json, content_key
+from panning.masks.masks import digest_of
+from panning.scoring.problem import Problem
+from panning.training.moving.method import Clock, Dynamic
 
 #: In the memory: the magnitude that a masked weight had when it was last kept, by which all-alive pruning revives.
 LAST = "last magnitude"

@@ -7,28 +7,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from panning.config import parse_config
-from panning.masks import Masks
-from panning.problem import Problem
+from panning.foundation.config import parse_config
+from panning.foundation.registry import lookup
+from panning.masks.masks import Masks
 from panning.pruners import prune_problem
-from panning.registry import lookup
-from panning.training.dynamic import Dynamic
-from panning.training.dynamics.deep_rewiring import DeepRewiring
-from panning.training.dynamics.dpf import DPF
-from panning.training.dynamics.early import Early
-from panning.training.dynamics.evolutionary import SET
-from panning.training.dynamics.free_tickets import EDST
-from panning.training.dynamics.granet import GraNet
-from panning.training.dynamics.iterative import IterativeMagnitude
-from panning.training.dynamics.magnitude import GradualMagnitude
-from panning.training.dynamics.momentum import SparseMomentum
-from panning.training.dynamics.partial import PartiallyMasked
-from panning.training.dynamics.pruning_aware import PruningAware
-from panning.training.dynamics.quantized import Quantized
-from panning.training.dynamics.reparameterization import Reparameterization
-from panning.training.dynamics.rigl import RigL
-from panning.training.dynamics.soft_filter import SoftFilter
-from panning.training.dynamics.surgery import NetworkSurgery
+from panning.scoring.problem import Problem
+from panning.training.moving.method import Dynamic
+from panning.training.moving.methods.deep_rewiring import DeepRewiring
+from panning.training.moving.methods.dpf import DPF
+from panning.training.moving.methods.early import Early
+from panning.training.moving.methods.evolutionary import SET
+from panning.training.moving.methods.free_tickets import EDST
+from panning.training.moving.methods.granet import GraNet
+from panning.training.moving.methods.iterative import IterativeMagnitude
+from panning.training.moving.methods.magnitude import GradualMagnitude
+from panning.training.moving.methods.momentum import SparseMomentum
+from panning.training.moving.methods.partial import PartiallyMasked
+from panning.training.moving.methods.pruning_aware import PruningAware
+from panning.training.moving.methods.quantized import Quantized
+from panning.training.moving.methods.reparameterization import Reparameterization
+from panning.training.moving.methods.rigl import RigL
+from panning.training.moving.methods.soft_filter import SoftFilter
+from panning.training.moving.methods.surgery import NetworkSurgery
 
 
 @dataclass(frozen=True)

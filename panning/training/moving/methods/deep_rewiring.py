@@ -15,8 +15,8 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from panning.training.dynamic import Clock, Dynamic, Move, View
-from panning.training.moves import full_layers, grow, noise_like
+from panning.training.moving.method import Clock, Dynamic, Move, View
+from panning.training.moving.selection import full_layers, grow, noise_like
 
 #: In the memory: +1 or -1 for each weight.
 SIGN = "sign"

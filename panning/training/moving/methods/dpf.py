@@ -13,9 +13,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from panning.allocation import allocate_by_layer, top_k, uniform_counts
-from panning.training.dynamic import Clock, Holds, Memory, Move, Ramp, Share, View
-from panning.training.moves import top_units
+from panning.masks.allocation import allocate_by_layer, top_k, uniform_counts
+from panning.training.moving.method import Clock, Holds, Memory, Move, Ramp, Share, View
+from panning.training.moving.selection import top_units
 
 
 class DPF(Ramp):

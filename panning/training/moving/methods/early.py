@@ -12,11 +12,11 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from panning.errors import MaskError
-from panning.problem import Problem
+from panning.foundation.errors import MaskError
+from panning.foundation.registry import lookup
 from panning.pruners import PRUNERS, prune_problem
-from panning.registry import lookup
-from panning.training.dynamic import Clock, Dynamic, Move, View
+from panning.scoring.problem import Problem
+from panning.training.moving.method import Clock, Dynamic, Move, View
 
 
 class Early(Dynamic):

@@ -15,8 +15,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from panning.training.dynamic import DropAndGrow, Move, Share, View
-from panning.training.moves import cosine, drop, full_layers, grow, noise_like, shares
+from panning.training.moving.method import DropAndGrow, Move, Share, View
+from panning.training.moving.selection import cosine, drop, full_layers, grow, noise_like, shares
 
 
 class SET(DropAndGrow):

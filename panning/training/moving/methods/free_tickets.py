@@ -16,10 +16,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from panning.errors import MaskError
-from panning.problem import Problem
-from panning.training.dynamic import Clock, Dynamic, Move, Share, View
-from panning.training.dynamics.rigl import exchange
+from panning.foundation.errors import MaskError
+from panning.scoring.problem import Problem
+from panning.training.moving.method import Clock, Dynamic, Move, Share, View
+from panning.training.moving.methods.rigl import exchange
 from panning.training.recipe import Recipe
 
 

@@ -13,8 +13,8 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from panning.training.dynamic import Move, Ramp, Share, View
-from panning.training.moves import cosine, drop, full_layers, grow, highest
+from panning.training.moving.method import Move, Ramp, Share, View
+from panning.training.moving.selection import cosine, drop, full_layers, grow, highest
 
 
 class GraNet(Ramp):

@@ -19,11 +19,11 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from panning.errors import MaskError
-from panning.masks import n_kept_at
-from panning.problem import Problem
-from panning.training.dynamic import Clock, Dynamic, Move, View, n_rounds
-from panning.training.moves import highest
+from panning.foundation.errors import MaskError
+from panning.masks.masks import n_kept_at
+from panning.scoring.problem import Problem
+from panning.training.moving.method import Clock, Dynamic, Move, View, n_rounds
+from panning.training.moving.selection import highest
 from panning.training.recipe import Recipe, learning_rate_at
 
 

@@ -14,9 +14,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from panning.allocation import round_counts
-from panning.training.dynamic import Clock, Move, Ramp, View
-from panning.training.moves import by_layer, highest
+from panning.masks.allocation import round_counts
+from panning.training.moving.method import Clock, Move, Ramp, View
+from panning.training.moving.selection import by_layer, highest
 
 #: In the memory: how many weights each layer had at the start.
 AT_START = "layer counts at the start"

@@ -14,9 +14,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from panning.allocation import round_counts
-from panning.training.dynamic import Dynamic, Move, Share, View
-from panning.training.moves import cosine, drop, free_places, grow, shares
+from panning.masks.allocation import round_counts
+from panning.training.moving.method import Dynamic, Move, Share, View
+from panning.training.moving.selection import cosine, drop, free_places, grow, shares
 
 
 class SparseMomentum(Dynamic):

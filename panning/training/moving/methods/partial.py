@@ -20,10 +20,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from panning.connectivity import Connectivity
-from panning.problem import Problem
-from panning.training.dynamic import Clock, Dynamic, Holds, Memory, Move, Share, View
-from panning.training.moves import put_units
+from panning.alive.connectivity import Connectivity
+from panning.scoring.problem import Problem
+from panning.training.moving.method import Clock, Dynamic, Holds, Memory, Move, Share, View
+from panning.training.moving.selection import put_units
 
 #: In the memory: of each layer's matrix, for ``low_rank``.
 RANKS = "ranks"

@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from panning.allocation import top_k
-from panning.errors import MaskError
-from panning.problem import Problem
-from panning.training.dynamic import Clock, Dynamic, Memory, Move, Share, View
-from panning.training.moves import put_units
+from panning.foundation.errors import MaskError
+from panning.masks.allocation import top_k
+from panning.scoring.problem import Problem
+from panning.training.moving.method import Clock, Dynamic, Memory, Move, Share, View
+from panning.training.moving.selection import put_units
 
 #: In the memory: n_l of each epoch [epochs, layers], the indicator of each [epochs], and whether it has pruned.
 COUNTS, INDICATOR, DONE = "unit counts", "early pruning indicator", "pruned"

@@ -27,10 +27,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from panning.layout import Layout
-from panning.problem import Problem
-from panning.training.dynamic import Clock, Holds, Memory, Move, Ramp, Share, View
-from panning.training.moves import highest
+from panning.masks.layout import Layout
+from panning.scoring.problem import Problem
+from panning.training.moving.method import Clock, Holds, Memory, Move, Ramp, Share, View
+from panning.training.moving.selection import highest
 
 #: In the memory: whether quantisation has begun.
 IS_ON = "quantizing"

@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from panning.allocation import round_counts
-from panning.training.dynamic import Clock, DropAndGrow, Move, Share, View
-from panning.training.moves import free_places, full_layers, grow, highest, noise_like
+from panning.masks.allocation import round_counts
+from panning.training.moving.method import Clock, DropAndGrow, Move, Share, View
+from panning.training.moving.selection import free_places, full_layers, grow, highest, noise_like
 
 #: In the memory.
 THRESHOLD = "threshold"

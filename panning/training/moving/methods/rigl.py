@@ -14,8 +14,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from panning.training.dynamic import DropAndGrow, Move, Share, View
-from panning.training.moves import cosine, drop, grow, shares
+from panning.training.moving.method import DropAndGrow, Move, Share, View
+from panning.training.moving.selection import cosine, drop, grow, shares
 
 
 class RigL(DropAndGrow):

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from panning.training.dynamic import Clock, Dynamic, Holds, Memory, Move, View
-from panning.training.moves import top_units
+from panning.training.moving.method import Clock, Dynamic, Holds, Memory, Move, View
+from panning.training.moving.selection import top_units
 
 
 class SoftFilter(Dynamic):

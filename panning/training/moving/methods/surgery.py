@@ -15,8 +15,8 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from panning.allocation import top_k
-from panning.training.dynamic import Holds, Move, Ramp, View
+from panning.masks.allocation import top_k
+from panning.training.moving.method import Holds, Move, Ramp, View
 
 
 class NetworkSurgery(Ramp):

@@ -21,15 +21,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from panning.errors import MaskError, ModelError
-from panning.export.analysis import find_constants, find_kept
-from panning.export.rebuild import Entries, Rebuild, grid, take
-from panning.export.rule import Analysis
-from panning.export.trace import as_it_was, record_shapes, same, stays, trace
-from panning.layout import prunable_layout
-from panning.maskfile import fingerprint
-from panning.masks import Masks, apply_masks, check_masks_fit
-from panning.seeding import isolated_torch_rng
+from panning.compaction.analysis import find_constants, find_kept
+from panning.compaction.rebuild import Entries, Rebuild, grid, take
+from panning.compaction.rule import Analysis
+from panning.compaction.trace import record_shapes, same, stays, trace
+from panning.foundation.errors import MaskError, ModelError
+from panning.foundation.modes import as_it_was
+from panning.foundation.seeding import isolated_torch_rng
+from panning.masks.file import fingerprint
+from panning.masks.layout import prunable_layout
+from panning.masks.masks import Masks, apply_masks, check_masks_fit
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Methods beside each other under one protocol: grids, tables, statistics, reports."""

@@ -1,0 +1,173 @@
+"""Scoring batches from what users have: one batch, a DataLoader or a Dataset."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset, default_collate
+
+from panning.foundation.errors import DataError
+from panning.foundation.seeding import derive_seed, isolated_global_rngs, numpy_rng
+
+Batch = tuple[Tensor, Tensor]
+#: The scoring batch of round i; equal for equal i.
+BatchSource = Callable[[int], Batch]
+
+#: Samples in a scoring batch drawn from a Dataset: at least GraSP's 10 of each class where there are up to 12.
+SCORING_BATCH = 128
+
+
+def batch_source(data: Any, seed: int) -> BatchSource:
+    if isinstance(data, DataLoader):
+        return LoaderBatches(data, seed)
+    if isinstance(data, tuple | list):
+        if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
+            kinds = ", ".join(type(part).__name__ for part in data[:4])
+            raise DataError(f"A batch must be two tensors (inputs, targets), given {len(data)} parts: {kinds}.")
+        inputs, targets = data
+        if len(inputs) != len(targets) or len(inputs) == 0:
+            raise DataError(
+                f"A batch needs as many targets as inputs, given {len(inputs)} inputs and {len(targets)} targets."
+            )
+        return OneBatch(inputs, targets)
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return DatasetBatches(data, seed)
+    raise DataError(f"Data must be a batch (inputs, targets), a DataLoader or a Dataset, given {type(data).__name__}.")
+
+
+@dataclass(frozen=True, eq=False)
+class OneBatch:
+    """Every round gets the same batch."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __call__(self, number: int) -> Batch:
+        return self.inputs, self.targets
+
+
+class LoaderBatches:
+    """Round i gets batch i of a pass over the loader; a pass that ends starts again, with the same batches.
+
+    Rounds come in order, so the last few batches are kept and no others: a hundred rounds may not fit into memory.
+    """
+
+    N_KEPT = 4
+
+    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        self.loader = loader
+        self.seed = seed
+        self.kept: dict[int, Batch] = {}
+        self._start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LoaderBatches, (self.loader, self.seed)  # a pass cannot be copied; another one has the same batches
+
+    def __call__(self, number: int) -> Batch:
+        if number not in self.kept and number < self.next_number:
+            self._start()
+        while number not in self.kept:
+            self.kept[self.next_number] = self._next()
+            self.next_number += 1
+            self.kept.pop(self.next_number - 1 - self.N_KEPT, None)
+        return self.kept[number]
+
+    def _start(self) -> None:
+        self.kept.clear()
+        self.next_number = 0
+        self._start_pass()
+
+    def _start_pass(self) -> None:
+        self.batches: Iterator[Any] | None = None
+        self.place = 0  # in this pass
+
+    def _next(self) -> Batch:
+        try:
+            # A shuffling loader draws from the global random state or its generator's: equal calls shall give equal masks
+            # and leave both as they were.
+            with _isolated(_generators(self.loader), derive_seed(self.seed, "loader", self.place)):
+                self.batches = iter(self.loader) if self.batches is None else self.batches
+                inputs, targets = next(self.batches)
+        except StopIteration:
+            if self.place == 0:
+                raise DataError("The DataLoader is empty.") from None
+            self._start_pass()
+            return self._next()
+        except (TypeError, ValueError):
+            raise DataError("The DataLoader must give pairs (inputs, targets).") from None
+        if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
+            kinds = f"{type(inputs).__name__}, {type(targets).__name__}"
+            raise DataError(f"The DataLoader must give pairs of tensors (inputs, targets), given ({kinds}).")
+        self.place += 1
+        return inputs, targets
+
+
+def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """The generators of a loader's own that its order may come from."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    owned = (getattr(owner, "generator", None) for owner in (loader, loader.sampler, inner))
+    return [generator for generator in owned if isinstance(generator, torch.Generator)]
+
+
+@contextlib.contextmanager
+def _isolated(generators: Sequence[torch.Generator], seed: int) -> Iterator[None]:
+    """As ``isolated_global_rngs``, for some generators too."""
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        with isolated_global_rngs(seed):
+            yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+class DatasetBatches:
+    """Round i gets ``SCORING_BATCH`` samples drawn for (seed, i), every class equally often where the labels are at hand."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        if len(dataset) == 0:
+            raise DataError("The Dataset is empty.")
+        self.dataset = dataset
+        self.seed = seed
+        self.labels = _labels(dataset)
+
+    def __call__(self, number: int) -> Batch:
+        rng, n_all = numpy_rng(self.seed, "dataset", number), len(self.dataset)
+        n = min(SCORING_BATCH, n_all)
+        chosen = rng.choice(n_all, n, replace=False) if self.labels is None else _balanced(self.labels, n, rng)
+        try:
+            with isolated_global_rngs(derive_seed(self.seed, "dataset", number)):  # of random transforms
+                inputs, targets = default_collate([self.dataset[int(i)] for i in chosen])
+        except (TypeError, ValueError, RuntimeError):
+            raise DataError("The Dataset must give pairs (input, target) that stack into a batch.") from None
+        return inputs, targets
+
+
+def _labels(dataset: Any) -> NDArray[np.integer[Any]] | None:
+    """The whole-number labels [samples] that a dataset has at hand; None where it has none."""
+    if isinstance(dataset, Subset):
+        labels = _labels(dataset.dataset)
+        return None if labels is None else labels[np.asarray(dataset.indices)]
+    try:
+        labels = np.asarray(getattr(dataset, "targets", None))
+    except (TypeError, ValueError, RuntimeError):  # uneven lists, tensors on a device
+        return None
+    return labels if labels.shape == (len(dataset),) and np.issubdtype(labels.dtype, np.integer) else None
+
+
+def _balanced(labels: NDArray[np.integer[Any]], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """``n`` different positions, of each label as many as of any other until it is used up, or one more."""
+    order = rng.permutation(len(labels))
+    order = order[labels[order].argsort(kind="stable")]
+    _, counts = np.unique(labels, return_counts=True)
+    place = np.concatenate([np.arange(count) for count in counts])  # among those of its label
+    return order[np.lexsort((rng.random(len(labels)), place))][:n]

@@ -1,0 +1,1 @@
+"""The agent's world without Gymnasium: states, actions, observations, policies."""

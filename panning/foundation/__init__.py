@@ -1,0 +1,1 @@
+"""What every part stands on: errors, closed tables, config, seeds, records and files."""

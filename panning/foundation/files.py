@@ -1,0 +1,125 @@
+"""Files: written aside and renamed, so that a reader never sees half of one; read with bounds, since anyone may have written
+them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from filelock import FileLock, Timeout
+
+from panning.foundation.errors import ConfigError, OutputError
+
+MAX_IDENTITY_BYTES = 2**20
+
+
+def strict_json(text: str | bytes) -> Any:
+    """The value of a JSON text from outside.
+
+    Raises:
+        ValueError: also for a key that stands twice, NaN, infinity, and what is nested too deeply.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(values := dict(pairs)) != len(pairs):
+            raise ValueError("a key stands twice")
+        return values
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_regular(path: str | Path, max_bytes: int) -> bytes:
+    """All of a file from outside.
+
+    Raises:
+        OSError: also for a pipe or device, which might never end, and for more than ``max_bytes``.
+    """
+    # Non-blocking, or opening a named pipe would wait for somebody to write into it.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or device, not a regular file")
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, at most {max_bytes} are allowed")
+        return file.read(status.st_size)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write ``data`` so that ``path`` holds either what it held before or all of it."""
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a folder; name a file.")
+    try:
+        _write_aside_and_rename(path, data)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def _write_aside_and_rename(path: Path, data: bytes | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def claim_folder(out: Path, identity: dict[str, Any]) -> None:
+    """Make a folder the home of one run: what goes on there later must be the same run.
+
+    Raises:
+        ConfigError: if the folder holds another run, naming what differs.
+    """
+    path = out / "run.json"
+    if not path.exists():
+        write_atomic(path, json.dumps(identity, indent=2))
+        return
+    try:
+        held = strict_json(read_regular(path, MAX_IDENTITY_BYTES))
+        if not isinstance(held, dict):
+            raise ValueError("not an object")
+    except ValueError:
+        raise ConfigError(f"{path} is damaged; delete {out} to start again.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if held != identity:
+        differing = sorted(k for k in {*held, *identity} if held.get(k) != identity.get(k))
+        raise ConfigError(
+            f"{out} holds another run (it differs in: {', '.join(differing)}); give another --out, or delete the folder "
+            "to start again."
+        )
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Within, no other process writes the records of a folder: it would do the same work again.
+
+    Raises:
+        OutputError: if one does already.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")  # the system's: a process that is killed gives it back
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(f"Another process writes to {out}: wait for it, or give another --out.") from None
+    try:
+        yield
+    finally:
+        lock.release()

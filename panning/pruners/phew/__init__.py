@@ -1,0 +1,1 @@
+"""PHEW: paths drawn at random, weighed by the magnitudes along them."""

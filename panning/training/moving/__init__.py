@@ -1,0 +1,1 @@
+"""Masks that move while a network trains."""
