@@ -13,8 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Subset, Te
 from toys import ResidualNet, residual_problem
 
 import panning
-from panning import api
-from panning.data.batches import LoaderBatches
+from panning.data.batches import LoaderBatches, batch_source
 from panning.foundation.errors import DataError, DensityError, ModelError, PanningError
 
 IMAGES, LABELS = residual_problem().batch(0)
@@ -82,22 +81,22 @@ class Labelled(TensorDataset):
 def test_batches_from_a_dataset_with_labels_are_balanced(as_list: bool) -> None:
     targets: Any = torch.tensor([0] * 500 + [1] * 40 + [2] * 100 + [3] * 9)
     dataset = Labelled(targets.tolist() if as_list else targets)
-    source = api._batch_source(dataset, 0)
+    source = batch_source(dataset, 0)
     (samples, labels), (others, _) = source(0), source(1)
     counts = labels.bincount().tolist()
     assert counts[3] == 9 and counts[1] == 40 and sorted([counts[0], counts[2]]) == [39, 40]
     assert samples.unique().numel() == 128 and torch.equal(targets[samples], labels)
     assert torch.equal(samples, source(0)[0]) and not torch.equal(samples, others)
-    assert not torch.equal(samples, api._batch_source(dataset, 1)(0)[0])
-    part = api._batch_source(Subset(dataset, range(480, 580)), 0)(0)[1]  # 20, 40 and 40: all of them
+    assert not torch.equal(samples, batch_source(dataset, 1)(0)[0])
+    part = batch_source(Subset(dataset, range(480, 580)), 0)(0)[1]  # 20, 40 and 40: all of them
     assert part.bincount().tolist() == [20, 40, 40]
 
 
 def test_many_classes_take_turns_and_other_targets_are_drawn_alike() -> None:
-    many = api._batch_source(Labelled(list(range(1000)) * 2), 0)(0)[1]
+    many = batch_source(Labelled(list(range(1000)) * 2), 0)(0)[1]
     assert many.unique().numel() == 128 and many.max() > 500
     for targets in (torch.rand(200), torch.randint(0, 2, (200, 3))):
-        assert len(api._batch_source(Labelled(targets), 0)(0)[0].unique()) == 128
+        assert len(batch_source(Labelled(targets), 0)(0)[0].unique()) == 128
 
 
 def test_pruning_and_counting_work_inside_no_grad() -> None:

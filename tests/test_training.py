@@ -20,7 +20,17 @@ from panning.masks.masks import Masks
 from panning.models import build_model
 from panning.scoring.problem import Problem
 from panning.tasks import TaskSpec, load_task
-from panning.training import DYNAMICS, Movement, Recipe, TrainResult, evaluate, loop, make_dynamic, small, train
+from panning.training import (
+    DYNAMICS,
+    Movement,
+    Recipe,
+    TrainResult,
+    compact_training,
+    evaluate,
+    loop,
+    make_dynamic,
+    train,
+)
 from panning.training.moving.methods.partial import RANKS
 from panning.training.recipe import learning_rate_at
 from panning.training.short import train_copy
@@ -335,8 +345,8 @@ def test_the_best_epoch_of_a_compact_network_comes_back_in_the_original() -> Non
 def test_a_network_with_dropout_is_trained_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer units it would draw other numbers: two masks of one seed could not be compared."""
     made: list[str] = []
-    real = small.compact
-    monkeypatch.setattr(small, "compact", lambda *rest: made.append("compact") or real(*rest))
+    real = compact_training.compact
+    monkeypatch.setattr(compact_training, "compact", lambda *rest: made.append("compact") or real(*rest))
     trained = []
     real_epoch = loop._train_epoch
     monkeypatch.setattr(loop, "_train_epoch", lambda model, *rest: trained.append(model) or real_epoch(model, *rest))
