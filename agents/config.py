@@ -10,9 +10,8 @@ from panning.envs.panning_env import PanningEnv
 from panning.envs.reward import RewardSpec
 from panning.episode.actions import ActionSpec
 from panning.foundation.config import Config
-from panning.tasks import DataSource, TaskSpec, check_task_names
-
-Density = Annotated[float, Field(gt=0, le=1)]
+from panning.masks.masks import Density
+from panning.tasks import DataSource, RunConfig, TaskSpec, check_task_names
 
 
 class EnvSpec(Config):
@@ -71,15 +70,9 @@ class PPOSpec(Config):
         return self
 
 
-class AgentConfig(Config):
+class AgentConfig(RunConfig):
     """A training run of an agent."""
 
     env: EnvSpec
     ppo: PPOSpec = PPOSpec()
     seed: int = 0
-    data_root: str | None = None
-    download: bool = False
-
-    @property
-    def source(self) -> DataSource:
-        return DataSource.at(self.data_root, self.download)

@@ -7,7 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -55,6 +55,28 @@ class DataSource(Config):
         """``root`` or else $PANNING_DATA, as an absolute path: workers may run in another folder."""
         root = root or os.environ.get("PANNING_DATA") or None
         return cls(root=str(Path(root).expanduser().absolute()) if root else None, download=download)
+
+
+class RunConfig(Config):
+    """Base of all configurations of runs on data.
+
+    Attributes:
+        data_root: where data sets lie; None takes $PANNING_DATA.
+        download: fetch a torchvision data set that is not there.
+    """
+
+    data_root: str | None = None
+    download: bool = False
+
+    @property
+    def source(self) -> DataSource:
+        """Where the data lie, for this machine."""
+        return DataSource.at(self.data_root, self.download)
+
+    def with_data(self, root: Path | None, download: bool) -> Self:
+        """The same run with its data where a command line says, if it says so."""
+        update = {"data_root": str(root) if root else self.data_root, "download": download or self.download}
+        return self.model_copy(update=update)
 
 
 Tasks = TypeVar("Tasks", TaskSpec, tuple[TaskSpec, ...])

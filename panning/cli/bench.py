@@ -49,9 +49,7 @@ def run(
     from panning.compare.run import check_grid, run_grid
     from panning.foundation.config import load_config
 
-    grid = load_config(GridConfig, config)
-    update = {"data_root": str(data_root) if data_root else grid.data_root, "download": download or grid.download}
-    grid = grid.model_copy(update=update)
+    grid = load_config(GridConfig, config).with_data(data_root, download)
     part = _share(share)
     n_cells, n_trainings = check_grid(grid, config.parent)  # before Ray starts: wrong input is answered at once
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))

@@ -42,7 +42,8 @@ def executor(n_workers: int, ray_address: str | None, job_timeout_s: float) -> I
     if n_workers == 0:
         yield SerialExecutor()
         return
-    from panning.jobs.ray_executor import RayExecutor, ray_running
+    from panning.jobs.ray_cluster import ray_running
+    from panning.jobs.ray_executor import RayExecutor
 
     with ray_running(n_workers, ray_address), RayExecutor(n_workers, job_timeout_s) as workers:
         yield workers

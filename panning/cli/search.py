@@ -51,7 +51,7 @@ def _run(
     from panning.search.report import COLUMNS, as_json_text, findings, table_cells, write_report
     from panning.search.run import check_search
 
-    config = load_config(SearchConfig, path).with_data_root(data_root, download)
+    config = load_config(SearchConfig, path).with_data(data_root, download)
     check_search(config)  # before Ray starts: wrong input is answered at once
     n_workers = options.worker_count(workers)
     with options.executor(n_workers, ray_address, config.job_timeout_s) as executor:

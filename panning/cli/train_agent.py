@@ -37,20 +37,14 @@ def train_agent(
     from panning.foundation.records import read_records
     from panning.tasks import load_task
 
-    settings = load_config(agents.AgentConfig, config)
-    settings = settings.model_copy(
-        update={
-            "data_root": str(data_root) if data_root else settings.data_root,
-            "download": download or settings.download,
-        }
-    )
+    settings = load_config(agents.AgentConfig, config).with_data(data_root, download)
     for task in settings.env.tasks:
         load_task(task, settings.env.seeds[0], settings.source)  # before Ray starts: wrong input is answered at once
     folder = out or Path("runs") / f"agent-{config.stem}"
     n_workers = options.worker_count(workers)
     running: AbstractContextManager[None] = nullcontext()
     if n_workers:
-        from panning.jobs.ray_executor import ray_running
+        from panning.jobs.ray_cluster import ray_running
 
         running = ray_running(n_workers, ray_address)
     with running, output.progress("training the agent", settings.ppo.n_rollouts) as advance:

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from panning.agents.config import Density
 from panning.compare.grid import Contender, DynamicSpec, row_name
 from panning.episode.actions import ActionSpec
 from panning.foundation.config import Config
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord, content_key, read_records
+from panning.masks.masks import Density
 from panning.tasks import TaskSpec, check_task_names
 from panning.training import Recipe
 

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from panning.agents.config import Density
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import Config
 from panning.foundation.errors import PanningError
 from panning.foundation.registry import lookup
 from panning.jobs.work import Job, cell_job
+from panning.masks.masks import Density
 from panning.pruners import PRUNERS
 from panning.pruners.controls import CONTROLS
-from panning.tasks import DataSource, TaskSpec, check_task_names
+from panning.tasks import DataSource, RunConfig, TaskSpec, check_task_names
 from panning.training import DYNAMICS, Recipe, make_dynamic
 from panning.training.moving.method import Dynamic
 from panning.training.presets import load_recipe
@@ -159,7 +159,7 @@ class GridTask(Config):
         return load_recipe(given) if isinstance(given, str) else given
 
 
-class GridConfig(Config):
+class GridConfig(RunConfig):
     """A whole benchmark.
 
     Attributes:
@@ -175,8 +175,6 @@ class GridConfig(Config):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     methods: Annotated[tuple[Contender, ...], Field(min_length=1)]
     short: tuple[Recipe, ...] = ()
-    data_root: str | None = None
-    download: bool = False
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
     @model_validator(mode="after")
@@ -225,11 +223,6 @@ class GridConfig(Config):
                     "different names"
                 )
         return self
-
-    @property
-    def source(self) -> DataSource:
-        """Where the data lie, for this machine."""
-        return DataSource.at(self.data_root, self.download)
 
 
 def _at_no_rate(recipe: Recipe) -> Recipe:

@@ -6,10 +6,7 @@ worker is replaced and its job run again on a fresh one. Jobs are pure, so runni
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -27,49 +24,6 @@ from panning.jobs.work import Job, Outcome
 #: A job whose worker died so often is not tried again.
 MAX_ATTEMPTS = 3
 POLL_S = 1.0
-
-
-@contextlib.contextmanager
-def ray_running(n_workers: int, address: str | None = None) -> Iterator[None]:
-    """Ray for the time of a block: the cluster at ``address`` or ``RAY_ADDRESS`` if given, else a local one.
-
-    A Ray that runs already in this process is used as it is and left running.
-
-    Raises:
-        WorkerError: if there is no cluster at the address.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    _check_answers(address)
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address is None or address == "local":
-            ray.init("local", num_cpus=n_workers, include_dashboard=False, **quiet)
-        else:
-            ray.init(address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise WorkerError(f"No Ray cluster at '{address}': {error}") from None
-    try:
-        if (n_cores := int(ray.cluster_resources().get("CPU", 0))) < n_workers:
-            raise WorkerError(
-                f"The Ray cluster has {n_cores} cores for {n_workers} workers; ask for fewer (--workers)."
-            )
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str | None) -> None:
-    """Raise WorkerError if nobody listens at HOST:PORT; Ray itself tries for minutes before it says so."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
-    except (OSError, OverflowError) as error:
-        raise WorkerError(f"No Ray cluster at '{address}': {error}") from None
 
 
 class _JobWorker:
@@ -100,7 +54,7 @@ class _Flight:
 
 
 class RayExecutor:
-    """``n_workers`` Ray actors, started at the first job; Ray must be running (``ray_running``).
+    """``n_workers`` Ray actors, started at the first job; Ray must be running (``panning.jobs.ray_cluster``).
 
     Until then their cores are free for others: the agent's rollouts come first.
 

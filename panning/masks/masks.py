@@ -6,9 +6,10 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from panning.foundation.errors import DensityError, MaskError
@@ -16,6 +17,9 @@ from panning.masks.layout import Layout
 
 #: A network is run on inputs of the shape that a file names: more values than this are an attack, not an image.
 MAX_INPUT_VALUES = 2**24
+
+#: Of configurations: the fraction of weights that is kept.
+Density = Annotated[float, Field(gt=0, le=1)]
 
 
 def check_density(density: float) -> float:

@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from panning.agents.config import AgentConfig, Density, EnvSpec, PPOSpec
+from panning.agents.config import AgentConfig, EnvSpec, PPOSpec
 from panning.envs.reward import RewardSpec
 from panning.episode.actions import ActionSpec
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import Config
 from panning.foundation.registry import lookup
+from panning.masks.masks import Density
 from panning.pruners import PRUNERS
-from panning.tasks import DataSource, TaskSpec, check_task_names
+from panning.tasks import RunConfig, TaskSpec, check_task_names
 from panning.training import Recipe
 
 #: Rows of ``PRUNERS`` that every search is compared with.
@@ -57,7 +58,7 @@ class Rung(Config):
     n_seeds: Annotated[int, Field(ge=1)] = 1
 
 
-class SearchConfig(Config):
+class SearchConfig(RunConfig):
     """A whole search.
 
     Attributes:
@@ -80,8 +81,6 @@ class SearchConfig(Config):
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1)]
     recipe: Recipe
     baselines: tuple[str, ...] = DEFAULT_BASELINES
-    data_root: str | None = None
-    download: bool = False
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
     _names = field_validator("task")(check_task_names)
@@ -110,11 +109,6 @@ class SearchConfig(Config):
         return self
 
     @property
-    def source(self) -> DataSource:
-        """Where the data lie, for this machine."""
-        return DataSource.at(self.data_root, self.download)
-
-    @property
     def identity(self) -> dict[str, Any]:
         """All that results depend on; a policy file by its content."""
         identity = self.model_dump(mode="json", exclude={"data_root", "download", "job_timeout_s"})
@@ -131,9 +125,3 @@ class SearchConfig(Config):
             action=part.action, reward=part.reward,
         )  # fmt: skip
         return AgentConfig(env=env, ppo=part.ppo, seed=part.seed, data_root=self.data_root, download=self.download)
-
-    def with_data_root(self, root: Path | None, download: bool) -> SearchConfig:
-        """The same search with the data elsewhere."""
-        return self.model_copy(
-            update={"data_root": str(root) if root else self.data_root, "download": download or self.download}
-        )
