@@ -15,7 +15,7 @@ from panning.alive.repair import all_alive
 from panning.foundation.errors import PanningError
 from panning.foundation.registry import lookup
 from panning.masks.masks import n_kept_at
-from panning.pruners.controls import CONTROLS
+from panning.pruners.controls import CONTROLS, Control
 from panning.pruners.phew.method import PHEW
 from panning.pruners.quotas import RandomQuotas
 from panning.pruners.rounds import (
@@ -35,7 +35,7 @@ from panning.scoring.problem import Problem
 
 __all__ = [
     "CONTROLS", "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds", "all_alive",
-    "make_all_alive", "prune_problem", "prune_round",
+    "make_all_alive", "prune_problem", "prune_round", "variant_of",
 ]  # fmt: skip
 
 
@@ -168,6 +168,27 @@ PRUNERS: dict[str, PrunerRow] = {
 }  # fmt: skip
 
 
+def variant_of(method: str, released: bool, control: str | None) -> tuple[Pruner, Control | None]:
+    """A row's pruner, in the form that is asked for, and the control around it.
+
+    Raises:
+        UnknownNameError, PanningError: if there is no such method, form or control of it.
+    """
+    row = lookup(PRUNERS, method, "method")
+    if released and row.released is None:
+        known = ", ".join(name for name, other in PRUNERS.items() if other.released is not None)
+        why = f" ({row.departure})" if row.departure else ""
+        raise PanningError(f"Method '{method}' has no released form{why}; these have: {known}.")
+    controlled = lookup(CONTROLS, control, "control") if control is not None else None
+    if controlled is not None and controlled.of_scores and not row.pruner.indices:
+        scored = ", ".join(name for name, other in PRUNERS.items() if other.pruner.indices)
+        raise PanningError(
+            f"Control '{control}' turns scores round, and method '{method}' draws at random; these have scores: {scored}."
+        )
+    pruner = row.released if released and row.released is not None else row.pruner
+    return pruner, controlled
+
+
 def prune_problem(
     problem: Problem,
     density: float,
@@ -188,22 +209,11 @@ def prune_problem(
     Raises:
         UnknownNameError, DensityError, DataError, NonFiniteError: as the method and its input deserve.
     """
-    row = lookup(PRUNERS, method, "method")
-    if released and row.released is None:
-        known = ", ".join(name for name, other in PRUNERS.items() if other.released is not None)
-        why = f" ({row.departure})" if row.departure else ""
-        raise PanningError(f"Method '{method}' has no released form{why}; these have: {known}.")
-    controlled = lookup(CONTROLS, control, "control") if control is not None else None
-    if controlled is not None and controlled.of_scores and not row.pruner.indices:
-        scored = ", ".join(name for name, other in PRUNERS.items() if other.pruner.indices)
-        raise PanningError(
-            f"Control '{control}' turns scores round, and method '{method}' draws at random; these have scores: {scored}."
-        )
-    pruner = row.released if released and row.released is not None else row.pruner
+    pruner, controlled = variant_of(method, released, control)
     n_kept = n_kept_at(density, problem.layout.n_prunable)
     rounds.targets(pruner.n_rounds, "exponential", density)  # a wrong number or schedule is refused by every method
     Connectivity.of(problem).check_reachable(n_kept)
-    if row.needs_data:
+    if PRUNERS[method].needs_data:
         problem.source(f"Method '{method}'")  # before any work
 
     def prune(problem: Problem, rounds: Rounds) -> PruneResult:
