@@ -22,16 +22,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from panning.compaction.cost import compute_left
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import result_of, run_policy
 from panning.episode.policies import POLICIES, make_policy
 from panning.episode.state import EpisodeState
-from panning.foundation.config import Config
+from panning.foundation.config import Config, Name
 from panning.foundation.errors import DensityError, NonFiniteError
-from panning.foundation.registry import lookup
 from panning.pruners import PruneResult, make_all_alive
 from panning.tasks import Task, TaskSpec
 from panning.training import Recipe
@@ -55,17 +54,8 @@ class RewardSpec(Config):
     training: Annotated[float, Field(ge=0)] = 0.0
     cost: Annotated[float, Field(ge=0)] = 0.0
     recipe: Recipe = Recipe(epochs=1, learning_rate=0.05)
-    reference: str = "synflow"
+    reference: Annotated[str, Name(POLICIES, "policy")] = "synflow"
     all_alive: bool = True
-
-    @field_validator("reference")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            lookup(POLICIES, name, "policy")
-        except KeyError as error:
-            raise ValueError(str(error)) from None
-        return name
 
 
 def round_terms(state: EpisodeState) -> dict[str, float]:

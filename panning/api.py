@@ -17,13 +17,15 @@ from panning.data.batches import Batch, batch_source
 from panning.foundation.errors import DataError, DensityError, MaskError, ModelError
 from panning.foundation.registry import lookup
 from panning.masks.enforce import unwrapped
-from panning.masks.layout import prunable_layout
+from panning.masks.layout import Layout, prunable_layout
 from panning.masks.masks import Masks, check_masks_fit
-from panning.pruners import PRUNERS, Rounds, prune_problem
+from panning.pruners import Pruner, Rounds, prune_problem, pruner_row
 from panning.scoring.problem import Loss, Problem
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Dynamic
 from panning.training.moving.methods import DYNAMICS, first_mask
+
+Data = Batch | DataLoader[Any] | Dataset[Any]
 
 
 @contextlib.contextmanager
@@ -40,10 +42,10 @@ def _apart_from_the_caller() -> Iterator[None]:
 @_apart_from_the_caller()
 def prune(
     model: nn.Module,
-    data: Batch | DataLoader[Any] | Dataset[Any] | None = None,
+    data: Data | None = None,
     *,
     density: float,
-    method: str = "synflow",
+    method: str | Pruner = "synflow",
     all_alive: bool = False,
     seed: int = 0,
     loss: Loss = F.cross_entropy,
@@ -64,7 +66,7 @@ def prune(
             torchvision's have them, every class is drawn equally often, from any other all samples alike. Methods that
             score without data use its input shape only; for them ``input_shape`` will do instead.
         density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept.
-        method: a row of ``panning.pruners.PRUNERS``.
+        method: a row of ``panning.pruners.PRUNERS``, or a pruner of your own (``panning.pruners.Pruner``).
         all_alive: give the budget of dead weights to the best-ranked that can be alive.
         seed: of everything random. Equal arguments give equal masks.
         loss: a scalar from outputs and targets.
@@ -85,16 +87,10 @@ def prune(
         PanningError: with what was given, what is allowed and what to do.
     """
     _check_numbers(density, n_rounds, input_shape)
-    batches = None if data is None else batch_source(data, seed)
-    if input_shape is None:
-        if batches is None:
-            raise DataError("Pass data, or input_shape=(channels, height, width) for a method that needs no data.")
-        input_shape = tuple(batches(0)[0].shape[1:])
-    included = None if include is None else _patterns(include)
-    layout = prunable_layout(model, included, _patterns(exclude))
+    row = pruner_row(method)
+    problem = _problem(model, data, input_shape, _prunable(model, include, exclude), loss, seed)
     with _on_device(model, device):
-        problem = Problem(model, layout, tuple(input_shape), batches, loss, seed)
-        if batches is not None and lookup(PRUNERS, method, "method").needs_data:
+        if problem.batches is not None and row.needs_data:
             _check_batch(problem)
         result = prune_problem(
             problem, density, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,
@@ -103,7 +99,8 @@ def prune(
         facts = report(Connectivity.of(problem), result.mask).facts()
     variant = {name: value for name, value in (("released", released), ("control", control)) if value}
     return result.masks.with_manifest(
-        method=method, all_alive=all_alive, seed=seed, input_shape=list(input_shape), **variant, **facts
+        method=row.name_of(method), all_alive=all_alive, seed=seed, input_shape=list(problem.input_shape),
+        **variant, **facts,
     )  # fmt: skip
 
 
@@ -118,7 +115,7 @@ def move_masks(
     masks: Masks | None = None,
     steps_per_epoch: int | None = None,
     all_alive: bool = False,
-    data: Batch | DataLoader[Any] | Dataset[Any] | None = None,
+    data: Data | None = None,
     input_shape: Sequence[int] | None = None,
     seed: int = 0,
     loss: Loss = F.cross_entropy,
@@ -170,17 +167,9 @@ def move_masks(
     if masks is not None and (include is not None or exclude):
         raise MaskError("The masks say what is prunable: leave include and exclude away.")
     _check_numbers(density, None, input_shape)
-    batches = None if data is None else batch_source(data, seed)
     shape = input_shape or (masks.input_shape if masks is not None else None)
-    if shape is None:
-        if batches is None:
-            raise DataError(
-                "Pass data, or input_shape=(channels, height, width): which weights are alive depends on it."
-            )
-        shape = tuple(batches(0)[0].shape[1:])
-    included = None if include is None else _patterns(include)
-    layout = masks.layout if masks is not None else prunable_layout(model, included, _patterns(exclude))
-    problem = Problem(model, layout, tuple(shape), batches, loss, seed)
+    layout = masks.layout if masks is not None else _prunable(model, include, exclude)
+    problem = _problem(model, data, shape, layout, loss, seed)
     start = masks or first_mask(problem, chosen, density, row)
     return MovingMasks(
         problem, optimizer, chosen, density=density, start=start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps,
@@ -188,8 +177,28 @@ def move_masks(
     )  # fmt: skip
 
 
-def _patterns(names: Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def _prunable(model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]) -> Layout:
+    """The layout of what the caller's patterns leave; one pattern may stand alone, without a list around it."""
+    patterns = [(names,) if isinstance(names, str) else tuple(names) for names in (include or (), exclude)]
+    return prunable_layout(model, None if include is None else patterns[0], patterns[1])
+
+
+def _problem(
+    model: nn.Module,
+    data: Data | None,
+    input_shape: Sequence[int] | None,
+    layout: Layout,
+    loss: Loss,
+    seed: int,
+) -> Problem:
+    batches = None if data is None else batch_source(data, seed)
+    if input_shape is None:
+        if batches is None:
+            raise DataError(
+                "Pass data, or input_shape=(channels, height, width): which weights are alive depends on it."
+            )
+        input_shape = batches(0)[0].shape[1:]
+    return Problem(model, layout, tuple(input_shape), batches, loss, seed)
 
 
 def _check_numbers(density: float, n_rounds: int | None, input_shape: Sequence[int] | None) -> None:

@@ -1,4 +1,4 @@
-"""Tasks: a model and a data set by name, made into a ``Problem`` for a seed. What travels to workers is the spec alone."""
+"""Tasks: a model and a data set, made into a ``Problem`` for a seed. What travels to workers is the spec alone."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from panning.foundation.errors import ModelError
 from panning.foundation.registry import unknown_name_message
 from panning.foundation.seeding import torch_generator
 from panning.masks.layout import prunable_layout
-from panning.models import build_model, model_names
+from panning.models import Factory, build_model, factory_name, model_names
 from panning.scoring.problem import Problem
 
 
 class TaskSpec(Config):
-    """What to prune, by name.
+    """What to prune: a model and a data set.
 
     Attributes:
-        model: a row of ``MODELS`` or a torchvision classification model.
+        model: a row of ``MODELS``, a torchvision classification model, or, in Python alone, a factory: a function or class
+            that makes a network from ``input_shape`` and ``n_classes``, or from nothing. Configs that name their runs by
+            their content (agents, searches, benchmarks) take names.
         data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``.
         label: what tables call the data; None takes their own name.
         n_train: use only so many training images; None uses all.
@@ -35,13 +37,18 @@ class TaskSpec(Config):
         include, exclude: name patterns of what is prunable (see ``prunable_layout``).
     """
 
-    model: str
+    model: str | Factory
     data: str
     label: str | None = None
     n_train: Annotated[int, Field(ge=1)] | None = None
     scoring_per_class: Annotated[int, Field(ge=1)] = 10
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+
+    @property
+    def model_name(self) -> str:
+        """What messages and tables call the model."""
+        return self.model if isinstance(self.model, str) else factory_name(self.model)
 
 
 class DataSource(Config):
@@ -83,12 +90,16 @@ Tasks = TypeVar("Tasks", TaskSpec, tuple[TaskSpec, ...])
 
 
 def check_task_names(tasks: Tasks) -> Tasks:
-    """``tasks``, for validators of configs: models and data must be in the tables, import paths are refused.
+    """``tasks``, for validators of configs: models and data must be in the tables; import paths and factories are refused.
 
     Raises:
         ValueError: with the nearest right name.
     """
     for task in (tasks,) if isinstance(tasks, TaskSpec) else tasks:
+        if not isinstance(task.model, str):
+            raise ValueError(
+                f"model is the factory '{task.model_name}', but results are filed by configs, which hold names"
+            )
         if task.model not in model_names() and not task.model.startswith("torchvision:"):
             raise ValueError(unknown_name_message("model", task.model, model_names()))
         if task.data not in data_names() and not task.data.startswith(("npz:", "folder:")):
@@ -144,5 +155,5 @@ def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, al
     try:
         layout = prunable_layout(model, spec.include, spec.exclude)
     except ModelError as error:
-        raise ModelError(f"Model '{spec.model}': {error}") from None
+        raise ModelError(f"Model '{spec.model_name}': {error}") from None
     return Task(spec, Problem(model, layout, data.input_shape, batches, seed=seed), data)

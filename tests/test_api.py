@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from toys import ResidualNet, residual_problem
 
 import panning
 from panning.data.batches import LoaderBatches, batch_source
-from panning.foundation.errors import DataError, DensityError, ModelError, PanningError
+from panning.foundation.errors import DataError, DensityError, MaskError, ModelError, NonFiniteError, PanningError
+from panning.pruners import METHODS_OWN, PruneResult, Rounds, prune_problem
+from panning.scoring.problem import Problem
+from panning.tasks import Task, TaskSpec, check_task_names, load_task
 
 IMAGES, LABELS = residual_problem().batch(0)
 
@@ -277,3 +281,93 @@ def test_a_loaders_batches_come_round_again_and_few_are_kept() -> None:
     assert all(torch.equal(seen[i], seen[i + 6]) for i in range(8))
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(batches(2)[0], seen[2])  # long gone: from the start again
+
+
+# --- a pruner of the caller's own ---
+
+
+class SmallestFirst:
+    """Keeps the smallest weights, but for ``change``, which breaks one thing after the other."""
+
+    indices, n_rounds = (), 1
+
+    def __init__(self, change: Any = lambda result: result) -> None:
+        self.change = change
+
+    def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> Any:
+        scores = -problem.weight.abs()
+        mask = torch.zeros_like(scores, dtype=torch.bool)
+        mask[scores.topk(round(density * scores.numel())).indices] = True
+        return self.change(PruneResult(problem.layout, mask, scores))
+
+
+def test_a_pruner_of_the_callers_own_prunes_as_a_row_does() -> None:
+    masks = panning.prune(model(), (IMAGES, LABELS), density=0.5, method=SmallestFirst())
+    inverted = panning.prune(model(), (IMAGES, LABELS), density=0.5, method="magnitude", control="invert")
+    assert masks == inverted and masks.manifest["method"] == "SmallestFirst"
+    alive = panning.prune(model(), (IMAGES, LABELS), density=0.05, method=SmallestFirst(), all_alive=True)
+    assert alive.effective_density(model()) == alive.density
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "message"),
+    [
+        (lambda problem: None, MaskError, "method is a function; pass a name"),
+        (SmallestFirst, MaskError, "method is the class SmallestFirst; pass a name"),
+        (SmallestFirst(lambda r: None), MaskError, "gave NoneType, but must give a panning.pruners.PruneResult"),
+        (SmallestFirst(lambda r: replace(r, mask=~r.mask | r.mask)), MaskError, "keeps 776 weights, but.*exactly 78"),
+        (SmallestFirst(lambda r: replace(r, mask=r.mask[1:])), MaskError, r"mask \(775,\) of torch.bool, but.*\[776\]"),
+        (SmallestFirst(lambda r: replace(r, mask=r.scores)), MaskError, "mask .* of torch.float32, but must give bool"),
+        (SmallestFirst(lambda r: replace(r, scores=r.scores * float("nan"))), NonFiniteError, "'stem.weight' with NaN"),
+    ],
+)  # fmt: skip
+def test_what_is_no_pruner_or_gives_no_good_mask_is_refused(method: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        panning.prune(model(), (IMAGES, LABELS), density=0.1, method=method)
+
+
+def test_a_pruner_of_the_callers_own_may_score_by_known_indices_alone() -> None:
+    unknown = SmallestFirst()
+    unknown.indices = ("synflo",)
+    with pytest.raises(KeyError, match="Did you mean 'synflow'"):
+        panning.prune(model(), (IMAGES, LABELS), density=0.1, method=unknown)
+
+
+# --- a task whose model is a factory ---
+
+
+def small(input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, n_classes))
+
+
+def task_of(factory: Any) -> Task:
+    return load_task(TaskSpec(model=factory, data="digits", n_train=100), 3)
+
+
+def test_a_task_takes_a_factory_whose_weights_belong_to_the_seed() -> None:
+    one, again = task_of(small), task_of(small)
+    assert torch.equal(one.problem.weight, again.problem.weight)
+    assert prune_problem(one.problem, 0.1, "snip").masks.n_kept == round(0.1 * 592)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (lambda: "net", "'.*lambda.*' returned str, but must return a torch.nn.Module"),
+        (
+            lambda width: nn.Linear(width, 1),
+            "wants other arguments: a factory is called with input_shape and n_classes",
+        ),
+        (lambda: [][0], "failed when called: IndexError"),
+        (small((1, 8, 8), 10), "'Sequential' is Sequential, but must be a function or class"),
+        (lambda: nn.Linear(3, 10), "fails on inputs of shape"),
+    ],
+)
+def test_what_is_no_factory_is_refused(factory: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        task_of(factory)
+
+
+def test_configs_that_name_their_results_take_no_factory() -> None:
+    with pytest.raises(ValueError, match="model is the factory 'small', but results are filed by configs"):
+        check_task_names(TaskSpec(model=small, data="digits"))

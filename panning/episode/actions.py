@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from panning.foundation.config import Config
+from panning.foundation.config import Config, Name
 from panning.foundation.errors import PolicyError
-from panning.foundation.registry import lookup
 from panning.pruners.rounds import RoundAction
 from panning.scoring.indices import INDICES
 from panning.scoring.mixing import Combination
@@ -41,18 +40,19 @@ class ActionSpec(Config):
     """
 
     form: Literal["mix", "pick"] = "mix"
-    indices: Annotated[tuple[str, ...], Field(min_length=1)] = ("magnitude", "snip", "grasp", "synflow")
+    indices: Annotated[tuple[Annotated[str, Name(INDICES, "index")], ...], Field(min_length=1)] = (
+        "magnitude",
+        "snip",
+        "grasp",
+        "synflow",
+    )
     combination: Combination = "sum"
 
     @field_validator("indices")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _can_be_mixed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            try:
-                row = lookup(INDICES, name, "index")
-            except KeyError as error:
-                raise ValueError(str(error)) from None
-            if row.signed:
+            if INDICES[name].signed:
                 raise ValueError(f"index '{name}' has negative scores and cannot be mixed")
         if len(set(names)) < len(names):
             raise ValueError("an index is named twice")

@@ -6,21 +6,39 @@ Unknown keys are refused with the nearest right name, and every error of a file 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from panning.foundation.errors import ConfigError
+from panning.foundation.errors import ConfigError, UnknownNameError
 from panning.foundation.files import read_regular
-from panning.foundation.registry import nearest
+from panning.foundation.registry import lookup, nearest
 
 
 class Config(BaseModel):
     """Base of all configurations: immutable, no unknown keys, no NaN; of conversions only pydantic's own ("3" -> 3)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def Name(table: Mapping[str, Any], kind: str) -> AfterValidator:
+    """The type of a name that must stand in a table: ``Annotated[str, Name(PRUNERS, "method")]``.
+
+    Args:
+        kind: what the error calls such a name; it says the nearest and all allowed names.
+    """
+
+    def known(name: str) -> str:
+        try:
+            lookup(table, name, kind)
+        except UnknownNameError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    return AfterValidator(known)
 
 
 #: Ours have 2 KiB; the YAML reader needs a second and more for a hostile megabyte.

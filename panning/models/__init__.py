@@ -1,4 +1,4 @@
-"""Networks: one table of our own, torchvision's by name, and a user's own by import path on the local command line."""
+"""Networks: one table of our own, torchvision's by name, a user's own as a factory or by import path."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from panning.foundation.errors import ModelError, UnknownNameError
 from panning.foundation.registry import nearest
 from panning.foundation.seeding import derive_seed, isolated_torch_rng
 from panning.models.check import check_model_fits
-from panning.models.imported import build_imported
+from panning.models.imported import Factory, build_imported, call_factory, factory_name
 from panning.models.lenet import LeNet5
 from panning.models.mlp import MLP
 from panning.models.resnet import ResNet
 from panning.models.torchvision_models import PREFIX, build_torchvision, torchvision_names
 from panning.models.vgg import VGG
 
-__all__ = ["MODELS", "ModelRow", "build_model", "check_model_fits", "model_names"]
+__all__ = ["MODELS", "Factory", "ModelRow", "build_model", "check_model_fits", "factory_name", "model_names"]
 
 _RESNET = "He et al., CVPR 2016"
 _VGG = "Simonyan and Zisserman, ICLR 2015"
@@ -66,15 +66,16 @@ def model_names() -> list[str]:
 
 
 def build_model(
-    name: str, *, input_shape: tuple[int, ...], n_classes: int, seed: int, allow_import: bool = False
+    model: str | Factory, *, input_shape: tuple[int, ...], n_classes: int, seed: int, allow_import: bool = False
 ) -> nn.Module:
     """Build and initialise a network on the CPU; equal arguments give equal weights, global random state stays.
 
     Args:
-        name: a name in ``MODELS``; one of torchvision's classification models, as 'torchvision:NAME' or as bare NAME
-            where that is none of ours; or, with ``allow_import``, 'package.module:factory'.
+        model: a name in ``MODELS``; one of torchvision's classification models, as 'torchvision:NAME' or as bare NAME
+            where that is none of ours; with ``allow_import``, 'package.module:factory'; or the factory itself, a function
+            or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing.
         input_shape: (channels, height, width) of one image.
-        allow_import: whether ``name`` may import and run the user's code. Never for a name that comes from a file or
+        allow_import: whether a name may import and run the user's code. Never for a name that comes from a file or
             over the network.
 
     Raises:
@@ -86,25 +87,30 @@ def build_model(
             f"A model needs a positive input_shape and n_classes, given {tuple(input_shape)} and {n_classes}."
         )
     with isolated_torch_rng(derive_seed(seed, "init")):
-        if name in MODELS:
+        if isinstance(model, str) and model in MODELS:
             if len(input_shape) != 3:
-                raise ModelError(f"'{name}' takes inputs (channels, height, width), given {tuple(input_shape)}.")
-            return MODELS[name].factory(tuple(input_shape), n_classes)
-        bare = name.removeprefix(PREFIX)
-        if (":" not in name or name.startswith(PREFIX)) and bare in torchvision_names():
-            model = build_torchvision(bare, input_shape, n_classes)
-            check_model_fits(model, tuple(input_shape), n_classes)
-            return model
-        if ":" not in name or name.startswith(PREFIX):
+                raise ModelError(f"'{model}' takes inputs (channels, height, width), given {tuple(input_shape)}.")
+            return MODELS[model].factory(tuple(input_shape), n_classes)
+        if isinstance(model, str):
+            built = _build_named(model, tuple(input_shape), n_classes, allow_import)
+        else:
+            built = call_factory(model, factory_name(model), tuple(input_shape), n_classes)
+    check_model_fits(built, tuple(input_shape), n_classes)
+    return built
+
+
+def _build_named(name: str, input_shape: tuple[int, ...], n_classes: int, allow_import: bool) -> nn.Module:
+    bare = name.removeprefix(PREFIX)
+    if ":" not in name or name.startswith(PREFIX):
+        if bare not in torchvision_names():
             raise UnknownNameError(_unknown_message(name, bare))
-        if not allow_import:
-            raise ModelError(
-                f"'{name}' is an import path. These run code, and are for the local command line alone (--model "
-                "package.module:factory); files and requests must name a known model."
-            )
-        model = build_imported(name, tuple(input_shape), n_classes)
-    check_model_fits(model, tuple(input_shape), n_classes)
-    return model
+        return build_torchvision(bare, input_shape, n_classes)
+    if not allow_import:
+        raise ModelError(
+            f"'{name}' is an import path. These run code, and are for the local command line alone (--model "
+            "package.module:factory); files and requests must name a known model."
+        )
+    return build_imported(name, input_shape, n_classes)
 
 
 def _unknown_message(name: str, bare: str) -> str:

@@ -1,4 +1,4 @@
-"""Networks of the user, named 'package.module:factory'; for the local command line alone, since importing runs code."""
+"""Networks of the user: a factory in Python, or its import path 'package.module:factory' on the local command line."""
 
 from __future__ import annotations
 
@@ -15,29 +15,58 @@ from torch import nn
 from panning.foundation.errors import ModelError
 from panning.foundation.seeding import isolated_torch_rng
 
+#: Makes a network, from ``input_shape`` and ``n_classes`` or from nothing.
+Factory = Callable[..., nn.Module]
+
 
 def build_imported(path: str, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
-    """What the factory at ``path`` returns, called with ``input_shape`` and ``n_classes`` if it accepts both.
+    """The network of the factory at ``path`` (see ``call_factory``). Importing runs code: never for a path from outside.
 
     Modules are looked for in the current directory first, as ``python -m`` does.
 
     Raises:
-        ModelError: if the module, the factory in it or the call fails, or the result is no ``nn.Module``.
+        ModelError: if the module or the factory in it cannot be had, or the factory gives no network.
     """
-    module_name, _, factory_name = path.partition(":")
     with _current_directory_first():
-        factory = _factory(path, module_name, factory_name)
-        try:
-            keywords = {"input_shape": input_shape, "n_classes": n_classes}
-            model = factory(**keywords) if _accepts(factory, keywords) else factory()
-        except Exception as error:
-            raise ModelError(f"'{path}' failed when called: {type(error).__name__}: {error}") from error
+        return call_factory(_factory(path), path, input_shape, n_classes)
+
+
+def call_factory(factory: Factory, name: str, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    """The network that ``factory`` makes, called with ``input_shape`` and ``n_classes`` if it accepts both.
+
+    Args:
+        name: what errors call the factory.
+
+    Raises:
+        ModelError: if the factory is a network itself, wants other arguments, fails or returns no ``nn.Module``.
+    """
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise ModelError(
+            f"'{name}' is {type(factory).__name__}, but must be a function or class that makes a torch.nn.Module."
+        )
+    keywords: dict[str, Any] = {"input_shape": input_shape, "n_classes": n_classes}
+    if not _accepts(factory, keywords):
+        if not _accepts(factory, {}):
+            raise ModelError(
+                f"'{name}' wants other arguments: a factory is called with input_shape and n_classes, or with nothing."
+            )
+        keywords = {}
+    try:
+        model = factory(**keywords)
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(f"'{name}' failed when called: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"'{path}' returned {type(model).__name__}, but must return a torch.nn.Module.")
+        raise ModelError(f"'{name}' returned {type(model).__name__}, but must return a torch.nn.Module.")
     return model
 
 
-def _factory(path: str, module_name: str, factory_name: str) -> Callable[..., Any]:
+def factory_name(factory: Factory) -> str:
+    """What messages and manifests call a factory."""
+    return getattr(factory, "__qualname__", type(factory).__name__)
+
+
+def _factory(path: str) -> Factory:
+    module_name, _, name = path.partition(":")
     try:
         with isolated_torch_rng(0):  # what a first import draws must not change what the factory draws
             module = importlib.import_module(module_name)
@@ -46,22 +75,19 @@ def _factory(path: str, module_name: str, factory_name: str) -> Callable[..., An
             f"'{path}': module '{module_name}' cannot be imported: {type(error).__name__}: {error}. It is looked for "
             "in the current directory and among the installed packages; the form is package.module:factory."
         ) from error
-    factory = getattr(module, factory_name, None)
+    factory: Factory | None = getattr(module, name, None)
     if factory is None:
         public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise ModelError(f"Module '{module_name}' has no '{factory_name}'; it has: {', '.join(sorted(public)[:20])}.")
-    if isinstance(factory, nn.Module) or not callable(factory):
-        raise ModelError(
-            f"'{path}' is {type(factory).__name__}, but must be a function or class that makes a torch.nn.Module."
-        )
-    made: Callable[..., Any] = factory
-    return made
+        raise ModelError(f"Module '{module_name}' has no '{name}'; it has: {', '.join(sorted(public)[:20])}.")
+    return factory
 
 
-def _accepts(factory: Callable[..., Any], keywords: dict[str, Any]) -> bool:
+def _accepts(factory: Factory, keywords: dict[str, Any]) -> bool:
     try:
         inspect.signature(factory).bind(**keywords)
-    except (TypeError, ValueError):  # ValueError: a builtin without a signature
+    except ValueError:  # a builtin without a signature
+        return not keywords
+    except TypeError:
         return False
     return True
 

@@ -5,14 +5,15 @@ line, the configs and the tests; ``prune_problem`` runs any of them, with a cont
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
-from panning.foundation.errors import PanningError
+from panning.foundation.errors import MaskError, NonFiniteError, PanningError
 from panning.foundation.registry import lookup
 from panning.masks.masks import n_kept_at
 from panning.pruners.controls import CONTROLS, Control
@@ -34,13 +35,17 @@ from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem
 
 __all__ = [
-    "CONTROLS", "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds", "all_alive",
-    "make_all_alive", "prune_problem", "prune_round", "variant_of",
+    "CONTROLS", "METHODS_OWN", "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds",
+    "all_alive", "make_all_alive", "prune_problem", "prune_round", "pruner_row", "variant_of",
 ]  # fmt: skip
 
 
+@runtime_checkable
 class Pruner(Protocol):
     """A method that prunes before training; one without rounds ignores ``rounds``.
+
+    A call gives a ``PruneResult`` with exactly ``n_kept_at(density, problem.layout.n_prunable)`` weights and leaves the
+    problem as it was. ``panning.testing.PrunerContract`` says what else holds for every method.
 
     Attributes:
         indices: the rows of ``INDICES`` that it scores by; what it needs follows from them.
@@ -71,6 +76,10 @@ class PrunerRow:
     paper: str
     released: Pruner | None = None
     departure: str = ""
+
+    def name_of(self, method: str | Pruner) -> str:
+        """What messages and manifests call the method that was asked for by this row."""
+        return method if isinstance(method, str) else self.label
 
     @property
     def needs_data(self) -> bool:
@@ -168,22 +177,43 @@ PRUNERS: dict[str, PrunerRow] = {
 }  # fmt: skip
 
 
-def variant_of(method: str, released: bool, control: str | None) -> tuple[Pruner, Control | None]:
-    """A row's pruner, in the form that is asked for, and the control around it.
+def pruner_row(method: str | Pruner) -> PrunerRow:
+    """The row of a name, or a row around a pruner of the caller's own.
+
+    Raises:
+        UnknownNameError: for a name that is not in ``PRUNERS``, or an object whose ``indices`` are not in ``INDICES``.
+        MaskError: for an object that is no pruner.
+    """
+    if isinstance(method, str):
+        return lookup(PRUNERS, method, "method")
+    if isinstance(method, type) or not isinstance(method, Pruner):
+        raise MaskError(
+            f"method is {f'the class {method.__name__}' if isinstance(method, type) else f'a {type(method).__name__}'}; "
+            "pass a name of panning.pruners.PRUNERS, or an object that is called with (problem, density, rounds) and has "
+            "the attributes indices and n_rounds (panning.pruners.Pruner)."
+        )
+    for name in method.indices:
+        lookup(INDICES, name, "index")
+    return PrunerRow(method, type(method).__name__, "the caller's own")
+
+
+def variant_of(method: str | Pruner, released: bool, control: str | None) -> tuple[Pruner, Control | None]:
+    """A method's pruner, in the form that is asked for, and the control around it.
 
     Raises:
         UnknownNameError, PanningError: if there is no such method, form or control of it.
     """
-    row = lookup(PRUNERS, method, "method")
+    row = pruner_row(method)
+    name = row.name_of(method)
     if released and row.released is None:
-        known = ", ".join(name for name, other in PRUNERS.items() if other.released is not None)
+        known = ", ".join(known for known, other in PRUNERS.items() if other.released is not None)
         why = f" ({row.departure})" if row.departure else ""
-        raise PanningError(f"Method '{method}' has no released form{why}; these have: {known}.")
+        raise PanningError(f"Method '{name}' has no released form{why}; these have: {known}.")
     controlled = lookup(CONTROLS, control, "control") if control is not None else None
     if controlled is not None and controlled.of_scores and not row.pruner.indices:
-        scored = ", ".join(name for name, other in PRUNERS.items() if other.pruner.indices)
+        scored = ", ".join(known for known, other in PRUNERS.items() if other.pruner.indices)
         raise PanningError(
-            f"Control '{control}' turns scores round, and method '{method}' draws at random; these have scores: {scored}."
+            f"Control '{control}' turns scores round, and method '{name}' draws at random; these have scores: {scored}."
         )
     pruner = row.released if released and row.released is not None else row.pruner
     return pruner, controlled
@@ -192,14 +222,14 @@ def variant_of(method: str, released: bool, control: str | None) -> tuple[Pruner
 def prune_problem(
     problem: Problem,
     density: float,
-    method: str,
+    method: str | Pruner,
     *,
     all_alive_weights: bool = False,
     rounds: Rounds = METHODS_OWN,
     released: bool = False,
     control: str | None = None,
 ) -> PruneResult:
-    """Prune with a row of ``PRUNERS``.
+    """Prune with a row of ``PRUNERS``, or with a pruner of the caller's own.
 
     Args:
         all_alive_weights: give the budget of dead weights back to the best-ranked that can be alive.
@@ -208,16 +238,37 @@ def prune_problem(
 
     Raises:
         UnknownNameError, DensityError, DataError, NonFiniteError: as the method and its input deserve.
+        MaskError: if an object that is no pruner was given, or its result has the wrong type, shape or number of weights.
     """
     pruner, controlled = variant_of(method, released, control)
     n_kept = n_kept_at(density, problem.layout.n_prunable)
     rounds.targets(pruner.n_rounds, "exponential", density)  # a wrong number or schedule is refused by every method
     Connectivity.of(problem).check_reachable(n_kept)
-    if PRUNERS[method].needs_data:
-        problem.source(f"Method '{method}'")  # before any work
+    row = pruner_row(method)
+    name = row.name_of(method)
+    if row.needs_data:
+        problem.source(f"Method '{name}'")  # before any work
 
     def prune(problem: Problem, rounds: Rounds) -> PruneResult:
-        return pruner(problem, density, rounds)
+        return _checked(pruner(problem, density, rounds), name, problem, n_kept)
 
     result = prune(problem, rounds) if controlled is None else controlled.run(problem, rounds, prune)
     return make_all_alive(problem, result) if all_alive_weights else result
+
+
+def _checked(result: PruneResult, name: str, problem: Problem, n_kept: int) -> PruneResult:
+    """The result of a method, which may be anybody's."""
+    if not isinstance(result, PruneResult):
+        raise MaskError(f"Method '{name}' gave {type(result).__name__}, but must give a panning.pruners.PruneResult.")
+    for part, tensor, allowed in (("mask", result.mask, "bool"), ("scores", result.scores, "numbers")):
+        fits = isinstance(tensor, Tensor) and (tensor.dtype == torch.bool) == (part == "mask")
+        if not fits or tensor.shape != problem.weight.shape:
+            given = f"{tuple(tensor.shape)} of {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise MaskError(
+                f"Method '{name}' gave the {part} {given}, but must give {allowed}, flat [{problem.layout.n_prunable}]."
+            )
+    if (n_given := int(result.mask.sum())) != n_kept:
+        raise MaskError(f"Method '{name}' keeps {n_given} weights, but was asked for exactly {n_kept}.")
+    if (layer := problem.layout.first_non_finite(result.scores)) is not None:
+        raise NonFiniteError(f"Method '{name}' scored layer '{layer}' with NaN or infinite numbers.")
+    return result
