@@ -14,8 +14,8 @@ help: ## list the targets
 demo: $(VENV)/.demo ## prune, train and compare a small network, from nothing, on this machine
 	$(BIN)/panning demo
 
-test: $(VENV)/.dev ## run the default set of tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## run the default set of tests, a worker for each core
+	$(BIN)/python -m pytest -n auto --dist loadgroup --durations=10
 
 lint: $(VENV)/.dev ## ruff and mypy; every rule blocks
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from panning.episode.episode import decode, initial, is_terminated, run_policy, 
 from panning.episode.observations import OBSERVATIONS, observe
 from panning.episode.policies import POLICIES, Constant, Replay, available_policies, make_policy
 from panning.episode.policy_net import PolicyNet, load_policy, save_policy
+from panning.episode.state import EpisodeState
 from panning.foundation.errors import DensityError, PolicyError
 from panning.pruners.rounds import RoundAction
 from panning.scoring.indices import INDICES
@@ -84,11 +85,26 @@ def test_an_episode_starts_dense_and_ends_on_the_target() -> None:
     assert state.round_number == 4 and state.n_kept == round(0.05 * state.mask.numel())
 
 
-def test_transition_leaves_the_old_state_as_it_was() -> None:
-    state = initial(residual_problem(), 0.05, 4)
-    before = state.mask.clone()
-    transition(state, RoundAction({"magnitude": 1.0}, 0.3))
-    assert torch.equal(state.mask, before) and state.round_number == 0
+def facts_of(state: EpisodeState) -> dict[str, Any]:
+    """What a state says, as plain values."""
+    values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    problem, signals = values.pop("problem"), values.pop("signals")
+    values |= {"loss": signals.loss, "grad_norm": signals.grad_norm, "observation": observe(state)}
+    values |= {f"network {name}": tensor for name, tensor in problem.model.state_dict().items()}
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in values.items()}
+
+
+def test_a_transition_is_a_function_of_state_and_action_alone() -> None:
+    one, other = RoundAction({"snip": 0.5, "grasp": 1.0}, 0.3, spread=0.5), RoundAction({"synflow": 1.0}, 0.2)
+    state = transition(initial(residual_problem(), 0.05, 4), RoundAction({"magnitude": 1.0}, 0.5))
+    before, drawn = facts_of(state), torch.get_rng_state()
+    after = transition(state, one)
+    aside = transition(state, other)  # from the state that the first one has left
+    assert facts_of(state) == before and torch.equal(torch.get_rng_state(), drawn)
+    assert facts_of(transition(state, one)) == facts_of(after) != facts_of(aside)
+    assert facts_of(transition(after, other)) == facts_of(transition(transition(state, one), other))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        state.round_number = 0  # type: ignore[misc]
 
 
 def test_a_dead_network_ends_the_episode() -> None:

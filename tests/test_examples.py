@@ -1,25 +1,91 @@
-"""The examples of docs/examples run as they stand."""
+"""The examples run: the scripts of docs/examples as they stand, and those of docstrings with the answers they show.
+
+The example of a docstring imports what it uses, so that a reader can paste it.
+"""
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import inspect
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from test_layers import ROOT, source_files
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "docs" / "examples").glob("*.py"))
+SCRIPTS = sorted((ROOT / "docs" / "examples").glob("*.py"))
+#: Lines of examples by file.
+PROMPTS = {
+    path: len(re.findall(r"^\s*>>> ", (ROOT / path).read_text(), re.MULTILINE))
+    for path in (Path("panning/__init__.py"), *source_files())
+}
+ROOMS = ("panning", "panning.envs", "panning.agents", "panning.training")
+#: The example of a table stands in its module's docstring.
+TABLES = {
+    "PRUNERS": "panning.pruners",
+    "INDICES": "panning.scoring.indices",
+    "DYNAMICS": "panning.training.moving.methods",
+}
+FRESH = {"__name__": "__main__"}
+#: Public names without an example, by room; no name may join them.
+LACKING = {
+    "tables": "DYNAMICS INDICES PRUNERS",
+    "panning": "Masks MovingMasks PanningError apply_masks compact enforce_masks load_compact load_masks make_dynamic "
+    "move_masks prune save_compact save_masks",
+    "panning.agents": "AgentConfig EnvSpec PPOSpec ShowRollouts train_agent",
+    "panning.envs": "PanningEnv RewardSpec",
+    "panning.training": "Movement Recipe TrainResult evaluate evaluate_mean make_dynamic n_epochs train",
+}
 
 
-def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 3
+def test_there_are_scripts() -> None:
+    assert len(SCRIPTS) >= 3
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_short_runs_and_learns(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_is_short_runs_and_learns(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(path.read_text().splitlines()) <= 60
     with torch.random.fork_rng(devices=[]):
         runpy.run_path(str(path), run_name="__main__")
     losses = [float(found) for found in re.findall(r"loss ([0-9.]+)", capsys.readouterr().out)]
     assert len(losses) > 2 and losses[-1] < 0.7 * losses[0]
+
+
+def module_of(path: Path) -> str:
+    inside = path if path.parts[0] == "panning" else Path("panning") / path
+    return ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", [path for path, n in PROMPTS.items() if n], ids=module_of)
+def test_an_example_gives_what_it_shows(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    said: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        for example in doctest.DocTestFinder().find(importlib.import_module(module_of(path)), globs=FRESH):
+            runner.run(example, out=said.append)
+    assert not runner.failures, "".join(said)
+    assert runner.tries == PROMPTS[path], "an example stands where no reader and no test finds it"
+
+
+def lacking(room: str) -> Iterator[str]:
+    """Public names of a room whose docstrings show no example."""
+    module = importlib.import_module(room)
+    for name in module.__all__:
+        value = getattr(module, name)
+        if (inspect.isclass(value) or inspect.isfunction(value)) and ">>> " not in (value.__doc__ or ""):
+            yield name
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_public_names_have_an_example(room: str) -> None:
+    assert set(lacking(room)) <= set(LACKING.get(room, "").split())
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_have_an_example(table: str) -> None:
+    assert table in LACKING["tables"] or ">>> " in (importlib.import_module(TABLES[table]).__doc__ or "")

@@ -1,9 +1,12 @@
-"""The direction of imports (DESIGN 2), and what gets installed under which name."""
+"""The direction of imports, what an import loads, and what gets installed under which name."""
 
 from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +90,28 @@ def test_the_exceptions_are_still_needed() -> None:
     assert {
         (path, name) for path, _ in EXCEPTIONS for name in imports(ast.parse((ROOT / path).read_text()))
     } >= EXCEPTIONS
+
+
+#: What a user imports -> the packages that must not be loaded by then. The steps follow one another in one process.
+NOT_LOADED = {
+    "import panning": "torch ray stable_baselines3 matplotlib scipy pydantic typer rich",
+    "import panning.cli": "torch ray stable_baselines3 matplotlib scipy pydantic",
+    "for name in panning.__all__: getattr(panning, name)": "ray stable_baselines3 matplotlib scipy sklearn",
+    "import panning.envs, panning.training": "ray stable_baselines3 matplotlib scipy sklearn",
+    "import panning.agents, panning.search, panning.compare.grid": "ray matplotlib scipy sklearn",
+}
+
+
+def test_an_import_loads_only_what_it_needs() -> None:
+    lines = ["import json, sys", "loaded = []"]
+    for step in NOT_LOADED:
+        lines += [step, "loaded.append(sorted(sys.modules))"]
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join([*lines, "print(json.dumps(loaded))"])], capture_output=True
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    for (step, kept_out), modules in zip(NOT_LOADED.items(), json.loads(result.stdout), strict=True):
+        assert not set(kept_out.split()) & set(modules), step
 
 
 def test_every_folder_with_code_is_installed_inside_panning() -> None:
