@@ -16,7 +16,7 @@ from panning.alive.connectivity import Connectivity, report
 from panning.data.batches import Batch, batch_source
 from panning.foundation.errors import DataError, DensityError, MaskError, ModelError
 from panning.foundation.registry import lookup
-from panning.masks.enforce import unwrapped
+from panning.masks.holders import unwrapped
 from panning.masks.layout import Layout, prunable_layout
 from panning.masks.masks import Masks, check_masks_fit
 from panning.pruners import Pruner, Rounds, prune_problem, pruner_row

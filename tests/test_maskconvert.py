@@ -20,7 +20,7 @@ from torch.nn.utils import prune
 
 from panning import cli
 from panning.foundation.errors import MaskError, OutputError, UnknownNameError
-from panning.masks import convert as maskconvert
+from panning.masks import checks
 from panning.masks.convert import FORMATS, format_of, read_any, write_as
 from panning.masks.file import load_masks, save_masks
 from panning.masks.layout import Layout
@@ -250,7 +250,7 @@ def test_an_array_that_claims_more_than_it_holds(tmp_path: Path) -> None:
 def test_large_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     path = tmp_path / "mask.npz"
     (np.savez_compressed if packed else np.savez)(path, a=np.zeros(100_000, dtype=np.int8))
-    monkeypatch.setattr(maskconvert, "MAX_FILE_BYTES", 50_000)
+    monkeypatch.setattr(checks, "MAX_FILE_BYTES", 50_000)
     with pytest.raises(MaskError, match="unpacks to" if packed else "found: 1..... bytes"):
         read_any(path)
 

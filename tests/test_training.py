@@ -15,7 +15,7 @@ from panning.compaction import compact
 from panning.compaction.image_format import adds_parts, put_channels_last
 from panning.data import load_data
 from panning.foundation.errors import MaskError, NonFiniteError, PanningError
-from panning.masks.enforce import first_enforced
+from panning.masks.holders import first_enforced
 from panning.masks.masks import Masks
 from panning.models import build_model
 from panning.scoring.problem import Problem

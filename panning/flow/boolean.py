@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panning.flow import functions as of
+from panning.flow import functions
 from panning.flow.factors import presence, scaled_to_one
 from panning.flow.forward import Rule
 from panning.flow.linear import rules, without_gate
@@ -52,6 +52,6 @@ def _open(gate: Tensor, mean: float) -> Tensor:
 
 BOOLEAN: dict[Any, Rule] = {
     **rules(_product, _open, presence, scaled_to_one),
-    **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS), without_gate),
+    **dict.fromkeys((*functions.BATCH_NORMS, *functions.CHANNEL_NORMS, *functions.LAST_NORMS), without_gate),
     **AVERAGE_POOLS,
 }

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panning.flow import functions as of
+from panning.flow import functions
 from panning.flow.attention import attention_forward
 from panning.flow.factors import SCALE, Gate, Multiply, Open, gate_of, gate_of_sum, marked, multiplication
 from panning.flow.factors import depends as depends  # a name of this module too
@@ -184,7 +184,7 @@ def _products(multiply: Multiply) -> dict[Any, Rule]:
     def fused(function: Any, x: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
         if not any(depends(y) for y in (x, a, b)):
             return function(x, a, b, *args, **kwargs)
-        return add(torch.add, x, matrix(of.FUSED[function], a, b))
+        return add(torch.add, x, matrix(functions.FUSED[function], a, b))
 
     def divided(function: Any, x: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
         return add(torch.add, x, _divide(torch.div, a, b))
@@ -194,9 +194,9 @@ def _products(multiply: Multiply) -> dict[Any, Rule]:
         return multiply(operator.mul, both, marked(weight.clone(), Gate())) if depends(weight) else both
 
     return {
-        **dict.fromkeys(of.PRODUCTS, elementwise),
-        **dict.fromkeys(of.MATRIX_PRODUCTS, matrix),
-        **dict.fromkeys(of.FUSED, fused),
+        **dict.fromkeys(functions.PRODUCTS, elementwise),
+        **dict.fromkeys(functions.MATRIX_PRODUCTS, matrix),
+        **dict.fromkeys(functions.FUSED, fused),
         **dict.fromkeys((torch.addcdiv, Tensor.addcdiv), divided),
         **dict.fromkeys((torch.lerp, Tensor.lerp), lerp),
         torch.einsum: einsum,
@@ -213,20 +213,8 @@ def glu(open_gate: Open) -> Rule:
     return rule
 
 
-def rules(
-    linear: Rule,
-    open_gate: Open,
-    magnitude: Callable[[Any], Any],
-    second: Callable[[Tensor], Tensor],
-) -> dict[Any, Rule]:
-    """The rules of a flow.
-
-    Args:
-        linear: replaces linear layers and convolutions, whose weight it gets in the input's dtype.
-        open_gate: what a gate becomes where it multiplies.
-        magnitude: what a constant factor becomes, and the weight of a layer that is constant.
-        second: what the second of two activations becomes in their product.
-    """
+def _layers(linear: Rule, open_gate: Open, magnitude: Callable[[Any], Any], multiply: Multiply) -> dict[Any, Rule]:
+    """Rules for everything with a weight of its own, and for attention."""
 
     def layer(function: Any, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
         weight = weight if depends(weight) else magnitude(weight).to(x.dtype)
@@ -252,8 +240,6 @@ def rules(
         row: Tensor = layer(F.linear, every_token.requires_grad_(weight.requires_grad), weight.t())
         return tokens.unsqueeze(-1) * row[0]
 
-    multiply = multiplication(open_gate, magnitude, second)
-
     def bilinear(function: Any, a: Tensor, b: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not depends(a) and not depends(b):
             return function(a, b, weight, *args, **kwargs)
@@ -261,30 +247,58 @@ def rules(
         return layer(F.linear, pairs.flatten(-2), weight.flatten(1))
 
     return {
-        **dict.fromkeys((*of.LINEAR, *of.CONVOLUTIONS), layer),
-        **dict.fromkeys((*of.UNSCALED_NORMS, *of.DROPOUTS, *of.ACTIVATIONS, *of.TO_INTEGERS), identity),
-        **dict.fromkeys((*of.ADDITIONS, *of.EXTREMA_OF_TWO), add),
-        **dict.fromkeys(of.ADDITIONS_IN_PLACE, _add_in_place),
-        **dict.fromkeys(of.CONCATENATIONS, _join),
-        **_products(multiply),
-        **dict.fromkeys(of.RESHAPES, _keep_gate),
-        **dict.fromkeys((*of.DIVISIONS, Tensor.__rdiv__), _divide),
-        **dict.fromkeys(of.INVERSES, _inverse),
-        **dict.fromkeys(of.POWERS, _power),
-        **dict.fromkeys(of.COMPARISONS, _condition),
-        **dict.fromkeys((torch.where, Tensor.where), _where),
-        **dict.fromkeys((torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_), _masked_fill),
-        **dict.fromkeys(of.DEVIATIONS, _deviation),
-        **dict.fromkeys(of.CASTS, _cast),
-        Tensor.to: _to,
-        **dict.fromkeys(of.SIGMOIDS, _gate(0.5)),
-        **dict.fromkeys(of.POSITIVE_AT_ZERO, _gate(1.0)),
-        **dict.fromkeys(of.LOGARITHMS, without_gate),
-        **dict.fromkeys(of.SOFTMAXES, _softmax),
-        F.glu: glu(open_gate),
+        **dict.fromkeys((*functions.LINEAR, *functions.CONVOLUTIONS), layer),
         F.embedding: embedding,
         **dict.fromkeys((F.bilinear, torch.bilinear), bilinear),
         F.scaled_dot_product_attention: scaled_dot_product_attention,
         F.multi_head_attention_forward: multi_head,
         **recurrent_rules(layer, open_gate),
+    }
+
+
+#: The rules that are the same in every flow.
+COMMON_RULES: dict[Any, Rule] = {
+    **dict.fromkeys(
+        (*functions.UNSCALED_NORMS, *functions.DROPOUTS, *functions.ACTIVATIONS, *functions.TO_INTEGERS), identity
+    ),
+    **dict.fromkeys((*functions.ADDITIONS, *functions.EXTREMA_OF_TWO), add),
+    **dict.fromkeys(functions.ADDITIONS_IN_PLACE, _add_in_place),
+    **dict.fromkeys(functions.CONCATENATIONS, _join),
+    **dict.fromkeys(functions.RESHAPES, _keep_gate),
+    **dict.fromkeys((*functions.DIVISIONS, Tensor.__rdiv__), _divide),
+    **dict.fromkeys(functions.INVERSES, _inverse),
+    **dict.fromkeys(functions.POWERS, _power),
+    **dict.fromkeys(functions.COMPARISONS, _condition),
+    **dict.fromkeys((torch.where, Tensor.where), _where),
+    **dict.fromkeys((torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_), _masked_fill),
+    **dict.fromkeys(functions.DEVIATIONS, _deviation),
+    **dict.fromkeys(functions.CASTS, _cast),
+    Tensor.to: _to,
+    **dict.fromkeys(functions.SIGMOIDS, _gate(0.5)),
+    **dict.fromkeys(functions.POSITIVE_AT_ZERO, _gate(1.0)),
+    **dict.fromkeys(functions.LOGARITHMS, without_gate),
+    **dict.fromkeys(functions.SOFTMAXES, _softmax),
+}
+
+
+def rules(
+    linear: Rule,
+    open_gate: Open,
+    magnitude: Callable[[Any], Any],
+    second: Callable[[Tensor], Tensor],
+) -> dict[Any, Rule]:
+    """The rules of a flow.
+
+    Args:
+        linear: replaces linear layers and convolutions, whose weight it gets in the input's dtype.
+        open_gate: what a gate becomes where it multiplies.
+        magnitude: what a constant factor becomes, and the weight of a layer that is constant.
+        second: what the second of two activations becomes in their product.
+    """
+    multiply = multiplication(open_gate, magnitude, second)
+    return {
+        **COMMON_RULES,
+        **_products(multiply),
+        **_layers(linear, open_gate, magnitude, multiply),
+        F.glu: glu(open_gate),
     }

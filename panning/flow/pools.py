@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from panning.flow import functions as of
+from panning.flow import functions
 from panning.flow.factors import depends
 from panning.flow.forward import Rule
 from panning.flow.linear import add
@@ -80,10 +80,13 @@ def _reduction(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
 
 
 AVERAGE_POOLS: dict[Any, Rule] = {
-    **{function: _average_like(pool) for function, pool in of.MAX_POOLS.items()},
-    **{function: _average_like(pool, True) for function, pool in of.MAX_POOLS_WITH_INDICES.items()},
-    **{function: _adaptive_average_like(pool) for function, pool in of.ADAPTIVE_MAX_POOLS.items()},
-    **{function: _adaptive_average_like(pool, True) for function, pool in of.ADAPTIVE_MAX_POOLS_WITH_INDICES.items()},
-    **dict.fromkeys(of.MAX_UNPOOLS, _unpool),
-    **dict.fromkeys(of.EXTREMA, _reduction),
+    **{function: _average_like(pool) for function, pool in functions.MAX_POOLS.items()},
+    **{function: _average_like(pool, True) for function, pool in functions.MAX_POOLS_WITH_INDICES.items()},
+    **{function: _adaptive_average_like(pool) for function, pool in functions.ADAPTIVE_MAX_POOLS.items()},
+    **{
+        function: _adaptive_average_like(pool, True)
+        for function, pool in functions.ADAPTIVE_MAX_POOLS_WITH_INDICES.items()
+    },
+    **dict.fromkeys(functions.MAX_UNPOOLS, _unpool),
+    **dict.fromkeys(functions.EXTREMA, _reduction),
 }

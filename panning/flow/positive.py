@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panning.flow import functions as of
+from panning.flow import functions
 from panning.flow.factors import presence, scaled_to_one
 from panning.flow.forward import Rule
 from panning.flow.linear import rules, without_gate
@@ -50,15 +50,15 @@ def _closed(gate: Tensor, mean: float) -> Tensor:
 
 POSITIVE_LINEAR: dict[Any, Rule] = {
     **rules(without_bias, _open, abs, scaled_to_one),
-    **dict.fromkeys(of.BATCH_NORMS, _batch_norm),
-    **dict.fromkeys(of.CHANNEL_NORMS, _group_norm),
-    **dict.fromkeys(of.LAST_NORMS, _layer_norm),
+    **dict.fromkeys(functions.BATCH_NORMS, _batch_norm),
+    **dict.fromkeys(functions.CHANNEL_NORMS, _group_norm),
+    **dict.fromkeys(functions.LAST_NORMS, _layer_norm),
 }
 
 #: The same sum over paths with every factor but the weights left out; gates let everything pass, and a product of two
 #: activations is as long as its first: a path needs at least that.
 SHORTEST: dict[Any, Rule] = {
     **rules(without_bias, _closed, presence, lambda x: scaled_to_one(x.detach())),
-    **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS), without_gate),
+    **dict.fromkeys((*functions.BATCH_NORMS, *functions.CHANNEL_NORMS, *functions.LAST_NORMS), without_gate),
     **AVERAGE_POOLS,
 }

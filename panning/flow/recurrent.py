@@ -43,61 +43,68 @@ def recurrent_rules(linear: Rule, open_gate: Open) -> dict[Any, Rule]:
         opened_z = opened(z + z_h)  # and 1 - z likewise
         return (opened_z * (n + opened(r + r_h) * n_h) + opened_z * state[0],)
 
-    def layer(step: Step, x: Tensor, state: State, weights: list[Tensor]) -> tuple[Tensor, State]:
-        """Outputs [length, batch, units] and the last state, of inputs [length, batch, features]."""
-        w_ih, w_hh, *biases_and_projection = weights
-        outputs = []
-        for of_x in linear(F.linear, x, w_ih):
-            state = step(of_x, linear(F.linear, state[0], w_hh), state)
-            if len(biases_and_projection) % 2:  # an LSTM with proj_size
-                state = (linear(F.linear, state[0], biases_and_projection[-1]), *state[1:])
-            outputs.append(state[0])
-        return torch.stack(outputs), state
+    steps = {"lstm": lstm, "gru": gru, "rnn_tanh": plain, "rnn_relu": plain}
+    layers = {getattr(torch, name): _layers(linear, step) for name, step in steps.items()}
+    return layers | {getattr(torch, f"{name}_cell"): _cell(linear, step) for name, step in steps.items()}
 
-    def layers(step: Step) -> Rule:
-        def rule(function: Any, x: Tensor, hx: Any, *args: Any) -> Any:
-            states = hx if isinstance(hx, tuple | list) else (hx,)
-            if not isinstance(args[1], bool):
-                raise ModelError("Packed sequences cannot be followed: let the network take padded ones.")
-            if not depends(x) and not any(depends(state) for state in states):
-                return function(x, hx, *args)
-            params, _, n_layers, _, _, bidirectional, batch_first = args
-            x, *states = (_without_constants(y) for y in (x, *states))
-            outputs = x.transpose(0, 1) if batch_first else x
-            n_directions = 2 if bidirectional else 1
-            n_weights = len(params) // (n_layers * n_directions)
-            last = []
-            for number in range(n_layers):
-                directions = []
-                for k in range(number * n_directions, (number + 1) * n_directions):
-                    backwards = k % n_directions
-                    weights = params[k * n_weights : (k + 1) * n_weights]
-                    state = tuple(each[k] for each in states)
-                    y, state = layer(step, outputs.flip(0) if backwards else outputs, state, weights)
-                    directions.append(y.flip(0) if backwards else y)
-                    last.append(state)
-                outputs = torch.cat(directions, -1)
-            final = (torch.stack(each) for each in zip(*last, strict=True))
-            return outputs.transpose(0, 1) if batch_first else outputs, *final
 
-        return rule
+def _layers(linear: Rule, step: Step) -> Rule:
+    """The rule of a stack of layers, each in one or two directions."""
 
-    def cell(step: Step) -> Rule:
-        def rule(function: Any, x: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, *biases: Any) -> Any:
-            state = hx if isinstance(hx, tuple | list) else (hx,)
-            if not depends(x) and not any(depends(each) for each in state):
-                return function(x, hx, w_ih, w_hh, *biases)
-            x, *state = (_without_constants(y) for y in (x, *state))
-            state = step(linear(F.linear, x, w_ih), linear(F.linear, state[0], w_hh), tuple(state))
-            return state if isinstance(hx, tuple | list) else state[0]
+    def rule(function: Any, x: Tensor, hx: Any, *args: Any) -> Any:
+        states = hx if isinstance(hx, tuple | list) else (hx,)
+        if not isinstance(args[1], bool):
+            raise ModelError("Packed sequences cannot be followed: let the network take padded ones.")
+        if not depends(x) and not any(depends(state) for state in states):
+            return function(x, hx, *args)
+        params, _, n_layers, _, _, bidirectional, batch_first = args
+        x, *states = (_without_constants(y) for y in (x, *states))
+        outputs = x.transpose(0, 1) if batch_first else x
+        n_directions = 2 if bidirectional else 1
+        n_weights = len(params) // (n_layers * n_directions)
+        last = []
+        for number in range(n_layers):
+            directions = []
+            for k in range(number * n_directions, (number + 1) * n_directions):
+                weights = params[k * n_weights : (k + 1) * n_weights]
+                state = tuple(each[k] for each in states)
+                y, state = _direction(linear, step, outputs, state, weights, backwards=k % n_directions == 1)
+                directions.append(y)
+                last.append(state)
+            outputs = torch.cat(directions, -1)
+        final = (torch.stack(each) for each in zip(*last, strict=True))
+        return outputs.transpose(0, 1) if batch_first else outputs, *final
 
-        return rule
+    return rule
 
-    return {
-        torch.lstm: layers(lstm), torch.gru: layers(gru), torch.rnn_tanh: layers(plain), torch.rnn_relu: layers(plain),
-        torch.lstm_cell: cell(lstm), torch.gru_cell: cell(gru), torch.rnn_tanh_cell: cell(plain),
-        torch.rnn_relu_cell: cell(plain),
-    }  # fmt: skip
+
+def _direction(
+    linear: Rule, step: Step, x: Tensor, state: State, weights: list[Tensor], *, backwards: bool
+) -> tuple[Tensor, State]:
+    """Outputs [length, batch, units] and the last state, of inputs [length, batch, features]."""
+    w_ih, w_hh, *biases_and_projection = weights
+    outputs = []
+    for of_x in linear(F.linear, x.flip(0) if backwards else x, w_ih):
+        state = step(of_x, linear(F.linear, state[0], w_hh), state)
+        if len(biases_and_projection) % 2:  # an LSTM with proj_size
+            state = (linear(F.linear, state[0], biases_and_projection[-1]), *state[1:])
+        outputs.append(state[0])
+    stacked = torch.stack(outputs)
+    return stacked.flip(0) if backwards else stacked, state
+
+
+def _cell(linear: Rule, step: Step) -> Rule:
+    """The rule of one step of one layer."""
+
+    def rule(function: Any, x: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, *biases: Any) -> Any:
+        state = hx if isinstance(hx, tuple | list) else (hx,)
+        if not depends(x) and not any(depends(each) for each in state):
+            return function(x, hx, w_ih, w_hh, *biases)
+        x, *state = (_without_constants(y) for y in (x, *state))
+        state = step(linear(F.linear, x, w_ih), linear(F.linear, state[0], w_hh), tuple(state))
+        return state if isinstance(hx, tuple | list) else state[0]
+
+    return rule
 
 
 def _without_constants(x: Tensor) -> Tensor:

@@ -5,86 +5,27 @@
 A gradient is cleared the moment backward has accumulated it: clipping, a scaler, a closure of LBFGS and the reduction of
 DistributedDataParallel see none of its masked places. It is cleared again before the optimizer's step, for gradients that
 came another way, and after the step the weights and every state tensor of a weight's shape are.
-
-Clearing multiplies the bits of a number, read as an integer, by 0 or 1. Unlike a product of floats this makes zeros of NaN
-and infinity too, none of them negative, and a foreach kernel takes all tensors at once.
 """
 
 from __future__ import annotations
 
-import gc
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from panning.foundation.errors import MaskError
+from panning.masks.gates import INTEGERS, Gate, clear, is_plain
+from panning.masks.holders import bare, check_held, check_ranks_agree, first_moving
 from panning.masks.masks import Masks, check_masks_fit
-
-#: An integer type for each size of an element in bytes.
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-#: What wraps a network calls it this.
-INSIDE = ("module", "_orig_mod")
 
 
 class Removable(Protocol):
     def remove(self) -> None: ...
-
-
-class Mover(Protocol):
-    @property
-    def parameters(self) -> Sequence[Tensor]: ...
-
-
-#: What moves masks just now.
-MOVERS: WeakSet[Mover] = WeakSet()
-
-
-class _Gate:
-    """The mask of one parameter as integers, 1 = kept, made once for each device, size and order in memory it meets."""
-
-    def __init__(self, mask: Tensor) -> None:
-        self.is_open = False
-        self.change(mask)
-
-    def change(self, mask: Tensor) -> None:
-        self.mask = mask
-        self._made: dict[tuple[Any, ...], Tensor] = {}
-
-    def like(self, bits: Tensor) -> Tensor:
-        """The mask with the device, type and strides of ``bits``, which lets foreach kernels take them together."""
-        key = (bits.device, bits.dtype, bits.stride())
-        if key not in self._made:
-            self._made[key] = torch.empty_like(bits).copy_(self.mask)
-        return self._made[key]
-
-    def on_gradient(self, parameter: Tensor) -> None:
-        """The hook that follows the accumulation of a gradient."""
-        if not self.is_open:
-            self.clear_grad(parameter)
-
-    def clear_grad(self, parameter: Tensor) -> None:
-        """Zero the masked gradient of ``parameter``."""
-        grad = parameter.grad
-        if grad is None:
-            return
-        if _is_plain(grad):
-            _clear([(grad, self)])
-        elif grad.layout == torch.sparse_coo:
-            self.clear_sparse(grad)
-        else:  # create_graph=True: what is derived from this gradient must see the zeros
-            grad.masked_fill_(~self.mask.to(grad.device), 0.0)
-
-    def clear_sparse(self, tensor: Tensor) -> None:
-        """Zero the masked places of an embedding's gradient or momentum: values [n_rows, ...] at indices [1, n_rows]."""
-        kept = self.mask.to(tensor.device)[tuple(tensor._indices())]
-        tensor._values().masked_fill_(~kept, 0.0)
 
 
 class MaskEnforcement:
@@ -106,7 +47,7 @@ class MaskEnforcement:
         self.parameters = parameters
         self.masks = masks
         self.optimizers = optimizers
-        self._gates = {parameter: _Gate(masks[name]) for name, parameter in parameters.items()}
+        self._gates = {parameter: Gate(masks[name]) for name, parameter in parameters.items()}
         # The hook of a parameter holds its gate alone: one that led back to the parameter would keep it alive for ever.
         self.handles: list[Removable] = [
             _hooked(parameter, gate.on_gradient) for parameter, gate in self._gates.items() if _may_learn(parameter)
@@ -162,11 +103,11 @@ class MaskEnforcement:
         plain = []
         with torch.no_grad():
             for parameter, gate in self._gates.items():
-                if parameter.grad is not None and _is_plain(parameter.grad):
+                if parameter.grad is not None and is_plain(parameter.grad):
                     plain.append((parameter.grad, gate))
                 else:
                     gate.clear_grad(parameter)
-        _clear(plain)
+        clear(plain)
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -186,7 +127,7 @@ class MaskEnforcement:
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
         """Zero the masked weights and their state, what the optimizer made of 0 / 0 included."""
-        _clear(
+        clear(
             [
                 (tensor, gate)
                 for parameter, gate in self._gates.items()
@@ -238,7 +179,7 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
             f"A {type(wrong[0]).__name__} is no torch.optim.Optimizer; pass the optimizer itself or a list of several, "
             "of a trainer's wrapper what is inside."
         )
-    model = _bare(model, masks)
+    model = bare(model, masks)
     parameters = check_masks_fit(model, masks)
     if wide := [name for name, parameter in parameters.items() if parameter.element_size() not in INTEGERS]:
         raise MaskError(f"'{wide[0]}' is {parameters[wide[0]].dtype}, whose numbers are too wide; use torch.complex64.")
@@ -258,50 +199,9 @@ def remove_all(handles: list[Removable]) -> None:
     handles.clear()
 
 
-def first_enforced(parameters: Mapping[str, Tensor]) -> str | None:
-    """The first of these on which a mask is enforced; None if there is none."""
-    return next((name for name, parameter in parameters.items() if any(_gates_of(parameter))), None)
-
-
-def first_moving(parameters: Mapping[str, Tensor]) -> str | None:
-    """The first of these whose mask moves; None if there is none."""
-
-    def first() -> str | None:
-        moving = {id(parameter) for mover in MOVERS for parameter in mover.parameters}
-        return next((name for name, parameter in parameters.items() if id(parameter) in moving), None)
-
-    if first() is not None:
-        gc.collect()  # what nobody holds any more, an optimizer and its hooks still hold each other
-    return first()
-
-
-def _gates_of(parameter: Tensor) -> Iterator[_Gate]:
-    hooks = getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
-    owners = (getattr(hook, "__self__", None) for hook in hooks.values())
-    return (owner for owner in owners if isinstance(owner, _Gate))
-
-
 def clear_gradient(parameter: Tensor, mask: Tensor) -> None:
     """Zero the masked gradient of one parameter."""
-    _Gate(mask).clear_grad(parameter)
-
-
-def check_held(parameters: Mapping[str, nn.Parameter], optimizers: Iterable[Optimizer]) -> None:
-    """Raise MaskError if one of the parameters that learn is in no optimizer."""
-    held = {parameter for one in optimizers for group in one.param_groups for parameter in group["params"]}
-    loose = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter not in held]
-    if loose:
-        raise MaskError(
-            f"{len(loose)} masked parameters are in no optimizer, '{loose[0]}' first: pass the optimizers that train "
-            "this very model. An optimizer made for a copy, or before the parameters were replaced, trains others."
-        )
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel, ``torch.compile`` and the like."""
-    while len(children := dict(model.named_children())) == 1 and set(INSIDE) & set(children):
-        (model,) = children.values()
-    return model
+    Gate(mask).clear_grad(parameter)
 
 
 def _may_learn(parameter: nn.Parameter) -> bool:
@@ -318,58 +218,8 @@ def _hooked(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> Removabl
         parameter.requires_grad_(learns)
 
 
-def _is_plain(grad: Tensor) -> bool:
-    """Whether it is dense and no part of a graph: its bits may be changed."""
-    return _is_strided(grad) and not grad.requires_grad
-
-
-def _is_strided(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided
-
-
-def _clear(tensors: Sequence[tuple[Tensor, _Gate]]) -> None:
-    """Zero the masked places of all these at once."""
-    # Not ``detach``, which shares the count of writes: a backward that still needs the weights of another optimizer, as
-    # where each parameter is stepped by a hook of its own, would take zeros on zeros for a change.
-    strided = [
-        (tensor.data.view(INTEGERS[tensor.element_size()]), gate) for tensor, gate in tensors if _is_strided(tensor)
-    ]
-    if strided:
-        torch._foreach_mul_([bits for bits, _ in strided], [gate.like(bits) for bits, gate in strided])
-    for tensor, gate in tensors:
-        if not _is_strided(tensor):
-            gate.clear_sparse(tensor)
-
-
 def _state_like(parameter: Tensor, optimizer: Optimizer) -> Iterator[Tensor]:
     """State with one value a weight. A scalar's is left alone: its shape is that of a step counter."""
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.dim() > 0 and value.shape == parameter.shape:
             yield value
-
-
-def _bare(model: nn.Module, masks: Masks) -> nn.Module:
-    """The network inside its wrappers: the first whose parameters have the mask's names."""
-    inner = model
-    while masks.layout.names[0] not in dict(inner.named_parameters()):
-        children = dict(inner.named_children())
-        if len(children) != 1 or not set(INSIDE) & set(children):
-            return model
-        (inner,) = children.values()
-    return inner
-
-
-def check_ranks_agree(masks: Masks) -> None:
-    """Raise MaskError if the ranks of a distributed training hold different masks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    layout = repr((masks.layout.names, masks.layout.shapes)).encode()
-    digest = hashlib.sha256(layout + masks.flat.cpu().numpy().tobytes()).hexdigest()
-    digests = [""] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(digests, digest)
-    others = [rank for rank, other in enumerate(digests) if other != digests[0]]
-    if others:
-        raise MaskError(
-            f"Ranks {others} hold another mask than rank 0. Make the mask on one rank and send it to all with "
-            "torch.distributed.broadcast_object_list, or load one file everywhere."
-        )

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panning import flow
-from panning.flow import functions as of
+from panning.flow import functions
 from panning.flow.linear import depends
 from panning.foundation.errors import ModelError
 from panning.scoring.problem import Problem
 
-IN_PLACE = (*of.ADDITIONS_IN_PLACE, Tensor.mul_, Tensor.div_)
+IN_PLACE = (*functions.ADDITIONS_IN_PLACE, Tensor.mul_, Tensor.div_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,15 +129,27 @@ class _Trace:
 
     def rules(self) -> dict[Any, flow.Rule]:
         return {
-            **dict.fromkeys((*of.BATCH_NORMS, *of.CHANNEL_NORMS, *of.LAST_NORMS, *of.UNSCALED_NORMS), _same),
-            **dict.fromkeys((*of.DROPOUTS, *of.ACTIVATIONS, *of.SIGMOIDS, *of.SOFTMAXES, *of.TO_INTEGERS), _same),
+            **dict.fromkeys(
+                (*functions.BATCH_NORMS, *functions.CHANNEL_NORMS, *functions.LAST_NORMS, *functions.UNSCALED_NORMS),
+                _same,
+            ),
+            **dict.fromkeys(
+                (
+                    *functions.DROPOUTS,
+                    *functions.ACTIVATIONS,
+                    *functions.SIGMOIDS,
+                    *functions.SOFTMAXES,
+                    *functions.TO_INTEGERS,
+                ),
+                _same,
+            ),
             **dict.fromkeys((torch.exp, Tensor.exp, torch.sqrt, Tensor.sqrt, torch.pow, Tensor.pow), _same),
             **dict.fromkeys((Tensor.to, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.type_as), _cast),
-            **dict.fromkeys((*of.ADDITIONS, *of.ADDITIONS_IN_PLACE), self._add),
-            **dict.fromkeys(of.PRODUCTS, self._multiply),
+            **dict.fromkeys((*functions.ADDITIONS, *functions.ADDITIONS_IN_PLACE), self._add),
+            **dict.fromkeys(functions.PRODUCTS, self._multiply),
             **dict.fromkeys((torch.div, Tensor.div, Tensor.div_), self._divide),
-            **dict.fromkeys(of.MATRIX_PRODUCTS, self._matrix_product),
-            **dict.fromkeys((*of.LINEAR, *of.CONVOLUTIONS), self._layer),
+            **dict.fromkeys(functions.MATRIX_PRODUCTS, self._matrix_product),
+            **dict.fromkeys((*functions.LINEAR, *functions.CONVOLUTIONS), self._layer),
             torch.einsum: self._einsum,
             F.embedding: self._embedding,
             F.glu: lambda function, x, dim=-1: self._multiply(torch.mul, *x.chunk(2, dim)),

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from panning.alive.connectivity import Connectivity
 from panning.foundation.errors import MaskError
-from panning.masks.enforce import check_held, check_ranks_agree, first_enforced, first_moving
+from panning.masks.holders import check_held, check_ranks_agree, first_enforced, first_moving
 from panning.masks.masks import Masks, check_masks_fit, n_kept_at
 from panning.scoring.problem import Problem
 from panning.training.moving.flat import check_momentum

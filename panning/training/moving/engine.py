@@ -29,7 +29,8 @@ from panning.alive.repair import all_alive
 from panning.compaction.cost import multiply_adds
 from panning.foundation.errors import MaskError, NonFiniteError
 from panning.foundation.seeding import torch_generator
-from panning.masks.enforce import MOVERS, MaskEnforcement, enforce_masks, remove_all
+from panning.masks.enforce import MaskEnforcement, enforce_masks, remove_all
+from panning.masks.holders import MOVERS
 from panning.masks.masks import Masks, check_density, n_kept_at
 from panning.scoring.problem import Problem
 from panning.training.moving.checks import check_movement, check_parts, start_density
