@@ -17,7 +17,6 @@ from toys import ResidualNet, flat_mask
 import panning
 from panning.cli import export as command
 from panning.cli.mask import verify
-from panning.compaction.cost import Cost, cost
 from panning.export.folder import load_compact, save_compact
 from panning.foundation.errors import ConfigError, MaskError, ModelError, OutputError, PanningError, UnknownNameError
 from panning.masks.file import save_masks
@@ -115,19 +114,6 @@ def test_a_folder_of_another_network_is_refused(tmp_path: Path) -> None:
     save_compact(panning.compact(model, masks), masks, tmp_path)
     with pytest.raises(MaskError):
         load_compact(ResidualNet(width=6), tmp_path)
-
-
-def test_the_cost_of_a_network_that_is_one_layer_and_of_attention() -> None:
-    masks = Masks.from_tensors({"weight": torch.tensor([[1, 0, 0, 1], [1, 0, 0, 0]])})
-    assert cost(nn.Linear(4, 2), (4,), masks) == Cost(10, 8, 3)
-    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    projections, others = 5 * 4 * 8 * 8, 5 * 2 * 8 * 16
-    attention = 2 * 5 * 5 * 8
-    nothing = Masks.from_tensors({name: torch.zeros_like(p) for name, p in encoder.named_parameters() if p.dim() > 1})
-    found = cost(encoder, (5, 8), nothing)
-    assert found.multiply_adds == projections + others + attention
-    assert found.masked_multiply_adds == projections + attention
-    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def run(*arguments: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from panning.compaction import kernels
 from panning.compaction.compaction import CompactResult, compact
 from panning.foundation.errors import ModelError
 from panning.foundation.modes import as_it_was
@@ -87,9 +87,9 @@ def multiply_adds(
     reference = next(model.parameters())
     if inputs is None:
         inputs = torch.zeros(1, *input_shape, dtype=reference.dtype)
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=kernels.rows())
     try:
-        with as_it_was(model), _no_fused_attention(), counter, torch.no_grad(), isolated_torch_rng(0):
+        with as_it_was(model), kernels.plain_attention(), counter, torch.no_grad(), isolated_torch_rng(0):
             model.eval()(inputs.to(reference.device))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
@@ -103,17 +103,6 @@ def multiply_adds(
         attention = isinstance(model.get_submodule(owner), nn.MultiheadAttention)
         by_layer.append(0 if attention else by_module.get(f"{type(model).__name__}.{owner}".rstrip("."), 0))
     return MultiplyAdds(layout, by_module.get("Global", 0), by_layer)
-
-
-@contextmanager
-def _no_fused_attention() -> Iterator[None]:
-    """Encoder layers as single operations; the counter takes the kernel that is one for the whole layer for nothing."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def multiply_adds_left(result: CompactResult) -> float:
