@@ -11,7 +11,6 @@ import pytest
 import torch
 import typer
 from safetensors.torch import load_file, save_file
-from torch import nn
 from toys import ResidualNet, flat_mask
 
 import panning
