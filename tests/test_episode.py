@@ -233,7 +233,7 @@ def test_policy_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_problems_are_values_that_can_be_varied() -> None:
     problem = mlp_problem()
-    assert dataclasses.replace(problem, temperature=2.0).weight.equal(problem.weight)
+    assert dataclasses.replace(problem, seed=2).weight.equal(problem.weight)
 
 
 def test_every_index_can_be_weighed() -> None:

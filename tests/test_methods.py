@@ -31,7 +31,7 @@ from panning.masks.layout import Layout
 from panning.pruners import CONTROLS, PRUNERS, Rounds, prune_problem
 from panning.pruners.score_rounds import ScoreRounds
 from panning.scoring.indices import INDICES
-from panning.scoring.problem import Problem
+from panning.scoring.problem import Problem, Scoring
 from panning.scoring.signals import Signals, coupled, meta
 from panning.scoring.signals.ntk import EPSILON, N_IMAGES, N_RESAMPLES, he_deviations
 from panning.scoring.signals.site import Site
@@ -49,7 +49,7 @@ def loss_at(problem: Problem, effective: Tensor, number: int = 0) -> Tensor:
     """The loss as a plain function of the effective weights; only for networks without norms."""
     inputs, labels = problem.batch(number)
     parameters = {**problem.other_parameters(), **problem.layout.views(effective)}
-    return F.cross_entropy(functional_call(problem.model, parameters, (inputs,)) / problem.temperature, labels)
+    return F.cross_entropy(functional_call(problem.model, parameters, (inputs,)), labels)
 
 
 # --- quotas (A1) ---
@@ -347,7 +347,7 @@ def test_force_revives_and_iterative_snip_does_not_and_releases_differ_in_the_lo
     for name in ("force", "iter_snip"):
         text, release = PRUNERS[name].pruner, PRUNERS[name].released
         assert isinstance(text, ScoreRounds) and isinstance(release, ScoreRounds)
-        assert dataclasses.replace(release, loss=None) == text
+        assert dataclasses.replace(release, scoring=text.scoring) == text
         masks = [prune_problem(problem, 0.1, name, rounds=Rounds(5), released=r).mask for r in (False, True)]
         assert not torch.equal(*masks)
 
@@ -364,12 +364,14 @@ def test_snips_release_scores_with_running_statistics() -> None:
     problem.model.norm.running_mean.fill_(0.5)  # type: ignore[union-attr,operator]
     text, release = (prune_problem(problem, 0.1, "snip", released=r).mask for r in (False, True))
     assert not torch.equal(text, release)
-    running = dataclasses.replace(problem, batch_statistics=False)
     inputs, labels = problem.batch(0)
     weights = {name: p.detach().requires_grad_() for name, p in problem.model.named_parameters()}
     loss = F.cross_entropy(functional_call(problem.model.eval(), weights, (inputs,)), labels)
     expected = torch.autograd.grad(loss, [weights[name] for name in problem.layout.names])
-    torch.testing.assert_close(Signals(running, dense(problem)).grad, torch.cat([g.flatten() for g in expected]))
+    torch.testing.assert_close(
+        Signals(problem, dense(problem), scoring=Scoring(batch_statistics=False)).grad,
+        torch.cat([g.flatten() for g in expected]),
+    )
 
 
 def test_what_a_release_does_beyond_its_form_is_said() -> None:

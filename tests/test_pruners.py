@@ -26,7 +26,7 @@ from panning.pruners import PRUNERS, PruneResult, Rounds, all_alive, make_all_al
 from panning.pruners.score_rounds import ScoreRounds
 from panning.pruners.staged import next_stage, stage_weights
 from panning.scoring.indices import INDICES
-from panning.scoring.problem import Problem
+from panning.scoring.problem import Problem, Scoring
 from panning.scoring.signals import PASSES, Signals
 from panning.scoring.signals.site import Site
 
@@ -103,8 +103,8 @@ def test_one_shot_keeps_the_highest_scores() -> None:
 
 def test_grasp_keeps_what_the_gradient_norm_needs() -> None:
     # Signed: the most negative w Hg goes first, whatever its magnitude.
-    problem = dataclasses.replace(mlp_problem(), temperature=200.0)
-    signals = Signals(problem, torch.ones_like(problem.weight, dtype=torch.bool))
+    problem = mlp_problem()
+    signals = Signals(problem, torch.ones_like(problem.weight, dtype=torch.bool), scoring=Scoring(temperature=200.0))
     scores = signals.weight * signals.hessian_grad
     kept = prune_problem(mlp_problem(), 0.9, "grasp").mask
     assert scores[kept].min() >= scores[~kept].max() and scores[~kept].min() == scores.min()

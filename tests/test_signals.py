@@ -15,7 +15,7 @@ from toys import chain, flat_mask, mlp_problem, residual_problem
 from panning.foundation.errors import ConfigError, DataError, ModelError, NonFiniteError
 from panning.scoring.indices import INDICES
 from panning.scoring.mixing import mix, normalise
-from panning.scoring.problem import Problem
+from panning.scoring.problem import Problem, Scoring
 from panning.scoring.signals import PASSES, Pass, Signals
 
 
@@ -27,7 +27,7 @@ def loss_at(problem: Problem, effective: Tensor) -> Tensor:
     """The loss as a plain function of the effective weights; only for networks without norms."""
     inputs, labels = problem.batch(0)
     parameters = {**problem.other_parameters(), **problem.layout.views(effective)}
-    return F.cross_entropy(functional_call(problem.model, parameters, (inputs,)) / problem.temperature, labels)
+    return F.cross_entropy(functional_call(problem.model, parameters, (inputs,)), labels)
 
 
 def test_indices_of_a_linear_chain_are_as_computed_by_hand() -> None:
@@ -154,7 +154,7 @@ def test_synflow_does_not_depend_on_running_statistics() -> None:
 def test_dense_loss_takes_snip_and_grasp_at_the_dense_network_and_synflow_at_the_mask() -> None:
     problem = residual_problem()
     mask = flat_mask(problem.layout, 0.4, 0)
-    mixed = Signals(problem, mask, dense_loss=True)
+    mixed = Signals(problem, mask, scoring=Scoring(dense_loss=True))
     assert torch.equal(mixed.grad, Signals(problem, dense(problem)).grad)
     assert torch.equal(mixed.path_grad, Signals(problem, mask).path_grad)
 
@@ -165,11 +165,11 @@ def test_what_was_taken_at_the_dense_network_stays_known_for_the_same_batch() ->
     names = ("hessian_grad", "path_grad", "meta_grad")
     for other, kept in ((images.clone(), {"hessian_grad", "grad", "loss", "grad_norm"}), (images.flip(0), set[str]())):
         two = dataclasses.replace(problem, batches=lambda number, other=other: (other if number else images, labels))
-        before = Signals(two, dense(problem), dense_loss=True)
+        before = Signals(two, dense(problem), scoring=Scoring(dense_loss=True))
         before.request(*names)
         after = before.at(flat_mask(problem.layout, 0.5, 0), 1)
         assert set(after._known) == kept  # SynFlow's is of the mask; ProsPr reads more batches than the round's
-        fresh = Signals(two, after.mask, 1, dense_loss=True)
+        fresh = Signals(two, after.mask, 1, scoring=Scoring(dense_loss=True))
         assert all(torch.equal(getattr(after, name), getattr(fresh, name)) for name in names)
     at_mask = Signals(problem, dense(problem))
     at_mask.request("hessian_grad")

@@ -32,7 +32,7 @@ from panning.pruners.rounds import (
 from panning.pruners.score_rounds import RELEASE_TEMPERATURE, ScoreRounds
 from panning.pruners.staged import StagedPanning
 from panning.scoring.indices import INDICES
-from panning.scoring.problem import Problem
+from panning.scoring.problem import Problem, Scoring
 
 __all__ = [
     "CONTROLS", "METHODS_OWN", "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds",
@@ -100,6 +100,8 @@ def mean_true_logit(logits: Tensor, targets: Tensor) -> Tensor:
 _DE_JORGE = "de Jorge et al. 2021, arXiv 2006.09081"
 _SU = "Su et al. 2020, arXiv 2009.11094"
 _KANG = "Kang et al. 2022, arXiv 2209.13378"
+_ALIZADEH = "Alizadeh et al. 2022, arXiv 2202.08132"
+_SAME = "all inner steps and the outer loss see one batch"
 _NLL = (
     "the loss is minus the true class's logit, without log-softmax, whatever loss is passed; one batch a round, where the "
     "release averages up to 40"
@@ -112,6 +114,9 @@ _REDRAWN = (
     "not offered: the release scores a copy whose linear layers are drawn anew (Xavier-normal), here the classifier is the "
     "network's own"
 )
+
+_AT_200 = Scoring(temperature=RELEASE_TEMPERATURE)
+_ONE_BATCH = Scoring(same_batch=True)
 
 PRUNERS: dict[str, PrunerRow] = {
     "random": PrunerRow(RandomQuotas("uniform"), "random (uniform)", "control"),
@@ -128,22 +133,22 @@ PRUNERS: dict[str, PrunerRow] = {
     ),
     "snip": PrunerRow(
         ScoreRounds({"snip": 1.0}), "SNIP", "Lee et al. 2019, arXiv 1810.02340",
-        ScoreRounds({"snip": 1.0}, batch_statistics=False), _RUNNING,
+        ScoreRounds({"snip": 1.0}, scoring=Scoring(batch_statistics=False)), _RUNNING,
     ),
     "iter_snip": PrunerRow(
         ScoreRounds({"snip": 1.0}, n_rounds=60), "iterative SNIP", _DE_JORGE,
-        ScoreRounds({"snip": 1.0}, n_rounds=60, loss=mean_true_logit), _NLL,
+        ScoreRounds({"snip": 1.0}, n_rounds=60, scoring=Scoring(loss=mean_true_logit)), _NLL,
     ),
     "force": PrunerRow(
         ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True), "FORCE", _DE_JORGE,
-        ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True, loss=mean_true_logit), _NLL,
+        ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True, scoring=Scoring(loss=mean_true_logit)), _NLL,
     ),
     "grasp": PrunerRow(
-        ScoreRounds({"grasp_signed": 1.0}, temperature=RELEASE_TEMPERATURE), "GraSP",
+        ScoreRounds({"grasp_signed": 1.0}, scoring=_AT_200), "GraSP",
         "Wang et al. 2020, arXiv 2002.07376", departure=_REDRAWN,
     ),
     "grasp_magnitude": PrunerRow(
-        ScoreRounds({"grasp": 1.0}, temperature=RELEASE_TEMPERATURE), "GraSP (magnitude)",
+        ScoreRounds({"grasp": 1.0}, scoring=_AT_200), "GraSP (magnitude)",
         "Frankle et al. 2021, arXiv 2009.08576",
     ),
     "synflow": PrunerRow(
@@ -157,19 +162,18 @@ PRUNERS: dict[str, PrunerRow] = {
         ScoreRounds({"ntk_sap": 1.0}, n_rounds=20), "NTK-SAP", "Wang et al. 2023, arXiv 2304.02840"
     ),
     "prospr": PrunerRow(
-        ScoreRounds({"prospr": 1.0}), "ProsPr", "Alizadeh et al. 2022, arXiv 2202.08132",
-        ScoreRounds({"prospr": 1.0}, same_batch=True), "all inner steps and the outer loss see one batch",
+        ScoreRounds({"prospr": 1.0}), "ProsPr", _ALIZADEH, ScoreRounds({"prospr": 1.0}, scoring=_ONE_BATCH), _SAME,
     ),
     "prospr_first_order": PrunerRow(
-        ScoreRounds({"prospr_first_order": 1.0}), "ProsPr (first order)", "Alizadeh et al. 2022, arXiv 2202.08132",
-        ScoreRounds({"prospr_first_order": 1.0}, same_batch=True), "all inner steps and the outer loss see one batch",
+        ScoreRounds({"prospr_first_order": 1.0}), "ProsPr (first order)", _ALIZADEH,
+        ScoreRounds({"prospr_first_order": 1.0}, scoring=_ONE_BATCH), _SAME,
     ),
     "gcs": PrunerRow(
-        ScoreRounds({"gcs": 1.0}, temperature=RELEASE_TEMPERATURE), "GCS", "Kang, gradient coupled flow",
+        ScoreRounds({"gcs": 1.0}, scoring=_AT_200), "GCS", "Kang, gradient coupled flow",
         departure=_REDRAWN,
     ),
     "gcs_group": PrunerRow(
-        ScoreRounds({"gcs_group": 1.0}, temperature=RELEASE_TEMPERATURE), "GCS-Group", "Kang, gradient coupled flow",
+        ScoreRounds({"gcs_group": 1.0}, scoring=_AT_200), "GCS-Group", "Kang, gradient coupled flow",
         departure=_REDRAWN,
     ),
     "panning_staged": PrunerRow(StagedPanning("sum"), "staged Panning", _KANG),

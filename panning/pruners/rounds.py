@@ -19,7 +19,7 @@ from panning.masks.allocation import allocate
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks, n_kept_at
 from panning.scoring.mixing import Combination, Normaliser, mix
-from panning.scoring.problem import Problem
+from panning.scoring.problem import PLAIN, Problem, Scoring
 from panning.scoring.schedules import densities
 from panning.scoring.signals import Signals
 
@@ -122,17 +122,16 @@ def run_rounds(
     targets: list[float],
     choose: Callable[[float], RoundAction],
     *,
-    dense_loss: bool = False,
+    scoring: Scoring = PLAIN,
     on_round: OnRound | None = None,
 ) -> PruneResult:
     """Prune in one round per target density, each with a scoring batch of its own, from the dense network on.
 
     Args:
         choose: the action that leads to a target.
-        dense_loss: see ``Signals``.
     """
     mask = torch.ones_like(problem.weight, dtype=torch.bool)
-    signals = Signals(problem, mask, dense_loss=dense_loss)
+    signals = Signals(problem, mask, scoring=scoring)
     history = []
     for number, target in enumerate(targets):
         action = choose(target)

@@ -9,13 +9,12 @@ by the batch's statistics apart, as one batch of all their samples, which a call
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
 from panning.scoring.mixing import Combination, Normaliser
-from panning.scoring.problem import Loss, Problem
+from panning.scoring.problem import PLAIN, Problem, Scoring
 
 #: What the logits are divided by in the released code of GraSP, GCS and Panning.
 #: NOTE Only their own rows do so. An agent mixes indices from one pass at temperature 1, so what it weighs as GraSP ranks
@@ -29,22 +28,16 @@ class ScoreRounds:
 
     Attributes:
         n_rounds: the paper's default; a caller may ask for another number.
-        temperature, batch_statistics: of scoring (see ``Problem``).
-        loss: in place of the problem's.
-        same_batch: every round, and every step inside one, scores the first batch.
     """
 
     weights: Mapping[str, float]
     n_rounds: int = 1
     revive: bool = False
     schedule: str = "exponential"
-    temperature: float = 1.0
     spread: float = 0.0
     combination: Combination = "sum"
     normaliser: Normaliser = "mean"
-    batch_statistics: bool = True
-    loss: Loss | None = None
-    same_batch: bool = False
+    scoring: Scoring = PLAIN
 
     @property
     def indices(self) -> tuple[str, ...]:
@@ -57,12 +50,4 @@ class ScoreRounds:
             )
 
         targets = rounds.targets(self.n_rounds, self.schedule, density)
-        problem = dataclasses.replace(
-            problem,
-            temperature=self.temperature,
-            batch_statistics=self.batch_statistics,
-            loss=self.loss or problem.loss,
-        )
-        if self.same_batch and (batches := problem.batches) is not None:
-            problem = dataclasses.replace(problem, batches=lambda number: batches(0))
-        return run_rounds(problem, targets, choose, on_round=rounds.on_round)
+        return run_rounds(problem, targets, choose, scoring=self.scoring, on_round=rounds.on_round)

@@ -7,13 +7,12 @@ weights may return in every round.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
 from panning.pruners.score_rounds import RELEASE_TEMPERATURE
 from panning.scoring.mixing import Combination
-from panning.scoring.problem import Problem
+from panning.scoring.problem import Problem, Scoring
 
 #: The next stage begins when the sparsity passes these values.
 STAIRS = (0.80, 0.90, 0.98, 0.99, 1.0)
@@ -43,7 +42,7 @@ class StagedPanning:
 
     combination: Combination = "sum"
     n_rounds: int = 100
-    temperature: float = RELEASE_TEMPERATURE
+    scoring: Scoring = Scoring(temperature=RELEASE_TEMPERATURE, dense_loss=True)
     indices: tuple[str, ...] = ("synflow", "snip", "grasp")
 
     def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
@@ -58,5 +57,4 @@ class StagedPanning:
             )
 
         targets = rounds.targets(self.n_rounds, "exponential", density)
-        problem = dataclasses.replace(problem, temperature=self.temperature)
-        return run_rounds(problem, targets, choose, dense_loss=True, on_round=rounds.on_round)
+        return run_rounds(problem, targets, choose, scoring=self.scoring, on_round=rounds.on_round)

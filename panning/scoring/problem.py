@@ -1,4 +1,6 @@
-"""Problem: a network with its initial weights, its loss and its scoring batches; what every pruner and episode works on."""
+"""Problem: a network with its initial weights, its loss and its scoring batches; what every pruner and episode works on.
+``Scoring`` is beside it: what one method does otherwise than another when it scores the same problem.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,7 @@ class Problem:
         batches: the scoring batch of a round; None if the methods in use need no data.
         loss: a scalar from logits [batch, classes] and targets.
         seed: of this pruning run.
-        temperature: the logits are divided by it before the loss (GraSP's release uses 200).
-        batch_statistics: score BatchNorm by the statistics of the batch; without, by its running ones, which change
-            nothing in a fresh network (SNIP's release).
-        initial: flat weights to score in place of the model's own.
+        initial: flat initial weights in place of the model's own.
     """
 
     model: nn.Module
@@ -43,8 +42,6 @@ class Problem:
     batches: BatchSource | None
     loss: Loss = F.cross_entropy
     seed: int = 0
-    temperature: float = 1.0
-    batch_statistics: bool = True
     initial: Tensor | None = None
 
     @classmethod
@@ -109,6 +106,31 @@ class Problem:
     def ones(self, dtype: torch.dtype) -> Tensor:
         """A batch of one input, all ones."""
         return torch.ones(1, *self.input_shape, dtype=dtype, device=self.weight.device)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a method scores a problem, in all its rounds.
+
+    Attributes:
+        temperature: the logits are divided by it before the loss (GraSP's release uses 200).
+        batch_statistics: score BatchNorm by the statistics of the batch; without, by its running ones, which change
+            nothing in a fresh network (SNIP's release).
+        loss: in place of the problem's.
+        same_batch: every round, and every step inside one, scores the first batch.
+        dense_loss: take the loss and its derivatives at the dense network, as the Panning authors do for SNIP and GraSP;
+            what needs no data stays at the mask.
+    """
+
+    temperature: float = 1.0
+    batch_statistics: bool = True
+    loss: Loss | None = None
+    same_batch: bool = False
+    dense_loss: bool = False
+
+
+#: As the problem says: its own loss at the mask, a new batch in every round.
+PLAIN = Scoring()
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -1,20 +1,12 @@
 """Signals: what passes over the masked network yield, flat over all prunable weights.
 
-With effective weights u = w * m and the loss L on one batch (METHODS 0):
+With the effective weights u = w * m and the loss L on one batch (METHODS 0), ``weight`` is w, the dense initial weights,
+``noise`` one uniform draw a weight, fixed for the run, and every other signal a row of ``PASSES``: the function of its pass
+says what it is.
 
-- ``weight``        w, the dense initial weights
-- ``noise``         one uniform draw a weight, fixed for the run
-- ``grad``          g = dL/du, not multiplied by the mask, so that masked weights have one too
-- ``hessian_grad``  d/du of 1/2 |m * g|^2 = H (m * g)
-- ``path_grad``, ``path_grad_l2``  dR/d|u| and dR/d(u^2) of SynFlow's R (``signals.path``)
-- ``ntk_grad``      the mask gradient of NTK-SAP (``signals.ntk``)
-- ``meta_grad``, ``meta_grad_first_order``  ProsPr's gradient through the first steps of training (``signals.meta``)
-- ``coupled_grad``, ``coupled_grad_norm``  GCS: how the gradients of groups of samples pull together (``signals.coupled``)
-- ``loss``, ``grad_norm``  L and |m * g|
-
-Each is computed when first asked for and at most once. ``request`` announces what will be needed, so that one pass
-serves all of it: asked for ``hessian_grad``, the pass that makes it yields gradient, loss and norm on its way. A new signal
-is a function from a ``Site`` to named tensors and a row in ``PASSES``.
+A signal is computed when it is first asked for and at most once. ``request`` announces what will be needed, so that one
+pass serves all of it: asked for ``hessian_grad``, the pass that makes it yields gradient, loss and norm on its way. A new
+signal is a function from a ``Site`` to named tensors and a row in ``PASSES``.
 """
 
 from __future__ import annotations
@@ -26,7 +18,8 @@ import torch
 from torch import Tensor
 
 from panning.foundation.errors import ModelError, NonFiniteError
-from panning.scoring.problem import Problem
+from panning.foundation.registry import unknown_name_message
+from panning.scoring.problem import PLAIN, Problem, Scoring
 from panning.scoring.signals import coupled, loss, meta, ntk, path
 from panning.scoring.signals.site import Site
 
@@ -75,15 +68,17 @@ class Signals:
     Args:
         mask: bool, flat [n_prunable].
         round_number: which of the problem's scoring batches is used.
-        dense_loss: take the loss and its derivatives at the dense network instead (the Panning authors' SNIP and GraSP);
-            what needs no data stays at the mask.
+        scoring: the method's way to score.
     """
 
-    def __init__(self, problem: Problem, mask: Tensor, round_number: int = 0, *, dense_loss: bool = False) -> None:
+    def __init__(self, problem: Problem, mask: Tensor, round_number: int = 0, scoring: Scoring = PLAIN) -> None:
         self.problem = problem
         self.mask = mask
-        self._at_mask = Site(problem, mask, round_number)
-        self._at_loss = Site(problem, torch.ones_like(mask), round_number) if dense_loss else self._at_mask
+        self.scoring = scoring
+        self._at_mask = Site(problem, mask, round_number, scoring)
+        self._at_loss = self._at_mask
+        if scoring.dense_loss:
+            self._at_loss = Site(problem, torch.ones_like(mask), round_number, scoring)
         self._known: dict[str, Tensor] = {}
 
     def at(self, mask: Tensor, round_number: int) -> Signals:
@@ -91,9 +86,8 @@ class Signals:
 
         What was taken at the dense network stays known where the scoring batch is the same one: a user's only batch is.
         """
-        dense_loss = self._at_loss is not self._at_mask
-        signals = Signals(self.problem, mask, round_number, dense_loss=dense_loss)
-        if dense_loss and self._known and signals._at_loss.has_batch_of(self._at_loss):
+        signals = Signals(self.problem, mask, round_number, self.scoring)
+        if self.scoring.dense_loss and self._known and signals._at_loss.has_batch_of(self._at_loss):
             kept = {name for name, row in PASSES.items() if not (row.stays_at_mask or row.more_batches)}
             signals._known = {name: values for name, values in self._known.items() if name in kept}
         return signals
@@ -111,7 +105,13 @@ class Signals:
         """Let go of what is per weight; the scalars stay. Asked for again, a signal is computed again."""
         self._known = {name: values for name, values in self._known.items() if values.dim() == 0}
 
-    def _get(self, name: str) -> Tensor:
+    def __getattr__(self, name: str) -> Tensor:
+        """Every row of ``PASSES`` by its name: ``signals.grad``."""
+        if name not in PASSES:
+            raise AttributeError(unknown_name_message("signal", name, ["weight", "noise", *PASSES]))
+        return self[name]
+
+    def __getitem__(self, name: str) -> Tensor:
         self.request(name)
         return self._known[name]
 
@@ -124,48 +124,12 @@ class Signals:
         return self.problem.noise
 
     @property
-    def grad(self) -> Tensor:
-        return self._get("grad")
-
-    @property
-    def hessian_grad(self) -> Tensor:
-        return self._get("hessian_grad")
-
-    @property
-    def path_grad(self) -> Tensor:
-        return self._get("path_grad")
-
-    @property
-    def path_grad_l2(self) -> Tensor:
-        return self._get("path_grad_l2")
-
-    @property
-    def ntk_grad(self) -> Tensor:
-        return self._get("ntk_grad")
-
-    @property
-    def meta_grad(self) -> Tensor:
-        return self._get("meta_grad")
-
-    @property
-    def meta_grad_first_order(self) -> Tensor:
-        return self._get("meta_grad_first_order")
-
-    @property
-    def coupled_grad(self) -> Tensor:
-        return self._get("coupled_grad")
-
-    @property
-    def coupled_grad_norm(self) -> Tensor:
-        return self._get("coupled_grad_norm")
-
-    @property
     def loss(self) -> float:
-        return float(self._get("loss"))
+        return float(self["loss"])
 
     @property
     def grad_norm(self) -> float:
-        return float(self._get("grad_norm"))
+        return float(self["grad_norm"])
 
     def _run(self, name: str, row: Pass, site: Site) -> dict[str, Tensor]:
         try:

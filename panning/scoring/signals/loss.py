@@ -8,12 +8,14 @@ from panning.scoring.signals.site import Site, gradient
 
 
 def first_order(site: Site) -> dict[str, Tensor]:
-    """``grad``, ``loss`` and ``grad_norm``: one forward and one backward pass."""
+    """``grad`` = dL/du, not multiplied by the mask, so that masked weights have one too; ``loss`` = L and ``grad_norm`` =
+    |m * grad|. One forward and one backward pass.
+    """
     return _derivatives(site, second_order=False)
 
 
 def second_order(site: Site) -> dict[str, Tensor]:
-    """``hessian_grad`` = d/du of 1/2 |m * g|^2, and all that ``first_order`` yields, from the same graph."""
+    """``hessian_grad`` = d/du of 1/2 |m * grad|^2 = H (m * grad), and what ``first_order`` yields, from the same graph."""
     return _derivatives(site, second_order=True)
 
 

@@ -39,7 +39,7 @@ def meta_gradient(
     moving = [start, *others.values()]
     velocity = [torch.zeros_like(value) for value in moving]
     for step in range(n_steps + 1):
-        batch = site.problem.batch(site.round_number * (n_steps + 1) + step)
+        batch = site.batch_at(site.round_number * (n_steps + 1) + step)
         loss = site.loss(moving[0], batch, dict(zip(names, moving[1:], strict=True)))
         if step == n_steps:
             break

@@ -12,19 +12,22 @@ from torch import Tensor
 from panning import flow
 from panning.data.batches import Batch
 from panning.foundation.errors import ModelError, NonFiniteError
-from panning.scoring.problem import Problem
+from panning.scoring.problem import PLAIN, Problem, Scoring
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Attributes:
-    mask: bool, flat [n_prunable].
-    round_number: which of the problem's scoring batches is used.
+    """A network under a mask, with the scoring batch of a round and a method's way to score.
+
+    Attributes:
+        mask: bool, flat [n_prunable].
+        round_number: which of the problem's scoring batches is used.
     """
 
     problem: Problem
     mask: Tensor
     round_number: int = 0
+    scoring: Scoring = PLAIN
 
     @property
     def density(self) -> float:
@@ -33,7 +36,11 @@ class Site:
     @cached_property
     def batch(self) -> Batch:
         """The scoring batch, drawn once."""
-        return self.problem.batch(self.round_number)
+        return self.batch_at(self.round_number)
+
+    def batch_at(self, number: int) -> Batch:
+        """The problem's batch of this number, or the first one where the method scores the same batch throughout."""
+        return self.problem.batch(0 if self.scoring.same_batch else number)
 
     def has_batch_of(self, other: Site) -> bool:
         """Whether both score the same samples, in the same order."""
@@ -54,13 +61,13 @@ class Site:
         Raises:
             ModelError, NonFiniteError: if the loss is no scalar or not finite.
         """
-        problem = self.problem
+        problem, scoring = self.problem, self.scoring
         inputs, targets = batch
         others = problem.other_parameters() if others is None else others
-        rules = flow.BATCH_STATISTICS if problem.batch_statistics else flow.TWICE_DIFFERENTIABLE
+        rules = flow.BATCH_STATISTICS if scoring.batch_statistics else flow.TWICE_DIFFERENTIABLE
         parameters = {**others, **problem.layout.views(effective)}
         logits = flow.run(problem.model, parameters, inputs, rules, effective.dtype)
-        loss = problem.loss(logits / problem.temperature, targets)
+        loss = (scoring.loss or problem.loss)(logits / scoring.temperature, targets)
         if loss.numel() != 1:
             raise ModelError(f"The loss must be a scalar, given shape {tuple(loss.shape)}: use a mean over the batch.")
         if not torch.isfinite(loss):
