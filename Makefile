@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint docs format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -25,6 +25,17 @@ lint: $(VENV)/.dev ## ruff and mypy; every rule blocks
 	rm -rf build
 	$(PIP) --no-deps --target build/typecheck .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p panning
+
+docs: $(VENV)/.docs ## build the documentation into build/site; every warning is an error
+# mkdocs reads copies: pages laid out as they lie here, so that every link holds in both places, and the package with its
+# folders where they are installed.
+	rm -rf build/pages build/reference build/site
+	mkdir -p build/pages build/reference
+	cp -r docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md build/pages
+	cp -r panning build/reference
+	cp -r envs agents configs build/reference/panning
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 format: $(VENV)/.dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
@@ -48,3 +59,7 @@ $(VENV)/.demo: $(VENV)/.created pyproject.toml
 $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(VENV)/.created pyproject.toml
+	$(PIP) --editable '.[docs]'
+	@touch $@

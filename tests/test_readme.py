@@ -1,7 +1,8 @@
-"""The README names what there is."""
+"""The README and the pages name what there is."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import panning
 from panning.cli.methods import dynamic_rows, dynamic_table, method_rows, method_table
 from panning.data import data_names
 from panning.measure import compaction
@@ -17,32 +19,44 @@ from panning.measure import shipped as measured
 from panning.measure import training as throughput
 from panning.models import model_names
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text()
 
 
 def test_the_table_of_methods_is_the_table_of_methods() -> None:
-    assert "\n".join(method_table(method_rows())) in README
-    assert "\n".join(dynamic_table(dynamic_rows())) in README
+    assert "\n".join(method_table(method_rows())) in page("methods")
+    assert "\n".join(dynamic_table(dynamic_rows())) in page("methods")
 
 
 def test_the_speed_page_shows_the_shipped_records() -> None:
-    shown = (Path(__file__).parent.parent / "docs" / "speed.md").read_text()
-    assert speed_report.markdown(measured.records("speed")).removeprefix("# Speed\n\n") in shown
+    assert speed_report.markdown(measured.records("speed")).removeprefix("# Speed\n\n") in page("speed")
 
 
 def test_the_page_on_compaction_shows_the_shipped_records() -> None:
-    shown = (Path(__file__).parent.parent / "docs" / "compact.md").read_text()
-    assert compaction.markdown(measured.records("compaction")) in shown
+    assert compaction.markdown(measured.records("compaction")) in page("compact")
 
 
 def test_the_page_on_the_benchmark_shows_the_shipped_training_speed() -> None:
-    shown = (Path(__file__).parent.parent / "docs" / "benchmark.md").read_text()
-    assert throughput.markdown(measured.records("training")) in shown
+    assert throughput.markdown(measured.records("training")) in page("benchmark")
 
 
 def test_every_own_model_and_data_set_is_named() -> None:
-    missing = [name for name in (*model_names(), *data_names()) if f"`{name}`" not in README]
+    missing = [name for name in (*model_names(), *data_names()) if f"`{name}`" not in page("commands")]
     assert missing == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_page_of_what_is_public_names_what_is_public() -> None:
+    shown = re.findall(r"^\| \[`panning\.(\w+)`\]\[", page("reference/public"), re.MULTILINE)
+    assert sorted(shown) == sorted(panning.__all__)
+    assert all(f"\n::: panning.{name}\n" in page("reference/panning") for name in panning.__all__)
 
 
 def test_the_readmes_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,3 +73,14 @@ def test_the_readmes_library_example_runs(tmp_path: Path, monkeypatch: pytest.Mo
     for name, parameter in model.named_parameters():
         if name in names["masks"]:
             assert not parameter[~names["masks"][name]].any()
+
+
+def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        for code in re.findall(r"```python\n(.*?)```", page("quickstart"), re.DOTALL):
+            exec(code, names)
+    shown = panning.load_masks(tmp_path / "mask.safetensors")
+    assert f"# {shown}\n" in page("quickstart")
+    assert names["masks"].density == pytest.approx(0.05, abs=1e-4)

@@ -17,7 +17,7 @@ COST_MODEL = "resnet32x2"
 @app.command()
 def methods(
     as_json: options.AsJson = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables of docs/methods.md.")] = False,
 ) -> None:
     """List every method that finds a mask before training, and every one that moves masks during it.
 
@@ -87,7 +87,7 @@ def _dynamic_lines(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str
 
 
 def dynamic_table(rows: list[dict[str, Any]]) -> list[str]:
-    """The README's table of methods that move masks, in Markdown."""
+    """The documentation's table of methods that move masks, in Markdown."""
     columns, lines = _dynamic_lines(rows)
     return [
         "| " + " | ".join(columns) + " |",
@@ -97,7 +97,7 @@ def dynamic_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def method_table(rows: list[dict[str, Any]]) -> list[str]:
-    """The README's table of methods, in Markdown."""
+    """The documentation's table of methods, in Markdown."""
     lines = ["| name | method | rounds | needs | cost |", "| --- | --- | --- | --- | --- |"]
     lines += [
         f"| `{row['name']}` | {row['label']}: {row['paper']} | {row['rounds']} | {_needs(row)} | {_cost(row)} |"
