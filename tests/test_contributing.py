@@ -1,0 +1,256 @@
+"""CONTRIBUTING's lists are complete: one of each thing is added in a copy of the package, in exactly the files that its list
+names, and the contract tests run over it there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAPPED = ("envs", "agents", "configs")  # at the top of a checkout, inside the installed package
+
+#: A file's text, before and after; of a new file, from nothing.
+Edit = Callable[[str], str]
+
+
+def new(text: str) -> Edit:
+    def make(before: str) -> str:
+        assert before == "", "the file is there already"
+        return text
+
+    return make
+
+
+def behind(anchor: str, text: str) -> Edit:
+    """``text`` on the lines behind the one that holds ``anchor``."""
+
+    def insert(before: str) -> str:
+        lines = before.splitlines(keepends=True)
+        (place,) = (number for number, line in enumerate(lines, 1) if anchor in line)
+        return "".join([*lines[:place], text, *lines[place:]])
+
+    return insert
+
+
+def instead(old: str, text: str) -> Edit:
+    def replace(before: str) -> str:
+        assert before.count(old) == 1, old
+        return before.replace(old, text)
+
+    return replace
+
+
+def at_end(text: str) -> Edit:
+    return lambda before: before + text
+
+
+def all_of(*edits: Edit) -> Edit:
+    def run(before: str) -> str:
+        for edit in edits:
+            before = edit(before)
+        return before
+
+    return run
+
+
+@dataclass(frozen=True)
+class Addition:
+    """One thing that is added.
+
+    Attributes:
+        name: what stands for NAME in the list's paths.
+        edits: path -> what happens to the file.
+        checks: pytest's arguments; the last one selects tests of which some have the name.
+        generated: path -> the arguments of the Python that prints it.
+    """
+
+    name: str
+    edits: Mapping[str, Edit]
+    checks: tuple[str, ...]
+    generated: Mapping[str, tuple[str, ...]] | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        return [*self.edits, *(self.generated or {})]
+
+
+MODEL = Addition(
+    "tiny",
+    {
+        "panning/models/tiny.py": new('''"""A tiny network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from panning.models.initialization import initialize
+
+
+class Tiny(nn.Module):
+    """Images -> one convolution -> logits."""
+
+    def __init__(self, input_shape: Sequence[int], n_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(input_shape[0], 64, 3)
+        self.classifier = nn.Linear(64, n_classes)
+        initialize(self)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.classifier(self.conv(inputs).relu().mean((2, 3)))
+'''),
+        "panning/models/__init__.py": all_of(
+            behind("from panning.models.mlp", "from panning.models.tiny import Tiny\n"),
+            behind('"vgg19": ModelRow(', '    "tiny": ModelRow(Tiny, "Tiny", "nobody", _GREY),\n'),
+        ),
+        "docs/commands.md": instead("`vgg19`,\n", "`vgg19`, `tiny`,\n"),
+    },
+    ("tests/test_models.py", "tests/test_readme.py", "-k", "tiny or own_model_and_data_set"),
+)
+
+DATA_SET = Addition(
+    "stripes",
+    {
+        "panning/data/stripes.py": new('''"""Stripes: two classes of made images."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from panning.data.splits import InMemorySplit, Parts
+
+
+def read_stripes(root: Path | None = None, download: bool = False) -> Parts:
+    """Upright stripes are 0, level ones 1."""
+    return Parts(_read(40), None, partial(_read, 10))
+
+
+def _read(n: int) -> InMemorySplit:
+    upright = (torch.arange(8) % 2 * 255).to(torch.uint8).expand(8, 8)
+    labels = torch.arange(n) % 2
+    return InMemorySplit(torch.stack([upright, upright.T])[labels].unsqueeze(1), labels)
+'''),
+        "panning/data/__init__.py": all_of(
+            behind("from panning.data.npz", "from panning.data.stripes import read_stripes\n"),
+            behind('"cifar100": DatasetRow(', '    "stripes": DatasetRow("Stripes", read_stripes),\n'),
+        ),
+        "docs/commands.md": instead("`cifar100` (from", "`cifar100`, `stripes` (from"),
+        "tests/test_data.py": at_end('''
+
+def test_stripes() -> None:
+    data = load_data("stripes")
+    assert data.input_shape == (1, 8, 8) and data.n_classes == 2 and len(data.train) == 36
+'''),
+    },
+    ("tests/test_data.py", "tests/test_readme.py", "-k", "stripes or names or own_model_and_data_set"),
+)  # fmt: skip
+
+LAYER_KIND = Addition(
+    "bilinear",
+    {
+        "panning/masks/layout.py": behind("    Kind(nn.Conv3d),", "    Kind(nn.Bilinear),\n"),
+        "tests/test_kinds.py": behind(
+            '    "Linear": (lambda',
+            '    "Bilinear": (lambda: Called(\n'
+            "        lambda self, x: self.out(self.two(x, x)), two=nn.Bilinear(4, 4, 5), out=nn.Linear(5, 3),\n"
+            "    ), (4,)),\n",
+        ),
+    },
+    ("tests/test_kinds.py", "-k", "Bilinear or page_of_layers or kind_has_a_network"),
+    {"docs/layers.md": ("tests/test_kinds.py",)},
+)
+
+ADDITIONS = {
+    "A model": MODEL,
+    "A data set": DATA_SET,
+    "A layer kind": LAYER_KIND,
+}
+
+
+def listed(heading: str) -> list[str]:
+    """The files that the numbered list below a heading of CONTRIBUTING names, one an item."""
+    (section,) = re.findall(
+        rf"^### {re.escape(heading)}\n(.*?)(?=^##|\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    return re.findall(r"^\d\. `([^`]+)`", section, re.MULTILINE)
+
+
+def copy_of_package(folder: Path) -> Path:
+    """A checkout without pictures and records, in which the mapped folders lie where an installation has them, too."""
+    folder.mkdir()
+    for name in ("panning", "tests", *MAPPED):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("results"))
+    for path in ("README.md", "CONTRIBUTING.md", "pyproject.toml"):
+        shutil.copy(ROOT / path, folder / path)
+    for name in MAPPED:
+        (folder / "panning" / name).symlink_to(folder / name)
+    return folder
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{folder / 'tests'}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=280
+    )
+
+
+def apply(addition: Addition, folder: Path) -> None:
+    for name, edit in addition.edits.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(edit(path.read_text() if path.exists() else ""))
+    for name, arguments in (addition.generated or {}).items():
+        printed = python(folder, *arguments)
+        assert printed.returncode == 0, printed.stderr
+        (folder / name).write_text(printed.stdout)
+
+
+def check(folder: Path, *checks: str) -> subprocess.CompletedProcess[str]:
+    options = ("-v", "-x", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib --strict-markers")
+    return python(folder, "-m", "pytest", *options, *checks)
+
+
+def test_every_list_of_contributing_is_tried() -> None:
+    headings = re.findall(r"^### (An? .*)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert headings == list(ADDITIONS)
+
+
+@pytest.mark.parametrize("heading", ADDITIONS)
+def test_an_addition_touches_the_files_of_its_list(heading: str) -> None:
+    addition = ADDITIONS[heading]
+    touched = [path.replace(f"/{addition.name}.", "/NAME.") for path in addition.paths]
+    assert listed(heading) == touched
+
+
+def test_all_additions_together_pass_their_checks(tmp_path: Path) -> None:
+    folder = copy_of_package(tmp_path / "copy")
+    for addition in ADDITIONS.values():
+        apply(addition, folder)
+    paths = dict.fromkeys(arg for addition in ADDITIONS.values() for arg in addition.checks if arg.endswith(".py"))
+    words = " or ".join(addition.checks[-1] for addition in ADDITIONS.values())
+    result = check(folder, *paths, "-k", words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for addition in ADDITIONS.values():  # no list is tried by the others' tests
+        assert re.search(rf"{addition.name}.* PASSED", result.stdout, re.IGNORECASE), addition.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heading", ADDITIONS)
+def test_an_addition_alone_passes_its_checks(heading: str, tmp_path: Path) -> None:
+    folder = copy_of_package(tmp_path / "copy")
+    apply(ADDITIONS[heading], folder)
+    result = check(folder, *ADDITIONS[heading].checks)
+    assert result.returncode == 0, result.stdout + result.stderr
