@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode, get_testing_overrides
 
 from panning.foundation.errors import ModelError
+from panning.foundation.modes import in_evaluation_mode
 from panning.foundation.seeding import isolated_torch_rng
 
 Rule = Callable[..., Any]  # called as rule(function, *args, **kwargs) in place of function(*args, **kwargs)
@@ -66,7 +67,7 @@ def run(
         if tensor is not None
     }
     with (
-        _in_evaluation_mode(model),
+        in_evaluation_mode(model),
         isolated_torch_rng(0),
         _deterministic_convolutions(),
         _Flow(rules),
@@ -89,15 +90,3 @@ def _deterministic_convolutions() -> Iterator[None]:
         yield
     finally:
         cudnn.deterministic, cudnn.benchmark = before
-
-
-@contextmanager
-def _in_evaluation_mode(model: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in flags:
-            module.training = False
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training

@@ -10,19 +10,39 @@ from torch import nn
 
 
 @contextmanager
+def in_evaluation_mode(*models: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode, and give each its own mode back: networks may mix modes."""
+    modes = _modes(*models)
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        _put_back(modes)
+
+
+@contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
     """Give every module its mode and every buffer its value back."""
-    training = {module: module.training for module in model.modules()}
+    modes = _modes(model)
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
-        for module, was in training.items():
-            module.training = was
+        _put_back(modes)
         for module, own in buffers:
             module._buffers.update(own)
         with torch.no_grad():
             for buffer, version, value in values:
                 if buffer._version != version:  # an expanded one cannot be written into
                     buffer.copy_(value)
+
+
+def _modes(*models: nn.Module) -> dict[nn.Module, bool]:
+    return {module: module.training for model in models for module in model.modules()}
+
+
+def _put_back(modes: dict[nn.Module, bool]) -> None:
+    for module, training in modes.items():
+        module.training = training

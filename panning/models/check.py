@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from panning.foundation.errors import ModelError
+from panning.foundation.modes import in_evaluation_mode
 from panning.foundation.seeding import isolated_torch_rng
 
 
@@ -20,17 +21,13 @@ def check_model_fits(model: nn.Module, input_shape: tuple[int, ...], n_classes: 
     """
     parameter = next(model.parameters(), None)
     inputs = torch.zeros(2, *input_shape, device=parameter.device if parameter is not None else None)
-    modes = [(module, module.training) for module in model.modules()]  # a user's model may mix modes
     try:
-        with torch.no_grad(), isolated_torch_rng(0):
-            outputs = model.eval()(inputs)
+        with torch.no_grad(), isolated_torch_rng(0), in_evaluation_mode(model):
+            outputs = model(inputs)
     except Exception as error:  # a user's forward may raise anything
         raise ModelError(
             f"The model fails on inputs of shape {tuple(input_shape)}: {type(error).__name__}: {error}"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if found != [2, n_classes]:
         raise ModelError(
