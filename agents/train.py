@@ -29,6 +29,7 @@ from panning.episode.policy_net import PolicyNet, save_policy
 from panning.foundation.errors import NonFiniteError
 from panning.foundation.files import claim_folder
 from panning.foundation.machine import environment_info
+from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import derive_seed, isolated_global_rngs
 from panning.tasks import DataSource, load_task
@@ -38,24 +39,20 @@ LOGGED = ("effective_density", "alive")
 #: Of those that reward these terms, besides: term of the reward -> keys.
 LOGGED_WITH = {"training": ("advantage", "images_seen"), "cost": ("cost",)}
 
-OnRollout = Callable[[int, int, dict[str, float]], None]  # rollouts done, of how many, figures
-
 
 class ShowRollouts:
-    """An ``on_rollout`` that moves a progress display on; after a resume by all that was done before at once."""
+    """A listener that moves a progress display on; after a resume by all that was done before at once."""
 
     def __init__(self, advance: Callable[..., None]) -> None:
         self.advance = advance
         self.done = 0
 
-    def __call__(self, number: int, _: int, figures: dict[str, float]) -> None:
-        self.advance(number - self.done, note=f"reward {figures.get('reward', float('nan')):.3f}")
-        self.done = number
+    def __call__(self, event: Event) -> None:
+        self.advance(event.done - self.done)
+        self.done = event.done
 
 
-def train_agent(
-    config: AgentConfig, out: Path, *, n_workers: int = 0, on_rollout: OnRollout | None = None
-) -> PolicyNet:
+def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: Listener = silent) -> PolicyNet:
     """Train, or go on training, in the folder ``out``.
 
     Leaves ``agent.safetensors`` (checkpoint), ``policy.safetensors`` (the exported network), ``rollouts.jsonl`` (a record
@@ -64,7 +61,7 @@ def train_agent(
     Args:
         n_workers: Ray actors for the rollouts; 0 runs them in this process. The result is the same. Ray must be running
             if > 0.
-        on_rollout: called after each rollout.
+        listen: hears of each rollout, with its figures.
 
     Raises:
         ConfigError: if ``out`` holds the training of another config.
@@ -93,8 +90,7 @@ def train_agent(
                         # The record first: killed in between, the rollout is run again and its record is there.
                         _record(store, identity, rollout, figures)
                         save_agent(out / "agent.safetensors", model, {"rollouts": rollout + 1})
-                        if on_rollout is not None:
-                            on_rollout(rollout + 1, config.ppo.n_rollouts, figures)
+                        listen(Event("training the agent", rollout + 1, config.ppo.n_rollouts, "rollout", figures))
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
             facts = {"config": identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
             policy = export_policy(model, config.env.action, config.env.n_rounds, facts)

@@ -20,6 +20,7 @@ from panning.episode.actions import ActionSpec
 from panning.episode.observations import OBSERVATIONS
 from panning.episode.policy_net import load_policy
 from panning.foundation.errors import ConfigError, PolicyError
+from panning.foundation.progress import Event
 
 TASK = {"model": "mlp", "data": "digits", "n_train": 200}
 
@@ -93,12 +94,12 @@ def test_an_interrupted_training_ends_with_the_same_policy(tmp_path: Path) -> No
     class Killed(Exception):
         pass
 
-    def kill(done: int, total: int, figures: dict[str, float]) -> None:
-        if done == 2:
+    def kill(event: Event) -> None:
+        if event.done == 2:
             raise Killed
 
     with pytest.raises(Killed):
-        train_agent(config(), tmp_path / "cut", on_rollout=kill)
+        train_agent(config(), tmp_path / "cut", listen=kill)
     assert not (tmp_path / "cut" / "policy.safetensors").exists()
     train_agent(config(), tmp_path / "cut")
     names = ("policy.safetensors", "agent.safetensors")

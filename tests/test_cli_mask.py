@@ -15,6 +15,7 @@ from typer.main import get_command
 from panning import cli
 from panning.cli import output
 from panning.foundation.errors import JobError
+from panning.foundation.progress import Event
 from panning.masks.file import fingerprint, save_masks
 from panning.masks.layout import prunable_layout
 from panning.masks.masks import Masks
@@ -202,9 +203,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_progress_off_a_terminal_is_a_line_per_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    with output.progress("rounds", total=40) as advance:
-        for _ in range(40):
-            advance(note="density 0.1")
+    with output.listener() as listen:
+        for done in range(41):
+            listen(Event("rounds", done, 40, "round", {"density": 0.1, "other": None}))
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert captured.out == "" and len(lines) == 10

@@ -21,6 +21,7 @@ from panning.episode.episode import initial, run_policy
 from panning.episode.observations import units_in_use
 from panning.episode.policies import Constant
 from panning.foundation.errors import DataError, DensityError
+from panning.foundation.progress import Event
 from panning.masks.allocation import top_k
 from panning.pruners import PRUNERS, PruneResult, Rounds, all_alive, make_all_alive, prune_problem
 from panning.pruners.score_rounds import ScoreRounds
@@ -88,9 +89,9 @@ def test_wrong_names_and_densities_are_refused() -> None:
 
 
 def test_rounds_are_counted_and_told() -> None:
-    told: list[tuple[int, int]] = []
-    prune_problem(mlp_problem(), 0.2, "iter_snip", rounds=Rounds(3, on_round=lambda *numbers: told.append(numbers)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    told: list[Event] = []
+    prune_problem(mlp_problem(), 0.2, "iter_snip", rounds=Rounds(3, listen=told.append))
+    assert told == [Event("pruning", done, 3, "round") for done in (1, 2, 3)]
     with pytest.raises(DensityError, match="at least 1"):
         prune_problem(mlp_problem(), 0.2, "iter_snip", rounds=Rounds(0))
 

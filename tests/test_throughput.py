@@ -7,17 +7,21 @@ from pathlib import Path
 import torch
 
 from panning.data import load_data
+from panning.foundation.progress import Event
 from panning.foundation.records import read_records
 from panning.measure.training import _PlainDataset, markdown, measure, noise_data, run_throughput
 from panning.training import Recipe
 
 
 def test_both_loops_are_timed_in_turns() -> None:
-    calls: list[None] = []
-    found = measure(
-        "mlp", noise_data(64), Recipe(batch_size=8), n_batches=2, n_rounds=2, on_round=lambda: calls.append(None)
+    heard: list[Event] = []
+    found = measure("mlp", noise_data(64), Recipe(batch_size=8), n_batches=2, n_rounds=2, listen=heard.append)
+    assert (
+        [event.done for event in heard] == [0, 1, 2, 3]
+        and len(found.ratios) == 2
+        and found.ratio > 0
+        and found.plain > 0 < found.ours
     )
-    assert len(calls) == 3 and len(found.ratios) == 2 and found.ratio > 0 and found.plain > 0 < found.ours
 
 
 def test_a_measurement_is_a_record_and_a_row(tmp_path: Path) -> None:

@@ -131,10 +131,8 @@ def training(
         raise typer.BadParameter(str(error)) from None
     torch.set_num_threads(threads or os.cpu_count() or 1)
     folder = out or Path("runs") / "bench-training"
-    with output.progress("measuring", rounds + 1) as advance:
-        record = throughput.run_throughput(
-            model, chosen, folder, n_batches=batches, n_rounds=rounds, on_round=lambda: advance(1)
-        )
+    with output.listener() as listen:
+        record = throughput.run_throughput(model, chosen, folder, n_batches=batches, n_rounds=rounds, listen=listen)
     if as_json:
         output.print_json({**record.config, **record.metrics})
         return
@@ -219,8 +217,8 @@ def speed(
     items = matching_items(item)
     wanted = cases(model or (), threads or (), samples)
     folder = out or Path("runs") / "bench-speed"
-    with output.progress("measuring", len(wanted) * len(items)) as advance:
-        records = run_speed(wanted, items, folder, budget_s=budget_s, on_item=lambda name: advance(1, note=name))
+    with output.listener() as listen:
+        records = run_speed(wanted, items, folder, budget_s=budget_s, listen=listen)
     report.write_report(records, folder)
     if as_json:
         output.print_json(report.as_json(records))
@@ -256,11 +254,10 @@ def compaction(
     from panning.measure import compaction as bench
 
     folder = out or Path("runs") / "bench-compaction"
-    with output.progress("measuring", len(masks)) as advance:
+    with output.listener() as listen:
         records = bench.run_compaction(
-            masks, model, folder, threads=threads or (1,), batch_size=batch_size, budget_s=budget_s,
-            on_mask=lambda name: advance(1, note=name),
-        )  # fmt: skip
+            masks, model, folder, threads=threads or (1,), batch_size=batch_size, budget_s=budget_s, listen=listen
+        )
     bench.write_report(records, folder)
     if as_json:
         output.print_json([{**record.config, **record.metrics} for record in records])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panning.cli import options, output
+from panning.foundation.progress import Event
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,15 +64,15 @@ def export(
     }  # fmt: skip
     folder = out or Path("runs") / f"export-{form}-{content_key(identity)[:10]}"
     _check_free(folder)
-    with output.progress("exporting", 3) as advance:
+    with output.listener() as listen:
         result = compact(network, masks, fold=fold)
-        advance(1, note="compact")
+        listen(Event("exporting", 1, 3, facts={"item": "compact"}))
         facts = report(result, masks, n_classes, batch_size if timed else None)
-        advance(1, note="measured")
+        listen(Event("exporting", 2, 3, facts={"item": "measured"}))
         claim_folder(folder, identity)
         write(result, masks, folder)
         write_atomic(folder / "report.json", json.dumps(facts, indent=2) + "\n")
-        advance(1, note="written")
+        listen(Event("exporting", 3, 3, facts={"item": "written"}))
     if as_json:
         output.print_json({"folder": str(folder), **facts})
         return

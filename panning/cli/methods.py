@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from panning.cli import options, output
+from panning.foundation.tables import markdown_table
 
 app = typer.Typer()
 
@@ -89,21 +90,15 @@ def _dynamic_lines(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str
 def dynamic_table(rows: list[dict[str, Any]]) -> list[str]:
     """The documentation's table of methods that move masks, in Markdown."""
     columns, lines = _dynamic_lines(rows)
-    return [
-        "| " + " | ".join(columns) + " |",
-        "|" + " --- |" * len(columns),
-        *(f"| `{name}` | " + " | ".join(rest) + " |" for name, *rest in lines),
-    ]
+    return markdown_table(columns, [[f"`{name}`", *rest] for name, *rest in lines])
 
 
 def method_table(rows: list[dict[str, Any]]) -> list[str]:
     """The documentation's table of methods, in Markdown."""
-    lines = ["| name | method | rounds | needs | cost |", "| --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| `{row['name']}` | {row['label']}: {row['paper']} | {row['rounds']} | {_needs(row)} | {_cost(row)} |"
-        for row in rows
+    lines = [
+        [f"`{row['name']}`", f"{row['label']}: {row['paper']}", row["rounds"], _needs(row), _cost(row)] for row in rows
     ]
-    return lines
+    return markdown_table(["name", "method", "rounds", "needs", "cost"], lines)
 
 
 def _needs(row: dict[str, Any]) -> str:

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
+from panning.foundation.progress import Event, Listener
+
 #: Values come from files and data sets, so nothing in them is markup or an emoji code.
 OPTIONS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+
+#: Facts of an event that a reader of the terminal sees, and how.
+SHOWN = {
+    "item": "{}", "reward": "reward {:.3f}", "accuracy": "validation {:.2%}", "density": "density {:.4g}",
+    "effective_density": "effective {:.4g}",
+}  # fmt: skip
 
 Advance = Callable[..., None]
 
@@ -53,30 +69,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Advance]:
-    """Show how far a command is; the block gets ``advance(n=1, note="")``.
+def listener() -> Iterator[Listener]:
+    """Show how far a command is: the block gets a listener of events.
 
-    On a terminal a bar with the time left; elsewhere a line at each full tenth, so that a log stays short.
+    On a terminal each stage has a bar with the time left; elsewhere a line at each full tenth, so that a log stays short.
     """
     console = Console(stderr=True)
-    if console.is_terminal:
-        with _bar(console, description, total) as advance_bar:
-            yield advance_bar
+    if not console.is_terminal:
+        yield _lines(console)
         return
-    n_done = 0
-
-    def advance(n: int = 1, note: str = "") -> None:
-        nonlocal n_done
-        before, n_done = n_done, n_done + n
-        if total > 0 and n_done * 10 // total > before * 10 // total:
-            text = f"{description}: {n_done * 100 // total}% ({n_done} of {total}) {note}"
-            console.print(text.rstrip(), **OPTIONS)
-
-    yield advance
-
-
-@contextmanager
-def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -85,9 +86,47 @@ def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(description, total=total, note="")
-        yield lambda n=1, note="": bar.update(task, advance=n, note=note)
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(event: Event) -> None:
+            if event.stage not in tasks:
+                tasks[event.stage] = bars.add_task(event.stage, total=event.total, note="")
+            bars.update(tasks[event.stage], completed=event.done, note=_note(event.facts))
+
+        yield show
+
+
+def _lines(console: Console) -> Listener:
+    tenths: dict[str, int] = {}
+
+    def show(event: Event) -> None:
+        tenth = event.done * 10 // max(event.total, 1)
+        if tenth > tenths.get(event.stage, 0):
+            count = f"{event.done * 100 // event.total}% ({event.done} of {event.total})"
+            console.print(f"{event.stage}: {count} {_note(event.facts)}".rstrip(), **OPTIONS)
+        tenths[event.stage] = tenth
+
+    return show
+
+
+def _note(facts: Mapping[str, Any]) -> str:
+    return ", ".join(form.format(facts[name]) for name, form in SHOWN.items() if name in facts)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Advance]:
+    """Show how far a command is; the block gets ``advance(n=1)``."""
+    with listener() as listen:
+        n_done = 0
+
+        def advance(n: int = 1) -> None:
+            nonlocal n_done
+            n_done += n
+            listen(Event(description, n_done, total))
+
+        listen(Event(description, 0, total))
+        yield advance
 
 
 def _is_number(cell: str) -> bool:

@@ -76,23 +76,15 @@ def prune(
     task = load_task(spec, seed, source, allow_import=True)
     problem = task.problem
     n_kept_at(density, problem.layout.n_prunable)
-    with output.progress("pruning", 100) as advance:  # in percent: each method has its own number of rounds
-        done = 0
-
-        def on_round(number: int, n_rounds: int) -> None:
-            nonlocal done
-            advance(100 * number // n_rounds - done)
-            done = 100 * number // n_rounds
-
+    with output.listener() as listen:
         if net is None:
-            chosen = Rounds(rounds, schedule, on_round)
+            chosen = Rounds(rounds, schedule, listen)
             result = prune_problem(
                 problem, density, method, all_alive_weights=all_alive, rounds=chosen, released=released, control=control
             )
         else:
             result, _ = run_policy(problem, density, net, net.spec, net.n_rounds)
             result = make_all_alive(problem, result) if all_alive else result
-        advance(100 - done)
     facts = report(Connectivity.of(problem), result.mask)
     masks = result.masks.with_manifest(
         model=model, data=task.data.label, method=name, all_alive=all_alive, seed=seed,

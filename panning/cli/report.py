@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,18 +11,10 @@ from typing import TYPE_CHECKING, Any
 from panning.foundation.files import write_atomic
 from panning.foundation.pictures import figure, png
 from panning.foundation.records import RunRecord
+from panning.foundation.tables import write_table
 
 if TYPE_CHECKING:
     from panning.masks.masks import Masks
-
-
-def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """``table.md`` and ``table.csv``."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    write_atomic(folder / "table.md", "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_atomic(folder / "table.csv", text.getvalue())
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panning.cli import options, output
+from panning.foundation.progress import Event
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from panning.cli.output import Advance
     from panning.masks.masks import Masks
     from panning.tasks import Task
     from panning.training import Movement, Recipe, TrainResult
@@ -123,8 +122,12 @@ def train(
     folder = out or Path("runs") / f"train-{content_key(identity)[:10]}"
     claim_folder(folder, identity)
     checkpoint = folder / "checkpoint.safetensors"
-    with output.progress("training", n_epochs(chosen, len(task.data.train), movement, masks)) as advance:
-        show = _shown(advance)
+    with output.listener() as listen:
+        total = n_epochs(chosen, len(task.data.train), movement, masks)
+
+        def show(entry: dict[str, float]) -> None:
+            listen(Event("training", int(entry["epoch"]), total, "epoch", entry))
+
         result = run_training(
             network, task.data, chosen, seed=seed, masks=masks, movement=movement, keep_best=movement is not None,
             checkpoint=checkpoint, on_epoch=show,
@@ -182,26 +185,6 @@ def _movement(
     return Movement(method, problem, density, all_alive), first
 
 
-def _shown(advance: Advance) -> Callable[[dict[str, float]], None]:
-    """Show each epoch; those that a resumed training has behind it count at the first."""
-    n_shown = 0
-
-    def show(entry: dict[str, float]) -> None:
-        nonlocal n_shown
-        n_new, n_shown = int(entry["epoch"]) - n_shown, int(entry["epoch"])
-        advance(n_new, note=_note(entry))
-
-    return show
-
-
-def _note(entry: dict[str, float]) -> str:
-    """Beside the progress bar."""
-    text = f"validation {100 * entry['accuracy']:.2f} %"
-    if "density" in entry:
-        text += f", density {entry['density']:.4g}, effective {entry['effective_density']:.4g}"
-    return text
-
-
 def _figures(task: Task, recipe: Recipe, masks: Masks | None, result: TrainResult) -> dict[str, Any]:
     """Of several networks, of which they predict together, accuracies are theirs and densities the mean of their masks.
 
@@ -256,7 +239,8 @@ def _write_networks(
 
 def _history(result: TrainResult, folder: Path) -> tuple[list[str], list[list[str]]]:
     """Writes table and picture of the epochs; the table's columns and rows."""
-    from panning.cli.report import draw_lines, write_table
+    from panning.cli.report import draw_lines
+    from panning.foundation.tables import write_table
 
     shown = {
         "train loss": ("train_loss", 1.0, ".4f"),

@@ -31,10 +31,10 @@ def train_agent(
 
     from panning import agents
     from panning.agents.pictures import reward_picture
-    from panning.cli.report import write_table
     from panning.foundation.config import dump_config, load_config
     from panning.foundation.files import write_atomic
     from panning.foundation.records import read_records
+    from panning.foundation.tables import write_table
     from panning.tasks import load_task
 
     settings = load_config(agents.AgentConfig, config).with_data(data_root, download)
@@ -47,8 +47,8 @@ def train_agent(
         from panning.jobs.ray_cluster import ray_running
 
         running = ray_running(n_workers, ray_address)
-    with running, output.progress("training the agent", settings.ppo.n_rollouts) as advance:
-        agents.train_agent(settings, folder, n_workers=n_workers, on_rollout=agents.ShowRollouts(advance))
+    with running, output.listener() as listen:
+        agents.train_agent(settings, folder, n_workers=n_workers, listen=listen)
     write_atomic(folder / "config.yaml", dump_config(settings))
     records = sorted(read_records(folder / "rollouts.jsonl"), key=lambda record: record.config["rollout"])
     columns = [name for name in records[-1].metrics if name not in ("episodes", "timesteps")]

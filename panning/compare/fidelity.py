@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from panning.compare.cells import by_place, recipe_text
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord
-from panning.measure.report import markdown_table
+from panning.foundation.tables import markdown_table
 
 COLUMNS = (
     "short training", "judged by", "share of the cost", "rank correlation, masks", "rank correlation, methods",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import statistics
@@ -19,7 +17,7 @@ from panning.compare.statistics import Difference, detectable
 from panning.compare.tables import Contrast, Row, Table, tables
 from panning.foundation.files import write_atomic
 from panning.foundation.records import RunRecord
-from panning.measure.report import markdown_table
+from panning.foundation.tables import csv_table, markdown_table, origin
 
 COST, TRAINING_ADDS = "cost, dense epochs", "training multiply-adds, dense epochs"
 COLUMNS = (
@@ -261,8 +259,8 @@ def markdown(records: Sequence[RunRecord]) -> str:
 
 def _page(found: Sequence[Table], records: Sequence[RunRecord]) -> str:
     parts = [_markdown(table) for table in found]
-    origins = sorted({_line(_origin(record)) for record in records if record.kind == "cell"})
-    return "\n".join([*parts, "## Where this comes from", "", *(f"- {origin}" for origin in origins), ""])
+    origins = sorted({_line(origin(record.environment)) for record in records if record.kind == "cell"})
+    return "\n".join([*parts, "## Where this comes from", "", *(f"- {line}" for line in origins), ""])
 
 
 def _line(text: str) -> str:
@@ -322,15 +320,6 @@ def _range(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
 
 
-def _origin(record: RunRecord) -> str:
-    about = record.environment
-    versions, hardware = (about[name] if isinstance(about.get(name), dict) else {} for name in ("versions", "hardware"))
-    return (
-        f"Commit {about.get('commit')}; {', '.join(f'{name} {version}' for name, version in versions.items())}; "
-        f"{hardware.get('processor')}, {hardware.get('cores')} cores."
-    )
-
-
 # --- files ---
 
 
@@ -339,12 +328,8 @@ def write_report(records: Sequence[RunRecord], out: Path) -> list[Table]:
     ``cost`` (PNG); returns the tables."""
     found = tables(records)
     write_atomic(out / "report.md", _page(found, records))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", *COLUMNS])
-    for table in found:
-        writer.writerows([table.title, *cells] for cells in table_cells(table))
-    write_atomic(out / "rows.csv", text.getvalue())
+    lines = [[table.title, *cells] for table in found for cells in table_cells(table)]
+    write_atomic(out / "rows.csv", csv_table(["table", *COLUMNS], lines))
     write_atomic(out / "rows.json", json.dumps(as_json(found), indent=2))
     for number, table in enumerate(found):
         suffix = f"-{number + 1}" if len(found) > 1 else ""

@@ -15,6 +15,7 @@ from panning.compare.cells import by_place, recipe_text
 from panning.compare.statistics import Difference, Ranks, difference, holm, ranks
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord, canonical_json
+from panning.foundation.tables import percent
 from panning.training import DYNAMICS
 
 #: Of a row, but for density and seed: how its masks are made, whether all alive, by which policy file.
@@ -50,11 +51,7 @@ class Row:
 
     def spread(self, name: str) -> str:
         """Mean and standard deviation of an accuracy, in percent."""
-        values = list(self.values(name).values())
-        if not values:
-            return "failed"
-        deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        return f"{100 * statistics.fmean(values):.2f}{deviation}"
+        return percent(list(self.values(name).values()))
 
     def of_masks(self, name: str) -> list[float]:
         """A figure of the masks, also where the training failed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from panning.compaction import compact
 from panning.foundation.errors import ConfigError
 from panning.foundation.files import claim_folder, write_atomic
 from panning.foundation.machine import environment_info
+from panning.foundation.progress import Listener, silent, told
 from panning.foundation.records import RecordStore, RunRecord, content_key
+from panning.foundation.tables import markdown_table, origin
 from panning.masks.file import load_masks
 from panning.masks.masks import Masks, digest_of
 from panning.measure import mask_report as report
-from panning.measure.report import markdown_table
 from panning.models import build_model
 
 COLUMNS = (
@@ -27,8 +28,6 @@ COLUMNS = (
 #: How many times faster a training step should be: model, density -> dense by compact, for SynFlow on one thread.
 AIMS = {("vgg19", 0.01): 4.0, ("vgg19", 0.002): 10.0, ("lenet5", 0.005): 3.0}
 
-OnMask = Callable[[str], None]
-
 
 def run_compaction(
     files: Sequence[Path],
@@ -38,13 +37,13 @@ def run_compaction(
     threads: Sequence[int] = (1,),
     batch_size: int = 128,
     budget_s: float = 20.0,
-    on_mask: OnMask | None = None,
+    listen: Listener = silent,
 ) -> list[RunRecord]:
     """Measure what ``out`` has no record of yet; all its records.
 
     Args:
         files: masks of ``model``, which say input shape and number of classes.
-        on_mask: called with the name of each file that is done.
+        listen: hears of each file that is done.
 
     Raises:
         MaskError: if a file is no mask of this model.
@@ -54,13 +53,11 @@ def run_compaction(
     claim_folder(out, {"command": "bench compaction", "budget_s": budget_s, **info})
     store = RecordStore(out / "records.jsonl")
     loaded = [(path, load_masks(path)) for path in files]  # all are looked at before anything is measured
-    for path, masks in loaded:
+    for path, masks in told(loaded, listen, "measuring", "row"):
         for n in threads:
             config = _config(path, masks, model, n, batch_size)
             if (key := content_key(config)) not in store:
                 store.append(RunRecord(key, "compaction", config, _measure(masks, config, budget_s), info))
-        if on_mask is not None:
-            on_mask(path.name)
     return list(store)
 
 
@@ -131,7 +128,8 @@ def markdown(records: Iterable[RunRecord]) -> str:
     lines = markdown_table(COLUMNS, table_cells(records))
     if aims := aim_lines(records):
         lines += ["", *aims]
-    for text in dict.fromkeys(_origin(record) for record in records):
+    texts = (f"Float32, batches of {r.config['batch_size']}. {origin(r.environment)}" for r in records)
+    for text in dict.fromkeys(texts):
         lines += ["", text]
     return "\n".join(lines) + "\n"
 
@@ -154,11 +152,3 @@ def aim_lines(records: Iterable[RunRecord]) -> list[str]:
 
 def write_report(records: Iterable[RunRecord], out: Path) -> None:
     write_atomic(out / "table.md", markdown(records))
-
-
-def _origin(record: RunRecord) -> str:
-    about = record.environment
-    return (
-        f"Float32, batches of {record.config['batch_size']}; {about['hardware']['processor']}, "
-        f"{about['hardware']['cores']} cores; torch {about['versions']['torch']}; commit {about['commit']}."
-    )

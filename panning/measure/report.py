@@ -9,6 +9,7 @@ from typing import Any
 
 from panning.foundation.files import write_atomic
 from panning.foundation.records import RunRecord
+from panning.foundation.tables import markdown_table, origin
 from panning.measure.goals import GOALS, STEP, Figures, quotient
 
 COLUMNS = (
@@ -159,20 +160,8 @@ def write_report(records: Sequence[RunRecord], out: Path) -> None:
 
 def _origins(records: Iterable[RunRecord]) -> list[str]:
     """Where the numbers come from: a line for each commit, versions and machine among the records."""
-    lines = []
-    for record in records:
-        info = record.environment
-        if record.kind == "speed" and info:
-            versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
-            hardware = f"{info['hardware']['processor']}, {info['hardware']['cores']} cores"
-            lines.append(f"Commit {info['commit']}; {versions}; {hardware}.")
-    return list(dict.fromkeys(lines))
-
-
-def markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
-    lines = [list(columns), ["---"] * len(columns), *cells]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    found = (origin(record.environment) for record in records if record.kind == "speed" and record.environment)
+    return list(dict.fromkeys(found))
 
 
 def _short(value: float | None, scale: float = 1.0) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from panning.foundation.errors import ConfigError, JobError
 from panning.foundation.files import claim_folder
 from panning.foundation.machine import environment_info
+from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.measure.items import ITEMS
 from panning.models import MODELS, build_model
@@ -24,8 +26,6 @@ DEFAULT_MODELS = ("lenet5", "resnet32x2", "vgg19", "torchvision:resnet50")
 #: Of our own models and of torchvision's, which take larger images.
 SAMPLES, SAMPLES_LARGE = 100, 8
 LARGE_SHAPE = (3, 224, 224)
-
-OnItem = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def matching_items(pattern: str | None) -> list[str]:
 
 
 def run_speed(
-    wanted: Sequence[Case], items: Sequence[str], out: Path, *, budget_s: float = 10.0, on_item: OnItem | None = None
+    wanted: Sequence[Case], items: Sequence[str], out: Path, *, budget_s: float = 10.0, listen: Listener = silent
 ) -> list[RunRecord]:
     """Measure what ``out`` has no record of yet; all its records.
 
@@ -90,7 +90,7 @@ def run_speed(
 
     Args:
         budget_s: for the repetitions of one item.
-        on_item: called with the name of each item that is done.
+        listen: hears of each item that is done.
 
     Raises:
         ConfigError: if the folder holds other numbers.
@@ -99,10 +99,10 @@ def run_speed(
     info = environment_info()
     claim_folder(out, {"command": "bench speed", "budget_s": budget_s, **info})
     store = RecordStore(out / "records.jsonl")
+    count = itertools.count(1)
 
     def done(item: str) -> None:
-        if on_item is not None:
-            on_item(item)
+        listen(Event("measuring", next(count), len(wanted) * len(items), "row", {"item": item}))
 
     for case in wanted:
         keys = {item: content_key(case.config(item)) for item in items}

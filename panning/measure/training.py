@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from panning.data import ImageData, InMemorySplit
 from panning.data.augment import PADDING
 from panning.foundation.errors import DataError
 from panning.foundation.machine import environment_info
+from panning.foundation.progress import Listener, silent, told
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import torch_generator
-from panning.measure.report import markdown_table
+from panning.foundation.tables import markdown_table, origin
 from panning.models import build_model
 from panning.training import Recipe, train
 
@@ -60,7 +61,7 @@ class Throughput:
 
 def run_throughput(
     model: str, recipe: Recipe, out: Path, *, n_batches: int = 40, n_rounds: int = 5,
-    on_round: Callable[[], None] = lambda: None,
+    listen: Listener = silent,
 ) -> RunRecord:  # fmt: skip
     """Measure on noise of CIFAR's shape, with torch's present number of threads, and leave the record in ``out``."""
     config = {
@@ -68,7 +69,7 @@ def run_throughput(
         "n_rounds": n_rounds,
     }  # fmt: skip
     data = noise_data(max(10_000, n_batches * recipe.batch_size))
-    found = measure(model, data, recipe, n_batches=n_batches, n_rounds=n_rounds, on_round=on_round)
+    found = measure(model, data, recipe, n_batches=n_batches, n_rounds=n_rounds, listen=listen)
     environment = environment_info()
     metrics = {"plain": found.plain, "ours": found.ours, "ratios": list(found.ratios), "ratio": found.ratio}
     # Measured anew every time: what a machine does is not a function of the config.
@@ -94,13 +95,8 @@ def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
 def markdown(records: Sequence[RunRecord]) -> str:
     """The table, with the machine and the state of the code that it comes from."""
     lines = markdown_table(COLUMNS, table_cells(records))
-    for record in records:
-        about = record.environment
-        text = (
-            f"`panning bench training`, {about['hardware']['processor']}, {about['hardware']['cores']} cores; torch "
-            f"{about['versions']['torch']}; commit {about['commit']}."
-        )
-        lines += [] if text in lines else ["", text]
+    for text in dict.fromkeys(origin(record.environment) for record in records):
+        lines += ["", f"`panning bench training`. {text}"]
     return "\n".join(lines) + "\n"
 
 
@@ -126,7 +122,7 @@ def measure(
     *,
     n_batches: int = 40,
     n_rounds: int = 5,
-    on_round: Callable[[], None] = lambda: None,
+    listen: Listener = silent,
 ) -> Throughput:
     """Train both ways in turns; the first round warms up and does not count.
 
@@ -144,13 +140,12 @@ def measure(
         networks[0].parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
     )
     rates = []
-    for number in range(n_rounds + 1):
+    for number in told(range(n_rounds + 1), listen, "measuring", "round"):
         start = time.perf_counter()
         _plain_steps(networks[0], optimizer, batches, n_batches)
         middle = time.perf_counter()
         train(networks[1], data, chunk, seed=number)
         rates.append((n_images / (middle - start), n_images / (time.perf_counter() - middle)))
-        on_round()
     counted = rates[1:]
     return Throughput(
         statistics.median(plain for plain, _ in counted), statistics.median(ours for _, ours in counted),

@@ -21,7 +21,6 @@ from panning.pruners.phew.method import PHEW
 from panning.pruners.quotas import RandomQuotas
 from panning.pruners.rounds import (
     METHODS_OWN,
-    OnRound,
     PruneResult,
     Round,
     RoundAction,
@@ -35,7 +34,7 @@ from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem, Scoring
 
 __all__ = [
-    "CONTROLS", "METHODS_OWN", "PRUNERS", "OnRound", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds",
+    "CONTROLS", "METHODS_OWN", "PRUNERS", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds",
     "all_alive", "make_all_alive", "prune_problem", "prune_round", "pruner_row", "variant_of",
 ]  # fmt: skip
 

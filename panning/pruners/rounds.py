@@ -15,6 +15,7 @@ from torch import Tensor
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
 from panning.foundation.errors import ModelError
+from panning.foundation.progress import Event, Listener, silent
 from panning.masks.allocation import allocate
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks, n_kept_at
@@ -22,9 +23,6 @@ from panning.scoring.mixing import Combination, Normaliser, mix
 from panning.scoring.problem import PLAIN, Problem, Scoring
 from panning.scoring.schedules import densities
 from panning.scoring.signals import Signals
-
-#: Called after each round with its number, from 1, and the number of all rounds.
-OnRound = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,13 @@ class Rounds:
     Attributes:
         n_rounds: how many.
         schedule: a row of ``SCHEDULES``.
-        on_round: called after each.
+        listen: hears of each.
         inverted: keep the lowest scores instead of the highest, the control of score inversion.
     """
 
     n_rounds: int | None = None
     schedule: str | None = None
-    on_round: OnRound | None = None
+    listen: Listener = silent
     inverted: bool = False
 
     def targets(self, n_rounds: int, schedule: str, density: float) -> list[float]:
@@ -123,7 +121,7 @@ def run_rounds(
     choose: Callable[[float], RoundAction],
     *,
     scoring: Scoring = PLAIN,
-    on_round: OnRound | None = None,
+    listen: Listener = silent,
 ) -> PruneResult:
     """Prune in one round per target density, each with a scoring batch of its own, from the dense network on.
 
@@ -139,8 +137,7 @@ def run_rounds(
         result = prune_round(signals, action)
         mask = result.mask
         history.append({"round": number + 1, "density": target, "weights": dict(action.weights)})
-        if on_round is not None:
-            on_round(number + 1, len(targets))
+        listen(Event("pruning", number + 1, len(targets), "round"))
     return PruneResult(problem.layout, mask, result.scores, tuple(history))
 
 

@@ -50,4 +50,4 @@ class ScoreRounds:
             )
 
         targets = rounds.targets(self.n_rounds, self.schedule, density)
-        return run_rounds(problem, targets, choose, scoring=self.scoring, on_round=rounds.on_round)
+        return run_rounds(problem, targets, choose, scoring=self.scoring, listen=rounds.listen)

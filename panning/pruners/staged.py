@@ -57,4 +57,4 @@ class StagedPanning:
             )
 
         targets = rounds.targets(self.n_rounds, "exponential", density)
-        return run_rounds(problem, targets, choose, scoring=self.scoring, on_round=rounds.on_round)
+        return run_rounds(problem, targets, choose, scoring=self.scoring, listen=rounds.listen)

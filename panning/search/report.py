@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from pathlib import Path
@@ -13,6 +11,7 @@ from panning.agents.pictures import reward_picture
 from panning.foundation.files import write_atomic
 from panning.foundation.machine import environment_info
 from panning.foundation.pictures import figure, png
+from panning.foundation.tables import csv_table, markdown_table, origin, percent
 from panning.search.run import Row, SearchResult
 
 #: Red is panning's.
@@ -43,8 +42,8 @@ def table_cells(result: SearchResult) -> list[list[str]]:
             f"{statistics.fmean(row.dead_units):.0f}" if row.dead_units else "-",
             f"{max(row.collapsed_layers)}" if row.collapsed_layers else "-",
             f"{100 * statistics.fmean(row.compute_left):.1f}" if row.compute_left else "-",
-            _spread(row.test),
-            _spread(row.validation),
+            percent(_good(row.test)),
+            percent(_good(row.validation)),
             f"{len(_good(row.test))}",
         ]
         for row in ordered
@@ -55,9 +54,7 @@ def write_report(result: SearchResult, out: Path) -> None:
     """``table.md``, ``table.csv``, ``result.json``, ``accuracy.png``, ``layers.png`` and, if an agent was trained,
     ``reward.png``."""
     write_atomic(out / "table.md", markdown(result))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *table_cells(result)])
-    write_atomic(out / "table.csv", text.getvalue())
+    write_atomic(out / "table.csv", csv_table(COLUMNS, table_cells(result)))
     write_atomic(out / "result.json", as_json_text(result))
     write_atomic(out / "accuracy.png", _accuracy_picture(result))
     write_atomic(out / "layers.png", _layer_picture(result))
@@ -67,7 +64,7 @@ def write_report(result: SearchResult, out: Path) -> None:
 
 def markdown(result: SearchResult) -> str:
     """The table with what one must know to read it; nothing in it depends on when or how fast it was made."""
-    config, info = result.config, environment_info()
+    config = result.config
     lines = [
         f"# {config.name}",
         "",
@@ -75,17 +72,14 @@ def markdown(result: SearchResult) -> str:
         f"epoch of {config.recipe.epochs:g}; the test part was read once, at the end. Multiply-adds are those of "
         "the compact network, in percent of the dense one's.",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "|".join(" --- " for _ in COLUMNS) + "|",
-        *("| " + " | ".join(row) + " |" for row in table_cells(result)),
+        *markdown_table(COLUMNS, table_cells(result)),
         "",
         *findings(result),
         "",
         f"Cost in dense epochs (passes over the training part): agent {result.agent_epochs:.1f}, search "
         f"{result.search_epochs:.1f}, final trainings of all rows {result.final_epochs:.1f}.",
         "",
-        f"Commit {info['commit']}; " + ", ".join(f"{k} {v}" for k, v in info["versions"].items())
-        + f"; {info['hardware']['processor']}, {info['hardware']['cores']} cores.",
+        origin(environment_info()),
         "",
     ]  # fmt: skip
     errors = [f"- {row.method} at {row.density:g}: {e}" for row in result.rows for e in row.errors]
@@ -147,14 +141,6 @@ def _mean(values: list[float | None]) -> float:
 def _rank(row: Row) -> tuple[int, float]:
     """Best first; a method that failed on a seed comes after those that did not."""
     return len(row.test) - len(_good(row.test)), -_mean(row.test)
-
-
-def _spread(values: list[float | None]) -> str:
-    good = _good(values)
-    if not good:
-        return "failed"
-    deviation = f" ± {100 * statistics.stdev(good):.2f}" if len(good) > 1 else ""
-    return f"{100 * statistics.fmean(good):.2f}{deviation}"
 
 
 # --- pictures ---

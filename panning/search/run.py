@@ -120,7 +120,7 @@ class Search:
         config = self.config.agent_config()
         with self.show("training the agent", config.ppo.n_rollouts) as advance:
             shown = ShowRollouts(advance)
-            train_agent(config, self.out / "agent", n_workers=self.agent_workers, on_rollout=shown)
+            train_agent(config, self.out / "agent", n_workers=self.agent_workers, listen=shown)
             advance(config.ppo.n_rollouts - shown.done)
         records = read_records(self.out / "agent" / "rollouts.jsonl")
         images = sum(int(record.metrics.get("images_seen", 0)) for record in records)

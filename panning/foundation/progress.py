@@ -1,0 +1,55 @@
+"""How long work tells how far it is: it calls a listener with an event after every step, whoever listens.
+
+The terminal shows a bar, a file takes a line, a test counts; none of them knows the others, and the work knows none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+Kind = Literal["stage", "round", "rollout", "epoch", "job", "row"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of a stage is done; or, with kind "stage", the stage has begun.
+
+    Attributes:
+        stage: what is being done, as a reader is told: "training the agent".
+        done: steps of this stage that are done by now, also by the run that this one resumes.
+        total: steps of this stage in all.
+        kind: what a step is.
+        facts: JSON-able figures of this step.
+    """
+
+    stage: str
+    done: int
+    total: int
+    kind: Kind = "stage"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: Called with each event, in order, in the process that began the work. What it raises ends the work.
+Listener = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """The listener that hears nothing."""
+
+
+def told(items: Sequence[T], listen: Listener, stage: str, kind: Kind) -> Iterator[T]:
+    """The items one by one; the listener is called before the first, and after the body of the loop is done with each.
+
+    >>> [item for item in told("ab", lambda event: print(event.done, "of", event.total), "spelling", "row")]
+    0 of 2
+    1 of 2
+    2 of 2
+    ['a', 'b']
+    """
+    listen(Event(stage, 0, len(items)))
+    for done, item in enumerate(items, start=1):
+        yield item
+        listen(Event(stage, done, len(items), kind))

@@ -1,0 +1,62 @@
+"""Tables as Markdown and CSV, how figures stand in them, and the sentence that says where they come from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from panning.foundation.files import write_atomic
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table.
+
+    >>> print("\\n".join(markdown_table(["method", "n"], [["SNIP", 5]])))
+    | method | n |
+    | --- | --- |
+    | SNIP | 5 |
+    """
+    return ["| " + " | ".join(map(str, line)) + " |" for line in (columns, ["---"] * len(columns), *rows)]
+
+
+def csv_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """The text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
+
+
+def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write ``table.md`` and ``table.csv``."""
+    write_atomic(folder / "table.md", "\n".join(markdown_table(columns, rows)) + "\n")
+    write_atomic(folder / "table.csv", csv_table(columns, rows))
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and standard deviation of fractions, one a seed, in percent; "failed" where there is none.
+
+    >>> percent([0.91, 0.93])
+    '92.00 ± 1.41'
+    """
+    if not values:
+        return "failed"
+    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.2f}{deviation}"
+
+
+def origin(environment: Mapping[str, Any]) -> str:
+    """Commit, versions and hardware of a record's environment as a sentence; what it does not say is None.
+
+    >>> origin({"commit": "8bbafeb", "versions": {"torch": "2.14.1"}, "hardware": {"processor": "AMD", "cores": 2}})
+    'Commit 8bbafeb; torch 2.14.1; AMD, 2 cores.'
+    """
+    versions, hardware = (
+        part if isinstance(part := environment.get(name), dict) else {} for name in ("versions", "hardware")
+    )
+    installed = ", ".join(f"{package} {version}" for package, version in versions.items())
+    cores = f"{hardware.get('processor')}, {hardware.get('cores')} cores"
+    return f"Commit {environment.get('commit')}; {installed}; {cores}."
