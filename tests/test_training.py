@@ -182,11 +182,11 @@ def test_the_compact_network_is_trained_where_few_units_are_left(
     widths: list[int] = []
     real = loop._train_epoch
 
-    def watched(model: nn.Module, *rest: Any) -> float:
-        widths.append(model.hidden.linear1.out_features)
+    def watched(regime: Any, *rest: Any) -> float:
+        widths.append(regime.network.hidden.linear1.out_features)
         if len(widths) == 50:  # the third training's
             raise KeyboardInterrupt
-        return real(model, *rest)
+        return real(regime, *rest)
 
     monkeypatch.setattr(loop, "_train_epoch", watched)
     first = train(tiny, DATA, recipe, seed=0, masks=masks)
@@ -349,7 +349,9 @@ def test_a_network_with_dropout_is_trained_as_it_is(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(compact_training, "compact", lambda *rest: made.append("compact") or real(*rest))
     trained = []
     real_epoch = loop._train_epoch
-    monkeypatch.setattr(loop, "_train_epoch", lambda model, *rest: trained.append(model) or real_epoch(model, *rest))
+    monkeypatch.setattr(
+        loop, "_train_epoch", lambda regime, *rest: trained.append(regime.network) or real_epoch(regime, *rest)
+    )
     recipe = RECIPE.model_copy(update={"epochs": 20})
     for p in (0.5, 0.0):
         torch.manual_seed(0)

@@ -16,12 +16,10 @@ from panning.foundation.files import write_atomic
 from panning.foundation.tensorfile import DAMAGE, packed, read_tensors
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.state import kinds_of
+from panning.training.result import Entry
 
 #: What each optimizer keeps of a parameter: a number, or a tensor of the parameter's shape.
 STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
-
-
-Entry = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,17 @@ class Checkpoint:
     history: list[Entry] = field(default_factory=list)
     best: dict[int, tuple[Entry, dict[str, Tensor]]] = field(default_factory=dict)
     masks: dict[int, Tensor] = field(default_factory=dict)
+
+    def keep_if_best(self, member: int | None, entry: Entry, model: nn.Module, moving: MovingMasks | None) -> None:
+        """Keep the weights and the mask of this epoch if ``member`` was never as accurate; None is no member."""
+        if member is None or (member in self.best and entry["accuracy"] <= self.best[member][0]["accuracy"]):
+            return
+        self.best[member] = (entry, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+        if moving is not None:
+            self.masks[member] = moving.mask.cpu()
+
+    def masks_by_member(self) -> list[Tensor]:
+        return [self.masks[member] for member in sorted(self.masks)]
 
 
 def save_checkpoint(

@@ -20,7 +20,7 @@ COMPACT_FROM_STEPS, COMPACT_BELOW = 100, 0.8
 COMPACT_BELOW_IN_PARTS = 0.25
 
 
-def made_small(model: nn.Module, masks: Masks, n_steps: int, inputs: Tensor) -> CompactResult | None:
+def worthwhile_compact(model: nn.Module, masks: Masks, n_steps: int, inputs: Tensor) -> CompactResult | None:
     """The compact network if training it is worth making it; decided by counts, so equally on every machine.
 
     None for a network that draws random numbers in training: with fewer units it would draw others.
@@ -31,13 +31,13 @@ def made_small(model: nn.Module, masks: Masks, n_steps: int, inputs: Tensor) -> 
     if n_steps < COMPACT_FROM_STEPS:
         return None
     try:
-        small = compact(model, masks, tuple(inputs.shape[1:]))
-        most = COMPACT_BELOW_IN_PARTS if adds_parts(small.model) else COMPACT_BELOW
-        if multiply_adds_left(small) >= most or _draws(model, inputs):
+        result = compact(model, masks, tuple(inputs.shape[1:]))
+        most = COMPACT_BELOW_IN_PARTS if adds_parts(result.model) else COMPACT_BELOW
+        if multiply_adds_left(result) >= most or _draws(model, inputs):
             return None
     except ModelError:  # it has no compact form, and trains as it is
         return None
-    return small
+    return result
 
 
 def _draws(model: nn.Module, inputs: Tensor) -> bool:

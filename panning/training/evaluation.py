@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,9 +34,9 @@ def evaluate(model: nn.Module, data: ImageData, split: Split, precision: str = "
 def evaluate_mean(
     models: list[nn.Module], data: ImageData, split: Split, precision: str = "float32"
 ) -> dict[str, float]:
-    """The same of an ensemble, which predicts by the mean of its members' softmax probabilities."""
+    """Accuracy and loss of an ensemble that averages softmax probabilities."""
     modes = [model.training for model in models]
-    correct, loss = 0, 0.0
+    hits, losses = [], []  # read once, at the end: the device need not be waited for after each batch
     formats: list[torch.memory_format] = []
     for model in models:
         model.eval()
@@ -44,12 +47,14 @@ def evaluate_mean(
                 formats = formats or [image_format(model, inputs[:2]) for model in models]
                 logits = [forward(m, inputs, precision, images) for m, images in zip(models, formats, strict=True)]
                 mean = logits[0] if len(models) == 1 else _log_mean(logits)
-                correct += int((mean.argmax(1) == labels).sum())
-                loss += float(F.cross_entropy(mean, labels, reduction="sum"))
+                hits.append((mean.argmax(1) == labels).sum())
+                losses.append(F.cross_entropy(mean, labels, reduction="sum"))
     finally:
         for model, was_training in zip(models, modes, strict=True):
             model.train(was_training)
-    return {"accuracy": correct / len(split), "loss": loss / len(split)}
+    n_right = int(torch.stack(hits).sum())
+    loss = reduce(operator.add, torch.stack(losses).tolist(), 0.0)
+    return {"accuracy": n_right / len(split), "loss": loss / len(split)}
 
 
 def _log_mean(logits: list[Tensor]) -> Tensor:

@@ -44,10 +44,12 @@ class Plan:
     """A recipe in steps.
 
     Attributes:
+        images_per_step: the recipe's batch, or all images of an epoch that has fewer.
         n_steps: of the recipe's schedule of learning rates.
     """
 
     images_per_epoch: int
+    images_per_step: int
     steps_per_epoch: int
     n_steps: int
 
@@ -55,7 +57,7 @@ class Plan:
     def of(cls, recipe: Recipe, n_train: int) -> Plan:
         images = min(n_train, recipe.n_images or n_train)
         steps = max(1, images // recipe.batch_size)  # the ragged last batch is left out, as BatchNorm likes it
-        return cls(images, steps, max(1, round(recipe.epochs * steps)))
+        return cls(images, min(recipe.batch_size, images), steps, max(1, round(recipe.epochs * steps)))
 
     def n_epochs(self, n_steps: int) -> int:
         """Epochs that have a part of so many steps."""

@@ -8,8 +8,9 @@ from torch import nn
 
 from panning.masks.masks import Masks
 from panning.tasks import Task
-from panning.training.loop import TrainResult, train
+from panning.training.loop import train
 from panning.training.recipe import Recipe
+from panning.training.result import TrainResult
 
 
 def train_copy(task: Task, masks: Masks | None, recipe: Recipe, seed: int) -> tuple[nn.Module, TrainResult]:

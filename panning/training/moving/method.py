@@ -224,6 +224,23 @@ class Dynamic(Config):
         return 0
 
 
+@dataclass(frozen=True, eq=False)
+class Movement:
+    """Masks that move while a network trains.
+
+    Attributes:
+        method: a row of ``DYNAMICS``, or one with other numbers.
+        problem: of the network that is trained, with what methods may ask of it: its scoring batches, its input's shape.
+        density: at the end.
+        all_alive: after every move, give the budget of dead weights to the best-ranked that can be alive.
+    """
+
+    method: Dynamic
+    problem: Problem
+    density: float
+    all_alive: bool = False
+
+
 class DropAndGrow(Dynamic):
     """A method that exchanges weights for as many others, and comes to rest.
 

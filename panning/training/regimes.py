@@ -1,0 +1,192 @@
+"""Four ways to train a network: dense, under a fixed mask, as its compact network, or with moving masks.
+
+The training loop is the same for all four. It steps the regime's ``network`` with the regime's ``optimizer`` and asks the
+regime for everything in which they differ.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from panning.compaction.compaction import CompactResult
+from panning.compaction.cost import cost
+from panning.masks.enforce import enforce_masks
+from panning.masks.masks import Masks
+from panning.training.compact_training import worthwhile_compact
+from panning.training.moving.engine import MovingMasks
+from panning.training.moving.method import Movement
+from panning.training.recipe import Plan, Recipe, learning_rate_at
+from panning.training.result import Entry
+
+
+class Dense:
+    """Trains ``model`` as it is. Base class of the other regimes, which override what differs.
+
+    Attributes:
+        model: the caller's network.
+        network: what is stepped: ``model``, or its compact network.
+        held: context in which the network trains.
+        n_steps: optimizer steps of the whole training.
+        masks: the mask that stays; None trains all weights, or moves masks.
+        moving: the moving masks, if there are any.
+    """
+
+    masks: Masks | None = None
+    moving: MovingMasks | None = None
+
+    def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, network: nn.Module | None = None) -> None:
+        self.model, self.recipe, self.plan = model, recipe, plan
+        self.network = network or model
+        self.n_steps = plan.n_steps
+        self.held: AbstractContextManager[object] = nullcontext()
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            recipe.learning_rate,
+            recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov and recipe.momentum > 0,
+        )
+
+    @property
+    def n_images(self) -> int:
+        """Images of the whole training."""
+        return self.n_steps * self.plan.images_per_step
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What two trainings with moving masks must share to resume one another's checkpoints."""
+        return None
+
+    @property
+    def member(self) -> int | None:
+        """The member of ``TrainResult.members`` that the present network may become; None if it is no candidate."""
+        return 0
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of ``step``, counted from 0."""
+        return learning_rate_at(self.recipe, step, self.plan.n_steps)
+
+    def shipped(self) -> AbstractContextManager[None]:
+        """Context in which the network is what would be shipped now."""
+        return nullcontext()
+
+    def facts(self, history: list[Entry]) -> Entry:
+        """What an epoch's entry says about the masks, given the entries before it."""
+        return {}
+
+    def for_model(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A ``state_dict`` of ``network`` as one of ``model``."""
+        return weights
+
+    def finish(self) -> None:
+        """Put what was trained into ``model``."""
+
+    def dense_epochs(self, n_train: int, input_shape: tuple[int, ...]) -> float:
+        """Multiply-adds of the training, in passes of the dense network over ``n_train`` images."""
+        masked = cost(self.model, input_shape, self.masks)
+        return self.n_images / n_train * masked.masked_multiply_adds / max(masked.multiply_adds, 1)
+
+    def whole(self) -> dict[str, Tensor] | None:
+        """``state_dict`` of the unmasked network, for methods that also train it."""
+        return None
+
+
+class Fixed(Dense):
+    """Trains under a mask that stays."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks) -> None:
+        super().__init__(model, recipe, plan)
+        self.masks = masks
+        self.held = enforce_masks(model, masks, self.optimizer)
+
+
+class Compact(Fixed):
+    """Trains the compact network in the masked one's place: the same training, up to rounding."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks, compact: CompactResult) -> None:
+        Dense.__init__(self, model, recipe, plan, compact.model)
+        self.masks, self.compact = masks, compact
+        if compact.masks is not None:
+            self.held = enforce_masks(compact.model, compact.masks, self.optimizer)
+
+    def for_model(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.network.load_state_dict(weights)
+        return self.compact.expand().state_dict()
+
+    def finish(self) -> None:
+        self.model.load_state_dict(self.compact.expand().state_dict())
+
+
+class Moving(Dense):
+    """Trains while masks move.
+
+    Args:
+        masks: the first ones; None begins dense.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks | None, movement: Movement) -> None:
+        super().__init__(model, recipe, plan)
+        first = Masks.dense(movement.problem.layout) if masks is None else masks
+        self.moving: MovingMasks = MovingMasks(
+            replace(movement.problem, model=model, layout=first.layout),
+            self.optimizer,
+            movement.method,
+            density=movement.density,
+            start=first.flat,
+            n_steps=plan.n_steps,
+            epoch=plan.steps_per_epoch,
+            all_alive=movement.all_alive,
+        )
+        self.held = self.moving
+        self.n_steps = self.moving.n_steps
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.moving.identity
+
+    @property
+    def member(self) -> int | None:
+        return self.moving.member
+
+    def learning_rate(self, step: int) -> float:
+        return self.moving.method.learning_rate(self.recipe, step, self.plan.n_steps)
+
+    def shipped(self) -> AbstractContextManager[None]:
+        return self.moving.shipped()
+
+    def facts(self, history: list[Entry]) -> Entry:
+        seen = self.moving.report()
+        n_grown = self.moving.n_grown - sum(entry.get("n_grown", 0.0) for entry in history)
+        return {"density": seen.density, "effective_density": seen.effective_density, "n_grown": float(n_grown)}
+
+    def dense_epochs(self, n_train: int, input_shape: tuple[int, ...]) -> float:
+        return self.moving.dense_steps * self.plan.images_per_step / n_train
+
+    def whole(self) -> dict[str, Tensor] | None:
+        if not self.moving.method.trains_whole:
+            return None
+        whole = copy.deepcopy(self.model)  # dense_weights names tied weights once, a state_dict names them twice
+        whole.load_state_dict(self.moving.dense_weights(), strict=False)
+        return whole.state_dict()
+
+
+def regime_of(
+    model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks | None, movement: Movement | None, inputs: Tensor
+) -> Dense:
+    """The regime for these masks.
+
+    Args:
+        inputs: a small batch, to try the compact network on.
+    """
+    if movement is not None:
+        return Moving(model, recipe, plan, masks, movement)
+    if masks is None:
+        return Dense(model, recipe, plan)
+    compact = worthwhile_compact(model, masks, plan.n_steps, inputs) if recipe.compact else None
+    return Fixed(model, recipe, plan, masks) if compact is None else Compact(model, recipe, plan, masks, compact)
