@@ -13,7 +13,7 @@ from panning.compaction.table import rule_of
 
 
 def find_constants(at: Analysis) -> None:
-    """What is known of each tensor's units: ``at.units``."""
+    """Find what is known of each tensor's units: ``at.units``."""
     for node in at.network.graph.nodes:
         rule = rule_of(at, node)
         units = None if rule is None else rule.units(at, node)
@@ -24,7 +24,7 @@ def find_constants(at: Analysis) -> None:
 
 
 def find_kept(at: Analysis) -> None:
-    """The units that the compact network computes: ``at.kept``."""
+    """Find the units that the compact network computes: ``at.kept``."""
     wanted: dict[fx.Node, Tensor] = {}
     for node in reversed(at.network.graph.nodes):
         units, rule = at.units[node], rule_of(at, node)
@@ -46,7 +46,7 @@ def find_kept(at: Analysis) -> None:
 
 
 def _asks_for_a_size(node: fx.Node) -> bool:
-    """x.size(0), x.dim(), or an x.shape whose first entry alone is used: no unit is needed to answer."""
+    """Whether a node asks for x.size(0), x.dim() or the first entry of x.shape: no unit is needed to answer."""
     if node.op == "call_method" and node.target == "dim":
         return True
     if node.op == "call_method" and node.target == "size" and len(node.args) == 2:

@@ -35,11 +35,11 @@ from panning.masks.masks import Masks, apply_masks, check_masks_fit
 
 @dataclass(frozen=True, eq=False)
 class CompactResult:
-    """A compact network and how it came out of the original.
+    """A compact network, and how it came out of the original.
 
     Attributes:
-        model: the small network, a graph module where the forward could be traced. The modules that are left have their
-            names, and so have the entries of its ``state_dict``.
+        model: the small network, a graph module where the forward could be traced. The modules that are left keep their
+            names, and so do the entries of the ``state_dict``.
         masks: of the small network; None if no masked parameter is left.
         mapping: for every parameter and buffer of ``model``, the original's name and the entries that it holds.
         folded: what was added to a parameter of ``model`` because constants were folded into it.
@@ -59,7 +59,7 @@ class CompactResult:
     fold: bool
 
     def expand(self) -> nn.Module:
-        """The small network's present weights in the original architecture; what it lacks is as it was."""
+        """The small network's present weights in the original architecture; all other weights are as they were."""
         model = copy.deepcopy(self.original)
         tensors, small = _tensors(model), _tensors(self.model)
         with torch.no_grad():
@@ -107,13 +107,13 @@ class CompactResult:
 def compact(
     model: nn.Module, masks: Masks, input_shape: Sequence[int] | None = None, *, fold: bool = False
 ) -> CompactResult:
-    """A smaller network that computes what ``model`` computes under ``masks``; ``model`` is left as it is.
+    """Make a smaller network that computes what ``model`` computes under ``masks``; ``model`` is left as it is.
 
     Args:
-        model: any network; what torch.fx cannot trace stays as it is, and ``notes`` says so.
+        model: any network; parts that torch.fx cannot trace stay as they are, and ``notes`` says so.
         input_shape: of one input, without the batch; needed if the mask does not carry it.
-        fold: smaller still, for a network that is not trained any more: what constant units contribute in evaluation goes
-            into the next layer's bias. Trained further, these constants stay as they are.
+        fold: make a network that is not trained any more smaller still: what constant units contribute in evaluation goes
+            into the next layer's bias. In further training these constants stay as they are.
 
     Raises:
         MaskError: if the mask belongs to another network, or the input shape is not known.
@@ -160,7 +160,7 @@ def compact(
 
 
 class _Parts:
-    """Compacts a network, or those of its parts that can be traced where it cannot be as a whole."""
+    """What compacts a network as a whole or, where torch.fx cannot trace the whole, the parts that it can trace."""
 
     def __init__(
         self, original: nn.Module, masks: Masks, fold: bool, inputs: dict[str, Tensor], look_inside: bool = True
@@ -201,7 +201,7 @@ class _Parts:
         return small
 
     def inside(self, name: str, module: nn.Module) -> nn.Module:
-        """A copy of a module that stays as it is, with those of its children made smaller that can be."""
+        """A copy of a module that stays as it is, with its children made smaller where that can be done."""
         small = module.__new__(type(module))
         self._copies[id(module)] = small
         vars(small).update(vars(module), _parameters={}, _buffers={}, _modules={})

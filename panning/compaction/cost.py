@@ -24,13 +24,13 @@ NOTHING = Layout((), ())
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one forward pass of one input.
+    """What one forward pass of one input costs.
 
     Attributes:
-        n_parameters: all of them, biases and norms included.
-        multiply_adds: of convolutions and matrix products, as the network runs.
-        masked_multiply_adds: those with a kept weight: what a kernel that skips every zero would have to do. An attention's
-            are all counted: most of them multiply activations.
+        n_parameters: all parameters, biases and norms included.
+        multiply_adds: those of convolutions and matrix products, as the network runs.
+        masked_multiply_adds: those with a kept weight, which a kernel that skips every zero would have to do. Those of
+            attention are all counted: most of them multiply activations.
     """
 
     n_parameters: int
@@ -39,7 +39,7 @@ class Cost:
 
 
 def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = None) -> Cost:
-    """The cost of ``model`` in evaluation; it is left as it is.
+    """The cost of ``model`` in evaluation; the model is left as it is.
 
     Args:
         input_shape: of one input, without the batch.
@@ -55,11 +55,11 @@ def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = Non
 
 @dataclass(frozen=True)
 class MultiplyAdds:
-    """Of one forward pass of one input, by layer.
+    """The multiply-adds of one forward pass of one input, by layer.
 
     Attributes:
-        total: of the dense network, with what no mask saves.
-        by_layer: of each parameter of ``layout``, which zeros in it save.
+        total: those of the dense network, including what no mask saves.
+        by_layer: for each parameter of ``layout``, those that zeros in the parameter save.
     """
 
     layout: Layout
@@ -67,7 +67,7 @@ class MultiplyAdds:
     by_layer: Sequence[int]
 
     def left(self, mask: Tensor) -> float:
-        """Those with a weight that a flat mask keeps."""
+        """The multiply-adds with a weight that a flat mask keeps."""
         counts = zip(self.layout.counts(mask), self.layout.sizes, self.by_layer, strict=True)
         return self.total - sum(n_ops * (1.0 - n / size) for n, size, n_ops in counts)
 
@@ -75,14 +75,14 @@ class MultiplyAdds:
 def multiply_adds(
     model: nn.Module, input_shape: Sequence[int], layout: Layout, inputs: Tensor | None = None
 ) -> MultiplyAdds:
-    """Count them in one forward pass.
+    """Count the multiply-adds in one forward pass.
 
     Args:
-        layout: the parameters whose own are wanted.
+        layout: the parameters whose multiply-adds are wanted.
         inputs: a batch of one; None takes zeros.
 
     Raises:
-        ModelError: if the network does not run on it.
+        ModelError: if the network does not run on the inputs.
     """
     reference = next(model.parameters())
     if inputs is None:
@@ -106,7 +106,7 @@ def multiply_adds(
 
 
 def multiply_adds_left(result: CompactResult) -> float:
-    """Those of the compact network, as a share of the dense one's."""
+    """The compact network's multiply-adds, as a share of the dense network's."""
     dense, small = (cost(model, result.input_shape).multiply_adds for model in (result.original, result.model))
     return small / max(dense, 1)
 

@@ -13,7 +13,7 @@ from panning.compaction.units import Units
 
 
 class Activation(Rule):
-    """A function of each element by itself."""
+    """A function that works on each element by itself."""
 
     def units(self, at: Analysis, node: fx.Node) -> Units | None:
         x = at.units[self.operands(node)[0]]
@@ -29,7 +29,7 @@ class Activation(Rule):
 
 
 class Pass(Rule):
-    """What hands each unit on as it is, constants included: identity, pooling without a border, casts."""
+    """Operations that hand each unit on as it is, constants included: identity, pooling without a border, casts."""
 
     def units(self, at: Analysis, node: fx.Node) -> Units | None:
         (operand,) = self.operands(node)
@@ -40,7 +40,7 @@ class Pass(Rule):
 
 
 class KeepsZero(Pass):
-    """What changes constants other than 0: dropout, pooling with a border of zeros."""
+    """Operations that change constants other than 0: dropout, pooling with a border of zeros."""
 
     def units(self, at: Analysis, node: fx.Node) -> Units | None:
         x = super().units(at, node)
@@ -48,7 +48,7 @@ class KeepsZero(Pass):
 
 
 class BehindUnits(Rule):
-    """What works on axes behind the units' and hands constants on: the mean over them, squeezing them."""
+    """Operations on axes behind the units' axis that hand constants on: the mean over these axes, squeezing them."""
 
     def units(self, at: Analysis, node: fx.Node) -> Units | None:
         (operand,) = self.operands(node)
@@ -62,7 +62,7 @@ class BehindUnits(Rule):
 
 
 class WithNumber(Rule):
-    """x + 2, x * 0.5, x / 3, 1 - x and the like."""
+    """Arithmetic with numbers: x + 2, x * 0.5, x / 3, 1 - x and the like."""
 
     def operands(self, node: fx.Node) -> list[fx.Node]:
         return [arg for arg in node.args if isinstance(arg, fx.Node)]

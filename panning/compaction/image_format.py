@@ -1,4 +1,4 @@
-"""How images lie in memory: channels last is what convolutions run fastest in, the more so the fewer channels they have."""
+"""How images lie in memory: convolutions run fastest channels last, the more so the fewer channels they have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from panning.foundation.seeding import isolated_torch_rng
 
 
 def put_channels_last(model: nn.Module, inputs: Tensor) -> torch.memory_format:
-    """Lay weights out channels last where the network runs so; returns the format for its inputs, as ``image_format``."""
+    """Lay the weights out channels last where the network runs so, and return the format for its inputs."""
     model.to(memory_format=torch.channels_last)
     found = image_format(model, inputs)
     model.to(memory_format=found)
@@ -38,5 +38,5 @@ def image_format(model: nn.Module, inputs: Tensor) -> torch.memory_format:
 
 
 def adds_parts(model: nn.Module) -> bool:
-    """Whether it adds tensors that each have some of the units, as compact residual networks do."""
+    """Whether the network adds tensors that each have some of the units, as compact residual networks do."""
     return any(isinstance(module, PartialSum) for module in model.modules())

@@ -63,7 +63,7 @@ class Sum(Rule):
         return wanted
 
     def shifts(self, at: Analysis, node: fx.Node, kept: Tensor) -> list[Tensor]:
-        """For each operand the kept units that are added as constants instead."""
+        """The kept units, for each operand, that are added as constants instead."""
         wanted, known = self.wants(at, node, kept), self._by_itself(at, node, kept)
         return [k & ~w for k, w in zip(known, wanted, strict=True)]
 
@@ -73,7 +73,7 @@ class Sum(Rule):
         return torch.ones(n, dtype=torch.bool) if x is None else ~x.stays_zero
 
     def _by_itself(self, at: Analysis, node: fx.Node, kept: Tensor) -> list[Tensor]:
-        """For each operand the kept units that are known without it: entries of a parameter that nothing else needs."""
+        """For each operand, the kept units that are entries of a parameter which nothing else needs."""
         result = []
         for operand in self.operands(node):
             x = at.units[operand]

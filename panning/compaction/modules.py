@@ -1,4 +1,4 @@
-"""What a compact network needs between its layers: gathering units, adding parts, and what depends on the mode."""
+"""Modules between the layers of a compact network: they gather units, add parts, and follow the mode."""
 
 from __future__ import annotations
 

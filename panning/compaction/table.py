@@ -1,4 +1,4 @@
-"""The rules by operation. What has none stays whole: it is given every unit and returns every unit."""
+"""The rules by operation. An operation without a rule stays whole: it is given every unit and returns every unit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from panning.compaction.rule import Analysis, Rule
 _PASS, _KEEPS_ZERO, _ACTIVATION = Pass(), KeepsZero(), Activation()
 _FLATTEN, _SUM, _PRODUCT, _WITH_NUMBER, _BEHIND = Flatten(), Sum(), Product(), WithNumber(), BehindUnits()
 
-#: By the type of a module, subclasses not included: theirs may do anything.
+#: By the exact type of a module: the forward of a subclass may do anything.
 MODULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), Layer()),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), Layer()),

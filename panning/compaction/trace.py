@@ -79,7 +79,7 @@ class _Tracer(fx.Tracer):
 
 
 def _autocast_depth() -> int:
-    """How many autocasts are around, those that turn it off included."""
+    """How many autocast contexts are around, including those that turn autocast off."""
     depth: int = torch.autocast_increment_nesting()
     torch.autocast_decrement_nesting()
     return depth
@@ -92,7 +92,7 @@ class _Untraceable(Exception):
 
 
 def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
-    """``model`` as a graph, and why which of its parts stayed as they are; modes are left as they were.
+    """``model`` as a graph, and for each part that stayed as it is the reason why; modes are left as they were.
 
     Raises:
         ModelError: if the forward of the model itself cannot be traced.
@@ -212,7 +212,7 @@ _FUNCTIONS = (torch, F)
 
 
 def _out_of_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Let no operation write into its operand; returns the modules that do not any more.
+    """Let no operation write into its operand; returns the modules that no longer do.
 
     In a smaller network another tensor may lie where the operand was. What read the operand after it was written into reads
     the result instead.
@@ -282,7 +282,7 @@ def record_shapes(network: fx.GraphModule, module: nn.Module, inputs: Tensor) ->
 
 
 def same(a: Any, b: Any) -> bool:
-    """Up to what a device's order of summation changes."""
+    """Whether two values are equal, up to what a device's order of summation changes."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return bool(a == b)
     if a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point() or not a.numel():

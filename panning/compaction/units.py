@@ -40,7 +40,7 @@ class Units:
 
     @property
     def stays_zero(self) -> Tensor:
-        """Zero now, and no gradient reaches what makes it so."""
+        """Units that are zero now, and that no gradient reaches."""
         return (self.constant == 0) & ~self.trained
 
     @property
@@ -49,5 +49,5 @@ class Units:
         return self.is_constant & self.trained if self.parameter is not None else torch.zeros_like(self.trained)
 
     def only_where(self, known: Tensor) -> Units:
-        """The same with all but these units taken for live."""
+        """The same, with all units but these taken for live."""
         return replace(self, constant=self.constant.masked_fill(~known, torch.nan), trained=self.trained & known)

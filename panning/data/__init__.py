@@ -67,12 +67,12 @@ DATASETS: dict[str, DatasetRow] = {
     "cifar100": DatasetRow("CIFAR-100", partial(read_torchvision, "CIFAR100"), "crop_flip"),
 }
 
-#: Data given by their place: how the name is spelled, and what reads it.
+#: The readers of data that are named by their place, by the word before the colon.
 PATH_READERS: dict[str, Callable[[Path], Parts]] = {"npz": read_npz, "folder": read_folder}
 
 
 def data_names() -> list[str]:
-    """The names in ``DATASETS``; 'npz:PATH' and 'folder:PATH' are allowed besides."""
+    """The names in ``DATASETS``; 'npz:PATH' and 'folder:PATH' are allowed, too."""
     return list(DATASETS)
 
 

@@ -44,7 +44,7 @@ def batch_source(data: Any, seed: int) -> BatchSource:
 
 @dataclass(frozen=True, eq=False)
 class OneBatch:
-    """Every round gets the same batch."""
+    """One batch, the same for every round."""
 
     inputs: Tensor
     targets: Tensor
@@ -54,7 +54,7 @@ class OneBatch:
 
 
 class LoaderBatches:
-    """Round i gets batch i of a pass over the loader; a pass that ends starts again, with the same batches.
+    """Batches from a DataLoader: round i gets batch i of a pass; a pass that ends starts again, with the same batches.
 
     Rounds come in order, so the last few batches are kept and no others: a hundred rounds may not fit into memory.
     """
@@ -118,7 +118,7 @@ def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
 
 @contextlib.contextmanager
 def _isolated(generators: Sequence[torch.Generator], seed: int) -> Iterator[None]:
-    """As ``isolated_global_rngs``, for some generators too."""
+    """Isolate the global random states, as ``isolated_global_rngs``, and the states of these generators."""
     states = [generator.get_state() for generator in generators]
     try:
         for generator in generators:
@@ -131,7 +131,8 @@ def _isolated(generators: Sequence[torch.Generator], seed: int) -> Iterator[None
 
 
 class DatasetBatches:
-    """Round i gets ``SCORING_BATCH`` samples drawn for (seed, i), every class equally often where the labels are at hand."""
+    """Batches from a Dataset: ``SCORING_BATCH`` samples drawn for (seed, i), from every class equally many if labels are at
+    hand."""
 
     def __init__(self, dataset: Any, seed: int) -> None:
         if len(dataset) == 0:
@@ -165,7 +166,7 @@ def _labels(dataset: Any) -> NDArray[np.integer[Any]] | None:
 
 
 def _balanced(labels: NDArray[np.integer[Any]], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """``n`` different positions, of each label as many as of any other until it is used up, or one more."""
+    """``n`` different positions, every label equally often (up to one more) until it is used up."""
     order = rng.permutation(len(labels))
     order = order[labels[order].argsort(kind="stable")]
     _, counts = np.unique(labels, return_counts=True)

@@ -14,7 +14,7 @@ from panning.flow.forward import Rule
 from panning.flow.linear import rules, without_gate
 from panning.flow.pools import AVERAGE_POOLS
 
-#: Times the gradient of a computed weight: what a mean over many weights hands on is still above one half.
+#: Scale computed weights by 2^40, so that a mean over many of them still exceeds the 0.5 threshold in backward.
 LOUD = 2.0**40
 
 
@@ -41,7 +41,7 @@ def _product(function: Any, x: Tensor, weight: Tensor, bias: Any = None, *args: 
 
 
 def _given(weight: Tensor) -> bool:
-    """Whether a weight is a mask or a constant, which are 0 and 1, and not computed from them."""
+    """Whether a weight is a mask or a constant, whose entries are 0 and 1, and not computed from such entries."""
     return weight.is_leaf or (weight._base is not None and weight._base.is_leaf)
 
 

@@ -23,7 +23,7 @@ class Gate:
 
     Attributes:
         mean: around which the factor opens: 1/2 for a sigmoid, 1/n for a softmax, 1 where a number was added.
-        followed: whether what leads to it counts, or it is a scale like 1 and no more.
+        followed: whether the weights that lead to the factor count; False for a mere scale.
     """
 
     mean: float = 1.0
@@ -44,14 +44,14 @@ def gate_of(x: Any) -> Gate | None:
 
 
 def marked(x: Any, gate: Gate | None) -> Any:
-    """``x`` with this mark, or without any; a tensor of the user's that needs none is left alone."""
+    """``x`` with this mark, or without any mark; a tensor of the user's that needs no mark is left alone."""
     if isinstance(x, Tensor) and gate != gate_of(x):
         x._panning_gate = gate  # type: ignore[attr-defined]
     return x
 
 
 def gate_of_sum(a: Any, b: Any) -> Gate | None:
-    """The mark of a + b: that of a summand, or of the number that opens the other one, as in 1 + scale(x).
+    """The mark of a + b: the mark of a summand, or of the number that opens the other summand, as in 1 + scale(x).
 
     A constant tensor opens nothing, though it might: it is most often a bias, and biases keep nothing alive.
     """

@@ -52,8 +52,8 @@ def run(
 ) -> Tensor:
     """The output of ``model`` on ``inputs`` with other parameters and under ``rules``; differentiable.
 
-    Buffers are cloned (floating ones cast to ``dtype``), all modules are in evaluation mode during the pass, and what it
-    draws at random does not depend on, nor change, the global random state.
+    Buffers are cloned (floating ones cast to ``dtype``), all modules are in evaluation mode during the pass, and its random
+    draws neither depend on nor change the global random state.
     """
     replacements: dict[int, Tensor] = {id(p): parameters[name] for name, p in model.named_parameters()}
     for buffer in model.buffers():

@@ -17,7 +17,7 @@ UNSCALED_NORMS = (F.instance_norm, F.local_response_norm, F.normalize)
 DROPOUTS = (
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
 )  # fmt: skip
-#: Element by element (or, for the logarithms of probabilities, row by row), and 0 or a constant where the input is 0.
+#: They act element by element (the logarithms of probabilities row by row) and give 0 or a constant where the input is 0.
 ACTIVATIONS = (
     F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish,
     F.leaky_relu, F.prelu, torch.prelu, F.rrelu, F.hardswish, F.hardtanh, F.softplus, F.softsign, F.tanh, torch.tanh,
@@ -29,7 +29,7 @@ ACTIVATIONS = (
         "abs", "neg", "sin", "cos", "exp", "expm1", "log", "log1p", "sqrt", "square", "erf", "sign", "reciprocal",
     )),
 )  # fmt: skip
-#: Of the activations, those that are positive, or 0, where the input is 0.
+#: The activations that are positive where the input is 0.
 POSITIVE_AT_ZERO = (torch.exp, Tensor.exp, torch.cos, Tensor.cos, F.softplus)
 LOGARITHMS = (torch.log, Tensor.log)  # 0 where the input is 1
 POWERS = (torch.pow, Tensor.pow, Tensor.pow_, Tensor.__pow__, Tensor.__rpow__, torch.float_power, Tensor.float_power)
@@ -41,7 +41,7 @@ COMPARISONS = tuple(
 )  # fmt: skip
 DIVISIONS = (torch.div, Tensor.div, Tensor.div_, torch.true_divide, Tensor.true_divide, torch.divide, Tensor.divide)
 CASTS = (Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type, Tensor.type_as)
-#: Positive also where the input is 0: what they multiply, they scale and never cut.
+#: Positive also where the input is 0, so that they scale what they multiply and never cut it.
 SIGMOIDS = (F.sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_, F.hardsigmoid)
 SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
 ADDITIONS = (

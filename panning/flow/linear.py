@@ -1,7 +1,7 @@
 """What the positive and the boolean flow share: the network as sums and products of paths from the input.
 
 - A *constant* (what does not depend on the input or on a gate: biases by another name, class tokens, position embeddings,
-  attention masks) adds nothing. A tensor is one if it requires no gradient; the flow's input and gates do.
+  attention masks) adds nothing. A tensor is a constant if it requires no gradient; the flow's input and gates do.
 - A factor that is constant counts by its magnitude, and by being 0 or not where only that matters; a divisor, like the
   inverse root of a mean square or a condition on what flows (x > 0), is a scale that cuts nothing.
 - A product of two activations keeps its factors; the second is divided by its largest entry, taken as a constant, so that

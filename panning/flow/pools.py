@@ -38,7 +38,7 @@ def _each(option: Any, n_axes: int) -> Axes:
 def _dilated_average(
     x: Tensor, shape: Axes, kernel: Axes, stride: Axes, padding: Axes, dilation: Axes
 ) -> Tensor:  # fmt: skip
-    """By windows: a convolution with ones may be off 0 by rounding."""
+    """Sum by windows: a convolution with ones may be off 0 by rounding."""
     n_axes, first = len(kernel), x.dim() - len(kernel)
     spans = [(kernel[i] - 1) * dilation[i] + 1 for i in range(n_axes)]
     missing = [max(0, spans[i] + (shape[i] - 1) * stride[i] - padding[i] - x.shape[first + i]) for i in range(n_axes)]

@@ -38,7 +38,7 @@ def _without_cudnn(function: Any, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
-#: The one activation that torch cannot differentiate twice, as one that it can; and recurrent layers, which cuDNN
+#: The one activation that torch cannot differentiate twice, written so that it can; and recurrent layers, which cuDNN
 #: differentiates in training mode only, and once.
 TWICE_DIFFERENTIABLE: dict[Any, Rule] = {F.hardsigmoid: _hardsigmoid, **dict.fromkeys(RECURRENT, _without_cudnn)}
 #: Normalise with the statistics of the batch (as in the first training step) and update no running average.

@@ -1,6 +1,6 @@
 """Allocation: from scores and a number of weights to a mask that keeps exactly that number.
 
-Never by comparing with a threshold: dead weights all score exactly 0, so ties are normal at high sparsity, and
+Scores are never compared with a threshold: dead weights all score exactly 0, so ties are normal at high sparsity, and
 ``score >= threshold`` would keep too many, ``>`` too few. Ties go to the lower flat index, which is a stable order:
 for nested budgets the masks are nested. Methods that move masks while a network trains draw lots instead.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from panning.foundation.errors import DensityError, NonFiniteError
 from panning.masks.layout import Layout
 
-#: From how many entries on a selection looks at a sample first, and at every how manieth.
+#: Use a strided sample to bound the k-th value from this size on; the stride.
 SAMPLED_FROM = 10_000
 SAMPLE_STRIDE = 61
 
@@ -24,7 +24,7 @@ def top_k(scores: Tensor, n_kept: int, generator: torch.Generator | None = None)
     """Keep the ``n_kept`` highest scores of a flat tensor; among equals the first.
 
     Args:
-        generator: of the CPU; draws lots among equals instead.
+        generator: a generator on the CPU; if given, lots decide among equals.
 
     Returns:
         bool, the shape of ``scores``, with exactly ``n_kept`` True.
@@ -116,7 +116,7 @@ def _spread_layer(scores: Tensor, n_kept: int, spread: float, noise: Tensor) -> 
 
 
 def allocate_by_layer(scores: Tensor, counts: list[int], layout: Layout) -> Tensor:
-    """A flat mask that keeps ``counts[i]`` highest scores of layer i."""
+    """A flat mask that keeps the ``counts[i]`` highest scores of layer i."""
     check_finite(scores, layout)
     return torch.cat([top_k(scores[part], count) for part, count in zip(layout.slices(), counts, strict=True)])
 
@@ -149,7 +149,7 @@ def round_counts(quotas: list[float], n_kept: int, sizes: tuple[int, ...]) -> li
 
 
 def uniform_counts(layout: Layout, n_kept: int) -> list[int]:
-    """The same density in every layer."""
+    """Uniform quotas: the same density in every layer."""
     density = n_kept / layout.n_prunable
     return round_counts([density * size for size in layout.sizes], n_kept, layout.sizes)
 

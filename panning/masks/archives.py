@@ -92,7 +92,7 @@ def read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _check_globals(path: Path) -> None:
-    """Refuse what names other things than ``GLOBALS``, before any of it is loaded."""
+    """Refuse a file that names anything outside ``GLOBALS``, before any of it is loaded."""
     with open(path, "rb") as file:
         if file.read(2) == b"PK":  # asked of torch's own reader: another might see another record of that name
             pickles: BinaryIO = io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))

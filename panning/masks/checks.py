@@ -14,7 +14,7 @@ from panning.masks.masks import Masks
 #: A larger file, or an archive that unpacks to more, is refused before it is read.
 MAX_FILE_BYTES = 4 * 2**30
 
-#: More weights than this are refused: a few bytes can stand for any number of them, in CSR or in an expanded tensor.
+#: More weights than this are refused: in CSR or an expanded tensor, a few bytes can stand for any number of weights.
 MAX_WEIGHTS = 2**30
 
 READABLE = (
@@ -24,7 +24,7 @@ READABLE = (
 
 
 class Broken(Exception):
-    """What was found and what is expected; ``read_any`` adds the file."""
+    """Error: what was found and what is expected; ``read_any`` adds the file."""
 
 
 def broken(found: str, expected: str = READABLE) -> NoReturn:

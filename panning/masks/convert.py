@@ -10,10 +10,10 @@
     openlth         NAME                          int32, as OpenLTH writes ``mask.pth``     OpenLTH
     prune           NAME_mask                     float32                                   torch.nn.utils.prune models
 
-Read are all of these, the ``state_dict`` of a ``torch.nn.utils.prune`` model, and an .npz of arrays; entries are 0 and 1 in
-any bool, integer or float type. What a file is, its content says and not its suffix. It may come from anyone: torch's files
-are loaded with ``weights_only=True``, sizes are checked before memory is asked for, and nothing is run. Names are kept in
-the file's order.
+``read_any`` reads all of these, the ``state_dict`` of a ``torch.nn.utils.prune`` model, and an .npz of arrays; entries are 0
+and 1 in any bool, integer or float type. The content of a file says what it is, not its suffix. A file may come from anyone:
+torch's files are loaded with ``weights_only=True``, sizes are checked before memory is asked for, and nothing is run. Names
+keep the file's order.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _read_safetensors(path: Path) -> Masks:
     return load_masks(path)  # whose errors name the file
 
 
-#: What ``write_as`` makes. Each suffix stands for one format.
+#: The formats that ``write_as`` makes. Each suffix stands for one format.
 FORMATS: dict[str, Format] = {
     "panning": Format(dump_masks, (".safetensors",)),
     "panning-bytes": Format(lambda masks: dump_masks(masks, packed=False)),

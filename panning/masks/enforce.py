@@ -29,16 +29,16 @@ class Removable(Protocol):
 
 
 class MaskEnforcement:
-    """Keeps masked places at zero until ``remove``; see ``enforce_masks``, which makes it. Also a context manager.
+    """What keeps masked places at zero until ``remove``; ``enforce_masks`` makes it. Also a context manager.
 
-    It need not be kept: the optimizers hold it. Pickled or deep-copied in one object with the model and the optimizers,
-    as in ``copy.deepcopy((model, optimizer, enforcement))``, it enforces the mask on those copies.
+    Nobody need hold an enforcement: the optimizers do. Pickled or deep-copied in one object with the model and the
+    optimizers, as in ``copy.deepcopy((model, optimizer, enforcement))``, it enforces the mask on those copies.
 
     Attributes:
-        parameters: the masked ones, by name.
-        handles: of all hooks; none once it has ended.
-        trusts_loads: an optimizer's state that is loaded stays as it is until the next step: another mask, to which it
-            belongs, is about to be loaded, too.
+        parameters: the masked parameters, by name.
+        handles: the handles of all hooks; empty once the enforcement has ended.
+        trusts_loads: whether a loaded optimizer state stays as it is until the next step, because the mask to which the
+            state belongs is about to be loaded, too.
     """
 
     trusts_loads = False
@@ -62,7 +62,7 @@ class MaskEnforcement:
         self._clear_gradients()
 
     def change(self, masks: Masks) -> None:
-        """Enforce another mask of the same parameters; what it masks is zeroed at once, with its gradient and state."""
+        """Enforce another mask of the same parameters; newly masked weights, gradients and states are zeroed at once."""
         self.masks = masks
         for name, parameter in self.parameters.items():
             self._gates[parameter].change(masks[name])
@@ -71,7 +71,7 @@ class MaskEnforcement:
             self._after_step(optimizer)
 
     def let_gradients_through(self, through: bool) -> None:
-        """Whether gradients stay whole until the next step, for a method that looks at those of masked weights."""
+        """Whether gradients stay whole until the next step, for a method that looks at gradients of masked weights."""
         for gate in self._gates.values():
             gate.is_open = through
 
@@ -126,7 +126,7 @@ class MaskEnforcement:
         return loss
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
-        """Zero the masked weights and their state, what the optimizer made of 0 / 0 included."""
+        """Zero the masked weights and their state, including what the optimizer made of 0 / 0."""
         clear(
             [
                 (tensor, gate)
@@ -149,15 +149,15 @@ class MaskEnforcement:
 
 
 def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterable[Optimizer]) -> MaskEnforcement:
-    """Zero what ``masks`` masks, now and after every step of ``optimizer``, in whatever loop it is used.
+    """Keep masked weights at zero: now, and after every step of ``optimizer``, in any training loop.
 
     Call it once optimizer and model are made; where torch.distributed runs, on every rank. No key of a ``state_dict``
     changes. The mask follows the model to other devices and types, and takes 4 bytes a float32 weight there. An optimizer
     that has run before loses its state of masked weights.
 
     The hooks belong to this model and this optimizer. A copy of the model alone, as ``copy.deepcopy``, pickle or a running
-    average make it, holds the zeros and is free: call this again to train it. So it is with weights that are loaded: their
-    masked places are cleared when the optimizer's state is loaded, or at the next step.
+    average make it, holds the zeros but no hooks: call ``enforce_masks`` again to train it. The masked places of loaded
+    weights are cleared when the optimizer's state is loaded, or at the next step.
 
     Args:
         model: bare, or inside DistributedDataParallel, ``torch.compile`` and the like.
@@ -205,7 +205,7 @@ def clear_gradient(parameter: Tensor, mask: Tensor) -> None:
 
 
 def _may_learn(parameter: nn.Parameter) -> bool:
-    """Whether it has gradients, or would have if it were no longer frozen."""
+    """Whether a parameter has gradients, or would have if it were no longer frozen."""
     return parameter.requires_grad or (parameter.is_floating_point() and not parameter.is_inference())
 
 
@@ -219,7 +219,7 @@ def _hooked(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> Removabl
 
 
 def _state_like(parameter: Tensor, optimizer: Optimizer) -> Iterator[Tensor]:
-    """State with one value a weight. A scalar's is left alone: its shape is that of a step counter."""
+    """State tensors with one value a weight. The state of a scalar is left alone: a step counter has the same shape."""
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.dim() > 0 and value.shape == parameter.shape:
             yield value

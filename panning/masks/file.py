@@ -59,7 +59,7 @@ class _Description(BaseModel):
 
 
 class _Broken(Exception):
-    """What was found and what is expected; ``load_masks`` adds the file."""
+    """Error: what was found and what is expected; ``load_masks`` adds the file."""
 
 
 def _broken(found: str, expected: str) -> NoReturn:
@@ -75,10 +75,10 @@ def save_masks(masks: Masks, path: str | Path, *, packed: bool = True) -> None:
     """Write masks and their manifest; the same masks and manifest give the same bytes.
 
     Args:
-        packed: one bit per weight; otherwise one byte, which other safetensors readers take for a bool mask as it is.
+        packed: store one bit per weight. False stores one byte, which other safetensors readers take for a bool mask.
 
     Raises:
-        MaskError: if the manifest is no JSON, a name or shape cannot be stored.
+        MaskError: if the manifest is no JSON, or a name or shape cannot be stored.
         OutputError: if the file cannot be written.
     """
     data = dump_masks(masks, packed=packed)
@@ -95,7 +95,7 @@ def dump_masks(masks: Masks, *, packed: bool = True) -> bytes:
 
 
 def parse_masks(data: bytes, source: str) -> Masks:
-    """Masks from the bytes of a mask file; checked as ``load_masks`` does. ``source`` is what errors call them."""
+    """Masks from the bytes of a mask file, checked as in ``load_masks``. Errors call the bytes ``source``."""
     try:
         return _decode(*_read_stream(io.BytesIO(data), len(data)))
     except _Broken as error:
@@ -103,7 +103,7 @@ def parse_masks(data: bytes, source: str) -> Masks:
 
 
 def load_masks(path: str | Path) -> Masks:
-    """Read a mask file of ``save_masks``, from whatever source: all of it is checked.
+    """Read a mask file that ``save_masks`` wrote. The file may come from anyone: all of it is checked.
 
     Raises:
         MaskError: with the file, what was found in it and what is expected.

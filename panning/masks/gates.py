@@ -58,7 +58,7 @@ class Gate:
 
 
 def is_plain(grad: Tensor) -> bool:
-    """Whether it is dense and no part of a graph: its bits may be changed."""
+    """Whether a gradient is dense and no part of a graph, so that its bits may be changed."""
     return _is_strided(grad) and not grad.requires_grad
 
 

@@ -16,7 +16,7 @@ from panning.foundation.errors import MaskError
 from panning.masks.gates import Gate
 from panning.masks.masks import Masks
 
-#: What wraps a network calls it this.
+#: The attributes under which wrappers hold the network.
 INSIDE = ("module", "_orig_mod")
 
 
@@ -25,17 +25,17 @@ class Mover(Protocol):
     def parameters(self) -> Sequence[Tensor]: ...
 
 
-#: What moves masks just now.
+#: The objects that move masks just now.
 MOVERS: WeakSet[Mover] = WeakSet()
 
 
 def first_enforced(parameters: Mapping[str, Tensor]) -> str | None:
-    """The first of these on which a mask is enforced; None if there is none."""
+    """The first of the parameters on which a mask is enforced; None if there is none."""
     return next((name for name, parameter in parameters.items() if any(_gates_of(parameter))), None)
 
 
 def first_moving(parameters: Mapping[str, Tensor]) -> str | None:
-    """The first of these whose mask moves; None if there is none."""
+    """The first of the parameters whose mask moves; None if there is none."""
 
     def first() -> str | None:
         moving = {id(parameter) for mover in MOVERS for parameter in mover.parameters}

@@ -26,9 +26,9 @@ class Kind:
 
     Attributes:
         module: the type, subclasses included.
-        parameters: their names in the module; those that a module lacks are passed over.
-        transposed: the first axis is the input's, as in transposed convolutions.
-        by_default: without it, only what an include pattern names is prunable.
+        parameters: their names in the module; a name that the module lacks is passed over.
+        transposed: the first axis belongs to the input, as in transposed convolutions.
+        by_default: whether these parameters are prunable where no include pattern names them.
     """
 
     module: type[nn.Module]
@@ -137,7 +137,7 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
     """The layout of the prunable parameters of ``model``: those of ``KINDS``.
 
     A tensor that several modules share (tied weights) is one parameter with one mask, under its first name; patterns may
-    name it by any of its names. One that is tied to an embedding is left out as the embedding is.
+    name it by any of its names. A weight that is tied to an embedding is left out, as the embedding is.
 
     Args:
         include: shell-style patterns of ``state_dict`` names; only these are prunable. None means all, embeddings apart.
@@ -180,7 +180,7 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
     return Layout(tuple(layout), tuple(tuple(tensor.shape) for tensor in layout.values()))
 
 
-#: What wraps or compiles a network, and what to pass in its place.
+#: Classes that wrap or compile a network, and what to pass in place of each.
 WRAPPERS: dict[type[nn.Module], str] = {
     torch.jit.ScriptModule: "the nn.Module that it was scripted or traced from",
     nn.DataParallel: "the network inside: model.module",
@@ -189,7 +189,7 @@ WRAPPERS: dict[type[nn.Module], str] = {
 
 
 def _check_modules(model: nn.Module) -> None:
-    """Flows run a network with other weights; refused is what would take no notice of them, or keep them."""
+    """Reject modules whose forward would ignore substituted weights or keep them afterwards."""
     for name, module in model.named_modules():
         where = f"The module '{name}'" if name else "The model"
         for wrapper, instead in WRAPPERS.items():
@@ -215,7 +215,7 @@ def _check_modules(model: nn.Module) -> None:
 
 
 def _check_memory(tensors: Mapping[str, Tensor]) -> None:
-    """Two parameters over the same memory would get two masks for the same weights."""
+    """Reject parameters that share memory: the same weights would get two masks."""
     by_memory: dict[tuple[Any, int], str] = {}
     for name, tensor in tensors.items():
         if tensor.numel() and (first := by_memory.setdefault((tensor.device, tensor.data_ptr()), name)) != name:

@@ -18,7 +18,7 @@ from panning.masks.layout import Layout
 #: A network is run on inputs of the shape that a file names: more values than this are an attack, not an image.
 MAX_INPUT_VALUES = 2**24
 
-#: Of configurations: the fraction of weights that is kept.
+#: A configuration's density: the fraction of weights that is kept.
 Density = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -48,7 +48,7 @@ def n_kept_at(density: float, n_prunable: int) -> int:
 
 
 def digest_of(flat: Tensor) -> str:
-    """Which weights a flat mask keeps, hashed; of what names, the layout says."""
+    """A hash of a flat mask; the names and shapes are not part of it."""
     return hashlib.sha256(flat.cpu().numpy().tobytes()).hexdigest()
 
 
@@ -133,10 +133,10 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
-        """Of one input of the network, as the manifest has it; None if it has none.
+        """The shape of one input of the network, from the manifest; None if the manifest has no shape.
 
         Raises:
-            MaskError: if it is none.
+            MaskError: if what the manifest holds is no shape.
         """
         shape = self.manifest.get("input_shape")
         try:
@@ -181,7 +181,7 @@ def check_input_shape(shape: Any) -> tuple[int, ...]:
     """The shape of one input, as a file names it.
 
     Raises:
-        ValueError: if it is none, or asks for more memory than an input takes.
+        ValueError: if it is no shape, or asks for more memory than an input takes.
     """
     if not isinstance(shape, list) or not 0 < len(shape) <= 16 or any(type(n) is not int or n < 1 for n in shape):
         raise ValueError(f"its input shape is {ascii(shape)[:80]}, but must be 1 to 16 positive integers")
