@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from panning.data import ImageData, balanced_batch, data_names, load_data
 from panning.foundation.config import Config
+from panning.foundation.device import check_device_name, find_device, scoring_device
 from panning.foundation.errors import ModelError
 from panning.foundation.registry import unknown_name_message
 from panning.foundation.seeding import torch_generator
@@ -52,16 +53,24 @@ class TaskSpec(Config):
 
 
 class DataSource(Config):
-    """Where data sets lie on this machine; not part of what a result depends on."""
+    """Where data sets lie on this machine, and where it computes with them; no part of what a result is known by.
+
+    Attributes:
+        device: as ``find_device`` takes it, found by whoever loads a task: a worker has devices of its own.
+    """
 
     root: str | None = None
     download: bool = False
+    device: str = "cpu"
 
     @classmethod
-    def at(cls, root: str | Path | None, download: bool = False) -> DataSource:
+    def at(cls, root: str | Path | None, download: bool = False, device: str = "cpu") -> DataSource:
         """``root`` or else $PANNING_DATA, as an absolute path: workers may run in another folder."""
         root = root or os.environ.get("PANNING_DATA") or None
-        return cls(root=str(Path(root).expanduser().absolute()) if root else None, download=download)
+        return cls(root=str(Path(root).expanduser().absolute()) if root else None, download=download, device=device)
+
+
+DeviceName = Annotated[str, AfterValidator(check_device_name)]
 
 
 class RunConfig(Config):
@@ -70,20 +79,28 @@ class RunConfig(Config):
     Attributes:
         data_root: where data sets lie; None takes $PANNING_DATA.
         download: fetch a torchvision data set that is not there.
+        device: where networks are scored, trained and evaluated: auto, cpu, cuda, cuda:N or mps. The default is the one on
+            which a seed gives the same result everywhere.
     """
 
     data_root: str | None = None
     download: bool = False
+    device: DeviceName = "cpu"
 
     @property
     def source(self) -> DataSource:
-        """Where the data lie, for this machine."""
-        return DataSource.at(self.data_root, self.download)
+        """Where the data lie and where it computes, for this machine."""
+        return DataSource.at(self.data_root, self.download, self.device)
 
-    def with_data(self, root: Path | None, download: bool) -> Self:
-        """The same run with its data where a command line says, if it says so."""
-        update = {"data_root": str(root) if root else self.data_root, "download": download or self.download}
-        return self.model_copy(update=update)
+    def with_data(self, root: Path | None, download: bool, device: str | None = None) -> Self:
+        """The same run with its data, and its device, where a command line says, if it says so."""
+        return self.model_copy(
+            update={
+                "data_root": str(root) if root else self.data_root,
+                "download": download or self.download,
+                "device": device or self.device,
+            }
+        )
 
 
 Tasks = TypeVar("Tasks", TaskSpec, tuple[TaskSpec, ...])
@@ -109,16 +126,25 @@ def check_task_names(tasks: Tasks) -> Tasks:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A loaded spec for one seed."""
+    """A loaded spec for one seed.
+
+    Attributes:
+        problem: with its network where it is scored.
+        data: on ``device``, as far as it is held in memory.
+        device: where networks are trained and evaluated.
+    """
 
     spec: TaskSpec
     problem: Problem
     data: ImageData
+    device: torch.device = torch.device("cpu")
 
 
 @functools.lru_cache(maxsize=8)
 def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
     """The data of ``spec``, kept for the next call."""
+    if source.device != "cpu":
+        return load_task_data(spec, source.model_copy(update={"device": "cpu"})).to(find_device(source.device))
     data = load_data(spec.data, root=source.root, download=source.download, n_train=spec.n_train)
     return data if spec.label is None else replace(data, label=spec.label)
 
@@ -126,7 +152,7 @@ def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
 @functools.lru_cache(maxsize=8)
 def data_fingerprint(spec: TaskSpec, source: DataSource) -> str:
     """A hash of the images and labels of train and validation part: two runs with equal ones saw the same data."""
-    data = load_task_data(spec, source)
+    data = load_task_data(spec, source.model_copy(update={"device": "cpu"}))
     hashed = hashlib.sha256()
     for split in (data.train, data.validation):
         hashed.update(split.labels.numpy().tobytes())
@@ -143,8 +169,14 @@ def make_model(spec: TaskSpec, data: ImageData, seed: int, allow_import: bool = 
 
 
 def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, allow_import: bool = False) -> Task:
-    """Model at the initial weights of ``seed``, with class-balanced scoring batches drawn for ``seed``."""
-    data = load_task_data(spec, source or DataSource())
+    """Model at the initial weights of ``seed``, with class-balanced scoring batches drawn for ``seed``.
+
+    Raises:
+        DeviceError: if the device of ``source`` is not there; before any data are read.
+    """
+    source = source or DataSource()
+    device = find_device(source.device)
+    data = load_task_data(spec, source)
     model = make_model(spec, data, seed, allow_import)
 
     @functools.lru_cache(maxsize=2)
@@ -156,4 +188,5 @@ def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, al
         layout = prunable_layout(model, spec.include, spec.exclude)
     except ModelError as error:
         raise ModelError(f"Model '{spec.model_name}': {error}") from None
-    return Task(spec, Problem(model, layout, data.input_shape, batches, seed=seed), data)
+    model.to(scoring_device(device))
+    return Task(spec, Problem(model, layout, data.input_shape, batches, seed=seed), data, device)

@@ -21,15 +21,19 @@ PADDING = 4
 def crop_flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
     """Crop and flip each image [b, C, H, W] on its own; a new tensor of the same shape.
 
+    Args:
+        generator: of the CPU, whatever the device of the images: a seed gives the same crops everywhere.
+
     NOTE: the padding is 0 of the normalised inputs, the mean of the train part, where the paper pads with black.
     """
     batch, _, height, width = inputs.shape
 
     def offsets() -> Tensor:
-        return torch.randint(2 * PADDING + 1, (batch,), generator=generator, device=generator.device).to(inputs.device)
+        drawn = torch.randint(2 * PADDING + 1, (batch,), generator=generator)
+        return drawn.to(inputs.device, non_blocking=True)
 
     tops, lefts = offsets(), offsets()
-    flipped = torch.rand(batch, generator=generator, device=generator.device).to(inputs.device) < 0.5
+    flipped = (torch.rand(batch, generator=generator) < 0.5).to(inputs.device, non_blocking=True)
     # All (2 * PADDING + 1)**2 crops of each image as a view; indexing copies the one that was drawn.
     crops = functional.pad(inputs, (PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     cropped = crops[torch.arange(batch, device=inputs.device), :, tops, lefts]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
@@ -57,12 +58,34 @@ class ImageData:
             )
         return split
 
-    def batch(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised inputs float32 [b, C, H, W] and labels int64 [b] of ``indices`` [b] of ``split``."""
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        # (x / 255 - mean) / std in two passes over the batch instead of three
-        inputs = split.images(indices).float().mul_(1 / (255 * std)).sub_(mean / std)
-        return inputs, split.labels[indices]
+    def to(self, device: torch.device) -> ImageData:
+        """The same data with images and labels on ``device``, as far as they are held in memory; the test part, too."""
+        train, validation = self.train.to(device), self.validation.to(device)
+        return replace(self, train=train, validation=validation, load_test=partial(_moved, self.load_test, device))
+
+    def batch(self, split: Split, indices: Tensor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Normalised inputs float32 [b, C, H, W] and labels int64 [b] of ``indices`` [b] of ``split``.
+
+        Args:
+            device: where to; None leaves them where the split is.
+        """
+        indices = indices.to(split.labels.device, non_blocking=True)
+        images, labels = split.images(indices), split.labels[indices]
+        if device is not None:
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        factor, shift = _scale(self.mean, self.std, images.device)
+        return images.float().mul_(factor).sub_(shift), labels
+
+
+def _moved(load: Callable[[], Split], device: torch.device) -> Split:
+    return load().to(device)
+
+
+@lru_cache(maxsize=32)
+def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """x * factor - shift is (x / 255 - mean) / std in two passes over a batch instead of three."""
+    means, stds = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    return (1 / (255 * stds)).to(device), (means / stds).to(device)
 
 
 def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -23,7 +23,7 @@ class Split(ABC):
     """A part of a data set.
 
     Attributes:
-        labels: int64 [n].
+        labels: int64 [n]; on the device on which indices are taken.
         image_shape: (channels, height, width) of every image.
     """
 
@@ -45,11 +45,16 @@ class Split(ABC):
         """The same split held in memory, where it fits."""
         return self
 
+    def to(self, device: torch.device) -> Split:
+        """The same split on ``device``, where it is held in memory; one that is read batch by batch stays as it is."""
+        return self
+
     @cached_property
     def class_indices(self) -> dict[int, Tensor]:
-        """Where each class that occurs lies: int64 indices, ascending."""
-        order = torch.argsort(self.labels, stable=True)
-        classes, counts = torch.unique(self.labels, return_counts=True)
+        """Where each class that occurs lies: int64 indices on the CPU, ascending."""
+        labels = self.labels.cpu()
+        order = torch.argsort(labels, stable=True)
+        classes, counts = torch.unique(labels, return_counts=True)
         return dict(zip(classes.tolist(), order.split(counts.tolist()), strict=True))
 
 
@@ -73,6 +78,9 @@ class InMemorySplit(Split):
     def subset(self, indices: Tensor) -> InMemorySplit:
         # A copy rather than a view: what is sent to a worker process is then only what it needs.
         return InMemorySplit(self.images(indices), self.labels[indices])
+
+    def to(self, device: torch.device) -> InMemorySplit:
+        return self if self.labels.device == device else InMemorySplit(self._images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)

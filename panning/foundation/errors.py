@@ -36,6 +36,10 @@ class DataError(PanningError):
     """A data set that is absent, malformed or larger than allowed."""
 
 
+class DeviceError(PanningError, ValueError):
+    """A name that is no device's, or a device that is not there."""
+
+
 class ModelError(PanningError):
     """A model that cannot be built, scored or matched with the data."""
 

@@ -1,0 +1,87 @@
+"""Where tensors lie and are computed: the processor or an accelerator, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from panning.foundation.errors import DeviceError
+
+#: What a name may be; N counts from 0.
+NAMES = "auto, cpu, cuda, cuda:N or mps"
+
+#: Each kind of accelerator, the preferred one first, and how many of it are there.
+ACCELERATORS: dict[str, Callable[[], int]] = {
+    "cuda": torch.cuda.device_count,
+    "mps": lambda: int(torch.backends.mps.is_available()),
+}
+
+
+def check_device_name(name: str) -> str:
+    """``name``, if it is spelled as one of a device; whether the device is there is not looked at.
+
+    Raises:
+        DeviceError: saying what is allowed.
+
+    >>> check_device_name("cuda:1")
+    'cuda:1'
+    """
+    kind, colon, number = name.partition(":")
+    if name in ("auto", "cpu", *ACCELERATORS) or (kind == "cuda" and number.isascii() and number.isdigit()):
+        return name
+    raise DeviceError(f"'{name}' is no device; allowed are {NAMES}.")
+
+
+def find_device(name: str) -> torch.device:
+    """The device called ``name``; ``auto`` takes the first GPU of CUDA, then MPS, then the processor.
+
+    Raises:
+        DeviceError: if the name is no device's, or the device is not there: what is there, and what to do.
+
+    >>> find_device("cpu")
+    device(type='cpu')
+    """
+    there = {kind: count() for kind, count in ACCELERATORS.items()}
+    if check_device_name(name) == "auto":
+        return torch.device(next((kind for kind, n in there.items() if n), "cpu"))
+    device = torch.device(name)
+    if device.type == "cpu" or (device.index or 0) < there[device.type]:
+        return device
+    found = [f"cuda:{i}" for i in range(there["cuda"])] + ["mps"] * there["mps"]
+    raise DeviceError(
+        f"The device '{name}' is not there; this machine has {', '.join(['cpu', *found])}. Take one of them, or 'auto'"
+        + (f" ({_why_no_cuda()})." if device.type == "cuda" and not there["cuda"] else ".")
+    )
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    return f"torch {torch.__version__} finds no GPU, or no driver for CUDA {torch.version.cuda}"
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of ``model`` lie; the processor if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def scoring_device(device: torch.device) -> torch.device:
+    """Where networks are scored for what is trained on ``device``: MPS has no float64, which flows need."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until ``device`` has done all that was asked of it; what a clock must do before it is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def accelerator_name(device: torch.device) -> str | None:
+    """What the accelerator is called by its maker, for records; None on the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "Apple GPU (MPS)" if device.type == "mps" else None
