@@ -66,7 +66,7 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
     Raises:
         ConfigError: if ``out`` holds the training of another config.
     """
-    identity = config.model_dump(mode="json", exclude={"data_root", "download"})
+    identity = config.model_dump(mode="json", exclude=config.PLACES)
     claim_folder(out, identity)
     store = RecordStore(out / "rollouts.jsonl")
     threads = torch.get_num_threads()

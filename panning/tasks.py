@@ -7,7 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar
 
 import torch
 from pydantic import AfterValidator, Field
@@ -82,6 +82,8 @@ class RunConfig(Config):
         device: where networks are scored, trained and evaluated: auto, cpu, cuda, cuda:N or mps. The default is the one on
             which a seed gives the same result everywhere.
     """
+
+    PLACES: ClassVar = {"data_root", "download", "device"}  # fields that say where a run runs, not which one it is
 
     data_root: str | None = None
     download: bool = False

@@ -111,7 +111,7 @@ class SearchConfig(RunConfig):
     @property
     def identity(self) -> dict[str, Any]:
         """All that results depend on; a policy file by its content."""
-        identity = self.model_dump(mode="json", exclude={"data_root", "download", "job_timeout_s"})
+        identity = self.model_dump(mode="json", exclude=self.PLACES | {"job_timeout_s"})
         if self.agent.policy is not None:
             load_policy(self.agent.policy)  # says what is wrong with the file, if something is
             identity["agent"]["policy"] = hashlib.sha256(Path(self.agent.policy).read_bytes()).hexdigest()
