@@ -9,20 +9,26 @@ from pydantic import Field, field_validator, model_validator
 from panning.envs.panning_env import PanningEnv
 from panning.envs.reward import RewardSpec
 from panning.episode.actions import ActionSpec
+from panning.episode.observations import ObservationSpec
 from panning.foundation.config import Config
 from panning.masks.masks import Density
 from panning.tasks import DataSource, RunConfig, TaskSpec, check_task_names
 
 
-class EnvSpec(Config):
+class EpisodeSpec(ObservationSpec):
+    """How an agent's episodes go, and what it sees of them."""
+
+    n_rounds: Annotated[int, Field(ge=1)] = 6
+    action: ActionSpec = ActionSpec()
+    reward: RewardSpec = RewardSpec()
+
+
+class EnvSpec(EpisodeSpec):
     """The environment an agent is trained on; each episode draws a task, a seed and a density."""
 
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     densities: Annotated[tuple[Density, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
-    n_rounds: Annotated[int, Field(ge=1)] = 6
-    action: ActionSpec = ActionSpec()
-    reward: RewardSpec = RewardSpec()
 
     _names = field_validator("tasks")(check_task_names)
 
@@ -30,7 +36,7 @@ class EnvSpec(Config):
         """A fresh environment."""
         return PanningEnv(
             self.tasks, self.densities, self.seeds, self.n_rounds, action=self.action, reward=self.reward,
-            data_root=source.root,
+            observations=self.observations, data_root=source.root,
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from stable_baselines3 import PPO
 from torch import nn
 
-from panning.episode.actions import ActionSpec
+from panning.agents.config import EpisodeSpec
 from panning.episode.policy_net import PolicyNet
 from panning.foundation.errors import PolicyError
 from panning.foundation.files import write_atomic
@@ -50,17 +50,18 @@ def load_agent(path: Path, model: PPO) -> dict[str, Any]:
     return facts
 
 
-def export_policy(model: PPO, spec: ActionSpec, n_rounds: int, facts: dict[str, Any]) -> PolicyNet:
-    """The actor as a plain network."""
+def export_policy(model: PPO, episode: EpisodeSpec, facts: dict[str, Any]) -> PolicyNet:
+    """The actor as a plain network, for episodes as it was trained on."""
     policy: Any = model.policy
     hidden = [layer for layer in policy.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
     layers = [*hidden, policy.action_net]
-    log_std = policy.log_std if spec.form == "mix" else torch.zeros(0)
+    log_std = policy.log_std if episode.action.form == "mix" else torch.zeros(0)
     return PolicyNet(
-        spec,
-        n_rounds,
-        tuple(layer.weight.detach().cpu().numpy().astype(np.float32) for layer in layers),
-        tuple(layer.bias.detach().cpu().numpy().astype(np.float32) for layer in layers),
-        log_std.detach().cpu().numpy().astype(np.float32),
-        facts,
+        spec=episode.action,
+        n_rounds=episode.n_rounds,
+        weights=tuple(layer.weight.detach().cpu().numpy().astype(np.float32) for layer in layers),
+        biases=tuple(layer.bias.detach().cpu().numpy().astype(np.float32) for layer in layers),
+        log_std=log_std.detach().cpu().numpy().astype(np.float32),
+        facts=facts,
+        observations=episode.observations,
     )

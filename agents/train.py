@@ -23,7 +23,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from panning.agents.config import AgentConfig, EnvSpec
 from panning.agents.saving import export_policy, load_agent, save_agent
 from panning.episode.actions import ActionSpec
-from panning.episode.observations import OBSERVATIONS
 from panning.episode.policies import make_policy
 from panning.episode.policy_net import PolicyNet, save_policy
 from panning.foundation.errors import NonFiniteError
@@ -93,7 +92,7 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
                         listen(Event("training the agent", rollout + 1, config.ppo.n_rollouts, "rollout", figures))
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
             facts = {"config": identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
-            policy = export_policy(model, config.env.action, config.env.n_rounds, facts)
+            policy = export_policy(model, config.env, facts)
     finally:
         torch.set_num_threads(threads)
         if envs is not None:
@@ -167,7 +166,8 @@ def _build(config: AgentConfig, envs: VecEnv) -> PPO:
 
 def _start_near(model: PPO, spec: ActionSpec, policy: str) -> None:
     """Move the action's mean (``mix``) or most likely choices (``pick``) to a fixed policy's action."""
-    action = make_policy(policy, spec)(np.zeros(len(OBSERVATIONS), np.float32))
+    fixed = make_policy(policy, spec)
+    action = fixed(np.zeros(len(fixed.observations), np.float32))
     bias: Any = model.policy.action_net.bias
     with torch.no_grad():
         if spec.form == "mix":  # short of the bounds, or half of the exploration would be clipped away

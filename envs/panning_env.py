@@ -14,7 +14,7 @@ from panning.envs import rendering
 from panning.envs.reward import Ending, RewardSpec, ending_reward, round_reward, round_terms
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import decode, initial, is_terminated, transition
-from panning.episode.observations import OBSERVATIONS, observe
+from panning.episode.observations import STANDARD, ObservationSpec, observe
 from panning.episode.state import EpisodeState
 from panning.foundation.config import parse_config
 from panning.foundation.errors import ConfigError
@@ -36,8 +36,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
     ``form="pick"``: ``MultiDiscrete``: which index, which step, which spread. See ``panning.episode.actions``.
 
     ## Observation Space
-    ``Box(-1, 1, (16,))``, the features of ``panning.episode.observations.OBSERVATIONS`` in their order; the same for
-    every architecture.
+    ``Box(-1, 1)``, one number for each of ``observations``; the same for every architecture.
 
     ## Rewards
     Per round the paper's terms (alive, loss, gradient) with fixed normalisers; at the end, if ``reward.training`` > 0,
@@ -63,6 +62,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         densities: targets; each episode draws one.
         seeds: of the initial weights and scoring batches; each episode draws one.
         n_rounds: the most rounds an episode may take.
+        observations: rows of ``panning.episode.observations.OBSERVATIONS``.
         data_root: where data sets lie.
         render_mode: ``ansi`` (text) or ``rgb_array`` (picture): density of each layer over the rounds.
 
@@ -84,6 +84,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         *,
         action: ActionSpec | Mapping[str, Any] = ActionSpec(),  # noqa: B008 (frozen)
         reward: RewardSpec | Mapping[str, Any] = RewardSpec(),  # noqa: B008 (frozen)
+        observations: Sequence[str] = STANDARD,
         data_root: str | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -103,7 +104,9 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         )
         self.source = DataSource(root=data_root)
         self.render_mode = render_mode
-        self.observation_space = spaces.Box(-1.0, 1.0, (len(OBSERVATIONS),), np.float32)
+        seen = {"observations": tuple(observations)}
+        self.observations = parse_config(ObservationSpec, seen, "the environment").observations
+        self.observation_space = spaces.Box(-1.0, 1.0, (len(self.observations),), np.float32)
         self.action_space = action_space(self.spec_of_action)
         self._ending = Ending(self.spec_of_reward, n_rounds)
         self._tasks: dict[tuple[int, int], Task] = {}
@@ -132,7 +135,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self._task = self._load(self._task_number, task_seed)
         self._state = initial(self._task.problem, density, self.n_rounds)
         self._frames = [rendering.frame(self._state)]
-        return observe(self._state), self._info()
+        return observe(self._state, self.observations), self._info()
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         if is_terminated(self.state):
@@ -147,7 +150,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
             terms = self._ending.terms(self._task, self._state)
             reward += ending_reward(self.spec_of_reward, terms)
             info.update(terms)
-        return observe(self._state), float(reward), terminated, False, info
+        return observe(self._state, self.observations), float(reward), terminated, False, info
 
     def render(self) -> Any:
         if self.render_mode == "ansi":

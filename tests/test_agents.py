@@ -15,9 +15,10 @@ from stable_baselines3 import PPO
 
 from panning.agents import AgentConfig, train_agent
 from panning.agents import train as training
+from panning.agents.config import EpisodeSpec
 from panning.agents.saving import export_policy, load_agent, save_agent
 from panning.episode.actions import ActionSpec
-from panning.episode.observations import OBSERVATIONS
+from panning.episode.observations import STANDARD
 from panning.episode.policy_net import load_policy
 from panning.foundation.errors import ConfigError, PolicyError
 from panning.foundation.progress import Event
@@ -36,7 +37,7 @@ class Aim(gymnasium.Env[Any, Any]):
     """One step: the reward is how near the action is to a target shown in the observation."""
 
     def __init__(self, spec: ActionSpec) -> None:
-        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (len(OBSERVATIONS),), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (len(STANDARD),), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(spec.dimensions),), np.float32)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
@@ -57,7 +58,7 @@ def test_ppo_beats_the_random_policy_on_a_toy_problem() -> None:
 
         model = training._build(settings, DummyVecEnv([lambda: Aim(spec)] * 2))
         model.learn(1500)
-    policy = export_policy(model, spec, 1, {})
+    policy = export_policy(model, EpisodeSpec(action=spec), {})
 
     def mean_reward(act: Any) -> float:
         rewards = []
@@ -83,7 +84,7 @@ def test_the_exported_network_acts_as_the_agent(form: str, tmp_path: Path) -> No
     load_agent(tmp_path / "agent.safetensors", model)
     policy = load_policy(tmp_path / "policy.safetensors")
     for seed in range(5):
-        observation = np.random.default_rng(seed).uniform(-1, 1, len(OBSERVATIONS)).astype(np.float32)
+        observation = np.random.default_rng(seed).uniform(-1, 1, len(STANDARD)).astype(np.float32)
         expected, _ = model.predict(observation, deterministic=True)
         np.testing.assert_allclose(policy(observation), expected, atol=1e-5)
 
@@ -159,7 +160,7 @@ def test_an_agent_can_start_near_a_fixed_policy(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     settings = config(n_rollouts=1, start="synflow", learning_rate=1e-9)
     policy = train_agent(settings, tmp_path)
-    action = policy(np.zeros(len(OBSERVATIONS), np.float32))
+    action = policy(np.zeros(len(STANDARD), np.float32))
     np.testing.assert_allclose(action, [-0.8, -0.8, -0.8, 0.8, 0.0, -0.8], atol=1e-3)
 
 

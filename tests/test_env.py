@@ -20,6 +20,7 @@ from panning.envs import PanningEnv, RewardSpec
 from panning.envs.reward import Ending, ending_reward, round_reward, round_terms
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import initial, transition
+from panning.episode.observations import STANDARD
 from panning.episode.policies import make_policy
 from panning.foundation.errors import ConfigError
 from panning.pruners.rounds import RoundAction
@@ -88,7 +89,7 @@ def test_the_episode_ends_on_the_target_and_then_wants_a_reset() -> None:
     with pytest.raises(ConfigError, match="reset"):
         env.step(env.action_space.sample())
     env.reset(seed=0)
-    action = make_policy("synflow", env.spec_of_action)(np.zeros(16, np.float32))
+    action = make_policy("synflow", env.spec_of_action)(np.zeros(len(STANDARD), np.float32))
     endings = [env.step(action)[2] for _ in range(3)]
     assert endings == [False, False, True]
     assert env.state.n_kept == round(0.05 * env.state.mask.numel())
@@ -99,7 +100,7 @@ def test_the_episode_ends_on_the_target_and_then_wants_a_reset() -> None:
 def test_an_outside_limit_truncates() -> None:
     env = gymnasium.make("panning:Panning-v0", tasks=[TASK], n_rounds=5, max_episode_steps=2)
     env.reset(seed=0)
-    action = make_policy("synflow", ActionSpec())(np.zeros(16, np.float32))
+    action = make_policy("synflow", ActionSpec())(np.zeros(len(STANDARD), np.float32))
     assert env.step(action)[2:4] == (False, False)
     assert env.step(action)[2:4] == (False, True)
 
@@ -130,13 +131,13 @@ def test_the_training_reward_is_an_advantage_over_the_fixed_policy() -> None:
     reward = {"alive": 0, "loss": 0, "gradient": 0, "training": 10.0, "recipe": SHORT, "reference": "synflow"}
     env = make(densities=[0.05], reward=reward)
     env.reset(seed=0)
-    action = make_policy("synflow", env.spec_of_action)(np.zeros(16, np.float32))
+    action = make_policy("synflow", env.spec_of_action)(np.zeros(len(STANDARD), np.float32))
     rewards = [env.step(action) for _ in range(3)]
     info = rewards[-1][4]
     assert info["advantage"] == 0.0 and rewards[-1][1] == 0.0  # the reference itself, same batches
     assert 0.1 < info["accuracy"] <= 1.0 and info["images_seen"] == 192  # without the reference's
     env.reset(seed=0)
-    magnitude = make_policy("magnitude_spread", env.spec_of_action)(np.zeros(16, np.float32))
+    magnitude = make_policy("magnitude_spread", env.spec_of_action)(np.zeros(len(STANDARD), np.float32))
     while not (outcome := env.step(magnitude))[2]:
         pass
     assert outcome[1] == pytest.approx(10.0 * outcome[4]["advantage"] + round_reward(env.spec_of_reward, env.state))
@@ -171,7 +172,7 @@ def test_the_cost_is_the_share_of_multiply_adds_that_compaction_leaves() -> None
 
 def test_the_cost_is_in_the_reward_of_the_last_round() -> None:
     plain, dear = make(densities=[0.01]), make(densities=[0.01], reward={"cost": 2.0})
-    action = make_policy("synflow", plain.spec_of_action)(np.zeros(16, np.float32))
+    action = make_policy("synflow", plain.spec_of_action)(np.zeros(len(STANDARD), np.float32))
     outcomes = []
     for env in (plain, dear):
         env.reset(seed=0)
@@ -201,5 +202,9 @@ def test_wrong_arguments_are_refused() -> None:
         make(render_mode="human")
     with pytest.raises(ConfigError, match=r"Did you mean 'model'"):
         PanningEnv(tasks=[{"modle": "mlp", "data": "digits"}])
+    with pytest.raises(ConfigError, match=r"Did you mean 'progress'"):
+        make(observations=["loss", "progres"])
+    with pytest.raises(ConfigError, match="named twice"):
+        make(observations=["loss", "loss"])
     with pytest.raises(ConfigError, match=r"reward.*\n.*reference"):
         make(reward={"reference": "synflo"})

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from toys import mlp_problem, residual_problem
 
+import panning.configs
 from panning.episode.actions import PICK_SPREADS, PICK_STEPS, ActionSpec
 from panning.episode.episode import decode, initial, is_terminated, run_policy, transition
-from panning.episode.observations import OBSERVATIONS, observe
+from panning.episode.observations import OBSERVATIONS, STANDARD, observe
 from panning.episode.policies import POLICIES, Constant, Replay, available_policies, make_policy
 from panning.episode.policy_net import PolicyNet, load_policy, save_policy
 from panning.episode.state import EpisodeState
@@ -125,16 +126,16 @@ def test_impossible_targets_are_refused_at_the_start() -> None:
 
 def test_observations_have_one_length_for_every_network_and_known_values_at_the_start() -> None:
     for problem in (residual_problem(), mlp_problem()):
-        seen = dict(zip(OBSERVATIONS, observe(initial(problem, 0.05, 5)).tolist(), strict=True))
+        seen = dict(zip(STANDARD, observe(initial(problem, 0.05, 5)).tolist(), strict=True))
         assert seen["loss"] == seen["grad_norm"] == seen["progress"] == seen["effective_density"] == 0.0
         assert seen["rounds_left"] == seen["alive_share"] == seen["units_in_use"] == 1.0
         assert seen["target_density"] == pytest.approx(np.log(0.05) / np.log(1e-5))
-    assert seen["linear_share"] == 1.0 and len(OBSERVATIONS) >= 7
+    assert seen["linear_share"] == 1.0
 
 
 def test_observations_follow_the_mask() -> None:
     state = transition(initial(mlp_problem(), 0.1, 2), RoundAction({"snip": 1.0}, 0.4, spread=0.5))
-    seen = dict(zip(OBSERVATIONS, observe(state).tolist(), strict=True))
+    seen = dict(zip(STANDARD, observe(state).tolist(), strict=True))
     assert seen["progress"] == pytest.approx(np.log(state.density) / np.log(0.1))
     assert seen["alive_share"] == pytest.approx(state.effective_density / state.density)
     assert seen["rounds_left"] == 0.5 and seen["last_spread"] == 0.5
@@ -169,7 +170,7 @@ def test_policies_that_need_an_index_the_actions_lack_are_left_out() -> None:
 def small_policy(spec: ActionSpec = MIX) -> PolicyNet:
     rng = np.random.default_rng(0)
     n_output = len(spec.dimensions) if spec.form == "mix" else sum(spec.choices)
-    sizes = (len(OBSERVATIONS), 5, n_output)
+    sizes = (len(STANDARD), 5, n_output)
     weights = tuple(rng.normal(size=(o, i)).astype(np.float32) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
     biases = tuple(np.zeros(o, np.float32) for o in sizes[1:])
     log_std = np.full(n_output if spec.form == "mix" else 0, -1.0, np.float32)
@@ -181,7 +182,7 @@ def test_a_saved_policy_acts_as_before(spec: ActionSpec, tmp_path: Path) -> None
     policy = small_policy(spec)
     save_policy(policy, tmp_path / "p")
     loaded = load_policy(tmp_path / "p")
-    observation = np.linspace(-1, 1, len(OBSERVATIONS)).astype(np.float32)
+    observation = np.linspace(-1, 1, len(STANDARD)).astype(np.float32)
     assert np.array_equal(policy(observation), loaded(observation))
     draws = [p.sample(observation, np.random.default_rng(1)) for p in (policy, loaded)]
     assert np.array_equal(draws[0], draws[1]) and loaded.spec == spec and loaded.facts == {"made": "by hand"}
@@ -191,10 +192,10 @@ def test_a_saved_policy_acts_as_before(spec: ActionSpec, tmp_path: Path) -> None
 
 def test_the_network_is_tanh_between_linear_layers() -> None:
     spec = ActionSpec(indices=("snip",))
-    first, second = np.zeros((1, len(OBSERVATIONS)), np.float32), np.array([[2.0], [0.5], [-9.0]], np.float32)
+    first, second = np.zeros((1, len(STANDARD)), np.float32), np.array([[2.0], [0.5], [-9.0]], np.float32)
     first[0, 0] = 1.0
     policy = PolicyNet(spec, 2, (first, second), (np.zeros(1, np.float32),) + (np.full(3, 0.1, np.float32),), *EXTRA)
-    observation = np.zeros(len(OBSERVATIONS), np.float32)
+    observation = np.zeros(len(STANDARD), np.float32)
     observation[0] = 0.5
     expected = np.clip(np.array([2.0, 0.5, -9.0]) * np.tanh(0.5) + 0.1, -1, 1)
     np.testing.assert_allclose(policy(observation), expected, rtol=1e-6)
@@ -215,7 +216,9 @@ def test_policy_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         path.write_bytes(save({**tensors, **other}, {"panning_policy": json.dumps({**description, **change})}))
         return path
 
-    with pytest.raises(PolicyError, match="other observations"):
+    with pytest.raises(PolicyError, match="Unknown observation 'progres'. Did you mean 'progress'"):
+        load_policy(write({"observations": [*STANDARD[1:], "progres"]}))
+    with pytest.raises(PolicyError, match="do not fit 1 observations"):
         load_policy(write({"observations": ["loss"]}))
     with pytest.raises(PolicyError, match="policy format 2"):
         load_policy(write({"format_version": 2}))
@@ -229,6 +232,46 @@ def test_policy_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             load_policy(tmp_path / "junk")
     with pytest.raises(PolicyError, match="No policy file"):
         load_policy(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [
+        ("fashion-lenet5", [-1.0, -1.0, -0.5439098, 0.825366, -0.0652234, -0.5935691]),
+        ("cifar10-resnet20", [-1.0, -0.6406037, -0.5899031, 0.4606665, -0.153209, -1.0]),
+    ],
+)
+def test_shipped_policies_load_and_act_as_ever_whatever_rows_join_the_observations(
+    name: str, action: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OBSERVATIONS, "new", lambda state: 1.0)
+    policy = load_policy(Path(panning.configs.__file__).parent / "bench" / f"{name}.safetensors")
+    assert policy.observations == STANDARD
+    np.testing.assert_allclose(policy(np.linspace(-1, 1, 16).astype(np.float32)), action, atol=1e-6)
+
+
+def test_a_policy_sees_the_observations_that_it_names(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Sparing(Constant):
+        observations = ("rounds_left", "loss")
+
+        def __call__(self, observation: Any) -> Any:
+            seen.append(observation)
+            return super().__call__(observation)
+
+    run_policy(residual_problem(), 0.05, Sparing(MIX.encode({"snip": 1.0})), MIX, 4)
+    assert [observation[0] for observation in seen] == [1.0, 0.75, 0.5, 0.25] and seen[0].shape == (2,)
+    small = small_policy()
+    weights = (small.weights[0][:, :2], *small.weights[1:])
+    save_policy(dataclasses.replace(small, weights=weights, observations=Sparing.observations), tmp_path / "p")
+    assert load_policy(tmp_path / "p").observations == Sparing.observations
+
+
+def test_policies_that_keep_state_forget_the_last_episode() -> None:
+    for policy in (make_policy("staged", MIX), Replay([[0.0] * 6, [0.5] * 6])):
+        first, again = (run_policy(residual_problem(), 0.005, policy, MIX, 6)[1] for _ in range(2))
+        assert np.array_equal(first, again)
 
 
 def test_problems_are_values_that_can_be_varied() -> None:

@@ -22,7 +22,7 @@ from panning.compare.grid import CONTROLLED, GridConfig, row_name
 from panning.compare.reproduce import differences, find_record, run_again
 from panning.compare.run import check_grid, merge_records, run_grid
 from panning.episode.actions import ActionSpec
-from panning.episode.observations import OBSERVATIONS
+from panning.episode.observations import STANDARD
 from panning.episode.policy_net import PolicyNet, save_policy
 from panning.foundation.config import parse_config
 from panning.foundation.errors import ConfigError, DensityError, OutputError, PanningError
@@ -366,7 +366,7 @@ def test_an_agents_mask_may_be_where_masks_begin_to_move(tmp_path: Path) -> None
 def policy_file(path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     spec = ActionSpec()
-    weight = rng.standard_normal((len(spec.dimensions), len(OBSERVATIONS))).astype(np.float32)
+    weight = rng.standard_normal((len(spec.dimensions), len(STANDARD))).astype(np.float32)
     bias = np.zeros(len(spec.dimensions), np.float32)
     save_policy(PolicyNet(spec, 2, (weight,), (bias,), bias, {"made": "by hand"}), path)
 

@@ -38,7 +38,7 @@ from panning.compaction import compact
 from panning.data import load_data
 from panning.data.folder import MAX_PIXELS, decode_image
 from panning.episode.actions import ActionSpec
-from panning.episode.observations import OBSERVATIONS
+from panning.episode.observations import STANDARD
 from panning.episode.policy_net import PolicyNet, load_policy, save_policy
 from panning.export.folder import VECTORS, WEIGHTS, load_compact, save_compact
 from panning.foundation.config import load_config
@@ -131,7 +131,7 @@ def read_of_compact(name: str, path: Path) -> Any:
 
 
 def write_policy(path: Path) -> None:
-    spec, n = ActionSpec(indices=("snip",)), len(OBSERVATIONS)
+    spec, n = ActionSpec(indices=("snip",)), len(STANDARD)
     weights = (np.ones((4, n), np.float32), np.ones((3, 4), np.float32))
     biases = (np.zeros(4, np.float32), np.zeros(3, np.float32))
     save_policy(PolicyNet(spec, 2, weights, biases, np.zeros(3, np.float32), {"rollouts": 1}), path)
@@ -641,7 +641,7 @@ COMMON: dict[str, Damage] = {
 READERS = {reader.name: reader for reader in [
     Reader("mask", write_mask, load_masks, lambda m: m.n_kept == 9, SAFETENSORS, exact=True),
     Reader("policy", write_policy, load_policy,
-           lambda p: p(np.zeros(len(OBSERVATIONS), np.float32)).shape == (3,), SAFETENSORS),
+           lambda p: p(np.zeros(len(STANDARD), np.float32)).shape == (3,), SAFETENSORS),
     Reader("checkpoint", write_checkpoint, read_checkpoint, lambda h: h is None or len(h) <= 1, SAFETENSORS,
            harmless=frozenset({"a link to nothing", "a link to itself"})),  # no file: training starts anew
     Reader("checkpoint of moving masks", write_moving, read_moving, lambda h: h is None or len(h) <= 1, SAFETENSORS,

@@ -1,12 +1,11 @@
 """An episode: one network pruned in rounds to a target density. Pure functions over a frozen state.
 
 ``initial`` and ``transition`` are the dynamics; the Gymnasium environment is a shell around them, and ``run_policy`` runs
-them with any policy to prune a network. A policy is a callable: observation -> action.
+them with any policy to prune a network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from panning.alive.connectivity import Connectivity
 from panning.episode.actions import ActionSpec
-from panning.episode.observations import observe
+from panning.episode.observations import STANDARD, observe
 from panning.episode.state import EpisodeState
 from panning.foundation.errors import DensityError
 from panning.masks.masks import n_kept_at
@@ -27,7 +26,23 @@ from panning.scoring.signals import Signals
 
 Observation = NDArray[np.float32]
 Action = NDArray[Any]
-Policy = Callable[[Observation], Action]
+
+
+class Policy:
+    """What acts in an episode: called with an observation, it gives an action.
+
+    Attributes:
+        observations: rows of ``OBSERVATIONS``, those that it was made for, in the order of its input.
+    """
+
+    observations: tuple[str, ...] = STANDARD
+
+    def reset(self) -> None:
+        """A new episode begins: a policy that keeps state forgets the last one."""
+
+    def __call__(self, observation: Observation) -> Action:
+        """The action [entries of the action's spec] for an observation, float32 [len(observations)]."""
+        raise NotImplementedError
 
 
 def initial(problem: Problem, target_density: float, n_rounds: int) -> EpisodeState:
@@ -45,8 +60,10 @@ def initial(problem: Problem, target_density: float, n_rounds: int) -> EpisodeSt
     signals = Signals(problem, mask)
     signals.request("loss")
     return EpisodeState(
-        problem, connectivity, target_density, n_rounds, 0, mask, None, signals, connectivity.alive(mask),
-        signals.loss, signals.grad_norm, None, signals.loss, signals.grad_norm,
+        problem=problem, connectivity=connectivity, target_density=target_density, n_rounds=n_rounds,
+        mask=mask, signals=signals, alive=connectivity.alive(mask),
+        dense_loss=signals.loss, dense_grad_norm=signals.grad_norm,
+        previous_loss=signals.loss, previous_grad_norm=signals.grad_norm,
     )  # fmt: skip
 
 
@@ -98,10 +115,11 @@ def run_policy(
     (``all_alive`` can still mend it).
     """
     state = initial(problem, target_density, n_rounds)
+    policy.reset()
     actions: list[Action] = []
     history: list[dict[str, Any]] = []
     while not state.reached_target:
-        action = policy(observe(state))
+        action = policy(observe(state, policy.observations))
         actions.append(action)
         chosen = decode(spec, action, state)
         state = transition(state, chosen)

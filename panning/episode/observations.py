@@ -1,19 +1,23 @@
-"""Observations: what a policy sees of an episode. Fixed length, independent of the architecture, each in [-1, 1].
+"""Observations: what a policy sees of an episode. Each is a number in [-1, 1] that every architecture has.
 
 The first seven are the paper's (METHODS A11): loss, gradient norm, their change by the last mask, effective density,
-target, progress. The rest says where the budget lies and what kind of network it is. A new feature is a function and a
-row; the order of the rows is the order in the vector.
+target, progress. The rest says where the budget lies and what kind of network it is. A new observation is a function and a
+row in ``OBSERVATIONS``. A policy names the observations that it was made for, in the order of its input, so that a new
+row changes no policy that exists.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+
+from panning.foundation.config import Config, Name
 
 if TYPE_CHECKING:
     from panning.episode.state import EpisodeState
@@ -128,9 +132,43 @@ OBSERVATIONS: dict[str, Callable[[EpisodeState], float]] = {
     )
 }  # fmt: skip
 
+#: What a policy sees that names nothing else. It stays as it is when rows join the table.
+STANDARD = (
+    "loss", "grad_norm", "loss_change", "grad_norm_change", "effective_density", "target_density", "progress", "rounds_left",
+    "alive_share", "sparsest_layer", "layer_contrast", "units_in_use", "last_spread", "network_size", "network_depth",
+    "linear_share",
+)  # fmt: skip
 
-def observe(state: EpisodeState) -> NDArray[np.float32]:
-    """The observation vector, float32 [len(OBSERVATIONS)], each entry clipped to [-1, 1]."""
+
+class ObservationSpec(Config):
+    """Which observations, in the order of the vector.
+
+    Attributes:
+        observations: rows of ``OBSERVATIONS``.
+    """
+
+    observations: Annotated[tuple[Annotated[str, Name(OBSERVATIONS, "observation")], ...], Field(min_length=1)] = (
+        STANDARD
+    )
+
+    @field_validator("observations")
+    @classmethod
+    def _once_each(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("an observation is named twice")
+        return names
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the standard observations: a config that does not name them is the same run as before one could."""
+        values: dict[str, Any] = dump(self)
+        if self.observations == STANDARD:
+            values.pop("observations", None)
+        return values
+
+
+def observe(state: EpisodeState, names: Sequence[str] = STANDARD) -> NDArray[np.float32]:
+    """The observation vector, float32 [len(names)], each entry clipped to [-1, 1]."""
     with torch.no_grad():
-        values = [function(state) for function in OBSERVATIONS.values()]
+        values = [OBSERVATIONS[name](state) for name in names]
     return np.clip(np.array(values, dtype=np.float32), -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Fixed policies: each index alone, the paper's stages, random. They are callables as a trained agent is.
+"""Fixed policies: each index alone, the paper's stages, random. They act as a trained agent does.
 
 A row in ``POLICIES`` makes a policy from the action's spec; those whose indices the spec lacks are left out by
 ``available_policies``.
@@ -13,7 +13,7 @@ import numpy as np
 
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import Action, Observation, Policy
-from panning.episode.observations import OBSERVATIONS, SPARSEST
+from panning.episode.observations import SPARSEST, STANDARD
 from panning.foundation.errors import PolicyError
 from panning.foundation.registry import lookup
 from panning.foundation.seeding import numpy_rng
@@ -21,7 +21,7 @@ from panning.pruners.staged import next_stage, stage_weights
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Policy):
     """The same action in every round."""
 
     action: Action
@@ -31,16 +31,17 @@ class Constant:
 
 
 @dataclass
-class Staged:
+class Staged(Policy):
     """The paper's stages: weights that follow the sparsity to be reached (see ``pruners.staged``)."""
 
     spec: ActionSpec
     stage: int = 0
 
+    def reset(self) -> None:
+        self.stage = 0
+
     def __call__(self, observation: Observation) -> Action:
-        seen = dict(zip(OBSERVATIONS, observation.tolist(), strict=True))
-        if seen["progress"] <= 0.0:
-            self.stage = 0  # a new episode
+        seen = dict(zip(self.observations, observation.tolist(), strict=True))
         # With the neutral step, this round goes 1 / rounds_left of the way that is left; rounds_left is only seen as a
         # share, so the stage follows the density reached so far and is one round late at most.
         density = float(np.exp(seen["progress"] * seen["target_density"] * SPARSEST))
@@ -49,7 +50,7 @@ class Staged:
 
 
 @dataclass
-class Random:
+class Random(Policy):
     """Uniform actions from a seed of their own."""
 
     spec: ActionSpec
@@ -66,11 +67,14 @@ class Random:
 
 
 @dataclass
-class Replay:
+class Replay(Policy):
     """The actions of an earlier episode, one a round; the last is repeated if there are more rounds."""
 
     actions: Sequence[Sequence[float]]
     position: int = 0
+
+    def reset(self) -> None:
+        self.position = 0
 
     def __call__(self, observation: Observation) -> Action:
         action = np.array(self.actions[min(self.position, len(self.actions) - 1)], np.float32)
@@ -117,7 +121,7 @@ def available_policies(spec: ActionSpec) -> list[str]:
     for name in POLICIES:
         try:
             policy = make_policy(name, spec)
-            policy(np.zeros(len(OBSERVATIONS), np.float32))
+            policy(np.zeros(len(STANDARD), np.float32))
         except PolicyError:
             continue
         names.append(name)

@@ -1,7 +1,7 @@
 """A trained policy as a plain network: a safetensors file that the core runs without Stable-Baselines3.
 
-The metadata says what the policy was made for: the action's spec, the names of the observations, the number of rounds. A
-policy made for other observations is refused; nothing is unpickled.
+The metadata says what the policy was made for: the action's spec, the names of the observations, the number of rounds.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from panning.episode.actions import ActionSpec
-from panning.episode.episode import Action, Observation
-from panning.episode.observations import OBSERVATIONS
+from panning.episode.episode import Action, Observation, Policy
+from panning.episode.observations import OBSERVATIONS, STANDARD
 from panning.foundation.config import parse_config
 from panning.foundation.errors import PanningError, PolicyError
 from panning.foundation.files import read_regular, strict_json, write_atomic
+from panning.foundation.registry import unknown_name_message
 
 FORMAT_VERSION = 1
 MAX_POLICY_BYTES = 64 << 20
@@ -30,13 +31,14 @@ MAX_ROUNDS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class PolicyNet:
+class PolicyNet(Policy):
     """A multi-layer perceptron with tanh between the layers: observation -> action.
 
     Attributes:
         weights, biases: of each layer, float32; the last gives the action's mean (``mix``) or logits (``pick``).
         log_std: of the action's Gaussian, for sampling; empty for ``pick``.
         facts: JSON-able, of the training.
+        rng: actions are drawn from the policy with it; None takes the most likely ones.
     """
 
     spec: ActionSpec
@@ -45,9 +47,12 @@ class PolicyNet:
     biases: tuple[NDArray[np.float32], ...]
     log_std: NDArray[np.float32]
     facts: dict[str, Any]
+    observations: tuple[str, ...] = STANDARD
+    rng: np.random.Generator | None = None
 
     def __call__(self, observation: Observation) -> Action:
-        """The most likely action."""
+        if self.rng is not None:
+            return self.sample(observation, self.rng)
         output = self.output(observation)
         if self.spec.form == "mix":
             return output.clip(-1.0, 1.0)
@@ -82,7 +87,7 @@ def save_policy(policy: PolicyNet, path: str | Path) -> None:
     description = {
         "format_version": FORMAT_VERSION,
         "action": policy.spec.model_dump(mode="json"),
-        "observations": list(OBSERVATIONS),
+        "observations": list(policy.observations),
         "n_rounds": policy.n_rounds,
         "facts": policy.facts,
     }
@@ -118,10 +123,10 @@ def parse_policy(data: bytes, source: str) -> PolicyNet:
         version = description["format_version"]
         if version != FORMAT_VERSION:
             raise PolicyError(f"{source} has policy format {version}; this version reads {FORMAT_VERSION}.")
-        seen = description["observations"]
-        if seen != list(OBSERVATIONS):
-            raise PolicyError(f"{source} was made for other observations:\n  file {seen}\n  here {list(OBSERVATIONS)}")
         spec = parse_config(ActionSpec, description["action"], f"{source}, action")
+        for name in (seen := description.get("observations", STANDARD)):
+            if name not in OBSERVATIONS:
+                raise PolicyError(f"{source}: {unknown_name_message('observation', name, OBSERVATIONS)}")
         n_layers = len(tensors) // 2  # what is there too much or too little makes a name below unknown
         if any(tensor.dtype != torch.float32 for tensor in tensors.values()) or len(tensors) != 2 * n_layers + 1:
             raise PolicyError(f"{source}: its tensors are not a float32 weight and bias a layer, and log_std.")
@@ -129,15 +134,14 @@ def parse_policy(data: bytes, source: str) -> PolicyNet:
             raise PolicyError(f"{source}: 'n_rounds' must be a number from 1 to {MAX_ROUNDS}.")
         if not isinstance(description["facts"], dict):
             raise PolicyError(f"{source}: 'facts' must be an object.")
-        weights = tuple(tensors[f"layers.{i}.weight"].numpy() for i in range(n_layers))
-        biases = tuple(tensors[f"layers.{i}.bias"].numpy() for i in range(n_layers))
         policy = PolicyNet(
-            spec,
-            description["n_rounds"],
-            weights,
-            biases,
-            tensors["log_std"].numpy(),
-            description["facts"],
+            spec=spec,
+            n_rounds=description["n_rounds"],
+            weights=tuple(tensors[f"layers.{i}.weight"].numpy() for i in range(n_layers)),
+            biases=tuple(tensors[f"layers.{i}.bias"].numpy() for i in range(n_layers)),
+            log_std=tensors["log_std"].numpy(),
+            facts=description["facts"],
+            observations=tuple(seen),
         )
         _check_shapes(policy, source)
     except PanningError:
@@ -149,7 +153,7 @@ def parse_policy(data: bytes, source: str) -> PolicyNet:
 
 def _check_shapes(policy: PolicyNet, source: str) -> None:
     n_output = len(policy.spec.dimensions) if policy.spec.form == "mix" else sum(policy.spec.choices)
-    sizes = [len(OBSERVATIONS), *(weight.shape[0] if weight.ndim else 0 for weight in policy.weights)]
+    sizes = [len(policy.observations), *(weight.shape[0] if weight.ndim else 0 for weight in policy.weights)]
     shapes_fit = bool(policy.weights) and all(
         weight.shape == (n_out, n_in) and bias.shape == (n_out,)
         for weight, bias, n_in, n_out in zip(policy.weights, policy.biases, sizes[:-1], sizes[1:], strict=True)
@@ -157,4 +161,4 @@ def _check_shapes(policy: PolicyNet, source: str) -> None:
     n_log_std = n_output if policy.spec.form == "mix" else 0
     finite = all(np.isfinite(a).all() for a in (*policy.weights, *policy.biases, policy.log_std))
     if not shapes_fit or sizes[-1] != n_output or policy.log_std.shape != (n_log_std,) or not finite:
-        raise PolicyError(f"{source}: the layers do not fit {len(OBSERVATIONS)} observations and {n_output} outputs.")
+        raise PolicyError(f"{source}: the layers do not fit {sizes[0]} observations and {n_output} outputs.")

@@ -33,16 +33,16 @@ class EpisodeState:
     connectivity: Connectivity
     target_density: float
     n_rounds: int
-    round_number: int
     mask: Tensor
-    scores: Tensor | None
     signals: Signals
     alive: Tensor
     dense_loss: float
     dense_grad_norm: float
-    last_action: RoundAction | None
     previous_loss: float
     previous_grad_norm: float
+    round_number: int = 0
+    scores: Tensor | None = None
+    last_action: RoundAction | None = None
 
     @property
     def rounds_left(self) -> int:

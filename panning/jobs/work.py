@@ -15,7 +15,7 @@ import functools
 import hashlib
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -194,7 +194,7 @@ def _policy(job: Job, spec: ActionSpec) -> Policy:
     if (sample := by.get("sample")) is None:
         return net
     rng = numpy_rng(job.config["seed"], "sampled episode", sample)
-    return lambda observation: net.sample(observation, rng)
+    return replace(net, rng=rng)
 
 
 def _agent(job: Job) -> PolicyNet:

@@ -8,9 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from panning.agents.config import AgentConfig, EnvSpec, PPOSpec
-from panning.envs.reward import RewardSpec
-from panning.episode.actions import ActionSpec
+from panning.agents.config import AgentConfig, EnvSpec, EpisodeSpec, PPOSpec
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import Config
 from panning.foundation.registry import lookup
@@ -23,7 +21,7 @@ from panning.training import Recipe
 DEFAULT_BASELINES = ("erk", "magnitude", "snip", "grasp", "synflow", "iter_snip", "panning_staged")
 
 
-class AgentPart(Config):
+class AgentPart(EpisodeSpec):
     """The agent of a search; it is trained on the search's task and densities, on networks of other seeds.
 
     Attributes:
@@ -36,9 +34,6 @@ class AgentPart(Config):
     tasks: tuple[TaskSpec, ...] = ()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
     seed: int = 0
-    n_rounds: Annotated[int, Field(ge=1)] = 6
-    action: ActionSpec = ActionSpec()
-    reward: RewardSpec = RewardSpec()
     ppo: PPOSpec = PPOSpec()
 
     _names = field_validator("tasks")(check_task_names)
@@ -122,6 +117,6 @@ class SearchConfig(RunConfig):
         part = self.agent
         env = EnvSpec(
             tasks=(self.task, *part.tasks), densities=self.densities, seeds=part.seeds, n_rounds=part.n_rounds,
-            action=part.action, reward=part.reward,
+            action=part.action, reward=part.reward, observations=part.observations,
         )  # fmt: skip
         return AgentConfig(env=env, ppo=part.ppo, seed=part.seed, data_root=self.data_root, download=self.download)
