@@ -224,8 +224,6 @@ def speed(
         output.print_json(report.as_json(records))
         return
     output.print_table(report.COLUMNS, report.table_cells(records))
-    if goals := report.goal_cells(records):
-        output.print_table(report.GOAL_COLUMNS, goals)
     for line in report.failures(records):
         output.note(f"failed: {line}")
     output.say(f"Records and table: {folder}")

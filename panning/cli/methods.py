@@ -46,10 +46,10 @@ def methods(
 
 def method_rows() -> list[dict[str, Any]]:
     """One JSON-able entry for each row of ``PRUNERS``; ``cost`` maps a model to passes."""
-    from panning.measure.shipped import method_costs
+    from panning.measure.report import method_costs, shipped_records
     from panning.pruners import PRUNERS
 
-    costs = method_costs()
+    costs = method_costs(shipped_records("speed"))
     return [
         {
             "name": name, "label": row.label, "paper": row.paper, "rounds": row.pruner.n_rounds,

@@ -25,9 +25,6 @@ COLUMNS = (
     "gain", "inference gain", "n",
 )  # fmt: skip
 
-#: How many times faster a training step should be: model, density -> dense by compact, for SynFlow on one thread.
-AIMS = {("vgg19", 0.01): 4.0, ("vgg19", 0.002): 10.0, ("lenet5", 0.005): 3.0}
-
 
 def run_compaction(
     files: Sequence[Path],
@@ -126,28 +123,10 @@ def markdown(records: Iterable[RunRecord]) -> str:
     """The table, with the machine and the state of the code that it comes from."""
     records = [record for record in records if record.kind == "compaction"]
     lines = markdown_table(COLUMNS, table_cells(records))
-    if aims := aim_lines(records):
-        lines += ["", *aims]
     texts = (f"Float32, batches of {r.config['batch_size']}. {origin(r.environment)}" for r in records)
     for text in dict.fromkeys(texts):
         lines += ["", text]
     return "\n".join(lines) + "\n"
-
-
-def aim_lines(records: Iterable[RunRecord]) -> list[str]:
-    """A line for every aim that was measured."""
-    lines = []
-    for record in sorted(records, key=_place):
-        config, metrics = record.config, record.metrics
-        aim = AIMS.get((config["model"], round(config["density"], 3)))
-        if aim is not None and str(config["method"]).startswith("synflow") and config["threads"] == 1:
-            gain = metrics["dense"]["step_ms"] / max(metrics["compact"]["step_ms"], 1e-9)
-            verdict = "met" if gain >= aim else f"missed by {aim - gain:.1f}"
-            lines.append(
-                f"- {config['model']}, SynFlow at {config['density']:.4g}: a step should be {aim:g} times faster; it is "
-                f"{gain:.1f} times: {verdict}."
-            )
-    return lines
 
 
 def write_report(records: Iterable[RunRecord], out: Path) -> None:

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from panning.foundation.memory import keep_freed_memory
-from panning.measure.items import ITEMS, Item, Run, Workbench, training_step
+from panning.measure.clock import n_repetitions, seconds
+from panning.measure.items import ITEMS, Item, Workbench, training_step
 
 #: What takes less than this is repeated at least so often, even beyond the budget.
 FAST_S, MIN_REPETITIONS, MAX_REPETITIONS = 2.0, 3, 15
@@ -51,23 +52,21 @@ def measure(item: Item, bench: Workbench, budget_s: float) -> dict[str, Any]:
     """
     start = time.perf_counter()
     with_memory = repeat_once(item, bench, watch_memory=True)
-    room = int(budget_s / (time.perf_counter() - start))
-    n = min(room, MAX_REPETITIONS)
-    if with_memory.seconds < FAST_S:
-        n = max(n, MIN_REPETITIONS)
+    at_least = MIN_REPETITIONS if with_memory.seconds < FAST_S else 1
+    n = n_repetitions(budget_s, time.perf_counter() - start, at_least, MAX_REPETITIONS)
     if n > 1:  # memory again: the first pass of a shape also makes what its kernels keep
         with_memory = repeat_once(item, bench, watch_memory=True)
         samples = [repeat_once(item, bench) for _ in range(n)]
     else:
         samples = [with_memory]
-    seconds = statistics.median(sample.seconds for sample in samples)
+    item_s = statistics.median(sample.seconds for sample in samples)
     reference_s = statistics.median(sample.reference_s for sample in samples)
     ratios = [sample.seconds / sample.reference_s for sample in samples]
     return {
-        "seconds": seconds,
+        "seconds": item_s,
         "reference": item.reference,
         "reference_s": reference_s,
-        "ratio": seconds / reference_s,
+        "ratio": item_s / reference_s,
         "ratio_low": min(ratios),
         "ratio_high": max(ratios),
         "n": len(samples),
@@ -78,27 +77,18 @@ def measure(item: Item, bench: Workbench, budget_s: float) -> dict[str, Any]:
 
 def repeat_once(item: Item, bench: Workbench, *, watch_memory: bool = False) -> Repetition:
     """Time the reference, then the item."""
-    reference_s = timed(ITEMS[item.reference].prepare(bench))
+    reference_s = seconds(ITEMS[item.reference].prepare(bench))
     bench.clear()
     before = settled() if watch_memory else None
     run = item.prepare(bench)
     known = before is not None and settled() is not None and reset_peak()
-    seconds = timed(run)
+    item_s = seconds(run)
     process_peak = from_status("VmHWM") if known else None
     del run
     bench.clear()
     if before is None or process_peak is None:
-        return Repetition(seconds, reference_s)
-    return Repetition(seconds, reference_s, max(0, process_peak - before), process_peak)
-
-
-def timed(run: Run) -> float:
-    """Seconds; what ``run`` returns is let go of after the clock has stopped."""
-    start = time.perf_counter()
-    result = run()
-    seconds = time.perf_counter() - start
-    del result
-    return seconds
+        return Repetition(item_s, reference_s)
+    return Repetition(item_s, reference_s, max(0, process_peak - before), process_peak)
 
 
 def settled() -> int | None:

@@ -1,44 +1,42 @@
-"""The speed benchmark for people: a table of what was measured, a table of goals, both from records alone."""
+"""The speed benchmark as a table, from records alone; those behind the documentation are shipped with the package."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from panning.foundation.files import write_atomic
-from panning.foundation.records import RunRecord
+from panning.foundation.records import RunRecord, read_records
 from panning.foundation.tables import markdown_table, origin
-from panning.measure.goals import GOALS, STEP, Figures, quotient
 
 COLUMNS = (
     "model", "samples", "threads", "item", "ms", "ratio", "to one", "lowest", "highest", "n", "peak MB",
     "to training step", "rounds", "total, passes",
 )  # fmt: skip
-GOAL_COLUMNS = ("model", "goal", "at most", "measured", "verdict")
 NOTHING = "-"
+#: The item whose peak memory that of the others is divided by.
+STEP = "training step"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The records of one model with one number of samples and threads, as they are read from a file."""
-
-    model: str
-    n_samples: int
-    threads: int
-    figures: Figures
+#: Model, samples in the batch, threads -> item -> metrics.
+Measured = dict[tuple[str, int, int], dict[str, dict[str, Any]]]
 
 
-def measured(records: Iterable[RunRecord]) -> list[Measured]:
-    """By model, samples and threads, in the order of the records; records of other kinds are passed over."""
-    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+def shipped_records(name: str) -> list[RunRecord]:
+    """The records of ``panning bench NAME`` that are shipped: speed, compaction, training."""
+    return read_records(Path(__file__).parent / "records" / f"{name}.jsonl")
+
+
+def measured(records: Iterable[RunRecord]) -> Measured:
+    """What was measured together, in the order of the records; records of other kinds are passed over."""
+    found: Measured = {}
     for record in records:
         if record.kind == "speed":
             config = record.config
             key = (config["model"], config["n_samples"], config["threads"])
             found.setdefault(key, {})[config["item"]] = record.metrics
-    return [Measured(*key, Figures(metrics)) for key, metrics in found.items()]
+    return found
 
 
 def total_passes(metrics: dict[str, Any]) -> float | None:
@@ -51,25 +49,26 @@ def total_passes(metrics: dict[str, Any]) -> float | None:
 def method_costs(records: Iterable[RunRecord]) -> dict[str, dict[str, float]]:
     """Method -> model -> all its rounds in plain forward and backward passes of its scoring batch, on one thread."""
     costs: dict[str, dict[str, float]] = {}
-    for case in measured(records):
-        for metrics in case.figures.metrics.values() if case.threads == 1 else ():
-            if (total := total_passes(dict(metrics))) is not None:
-                costs.setdefault(metrics["method"], {})[case.model] = total
+    for (model, _, threads), items in measured(records).items():
+        for metrics in items.values() if threads == 1 else ():
+            if (total := total_passes(metrics)) is not None:
+                costs.setdefault(metrics["method"], {})[model] = total
     return costs
 
 
 def rows(records: Iterable[RunRecord]) -> Iterator[dict[str, Any]]:
     """The table's rows, unrounded; what is not known is None."""
-    for case in measured(records):
-        for item, metrics in case.figures.metrics.items():
-            peak = case.figures.value(item, "peak_bytes")
+    for (model, n_samples, threads), items in measured(records).items():
+        step_bytes = items.get(STEP, {}).get("peak_bytes")
+        for item, metrics in items.items():
+            peak = metrics.get("peak_bytes")
             yield {
-                "model": case.model, "n_samples": case.n_samples, "threads": case.threads, "item": item,
+                "model": model, "n_samples": n_samples, "threads": threads, "item": item,
                 **{key: metrics.get(key) for key in ("seconds", "ratio", "reference", "ratio_low", "ratio_high", "n")},
                 "peak_bytes": peak, "process_peak_bytes": metrics.get("process_peak_bytes"),
-                "memory_ratio": quotient(peak, case.figures.value(STEP, "peak_bytes")),
+                "memory_ratio": None if peak is None or not step_bytes else peak / step_bytes,
                 "method": metrics.get("method"), "n_rounds": metrics.get("n_rounds"),
-                "total_passes": total_passes(dict(metrics)), "error": metrics["error"],
+                "total_passes": total_passes(metrics), "error": metrics["error"],
             }  # fmt: skip
 
 
@@ -87,31 +86,6 @@ def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def goal_rows(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
-    """Every goal that applies to a measured model and could be measured; ``missed_by`` is 0 where it is met."""
-    found = []
-    for case in measured(records):
-        for goal in GOALS if case.threads == 1 else ():
-            bound, value = goal.bound_for(case.model, case.n_samples), goal.measure(case.figures)
-            if bound is not None and value is not None:
-                missed_by = max(0.0, value - bound)
-                found.append({
-                    "model": case.model, "goal": goal.name, "bound": bound, "measured": value, "missed_by": missed_by,
-                })  # fmt: skip
-    return found
-
-
-def goal_cells(records: Iterable[RunRecord]) -> list[list[str]]:
-    """The table of goals as text."""
-    return [
-        [
-            row["model"], row["goal"], _short(row["bound"]), _short(row["measured"]),
-            f"missed by {_short(row['missed_by'])}" if row["missed_by"] else "met",
-        ]
-        for row in goal_rows(records)
-    ]  # fmt: skip
-
-
 def failures(records: Iterable[RunRecord]) -> list[str]:
     """A line for every item that could not be measured."""
     return [
@@ -122,8 +96,8 @@ def failures(records: Iterable[RunRecord]) -> list[str]:
 
 
 def markdown(records: Sequence[RunRecord]) -> str:
-    """``table.md``: both tables with what one must know to read them."""
-    goals, failed = goal_cells(records), failures(records)
+    """``table.md``: the table with what one must know to read it."""
+    failed = failures(records)
     lines = [
         "# Speed",
         "",
@@ -134,7 +108,6 @@ def markdown(records: Sequence[RunRecord]) -> str:
         "",
         *markdown_table(COLUMNS, table_cells(records)),
         "",
-        *(["Goals, on one thread:", "", *markdown_table(GOAL_COLUMNS, goals), ""] if goals else []),
         *(["Failed:", "", *(f"- {line}" for line in failed), ""] if failed else []),
         *_origins(records),
         "",
@@ -147,7 +120,6 @@ def as_json(records: Sequence[RunRecord]) -> dict[str, Any]:
     environment = records[-1].environment if records else {}
     return {
         "rows": list(rows(records)),
-        "goals": goal_rows(records),
         "method_costs": method_costs(records),
         "environment": environment,
     }

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from panning.foundation.errors import ModelError
+from panning.measure.clock import median_seconds
 
 #: A layer changes only if it is faster by so much: less is within what a machine varies.
 MARGIN = 1.1
@@ -91,9 +90,10 @@ def sparse_where_faster(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, li
         sparse = SparseLinear(dense)
         with torch.inference_mode():
             n_kept = int(dense.weight.count_nonzero())
-            timing = LayerTiming(
-                name, n_kept / dense.weight.numel(), _median_ms(dense, given), _median_ms(sparse, given)
+            found, _ = median_seconds(
+                {"dense": partial(dense, given), "sparse": partial(sparse, given)}, at_least=REPETITIONS
             )
+            timing = LayerTiming(name, n_kept / dense.weight.numel(), 1e3 * found["dense"], 1e3 * found["sparse"])
         timings.append(timing)
         if timing.faster:
             model.set_submodule(name, sparse)
@@ -116,13 +116,3 @@ def _received(model: nn.Module, layers: dict[str, nn.Linear], inputs: Tensor) ->
         for hook in hooks:
             hook.remove()
     return {name: given[0] for name, given in received.items() if len(given) == 1}
-
-
-def _median_ms(function: Callable[[Tensor], Tensor], given: Tensor) -> float:
-    function(given)
-    times = []
-    for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        function(given)
-        times.append(1000.0 * (time.perf_counter() - start))
-    return statistics.median(times)

@@ -6,12 +6,11 @@ first. Ours: data in memory, whole batches augmented at once, bfloat16 where the
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,55 +25,29 @@ from panning.foundation.progress import Listener, silent, told
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import torch_generator
 from panning.foundation.tables import markdown_table, origin
+from panning.measure.clock import seconds
 from panning.models import build_model
 from panning.training import Recipe, train
 
 N_LOADER_WORKERS = 2
 COLUMNS = (
-    "model",
-    "precision",
-    "threads",
-    "plain, images/s",
-    "panning, images/s",
-    "times as many",
-    "lowest",
-    "highest",
-)
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Medians over rounds, images a second.
-
-    Attributes:
-        ratios: of each round, ours by plain.
-    """
-
-    plain: float
-    ours: float
-    ratios: tuple[float, ...]
-
-    @property
-    def ratio(self) -> float:
-        return statistics.median(self.ratios)
+    "model", "precision", "threads", "plain, images/s", "panning, images/s", "times as many", "lowest", "highest",
+)  # fmt: skip
 
 
 def run_throughput(
-    model: str, recipe: Recipe, out: Path, *, n_batches: int = 40, n_rounds: int = 5,
-    listen: Listener = silent,
-) -> RunRecord:  # fmt: skip
+    model: str, recipe: Recipe, out: Path, *, n_batches: int = 40, n_rounds: int = 5, listen: Listener = silent
+) -> RunRecord:
     """Measure on noise of CIFAR's shape, with torch's present number of threads, and leave the record in ``out``."""
     config = {
         "model": model, "recipe": recipe.model_dump(mode="json"), "threads": torch.get_num_threads(), "n_batches": n_batches,
         "n_rounds": n_rounds,
     }  # fmt: skip
     data = noise_data(max(10_000, n_batches * recipe.batch_size))
-    found = measure(model, data, recipe, n_batches=n_batches, n_rounds=n_rounds, listen=listen)
-    environment = environment_info()
-    metrics = {"plain": found.plain, "ours": found.ours, "ratios": list(found.ratios), "ratio": found.ratio}
+    metrics = measure(model, data, recipe, n_batches=n_batches, n_rounds=n_rounds, listen=listen)
     # Measured anew every time: what a machine does is not a function of the config.
     key = content_key({**config, **metrics})
-    record = RunRecord(key, "throughput", config, metrics, environment)
+    record = RunRecord(key, "throughput", config, metrics, environment_info())
     RecordStore(out / "records.jsonl").append(record)
     return record
 
@@ -101,7 +74,7 @@ def markdown(records: Sequence[RunRecord]) -> str:
 
 
 def noise_data(n_images: int, n_classes: int = 10) -> ImageData:
-    """Images of CIFAR's shape, of noise: nothing here depends on what they show."""
+    """Images of noise in CIFAR's shape, with a validation part of one image a class, which ends each of our trainings."""
     generator = torch_generator(0, "throughput")
 
     def load_test() -> InMemorySplit:
@@ -116,24 +89,20 @@ def noise_data(n_images: int, n_classes: int = 10) -> ImageData:
 
 
 def measure(
-    model: str,
-    data: ImageData,
-    recipe: Recipe,
-    *,
-    n_batches: int = 40,
-    n_rounds: int = 5,
-    listen: Listener = silent,
-) -> Throughput:
+    model: str, data: ImageData, recipe: Recipe, *, n_batches: int = 40, n_rounds: int = 5, listen: Listener = silent
+) -> dict[str, Any]:
     """Train both ways in turns; the first round warms up and does not count.
 
     Args:
         recipe: of our loop; the plain one takes its batch size and optimizer.
         n_batches: of each way in each round.
+
+    Returns:
+        Medians over rounds, "plain" and "ours", in images a second; "ratios", ours by plain in each round; "ratio", their
+        median.
     """
     n_images = n_batches * recipe.batch_size
     networks = [build_model(model, input_shape=data.input_shape, n_classes=data.n_classes, seed=0) for _ in range(2)]
-    few = data.validation.subset(torch.arange(min(len(data.validation), data.n_classes)))
-    data = dataclasses.replace(data, validation=few)  # our loop looks at it at the end
     chunk = recipe.model_copy(update={"epochs": 1, "n_images": n_images, "schedule": "constant"})
     batches = _plain_batches(data, recipe.batch_size)
     optimizer = torch.optim.SGD(
@@ -141,19 +110,15 @@ def measure(
     )
     rates = []
     for number in told(range(n_rounds + 1), listen, "measuring", "round"):
-        start = time.perf_counter()
-        _plain_steps(networks[0], optimizer, batches, n_batches)
-        middle = time.perf_counter()
-        train(networks[1], data, chunk, seed=number)
-        rates.append((n_images / (middle - start), n_images / (time.perf_counter() - middle)))
-    counted = rates[1:]
-    return Throughput(
-        statistics.median(plain for plain, _ in counted), statistics.median(ours for _, ours in counted),
-        tuple(ours / plain for plain, ours in counted),
-    )  # fmt: skip
+        plain_s = seconds(partial(_plain_steps, networks[0], optimizer, batches, n_batches))
+        rates.append((n_images / plain_s, n_images / seconds(partial(train, networks[1], data, chunk, seed=number))))
+    plain, ours = zip(*rates[1:], strict=True)
+    ratios = [b / a for a, b in rates[1:]]
+    medians = {"plain": statistics.median(plain), "ours": statistics.median(ours), "ratio": statistics.median(ratios)}
+    return {**medians, "ratios": ratios}
 
 
-class _PlainDataset(Dataset[tuple[Tensor, int]]):
+class PlainDataset(Dataset[tuple[Tensor, int]]):
     """An image at a time, as torchvision's data sets give them."""
 
     def __init__(self, data: ImageData) -> None:
@@ -181,7 +146,7 @@ class _PlainDataset(Dataset[tuple[Tensor, int]]):
 
 def _plain_batches(data: ImageData, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     loader = DataLoader(
-        _PlainDataset(data), batch_size, shuffle=True, drop_last=True, num_workers=N_LOADER_WORKERS,
+        PlainDataset(data), batch_size, shuffle=True, drop_last=True, num_workers=N_LOADER_WORKERS,
         persistent_workers=True,
     )  # fmt: skip
     while True:
