@@ -273,7 +273,7 @@ def test_a_broken_file_is_refused_and_costs_no_memory(case: str, tmp_path: Path)
     assert text.startswith(f"{file} is not a usable mask file.\n  found: ") and "\n  expected: " in text
     assert message in text and len(text) < 1000
     assert text.replace("\n", "").isprintable()
-    assert peak < 5e6
+    assert peak < 5e6 + file.stat().st_size  # what the file itself pays for
 
 
 def test_there_are_enough_broken_files() -> None:

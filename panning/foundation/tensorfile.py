@@ -39,6 +39,22 @@ def packed(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
     return save({name: _copied(tensor.detach()) for name, tensor in tensors.items()}, metadata)
 
 
+def in_order(entries: Mapping[str, tuple[str, list[int], bytes]], metadata: dict[str, str]) -> bytes:
+    """The bytes of a safetensors file of (dtype, shape, bytes) by name.
+
+    Unlike ``safetensors.save``, which sorts by dtype and name and orders the metadata by a hash that differs from call to
+    call, this keeps the order of both, so that equal content gives equal bytes in every process.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    begin = 0
+    for name, (dtype, shape, blob) in entries.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + len(blob)]}
+        begin += len(blob)
+    start = json.dumps(header, separators=(",", ":")).encode()
+    start += b" " * (-len(start) % 8)  # readers that map the file want aligned tensors
+    return b"".join([len(start).to_bytes(8, "little"), start, *(blob for _, _, blob in entries.values())])
+
+
 def _copied(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format).copy_(tensor)
 

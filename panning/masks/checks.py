@@ -24,7 +24,7 @@ READABLE = (
 
 
 class Broken(Exception):
-    """Error: what was found and what is expected; ``read_any`` adds the file."""
+    """Error: what was found and what is expected; ``read_any`` and ``load_masks`` add the file."""
 
 
 def broken(found: str, expected: str = READABLE) -> NoReturn:
@@ -46,9 +46,7 @@ def masks_of(tensors: Mapping[str, Tensor]) -> Masks:
 def check_sizes(entries: Iterable[tuple[Any, tuple[int, ...]]]) -> None:
     n_weights = 0
     for name, shape in entries:
-        # Names are shown on terminals; control characters there are an attack.
-        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 1000 or name == "__metadata__":
-            broken(f"a tensor called {short(name)}", "a state_dict name of printable characters")
+        check_name(name)
         if not shape or len(shape) > 16 or min(shape) < 1:
             broken(f"'{short(name)}' of shape {short(shape)}", "1 to 16 sizes, each at least 1")
         n_weights += math.prod(shape)
@@ -56,6 +54,12 @@ def check_sizes(entries: Iterable[tuple[Any, tuple[int, ...]]]) -> None:
             broken(f"more weights than {MAX_WEIGHTS} (up to '{short(name)}' of shape {short(shape)})", "at most that")
     if n_weights == 0:
         broken("no tensor", "one 0/1 tensor for each masked parameter")
+
+
+def check_name(name: object) -> None:
+    # Names are shown on terminals; control characters there are an attack.
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 1000 or name == "__metadata__":
+        broken(f"a tensor called {short(name)}", "a state_dict name of printable characters")
 
 
 def short(value: object) -> str:

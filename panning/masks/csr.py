@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from panning.foundation.tensorfile import in_order
 from panning.masks.checks import broken, check_sizes
 from panning.masks.masks import Masks
 
@@ -18,17 +18,10 @@ CSR = ("crow_indices", "col_indices", "shape")
 
 
 def safetensors_bytes(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
-    """As ``safetensors.save``, but in forward order; it sorts by name."""
+    """A safetensors file of bool or int32 arrays, in forward order."""
     types = {"bool": "BOOL", "int32": "I32"}  # no two of them in one file, so that all of it is aligned
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    for name, array in arrays.items():
-        end = begin + array.nbytes
-        header[name] = {"dtype": types[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, end]}
-        begin = end
-    start = json.dumps(header, separators=(",", ":")).encode()
-    start += b" " * (-len(start) % 8)
-    return b"".join([len(start).to_bytes(8, "little"), start, *(array.tobytes() for array in arrays.values())])
+    entries = {name: (types[a.dtype.name], list(a.shape), a.tobytes()) for name, a in arrays.items()}
+    return in_order(entries, {"format": "pt"})
 
 
 def csr_arrays(masks: Masks) -> dict[str, np.ndarray[Any, Any]]:

@@ -8,35 +8,32 @@ Layout of the file (safetensors: 8 bytes with the header's length, a JSON header
 
 Keys are ``state_dict`` names in forward order. A file from outside is data and nothing else: it is read by the code
 below, nothing is unpickled or imported, and nothing is allocated that the size of the file does not pay for.
-
-NOTE: written here and not by ``safetensors.torch.save``, which orders the metadata by a hash that differs from call to
-call; here the same mask and manifest are the same bytes in every process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import io
-import json
-import os
-import stat
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from panning.foundation.errors import MaskError
-from panning.foundation.files import strict_json, write_atomic
+from panning.foundation.files import read_regular, strict_json, write_atomic
 from panning.foundation.records import canonical_json
+from panning.foundation.tensorfile import in_order
+from panning.masks.checks import Broken, broken, check_name, short
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks
 
 FORMAT_VERSION = 1
 #: The format's own limit is 100 MB; JSON becomes about ten times its size in memory, and 8 MiB describe 50,000 layers.
 MAX_HEADER_BYTES = 8 * 2**20
+#: A larger file is refused before it is read: its mask would be of more weights than any network has.
+MAX_FILE_BYTES = 2**40
 EXPECTED = "a safetensors file as panning.save_masks writes it"
 
 _Size = Annotated[int, Field(ge=1, le=2**40)]
@@ -56,14 +53,6 @@ class _Description(BaseModel):
     sha256: str
     manifest: dict[str, Any]
     versions: dict[str, str]
-
-
-class _Broken(Exception):
-    """Error: what was found and what is expected; ``load_masks`` adds the file."""
-
-
-def _broken(found: str, expected: str) -> NoReturn:
-    raise _Broken(f"  found: {found}\n  expected: {expected}")
 
 
 def fingerprint(layout: Layout) -> str:
@@ -90,15 +79,15 @@ def dump_masks(masks: Masks, *, packed: bool = True) -> bytes:
     try:
         _check_layout(masks.layout)
         return _encode(masks, "bits" if packed else "bytes")
-    except (_Broken, ValueError, TypeError, RecursionError) as error:
+    except (Broken, ValueError, TypeError, RecursionError) as error:
         raise MaskError(f"These masks cannot be saved; nothing was written.\n{error}") from None
 
 
 def parse_masks(data: bytes, source: str) -> Masks:
     """Masks from the bytes of a mask file, checked as in ``load_masks``. Errors call the bytes ``source``."""
     try:
-        return _decode(*_read_stream(io.BytesIO(data), len(data)))
-    except _Broken as error:
+        return _decode(*_parted(data))
+    except Broken as error:
         raise MaskError(f"{source} is not a usable mask file.\n{error}") from None
 
 
@@ -109,9 +98,7 @@ def load_masks(path: str | Path) -> Masks:
         MaskError: with the file, what was found in it and what is expected.
     """
     try:
-        return _decode(*_read(Path(path)))
-    except _Broken as error:
-        raise MaskError(f"{path} is not a usable mask file.\n{error}") from None
+        return parse_masks(read_regular(path, MAX_FILE_BYTES), str(path))
     except OSError as error:
         raise MaskError(f"The mask file {path} cannot be read: {error.strerror or error}.") from None
 
@@ -133,53 +120,33 @@ def _encode(masks: Masks, encoding: Literal["bits", "bytes"]) -> bytes:
     }
     text = canonical_json(description)
     _description(text)  # what could not be read again is not written
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", "panning": text}}
-    begin = 0
-    for (name, shape), blob in zip(_pairs(masks.layout), blobs, strict=True):
-        end = begin + len(blob)
-        dtype, stored = ("U8", [len(blob)]) if encoding == "bits" else ("BOOL", shape)
-        header[name] = {"dtype": dtype, "shape": stored, "data_offsets": [begin, end]}
-        begin = end
-    start = json.dumps(header, separators=(",", ":")).encode()
-    start += b" " * (-len(start) % 8)  # readers that map the file want aligned tensors
-    if len(start) > MAX_HEADER_BYTES:
-        _broken(
-            f"{len(start)} bytes of names, shapes and manifest", f"at most {MAX_HEADER_BYTES}; shorten the manifest"
-        )
-    return b"".join([len(start).to_bytes(8, "little"), start, *blobs])
+    entries = {
+        name: ("U8", [len(blob)], blob) if encoding == "bits" else ("BOOL", shape, blob)
+        for (name, shape), blob in zip(_pairs(masks.layout), blobs, strict=True)
+    }
+    file = in_order(entries, {"format": "pt", "panning": text})
+    if (length := int.from_bytes(file[:8], "little")) > MAX_HEADER_BYTES:
+        broken(f"{length} bytes of names, shapes and manifest", f"at most {MAX_HEADER_BYTES}; shorten the manifest")
+    return file
 
 
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Header and tensor bytes; each read is bounded by the size of the file and by ``MAX_HEADER_BYTES``."""
-    # Non-blocking, or opening a named pipe would wait for somebody to write into it.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            _broken("a pipe or device", "a regular file")
-        return _read_stream(file, status.st_size)
-
-
-def _read_stream(file: BinaryIO, size: int) -> tuple[dict[str, Any], bytes]:
-    start = file.read(8)
-    length = int.from_bytes(start, "little")
-    if size < 10 or length < 2 or 8 + length > size:
-        if start.startswith((b"PK", b"\x80")):
-            _broken("a pickle or archive as torch.save makes; not opened, it may hold code", EXPECTED)
-        _broken(f"{size} bytes, the first of which announce a header of {length}", f"{EXPECTED}; is it cut?")
+def _parted(file: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header and the bytes of the tensors."""
+    length = int.from_bytes(file[:8], "little")
+    if len(file) < 10 or length < 2 or 8 + length > len(file):
+        if file.startswith((b"PK", b"\x80")):
+            broken("a pickle or archive as torch.save makes; not opened, it may hold code", EXPECTED)
+        broken(f"{len(file)} bytes, the first of which announce a header of {length}", f"{EXPECTED}; is it cut?")
     if length > MAX_HEADER_BYTES:
-        _broken(f"a header of {length} bytes", f"at most {MAX_HEADER_BYTES}")
-    header = _json_object(file.read(length), "header")
-    data = file.read(size - 8 - length)
-    if len(data) != size - 8 - length:
-        _broken("a file that shrinks while it is read", "one that nobody writes")
-    return header, data
+        broken(f"a header of {length} bytes", f"at most {MAX_HEADER_BYTES}")
+    return _json_object(file[8 : 8 + length], "header"), file[8 + length :]
 
 
 def _decode(header: dict[str, Any], data: bytes) -> Masks:
     """Masks from a parsed header and the bytes behind it; everything in both is checked against the other."""
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get("panning"), str):
-        _broken("a safetensors file without the metadata 'panning'", EXPECTED)
+        broken("a safetensors file without the metadata 'panning'", EXPECTED)
     description = _description(metadata["panning"])
     layout = Layout(
         tuple(name for name, _ in description.layout), tuple(tuple(shape) for _, shape in description.layout)
@@ -204,9 +171,9 @@ def _description(text: str) -> _Description:
     values = _json_object(text.encode(errors="surrogatepass"), "description")
     version = values.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
-        _broken(f"format version {version}", f"at most {FORMAT_VERSION}; a newer panning wrote it: upgrade panning")
+        broken(f"format version {version}", f"at most {FORMAT_VERSION}; a newer panning wrote it: upgrade panning")
     if type(version) is not int or version != FORMAT_VERSION:
-        _broken(f"format version {_short(version)}", str(FORMAT_VERSION))
+        broken(f"format version {short(repr(version))}", str(FORMAT_VERSION))
     try:
         # As JSON, since strict mode takes a JSON list for a tuple and a Python list for an error.
         return _Description.model_validate_json(text)
@@ -214,29 +181,25 @@ def _description(text: str) -> _Description:
         first, n_more = error.errors(include_url=False)[0], error.error_count() - 1
         where = ".".join(map(str, first["loc"])) or "description"
         more = f" ({n_more} more)" if n_more else ""
-        _broken(f"in its description, {_short(where)} = {_short(first['input'])}", f"{first['msg']}{more}")
+        broken(f"in its description, {short(where)} = {short(first['input'])}", f"{first['msg']}{more}")
 
 
 def _check_layout(layout: Layout) -> None:
     for name in layout.names:
-        # Names are shown on terminals; control characters there are an attack.
-        if not name or not name.isprintable() or name == "__metadata__" or len(name) > 1000:
-            _broken(f"a layer called {_short(name)}", "a state_dict name of printable characters")
+        check_name(name)
     if len(set(layout.names)) != len(layout.names):
-        _broken("a layer that is listed twice", "each name once")
+        broken("a layer that is listed twice", "each name once")
     for name, shape in zip(layout.names, layout.shapes, strict=True):
         if len(shape) > 16 or any(not 1 <= size <= 2**40 for size in shape):
-            _broken(f"'{name}' of shape {_short(shape)}", "at most 16 sizes, each from 1 to 2**40")
-    if layout.n_prunable == 0:
-        _broken("no layer", "at least one")
+            broken(f"'{name}' of shape {short(shape)}", "at most 16 sizes, each from 1 to 2**40")
 
 
 def _spans(header: dict[str, Any], layout: Layout, encoding: str, n_bytes: int) -> list[tuple[int, int]]:
     """The byte range of each parameter. All together tile the data: no gap, no overlap, nothing behind."""
     missing, unexpected = set(layout.names) - set(header), set(header) - set(layout.names)
     if missing or unexpected:
-        _broken(
-            f"no tensor for {_short(sorted(missing))}, tensors without a layer {_short(sorted(unexpected))}",
+        broken(
+            f"no tensor for {short(sorted(missing))}, tensors without a layer {short(sorted(unexpected))}",
             "one tensor for each layer of its description",
         )
     spans = []
@@ -245,32 +208,32 @@ def _spans(header: dict[str, Any], layout: Layout, encoding: str, n_bytes: int) 
         entry = header[name]
         offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
         if not isinstance(offsets, list) or len(offsets) != 2 or any(type(o) is not int or o < 0 for o in offsets):
-            _broken(f"'{name}' at {_short(entry)}", "dtype, shape and two data_offsets")
+            broken(f"'{name}' at {short(entry)}", "dtype, shape and two data_offsets")
         allowed = ("U8",) if encoding == "bits" else ("BOOL", "U8")
         if entry.get("dtype") not in allowed or entry.get("shape") != stored or offsets[1] - offsets[0] != n_stored:
-            _broken(f"'{name}' as {_short(entry)}", f"{' or '.join(allowed)} of shape {stored}, {n_stored} bytes")
+            broken(f"'{name}' as {short(entry)}", f"{' or '.join(allowed)} of shape {stored}, {n_stored} bytes")
         spans.append((offsets[0], offsets[1]))
     end = 0
     for begin, stop in sorted(spans):
         if begin != end:
-            _broken(f"a tensor at byte {begin} of the data", f"byte {end}: tensors without gap or overlap")
+            broken(f"a tensor at byte {begin} of the data", f"byte {end}: tensors without gap or overlap")
         end = stop
     if end != n_bytes:
-        _broken(f"{n_bytes} bytes of data", f"{end} bytes; is the file cut or lengthened?")
+        broken(f"{n_bytes} bytes of data", f"{end} bytes; is the file cut or lengthened?")
     return spans
 
 
 def _unpack(blob: bytes, n: int, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
     bits = np.unpackbits(np.frombuffer(blob, dtype=np.uint8))
     if bits[n:].any():
-        _broken(f"'{name}' with bits behind its {n} weights", "padding bits that are 0")
+        broken(f"'{name}' with bits behind its {n} weights", "padding bits that are 0")
     return bits[:n].view(np.bool_)
 
 
 def _binary(blob: bytes, n: int, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
     values = np.frombuffer(blob, dtype=np.uint8)
     if (values > 1).any():
-        _broken(f"'{name}' with the entry {int(values.max())}", "entries that are 0 or 1")
+        broken(f"'{name}' with the entry {int(values.max())}", "entries that are 0 or 1")
     return values.view(np.bool_)
 
 
@@ -278,20 +241,15 @@ def _json_object(text: bytes, what: str) -> dict[str, Any]:
     try:
         values = strict_json(text.decode())
     except ValueError as error:
-        _broken(f"a {what} that is not JSON ({_short(str(error))})", EXPECTED)
+        broken(f"a {what} that is not JSON ({short(str(error))})", EXPECTED)
     if not isinstance(values, dict):
-        _broken(f"a {what} that is a {type(values).__name__}", "a JSON object")
+        broken(f"a {what} that is a {type(values).__name__}", "a JSON object")
     return values
 
 
 def _equal(what: str, found: object, expected: object) -> None:
     if found != expected:
-        _broken(f"{what} {_short(found)}", f"{_short(expected)}, as its content gives; the file was changed or damaged")
-
-
-def _short(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+        broken(f"{what} {short(found)}", f"{short(expected)}, as its content gives; the file was changed or damaged")
 
 
 def _pairs(layout: Layout) -> list[list[Any]]:
