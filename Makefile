@@ -34,7 +34,7 @@ docs: $(VENV)/.docs ## build the documentation into build/site; every warning is
 	cp -r docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md build/pages
 	cp -r panning build/reference
 	cp -r envs agents configs build/reference/panning
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open build/site/index.html"
 
 format: $(VENV)/.dev ## let ruff rewrite what it can

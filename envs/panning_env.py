@@ -57,6 +57,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
     cost), and ``cost``.
 
     ## Arguments
+
     Args:
         tasks: specs, or mappings with their keys.
         densities: targets; each episode draws one.
