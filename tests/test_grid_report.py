@@ -14,6 +14,7 @@ from panning.cli import main
 from panning.compare import fidelity
 from panning.compare import pictures as grid_pictures
 from panning.compare import report as grid_report
+from panning.compare import text as row_text
 from panning.compare.cells import check_cell
 from panning.compare.statistics import detectable, difference, holm, interval, ranks
 from panning.episode.actions import ActionSpec
@@ -150,12 +151,12 @@ def test_the_table_says_what_a_row_needs() -> None:
     (table,) = grid_report.tables(grid())
     assert table.title == "mlp on Digits" and table.densities == [0.05, 0.01] and len(table.rows) == 8
     best = table.best(0.05)
-    cells = dict(zip(grid_report.COLUMNS, grid_report._cells(table, best), strict=True))
+    cells = dict(zip(row_text.COLUMNS, row_text.row_cells(table, best), strict=True))
     assert cells["effective density"] == "0.04500" and cells["dead units"] == "3" and cells["n"] == "5"
     assert cells["against the best"] == "best on validation" and cells["multiply-adds %"] == "50.0"
     assert cells["cost, dense epochs"] == "5.00"  # 2 s of scoring, 1 s a dense epoch, 3 epochs of training
     worst = next(row for row in table.at(0.05) if row.method == "random (ERK)")
-    text = grid_report._cells(table, worst)[-1]
+    text = row_text.row_cells(table, worst)[-1]
     assert text.startswith("-10") and ", p < 0.001" in text
 
 
@@ -175,7 +176,7 @@ def test_what_failed_is_a_row_that_says_so_and_ranks_last() -> None:
     ]
     (table,) = grid_report.tables(records)
     row = next(row for row in table.at(0.05) if row.method == "PHEW")
-    cells = dict(zip(grid_report.COLUMNS, grid_report._cells(table, row), strict=True))
+    cells = dict(zip(row_text.COLUMNS, row_text.row_cells(table, row), strict=True))
     assert cells["test %, last epoch"] == "failed" and cells["n"] == "0 of 5" and table.at(0.05)[-1] is row
     assert next(row for row in table.at(0.01) if row.method == "PHEW").good.keys() == {0, 1, 2, 3}
     text = grid_report.markdown(records)
@@ -199,7 +200,7 @@ def test_a_rate_that_failed_has_cost_a_training_and_is_named() -> None:
     (table,) = grid_report.tables([*grid(), *tried])
     row = next(row for row in table.at(0.05) if row.method == "SNIP")
     assert table.cost(row)[0] == pytest.approx(2.0 + 3.0 + 3.0)  # scoring and training, and training
-    cells = dict(zip(grid_report.COLUMNS, grid_report._cells(table, row), strict=True))
+    cells = dict(zip(row_text.COLUMNS, row_text.row_cells(table, row), strict=True))
     assert cells["learning rate"] == "0.1 of 0.1, 9 (failed)"
 
 
@@ -389,13 +390,13 @@ def test_what_failed_on_a_seed_is_never_best() -> None:
     (table,) = grid_report.tables([*grid(), *lucky])
     assert table.best(0.05).method != "PHEW" and table.at(0.05)[-1].method == "PHEW"
     assert "Not tested, with one seed in common or none: PHEW." in grid_report.findings(table)[0]
-    assert "one seed: not tested" in grid_report._cells(table, table.at(0.05)[-1])[-1]
+    assert "one seed: not tested" in row_text.row_cells(table, table.at(0.05)[-1])[-1]
 
 
 def test_one_seed_is_not_called_a_comparison() -> None:
     (table,) = grid_report.tables(grid(n_seeds=1))
     assert not any("significant" in sentence for sentence in grid_report.findings(table))
-    assert "significant" not in grid_report._cells(table, table.rows[-1])[-1]
+    assert "significant" not in row_text.row_cells(table, table.rows[-1])[-1]
 
 
 def test_failures_alone_do_not_differ_significantly() -> None:
@@ -691,9 +692,7 @@ def test_the_multiply_adds_of_the_training_stand_where_they_are_known() -> None:
     (table,) = grid_report.tables([*grid((0.25,), 1)[:1], moving(0)])
     (row,) = table.rows
     assert (
-        dict(zip(grid_report.COLUMNS, grid_report._cells(table, row), strict=True))[
-            "training multiply-adds, dense epochs"
-        ]
+        dict(zip(row_text.COLUMNS, row_text.row_cells(table, row), strict=True))["training multiply-adds, dense epochs"]
         == "1.500"
     )
     assert "training multiply-adds" in grid_report.markdown([*grid((0.25,), 1), moving(0)])
@@ -709,11 +708,11 @@ def test_the_short_table_may_show_some_methods_only() -> None:
 def test_the_short_table_has_the_mean_costs_over_the_densities() -> None:
     (table,) = grid_report.tables(grid())
     columns, lines = grid_report.short_cells(table)
-    assert columns[-1] == grid_report.COST
+    assert columns[-1] == row_text.COST
     for line in lines:
         of_densities = [sum(table.cost(row)) for row in table.rows if row.method == line[0]]
         assert len(of_densities) > 1 and line[-1] == f"{sum(of_densities) / len(of_densities):.1f}"
     (table,) = grid_report.tables([*grid((0.25,), 1)[:1], moving(0)])
     columns, lines = grid_report.short_cells(table)
-    assert columns[-2:] == [grid_report.COST, grid_report.TRAINING_ADDS]
+    assert columns[-2:] == [row_text.COST, row_text.TRAINING_ADDS]
     assert [line[-1] for line in lines] == ["1.50"]

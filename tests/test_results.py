@@ -71,6 +71,7 @@ def test_a_page_is_the_report_of_its_records(page: Path) -> None:
     assert page.read_text() == f"# {page.stem}\n\n" + report.markdown(records_of(page.stem))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", GRIDS, ids=lambda page: page.stem)
 def test_a_page_has_every_picture_of_its_records(page: Path) -> None:
     drawn = {}

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from panning.compare.rows import Row
 from panning.compare.statistics import interval
-from panning.compare.tables import Row, Table
+from panning.compare.tables import Table
 from panning.foundation.pictures import figure, png
 
 #: Colours of the rows that one looks for. In a table of many others those are grey: there is no telling them apart.

@@ -1,4 +1,4 @@
-"""Tables and pictures of a grid as files and text, from its records alone."""
+"""The report of a grid, from its records alone: a page, files of rows, pictures."""
 
 from __future__ import annotations
 
@@ -6,129 +6,27 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from panning.compare.pictures import PICTURES
+from panning.compare.rows import Row
 from panning.compare.statistics import Difference, detectable
-from panning.compare.tables import Contrast, Row, Table, tables
+from panning.compare.tables import Table, tables
+from panning.compare.text import COLUMNS, COST, TRAINING_ADDS, contrast_cells, table_cells, without_empty_columns
 from panning.foundation.files import write_atomic
 from panning.foundation.records import RunRecord
 from panning.foundation.tables import csv_table, markdown_table, origin
-
-COST, TRAINING_ADDS = "cost, dense epochs", "training multiply-adds, dense epochs"
-COLUMNS = (
-    "density", "method", "effective density", "dead units", "collapsed layers", "multiply-adds %", "test %, last epoch",
-    "test %, best epoch", "validation %", "learning rate", COST, TRAINING_ADDS, "n", "against the best",
-)  # fmt: skip
-
 
 #: A relative change of a layer's density that is not worth a word.
 NEGLIGIBLE_DRIFT = 0.05
 
 
-def table_cells(table: Table) -> list[list[str]]:
-    """Every row as text, the dense network last."""
-    return [_cells(table, row) for row in (*table.rows, table.dense)]
-
-
-def _known(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """Without the columns of which no line knows anything: records of another version may lack a figure."""
-    kept = [i for i in range(len(columns)) if any(line[i] != "-" for line in lines)]
-    return [columns[i] for i in kept], [[line[i] for i in kept] for line in lines]
-
-
-def _cells(table: Table, row: Row) -> list[str]:
-    rates = sorted({cell.config["recipe"]["learning_rate"] for cell in row.cells})
-    effective, dead, compute = (row.of_masks(name) for name in ("effective_density", "n_dead_units", "compute_left"))
-    collapsed, trained = row.n_collapsed_layers, row.of_masks("train_epochs")
-    return [
-        f"{row.density:g}",
-        row.method,
-        f"{statistics.fmean(effective):.5f}" if effective else "-",
-        f"{statistics.fmean(dead):.0f}" if dead else "-",
-        f"{max(collapsed)}" if collapsed else "-",
-        f"{100 * statistics.fmean(compute):.1f}" if compute else "-",
-        row.spread("test_accuracy"),
-        row.spread("test_accuracy_of_best"),
-        row.spread("accuracy"),
-        " ".join(f"{rate:g}" for rate in rates) + _tried(row),
-        f"{sum(table.cost(row)):.2f}",
-        f"{statistics.fmean(trained):.3f}" if trained else "-",
-        f"{len(row.good)}" + (f" of {len(row.cells)}" if len(row.good) < len(row.cells) else ""),
-        _against(table, row),
-    ]
-
-
-def _tried(row: Row) -> str:
-    """The learning rates that were tried for a row."""
-    failed: dict[float, bool] = defaultdict(bool)
-    for trial in row.trials:
-        failed[trial.config["recipe"]["learning_rate"]] |= trial.metrics["error"] is not None
-    shown = [f"{rate:g}{' (failed)' if failed[rate] else ''}" for rate in sorted(failed)]
-    return f" of {', '.join(shown)}" if shown else ""
-
-
-def _against(table: Table, row: Row) -> str:
-    if row is table.dense:
-        return ""
-    if row is table.best(row.density):
-        return "best on validation"
-    found = table.differences.get((row.density, row.method))
-    if found is None:
-        return "-"
-    verdict = _chance(found) if found.is_significant else "no significant difference"
-    return f"{_points(found)}, {verdict}" if found.is_tested and not found.is_none else _points(found)
-
-
-def _chance(found: Difference) -> str:
-    """Never rounded to what is not significant."""
-    return "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}" if found.p < 0.0495 else f"p {found.p:.4f}"
-
-
-def _points(found: Difference) -> str:
-    """A difference in points with its interval, or why there is none."""
-    if found.n == 0:
-        return "no seed in common"
-    if not found.is_tested:
-        return f"{100 * found.mean:+.2f}, one seed: not tested"
-    if found.is_none:
-        return "the same on every seed"
-    return f"{100 * found.mean:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
-
-
-def contrast_cells(
-    table: Table, contrasts: Sequence[Contrast], title: str, name: Callable[[Contrast], str]
-) -> tuple[list[str], list[list[str]]]:
-    """A line a comparison, named by ``name`` in the column ``title``, a column a density, and one for the mean of several.
-
-    What is significant is bold.
-    """
-
-    def shown(found: Difference | None) -> str:
-        if found is None:
-            return "-"
-        return f"**{_points(found)}**, {_chance(found)}" if found.is_significant else _points(found)
-
-    several = len(table.densities) > 1
-    pooled = ["mean over densities"] if several else []
-    columns = [title, *(f"{density:g}" for density in table.densities), *pooled]
-    lines = [
-        [
-            name(c),
-            *(shown(c.differences.get(density)) for density in table.densities),
-            *([shown(c.pooled)] if several else []),
-        ]
-        for c in contrasts
-    ]
-    return columns, lines
-
-
-def _contrasts(table: Table) -> list[str]:
-    """Their part of a page."""
+def _planned_part(table: Table) -> list[str]:
+    """The Markdown lines of the planned comparisons."""
     if not table.contrasts:
         return []
     drifts = [
@@ -154,8 +52,8 @@ def _contrasts(table: Table) -> list[str]:
     ]  # fmt: skip
 
 
-def _beside_random(table: Table) -> list[str]:
-    """Its part of a page."""
+def _random_part(table: Table) -> list[str]:
+    """The Markdown lines of the comparison with random masks."""
     if not table.beside_random:
         return []
     cells = contrast_cells(table, table.beside_random, "method minus random (ERK)", lambda contrast: contrast.method)
@@ -169,7 +67,7 @@ def _beside_random(table: Table) -> list[str]:
 
 
 def _power(table: Table) -> str:
-    """What the tests can find, as a sentence after another."""
+    """A sentence on the smallest difference that the tests can find, which follows another sentence."""
     n_seeds = max((len(row.good) for row in table.rows), default=0)
     counted = [len({row.outcome for row in table.at(density) if row.good}) - 1 for density in table.densities]
     if n_seeds < 2 or max(counted, default=0) < 1:
@@ -182,10 +80,12 @@ def _power(table: Table) -> str:
 
 
 def short_cells(table: Table, only: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """The short table: a line a method, a column a density, costs as means over them; by mean rank, where there is one.
+    """Columns and lines of the short table: a line for each method, a column for each density, mean costs over densities.
+
+    The lines are ordered by mean rank where methods have one.
 
     Args:
-        only: these methods; none means all.
+        only: the methods to show; none means all.
     """
     order = table.ranks.names if table.ranks is not None else ()
     names = [*order, *(name for name in dict.fromkeys(row.method for row in table.rows) if name not in order)]
@@ -214,7 +114,7 @@ def short_cells(table: Table, only: Sequence[str] = ()) -> tuple[list[str], list
 
 
 def _mean_costs(table: Table, rows: Sequence[Row]) -> list[str]:
-    """Of one method at all densities, as the short table has them."""
+    """The costs of one method's rows, means over densities."""
     passes = statistics.fmean(sum(table.cost(row)) for row in rows)
     trained = [statistics.fmean(epochs) for row in rows if (epochs := row.of_masks("train_epochs"))]
     adds = f"{statistics.fmean(trained):.2f}" if trained else "-"  # failed everywhere
@@ -222,7 +122,7 @@ def _mean_costs(table: Table, rows: Sequence[Row]) -> list[str]:
 
 
 def findings(table: Table) -> list[str]:
-    """What the statistics say, a few sentences a density."""
+    """What the statistics say: a few sentences for each density."""
     return [f"At density {density:g}, {_finding(table, density)}" for density in table.densities]
 
 
@@ -253,7 +153,11 @@ def _verdict(found: Difference | None) -> str:
 
 
 def markdown(records: Sequence[RunRecord]) -> str:
-    """Every table with what one must know to read it."""
+    """The page: every table, with what a reader must know of it.
+
+    Raises:
+        PanningError: as ``tables`` does.
+    """
     return _page(tables(records), records)
 
 
@@ -264,7 +168,7 @@ def _page(found: Sequence[Table], records: Sequence[RunRecord]) -> str:
 
 
 def _line(text: str) -> str:
-    """Of a record, which may come from elsewhere: as one line without markup."""
+    """A record's text as one line without markup: records may come from elsewhere."""
     return escape(" ".join(text.split()), quote=False)
 
 
@@ -292,8 +196,8 @@ def _markdown(table: Table) -> str:
             f"{rank.p_friedman:.2g}. The densities of one seed share weights and batches: ranks sum up, what holds is "
             "said by the paired tests.", "",
         ]),
-        *_contrasts(table),
-        *_beside_random(table),
+        *_planned_part(table),
+        *_random_part(table),
         *(f"- {sentence}" for sentence in findings(table)),
         "",
         "Against the best on validation: the same test, corrected over the rows of one density (of equal masks once). What "
@@ -302,7 +206,7 @@ def _markdown(table: Table) -> str:
         "validation) and training, in passes of the dense network over the training part; multiply-adds count those of kept "
         "weights alone, and all where a method looks at masked ones.",
         "",
-        *markdown_table(*_known(COLUMNS, table_cells(table))),
+        *markdown_table(*without_empty_columns(COLUMNS, table_cells(table))),
         "",
     ]  # fmt: skip
     failed = [(row, c) for row in (*table.rows, table.dense) for c in row.cells if c.metrics["error"] is not None]
@@ -324,8 +228,11 @@ def _range(seeds: Sequence[int]) -> str:
 
 
 def write_report(records: Sequence[RunRecord], out: Path) -> list[Table]:
-    """``report.md``, ``rows.csv``, ``rows.json``, and of each table the pictures ``accuracy``, ``ranks``, ``layers`` and
-    ``cost`` (PNG); returns the tables."""
+    """Write ``report.md``, ``rows.csv``, ``rows.json`` and the pictures of each table (PNG); returns the tables.
+
+    Raises:
+        PanningError: as ``tables`` does.
+    """
     found = tables(records)
     write_atomic(out / "report.md", _page(found, records))
     lines = [[table.title, *cells] for table in found for cells in table_cells(table)]
@@ -340,7 +247,7 @@ def write_report(records: Sequence[RunRecord], out: Path) -> list[Table]:
 
 
 def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:
-    """Every row unrounded, by seed."""
+    """Every row, unrounded and by seed, as JSON."""
     return [
         {
             "table": table.title, "method": row.method, "density": row.density,
@@ -358,7 +265,7 @@ def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:
 
 
 def _difference_as_json(found: Difference | None) -> dict[str, float | int | None] | None:
-    """JSON has no NaN: a bound that cannot be had is null; so is the p-value of what was not tested."""
+    """A difference as JSON, which has no NaN: bounds and p-values that do not exist are null."""
     if found is None:
         return None
     values = {name: None if math.isnan(value) else value for name, value in asdict(found).items()}

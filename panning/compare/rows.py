@@ -1,0 +1,109 @@
+"""A row of a table: one method at one density, with a cell for each seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from panning.foundation.records import RunRecord, canonical_json
+from panning.foundation.tables import percent
+from panning.training import DYNAMICS
+
+#: How masks are made (the record's ``by`` as JSON), whether all alive, by which policy file: equal for one method's rows.
+Identity = tuple[str, bool, str | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A method at one density, or the dense network.
+
+    Attributes:
+        cells: one record a seed.
+        trials: the cells in which learning rates were tried for this row.
+    """
+
+    method: str
+    density: float
+    cells: tuple[RunRecord, ...]
+    trials: tuple[RunRecord, ...] = ()
+
+    @cached_property
+    def good(self) -> dict[int, dict[str, Any]]:
+        """Seed -> metrics of the cells that did not fail."""
+        return {cell.config["seed"]: cell.metrics for cell in self.cells if cell.metrics["error"] is None}
+
+    def values(self, name: str) -> dict[int, float]:
+        """Seed -> a figure of the training, where the cell did not fail."""
+        return {seed: float(metrics[name]) for seed, metrics in self.good.items()}
+
+    def mean(self, name: str) -> float:
+        """The mean of a figure of the training; minus infinity if every cell failed."""
+        values = list(self.values(name).values())
+        return statistics.fmean(values) if values else -math.inf
+
+    def spread(self, name: str) -> str:
+        """Mean and standard deviation of an accuracy, in percent."""
+        return percent(list(self.values(name).values()))
+
+    def of_masks(self, name: str) -> list[float]:
+        """A figure of each mask, also where the training failed."""
+        return [float(cell.metrics[name]) for cell in self.cells if name in cell.metrics]
+
+    @property
+    def n_collapsed_layers(self) -> list[int]:
+        """The number of collapsed layers of each mask, also where the training failed."""
+        return [len(cell.metrics["collapsed_layers"]) for cell in self.cells if "collapsed_layers" in cell.metrics]
+
+    @property
+    def rank(self) -> tuple[int, float, float, str]:
+        """What a row is chosen by, higher is better: seeds that did not fail, accuracy and loss on validation, name.
+
+        The test part never decides.
+        """
+        return len(self.good), self.mean("accuracy"), -self.mean("loss") if self.good else -math.inf, self.method
+
+    @cached_property
+    def outcome(self) -> tuple[object, ...]:
+        """Equal for two methods that found the same masks, and are therefore one."""
+        return tuple((seed, m.get("mask"), m["test_accuracy"]) for seed, m in self.good.items())
+
+    @property
+    def identity(self) -> Identity:
+        config = self.cells[0].config
+        return canonical_json(config["by"]), config["all_alive"], config["policy"]
+
+    @property
+    def by(self) -> dict[str, Any]:
+        """The record's ``by``, which says how masks are made; empty for the dense network."""
+        return self.cells[0].config["by"] or {}
+
+    @property
+    def is_control(self) -> bool:
+        return bool(self.by.get("control"))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the masks are random with ERK's quotas, which every grid has."""
+        return self.identity == (canonical_json({"method": "erk"}), False, None)
+
+    @property
+    def dynamic(self) -> str | None:
+        """The row of ``DYNAMICS`` whose masks move."""
+        return (self.by.get("dynamic") or {}).get("name")
+
+    def competes_with(self, other: Row) -> bool:
+        """Whether the rows differ only in how masks move, and this row's paper sets out to beat the other's method."""
+        if self.dynamic is None or other.dynamic not in DYNAMICS[self.dynamic].rivals:
+            return False
+        ours, theirs = ({**row.by, "dynamic": None} for row in (self, other))
+        return ours == theirs and self.identity[1:] == other.identity[1:]
+
+    def reference(self) -> Identity | None:
+        """The identity to compare with: a control's method, or the row without all-alive pruning; None for other rows."""
+        by, all_alive, policy = self.identity
+        if self.is_control:
+            return canonical_json({key: value for key, value in self.by.items() if key != "control"}), all_alive, policy
+        return (by, False, policy) if all_alive else None

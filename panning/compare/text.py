@@ -1,0 +1,119 @@
+"""Rows, differences and comparisons of a table as text."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from panning.compare.contrasts import Contrast
+from panning.compare.rows import Row
+from panning.compare.statistics import Difference
+from panning.compare.tables import Table
+
+COST, TRAINING_ADDS = "cost, dense epochs", "training multiply-adds, dense epochs"
+COLUMNS = (
+    "density", "method", "effective density", "dead units", "collapsed layers", "multiply-adds %", "test %, last epoch",
+    "test %, best epoch", "validation %", "learning rate", COST, TRAINING_ADDS, "n", "against the best",
+)  # fmt: skip
+
+
+def table_cells(table: Table) -> list[list[str]]:
+    """Every row of a table, the dense network last."""
+    return [row_cells(table, row) for row in (*table.rows, table.dense)]
+
+
+def without_empty_columns(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Drop the columns that hold nothing: records of another version may lack a figure."""
+    kept = [i for i in range(len(columns)) if any(line[i] != "-" for line in lines)]
+    return [columns[i] for i in kept], [[line[i] for i in kept] for line in lines]
+
+
+def row_cells(table: Table, row: Row) -> list[str]:
+    rates = sorted({cell.config["recipe"]["learning_rate"] for cell in row.cells})
+    effective, dead, compute = (row.of_masks(name) for name in ("effective_density", "n_dead_units", "compute_left"))
+    collapsed, trained = row.n_collapsed_layers, row.of_masks("train_epochs")
+    return [
+        f"{row.density:g}",
+        row.method,
+        f"{statistics.fmean(effective):.5f}" if effective else "-",
+        f"{statistics.fmean(dead):.0f}" if dead else "-",
+        f"{max(collapsed)}" if collapsed else "-",
+        f"{100 * statistics.fmean(compute):.1f}" if compute else "-",
+        row.spread("test_accuracy"),
+        row.spread("test_accuracy_of_best"),
+        row.spread("accuracy"),
+        " ".join(f"{rate:g}" for rate in rates) + _tried(row),
+        f"{sum(table.cost(row)):.2f}",
+        f"{statistics.fmean(trained):.3f}" if trained else "-",
+        f"{len(row.good)}" + (f" of {len(row.cells)}" if len(row.good) < len(row.cells) else ""),
+        _against(table, row),
+    ]
+
+
+def _tried(row: Row) -> str:
+    """The learning rates that were tried for a row, after the one it has."""
+    failed: dict[float, bool] = defaultdict(bool)
+    for trial in row.trials:
+        failed[trial.config["recipe"]["learning_rate"]] |= trial.metrics["error"] is not None
+    shown = [f"{rate:g}{' (failed)' if failed[rate] else ''}" for rate in sorted(failed)]
+    return f" of {', '.join(shown)}" if shown else ""
+
+
+def _against(table: Table, row: Row) -> str:
+    if row is table.dense:
+        return ""
+    if row is table.best(row.density):
+        return "best on validation"
+    found = table.differences.get((row.density, row.method))
+    if found is None:
+        return "-"
+    verdict = chance(found) if found.is_significant else "no significant difference"
+    return f"{points(found)}, {verdict}" if found.is_tested and not found.is_none else points(found)
+
+
+def chance(found: Difference) -> str:
+    """The p-value, never rounded from below 0.05 up to it."""
+    return "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}" if found.p < 0.0495 else f"p {found.p:.4f}"
+
+
+def points(found: Difference) -> str:
+    """A difference in percentage points with its interval, or why there is none."""
+    if found.n == 0:
+        return "no seed in common"
+    if not found.is_tested:
+        return f"{100 * found.mean:+.2f}, one seed: not tested"
+    if found.is_none:
+        return "the same on every seed"
+    return f"{100 * found.mean:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+
+
+def contrast_cells(
+    table: Table, contrasts: Sequence[Contrast], title: str, name: Callable[[Contrast], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and lines of comparisons: a line for each, a column for each density, and one for the mean over several.
+
+    Significant differences are bold.
+
+    Args:
+        title: the heading of the first column.
+        name: the text of a comparison in the first column.
+    """
+
+    def shown(found: Difference | None) -> str:
+        if found is None:
+            return "-"
+        return f"**{points(found)}**, {chance(found)}" if found.is_significant else points(found)
+
+    several = len(table.densities) > 1
+    pooled = ["mean over densities"] if several else []
+    columns = [title, *(f"{density:g}" for density in table.densities), *pooled]
+    lines = [
+        [
+            name(c),
+            *(shown(c.differences.get(density)) for density in table.densities),
+            *([shown(c.pooled)] if several else []),
+        ]
+        for c in contrasts
+    ]
+    return columns, lines
