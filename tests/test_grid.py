@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from panning.cli import main
-from panning.compare.cells import check_cell, without_timing
-from panning.compare.grid import CONTROLLED, GridConfig, row_name
+from panning.compare.cells import check_cell, row_name, without_timing
+from panning.compare.grid import GridConfig
 from panning.compare.reproduce import differences, find_record, run_again
 from panning.compare.run import check_grid, merge_records, run_grid
 from panning.episode.actions import ActionSpec
@@ -27,7 +27,9 @@ from panning.episode.policy_net import PolicyNet, save_policy
 from panning.foundation.config import parse_config
 from panning.foundation.errors import ConfigError, DensityError, OutputError, PanningError
 from panning.foundation.files import sole_writer
+from panning.foundation.progress import silent
 from panning.foundation.records import RunRecord, read_records
+from panning.jobs.spec import CONTROLLED, CellSpec
 from panning.pruners.controls import CONTROLS
 from panning.search import Job, Outcome, SerialExecutor, execute
 from panning.tasks import DataSource
@@ -48,11 +50,6 @@ CONFIG: dict[str, Any] = {
     ],
 }
 HERE = Path()
-
-
-@contextlib.contextmanager
-def silent(description: str, total: int) -> Iterator[Any]:
-    yield lambda n=1, note="": None
 
 
 def config(**change: Any) -> GridConfig:
@@ -113,7 +110,7 @@ def test_one_seed_means_the_same_weights_and_batches_for_all(whole: tuple[Path, 
     """A mask that keeps all is the dense network: the same history in every figure."""
     _, records = whole
     dense = next(r for r in records.values() if r.config["by"] is None and r.config["seed"] == 1)
-    everything = Job("cell", {**dense.config, "by": {"method": "erk"}})
+    everything = Job(CellSpec.model_validate({**dense.config, "by": {"method": "erk"}}))
     facts = execute(everything).metrics
     assert facts["density"] == 1.0 and facts["history"] == dense.metrics["history"]
 

@@ -20,7 +20,7 @@ LAYERS = [
     "compaction export pruners episode tasks training api",
     "envs",
     "agents",
-    "jobs measure search compare",
+    "jobs measure compare search",
     "cli",
 ]
 ORDER = [room for rooms in LAYERS for room in rooms.split()]

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from panning.compare.cells import NamedCell, check_cell, row_name, without_timing
+from panning.compare.tables import tables
 from panning.episode.policies import POLICIES
 from panning.foundation.config import load_config, parse_config
 from panning.foundation.errors import (
     ConfigError,
+    DataError,
     DensityError,
     PanningError,
     PolicyError,
-    UnknownNameError,
     WorkerError,
 )
-from panning.foundation.records import read_records
+from panning.foundation.progress import silent
+from panning.foundation.records import RunRecord, read_records
+from panning.jobs.spec import Method, PruneSpec, TrainSpec, digest
 from panning.jobs.store import JobStore
-from panning.jobs.work import prune_job, train_job
 from panning.masks.file import load_masks
-from panning.search import Job, Outcome, SearchConfig, SearchResult, SerialExecutor, execute, run_search
-from panning.search.candidates import baseline, fixed_candidates
-from panning.search.report import COLUMNS, findings, markdown, table_cells, write_report
-from panning.search.run import Row
+from panning.search import Job, Outcome, SearchConfig, SearchResult, SerialExecutor, check_search, execute, run_search
+from panning.search.candidates import fixed_candidates
+from panning.search.report import choices, cost_epochs, write_report
 from panning.tasks import DataSource, TaskSpec
 from panning.training import Recipe
 
@@ -50,17 +50,28 @@ CONFIG: dict[str, Any] = {
 }
 
 
-@contextlib.contextmanager
-def silent(description: str, total: int) -> Iterator[Any]:
-    yield lambda n=1, note="": None
-
-
 def config(**change: Any) -> SearchConfig:
     return parse_config(SearchConfig, {**CONFIG, **change}, "test")
 
 
 def search(out: Path, executor: Any = None, **change: Any) -> SearchResult:
-    return run_search(config(**change), out, executor or SerialExecutor(), agent_workers=0, show=silent)
+    ready = check_search(config(**change))
+    return run_search(ready, out, executor or SerialExecutor(), agent_workers=0, listen=silent)
+
+
+def train_job(seed: int = 0, root: str | None = None, mask: bytes | None = None, **recipe: Any) -> Job[Any]:
+    hashed = None if mask is None else digest(mask)
+    return Job(TrainSpec(task=TASK, seed=seed, mask=hashed, recipe=Recipe(**recipe)), DataSource(root=root), mask)
+
+
+def said(result: SearchResult) -> dict[str, Any]:
+    """What must be the same wherever and however often a search is run: all but times."""
+    cells = [(cell.key, row_name_of(cell), without_timing(cell)) for cell in result.cells]
+    return {"winners": result.winners, "rungs": result.rungs, "cells": cells, "cost": cost_epochs(result)}
+
+
+def row_name_of(cell: RunRecord) -> str:
+    return cell.name if isinstance(cell, NamedCell) else row_name(cell.config)
 
 
 @pytest.fixture(scope="module")
@@ -82,51 +93,51 @@ def assert_same_products(a: Path, b: Path) -> None:
 def test_a_search_leaves_config_records_masks_table_and_pictures(whole: tuple[Path, SearchResult]) -> None:
     out, result = whole
     names = {path.name for path in out.iterdir()}
-    assert names >= {"config.yaml", "records.jsonl", "table.md", "table.csv", "result.json", "accuracy.png",
-                     "layers.png", "reward.png", "masks", "agent"}  # fmt: skip
-    assert load_config(SearchConfig, out / "config.yaml").identity == config().identity
+    assert names >= {"config.yaml", "records.jsonl", "table.md", "report.md", "rows.csv", "result.json", "accuracy.png",
+                     "layers.png", "cost.png", "reward.png", "masks", "agent"}  # fmt: skip
+    assert load_config(SearchConfig, out / "config.yaml") == config()
     masks = load_masks(out / "panning-density0.1-seed0.safetensors")
     assert masks.n_kept == round(0.1 * masks.n_prunable) and masks.manifest["seed"] == 0
     rows = json.loads((out / "result.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["panning", "random (ERK)", "SNIP"] * 2 + ["dense"]
-    assert all(len(row["test"]) == 2 and 0 < row["test"][0] <= 1 for row in rows)
-    assert len(findings(result)) == 2 and all("panning is" in sentence for sentence in findings(result))
-    assert len(table_cells(result)) == 7
+    assert sorted((row["density"], row["method"]) for row in rows) == [
+        *((density, method) for density in (0.05, 0.1) for method in ("SNIP", "panning", "random (ERK)")), (1.0, "dense")
+    ]  # fmt: skip
+    assert all(len(row["test_accuracy"]) == 2 and 0 < row["test_accuracy"]["0"] <= 1 for row in rows)
+    text = (out / "table.md").read_text()
+    for density, way in result.winners.items():
+        assert f"At density {density:g}, panning is {way.label}." in choices(result) and way.label in text
+    shown = tables(read_records(out / "records.jsonl"))  # the records alone make the benchmark's tables
+    assert {row.method for row in shown[0].rows} >= {"SNIP", "random (ERK)"}
 
 
-def test_the_test_part_is_read_by_the_final_trainings_only(whole: tuple[Path, SearchResult]) -> None:
+def test_the_cost_of_a_winner_is_that_of_its_search(whole: tuple[Path, SearchResult]) -> None:
+    out, result = whole
+    (table,) = tables(result.cells)
+    short = [r for r in read_records(out / "records.jsonl") if r.kind == "train"]
+    assert result.search_images == sum(record.metrics["images_seen"] for record in short)
+    costs = {row.density: table.cost(row)[0] for row in table.rows if row.method == "panning"}
+    assert sum(costs.values()) * 200 == pytest.approx(2 * result.agent_images + result.search_images)
+    assert {table.cost(row)[0] for row in table.rows if row.method != "panning"} == {0.0}
+
+
+def test_the_test_part_is_read_by_the_final_cells_only(whole: tuple[Path, SearchResult]) -> None:
     records = read_records(whole[0] / "records.jsonl")
-    final = [r for r in records if r.kind == "train" and r.config["test"]]
-    assert {r.config["recipe"]["epochs"] for r in final} == {2.0}
-    assert all("test_accuracy" not in r.metrics for r in records if r not in final)
-    # Per seed: dense, and for each density the winner and two baselines; equal masks are trained once.
+    final = [check_cell(record) for record in records if record.kind == "cell"]
+    assert {r.config["recipe"]["epochs"] for r in final} == {2.0} and all(r.config["test"] for r in final)
+    assert all("test_accuracy" not in r.metrics for r in records if r.kind != "cell")
+    # Per seed: dense, and for each density the winner and two baselines, of which the winner may be one
     assert 2 * (1 + 2 * 2) <= len(final) <= 2 * (1 + 2 * 3)
 
 
 def test_every_baseline_policy_and_the_agent_are_candidates_and_no_mask_twice(
     whole: tuple[Path, SearchResult],
 ) -> None:
-    keys = [candidate.key for candidate in fixed_candidates(config().agent, ["erk", "synflow"])]
-    assert len(set(keys)) == len(keys) == 2 * (2 + len(POLICIES) + 1)
-    assert baseline("synflow").key in keys  # what the final table shows, so that it is not pruned again
+    ways = fixed_candidates(config().agent, ["erk", "synflow"])
+    assert len(set(ways)) == len(ways) == 2 * (2 + len(POLICIES) + 1)
     _, result = whole
     tried = [entry["candidate"] for entry in result.rungs if (entry["rung"], entry["density"]) == (1, 0.1)]
-    assert {"random (ERK) + all-alive", "SNIP + all-alive", "agent + all-alive"} <= set(tried)
-    assert len(set(tried)) == len(tried) < len(keys) + 2  # a sampled episode in two forms; some give equal masks
-
-
-def test_what_shares_the_first_place_is_said_to(whole: tuple[Path, SearchResult]) -> None:
-    _, result = whole
-    ours = next(row for row in result.rows if row.method == "panning")
-    better = replace(ours, method="SNIP", test=[a + 0.01 for a in ours.test if a is not None])
-    one = config(densities=[ours.density])
-
-    def sentence(*others: Row) -> str:
-        return findings(replace(result, config=one, rows=[ours, *others]))[0]
-
-    assert "first, with others: +0.00 points against SNIP" in sentence(replace(ours, method="SNIP"))
-    assert "number 2 of 2: -1.00 points against SNIP" in sentence(better)
-    assert "is first: " in sentence(replace(better, test=[None, 1.0]))  # one that failed comes after
+    assert {"random (ERK) + all-alive", "SNIP + all-alive", "panning (agent) + all-alive"} <= set(tried)
+    assert len(set(tried)) == len(tried) < len(ways) + 2  # a sampled episode in two forms; some give equal masks
 
 
 def test_the_winner_is_the_best_on_validation_in_the_last_rung(whole: tuple[Path, SearchResult]) -> None:
@@ -134,7 +145,7 @@ def test_the_winner_is_the_best_on_validation_in_the_last_rung(whole: tuple[Path
     for density, winner in result.winners.items():
         last = [entry for entry in result.rungs if entry["density"] == density and entry["rung"] == 2]
         assert len(last) == 2 and max(entry["accuracy"] for entry in last) == last[0]["accuracy"]
-        assert last[0]["candidate"] == winner.name
+        assert last[0]["candidate"] == winner.label
         first = [entry for entry in result.rungs if entry["density"] == density and entry["rung"] == 1]
         kept = [entry["accuracy"] for entry in first if entry["kept"]]
         assert len(kept) == 2 and min(kept) >= max(e["accuracy"] for e in first if not e["kept"])
@@ -148,11 +159,12 @@ def test_a_dear_candidate_loses_by_the_weight_of_its_cost(whole: tuple[Path, Sea
     for density in CONFIG["densities"]:
         first, last = ([e for e in cheap.rungs if (e["density"], e["rung"]) == (density, number)] for number in (1, 2))
         assert min(e["compute_left"] for e in first) == first[0]["compute_left"] < first[-1]["compute_left"]
-        assert cheap.winners[density].name == min(last, key=lambda e: e["compute_left"])["candidate"]
-    assert [w.name for w in cheap.winners.values()] != [w.name for w in whole[1].winners.values()]
-    column = COLUMNS.index("multiply-adds %")
-    cells = {(row[0], row[1]): float(row[column]) for row in table_cells(cheap)}
-    assert cells["1", "dense"] == 100.0 and max(cells.values()) == 100.0 > min(cells.values()) > 0.0
+        assert cheap.winners[density].label == min(last, key=lambda e: e["compute_left"])["candidate"]
+    assert cheap.winners != whole[1].winners
+    (table,) = tables(cheap.cells)
+    assert set(table.dense.of_masks("compute_left")) == {1.0}
+    lefts = [left for row in table.rows for left in row.of_masks("compute_left")]
+    assert 0.0 < min(lefts) < max(lefts) <= 1.0
 
 
 class Interrupting:
@@ -182,7 +194,7 @@ def test_an_interrupted_search_goes_on_where_it_was(whole: tuple[Path, SearchRes
     result = search(out)
     assert len(read_records(out / "records.jsonl")) == n_records
     assert_same_products(whole[0], out)
-    assert markdown(result) == markdown(whole[1])
+    assert said(result) == said(whole[1])
     search(out, Interrupting(0))  # nothing is left to do
 
 
@@ -196,7 +208,7 @@ def test_ray_gives_the_same_masks_and_table(
     with RayExecutor(n_workers) as executor:
         result = search(tmp_path, executor)
     assert_same_products(whole[0], tmp_path)
-    assert markdown(result) == markdown(whole[1])
+    assert said(result) == said(whole[1])
 
 
 @pytest.mark.ray
@@ -212,7 +224,7 @@ def test_a_killed_worker_loses_nothing(
 
         def kill_then_put(self: JobStore, job: Job, outcome: Outcome) -> None:
             nonlocal n_trained
-            if job.kind == "train":
+            if job.spec.kind == "train":
                 n_trained += 1
                 if n_trained == 1:
                     left.extend(executor.pids())
@@ -224,7 +236,7 @@ def test_a_killed_worker_loses_nothing(
         result = search(tmp_path, executor)
     assert n_trained > 5 and not left
     assert_same_products(whole[0], tmp_path)
-    assert markdown(result) == markdown(whole[1])
+    assert said(result) == said(whole[1])
 
 
 @pytest.mark.ray
@@ -234,37 +246,37 @@ def test_a_job_that_kills_every_worker_is_given_up_with_a_message(
     from panning.jobs.ray_executor import RayExecutor
 
     with RayExecutor(1, job_timeout_s=1e-3) as executor, pytest.raises(WorkerError, match="3 times"):
-        list(executor.run([train_job(TASK, DataSource(), 0, None, Recipe(epochs=50, batch_size=10))]))
+        list(executor.run([train_job(epochs=50, batch_size=10)]))
 
 
 @pytest.mark.ray
 def test_an_error_in_a_worker_arrives_as_itself(local_ray: None) -> None:
     from panning.jobs.ray_executor import RayExecutor
 
-    with RayExecutor(1) as executor, pytest.raises(UnknownNameError, match="Did you mean 'snip'"):
-        list(executor.run([prune_job(TASK, DataSource(), 0, 0.1, {"method": "snp"}, False)]))
+    absent = TrainSpec(task=TaskSpec(model="mlp", data="npz:absent.npz"), seed=0, mask=None, recipe=Recipe())
+    with RayExecutor(1) as executor, pytest.raises(DataError, match="absent.npz"):
+        list(executor.run([Job(absent)]))
 
 
 def test_jobs_are_known_by_what_they_ask_and_not_by_where_the_data_lie() -> None:
-    def job(seed: int = 0, root: str | None = None, mask: bytes | None = None) -> Job:
-        return train_job(TASK, DataSource(root=root), seed, mask, Recipe())
-
-    assert job().key == job(root="elsewhere").key
-    assert len({job().key, job(seed=1).key, job(mask=b"a").key, job(mask=b"b").key}) == 4
+    assert train_job().key == train_job(root="elsewhere").key
+    assert len({job.key for job in (train_job(), train_job(seed=1), train_job(mask=b"a"), train_job(mask=b"b"))}) == 4
 
 
 def test_work_that_fails_is_recorded_as_a_result() -> None:
-    diverges = train_job(TASK, DataSource(), 0, None, Recipe(epochs=1, batch_size=50, learning_rate=1e9))
-    outcome = execute(diverges)
-    assert outcome.error is not None and "training loss" in outcome.error and outcome.metrics == {}
-    impossible = execute(prune_job(TASK, DataSource(), 0, 2 / 50432, {"method": "snip"}, False))
+    outcome = execute(train_job(epochs=1, batch_size=50, learning_rate=1e9))
+    assert (
+        outcome.error is not None and "training loss" in outcome.error and outcome.metrics == {"error": outcome.error}
+    )
+    impossible = execute(Job(PruneSpec(task=TASK, seed=0, density=2 / 50432, by=Method(method="snip"))))
     assert impossible.error is not None and "a path needs 3" in impossible.error
 
 
-def test_a_search_whose_baseline_diverges_says_so_in_its_table(tmp_path: Path) -> None:
+def test_a_search_whose_dense_network_diverges_says_so(tmp_path: Path) -> None:
     result = search(tmp_path, recipe={**SHORT, "learning_rate": 1e9}, densities=[0.1], baselines=["erk"])
-    text = markdown(result)
-    assert "failed" in text and "Failed:" in text and "training loss" in text
+    assert all("training loss" in cell.metrics["error"] for cell in result.cells)
+    with pytest.raises(PanningError, match="the dense network failed .*the recipe does not fit it"):
+        write_report(result, tmp_path)
 
 
 def test_a_folder_holds_one_search_only(whole: tuple[Path, SearchResult]) -> None:
@@ -281,8 +293,8 @@ def test_impossible_densities_are_refused_before_anything_starts(tmp_path: Path)
 def test_a_trained_policy_can_be_searched_with(tmp_path: Path) -> None:
     part = {**CONFIG["agent"], "n_rounds": 4, "policy": str(policy_file(tmp_path))}
     result = search(tmp_path / "s", densities=[0.1], agent=part, baselines=[])
-    assert result.agent_epochs == 0 and not (tmp_path / "s" / "agent").exists()
-    assert [row.method for row in result.rows] == ["panning", "dense"]
+    assert result.agent_images == 0 and not (tmp_path / "s" / "agent").exists()
+    assert [row_name_of(cell) for cell in result.cells] == ["dense"] * 2 + ["panning"] * 2
 
 
 def test_a_policy_made_for_other_actions_is_refused(tmp_path: Path) -> None:

@@ -54,8 +54,11 @@ def run(
     n_cells, n_trainings = check_grid(grid, config.parent)  # before Ray starts: wrong input is answered at once
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
     folder = out or Path("runs") / f"bench-{grid.name}"
-    with options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s) as executor:
-        records = run_grid(grid, config.parent, folder, executor, output.progress, part)
+    with (
+        options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s) as executor,
+        output.listener() as listen,
+    ):
+        records = run_grid(grid, config.parent, folder, executor, listen, part)
     failed = [record for record in records if record.metrics["error"] is not None]
     for record in failed:
         output.note(f"failed: {record.config['by']} at {record.config['density']:g}: {record.metrics['error']}")

@@ -30,8 +30,7 @@ def reproduce(
 
     Example: panning reproduce docs/results/fashion-lenet5.jsonl --key 621aa1
     """
-    from panning.compare.cells import read_cells
-    from panning.compare.grid import row_name
+    from panning.compare.cells import read_cells, row_name
     from panning.compare.reproduce import differences, find_record, row_spread, run_again
     from panning.foundation.machine import environment_info
     from panning.tasks import DataSource

@@ -46,21 +46,22 @@ def _run(
     path: Path, out: Path, workers: int | None, ray_address: str | None, data_root: Path | None, download: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
+    from panning.compare.report import findings, short_cells
     from panning.foundation.config import load_config
-    from panning.search import SearchConfig, run_search
-    from panning.search.report import COLUMNS, as_json_text, findings, table_cells, write_report
-    from panning.search.run import check_search
+    from panning.search import SearchConfig, check_search, run_search
+    from panning.search.report import as_json as search_as_json
+    from panning.search.report import choices, write_report
 
     config = load_config(SearchConfig, path).with_data(data_root, download)
-    check_search(config)  # before Ray starts: wrong input is answered at once
+    ready = check_search(config)  # before Ray starts: wrong input is answered at once
     n_workers = options.worker_count(workers)
-    with options.executor(n_workers, ray_address, config.job_timeout_s) as executor:
-        result = run_search(config, out, executor, agent_workers=n_workers, show=output.progress)
-    write_report(result, out)
+    with options.executor(n_workers, ray_address, config.job_timeout_s) as executor, output.listener() as listen:
+        result = run_search(ready, out, executor, agent_workers=n_workers, listen=listen)
+    table = write_report(result, out)
     if as_json:
-        print(as_json_text(result))
+        output.print_json(search_as_json(result, table))
         return
-    output.print_table(list(COLUMNS), table_cells(result))
-    for sentence in findings(result):
+    output.print_table(*short_cells(table))
+    for sentence in (*choices(result), *findings(table)):
         output.say(sentence)
     output.say(f"Masks, table, pictures and records: {out}")

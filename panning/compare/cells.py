@@ -6,109 +6,28 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
-from panning.compare.grid import Contender, DynamicSpec, row_name
-from panning.episode.actions import ActionSpec
-from panning.foundation.config import Config
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord, content_key, read_records
-from panning.masks.masks import Density
-from panning.tasks import TaskSpec, check_task_names
-from panning.training import Recipe
-
-Share = Annotated[float, Field(ge=0, le=1)]
-#: More than anybody has; beyond 2**53 a count is no exact float.
-MOST = 2**53
-Count = Annotated[int, Field(ge=0, le=MOST)]
+from panning.jobs.outcome import CellOutcome
+from panning.jobs.spec import CellSpec, Way
 
 
-class _Agent(Config):
-    policy: Literal["agent"]
-    n_rounds: Annotated[int, Field(ge=1)]
-    action: ActionSpec
-    dynamic: DynamicSpec | None = None
-    members: Annotated[int, Field(ge=1, le=100)] = 1
+@dataclass(frozen=True)
+class NamedCell(RunRecord):
+    """A cell that tables show under a name of its own."""
+
+    name: str = ""
 
 
-class _CellConfig(Config):
-    """What ``cell_job`` writes."""
-
-    task: TaskSpec
-    seed: int
-    density: Density
-    by: dict[str, Any] | None
-    all_alive: bool
-    policy: str | None
-    recipe: Recipe
-    test: bool
-
-    _names = field_validator("task")(check_task_names)
-
-    @model_validator(mode="after")
-    def _by_a_row(self) -> _CellConfig:
-        by = self.by
-        if by is not None and "policy" in by:
-            _Agent.model_validate_json(json.dumps(by), strict=True)
-        elif by is not None:
-            Contender.model_validate_json(json.dumps(by), strict=True)
-        if (
-            by is not None
-            and "dynamic" in by
-            and by["dynamic"] != DynamicSpec.model_validate(by["dynamic"]).model_dump(mode="json")
-        ):
-            raise ValueError("a dynamic method stands with all its numbers")
-        if (self.policy is not None) != (by is not None and "policy" in by):
-            raise ValueError("an agent's row names its policy file, and no other does")
-        return self
-
-
-class _Timing(Config):
-    prune_s: Annotated[float, Field(ge=0, le=MOST)] = 0.0
-    train_s: Annotated[float, Field(ge=1e-6, le=MOST)] | None = None
-
-
-class _Metrics(Config):
-    """What tables read of a cell; where it failed, any of it may lack."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    error: str | None
-    effective_density: Share | None = None
-    n_dead_units: Count | None = None
-    collapsed_layers: list[str] | None = None
-    compute_left: Annotated[float, Field(ge=0)] | None = None
-    layer_densities: list[tuple[str, Share]] | None = None
-    mask: str | None = None
-    data: str | None = None
-    data_label: str | None = None
-    n_train: Annotated[int, Field(ge=1, le=MOST)] | None = None
-    search_images: Count | None = None
-    timing: _Timing | None = None
-    images_seen: Annotated[int, Field(ge=1, le=MOST)] | None = None
-    train_epochs: Annotated[float, Field(ge=0, le=MOST)] | None = None
-    accuracy: Share | None = None
-    loss: float | None = None
-    test_accuracy: Share | None = None
-    test_accuracy_of_best: Share | None = None
-    history: Annotated[list[dict[str, float]], Field(min_length=1)] | None = None
-
-    def lacking(self, test: bool) -> list[str]:
-        """What a cell that did not fail must have."""
-        of_test = {"test_accuracy", "test_accuracy_of_best"}
-        may_lack = {"error", "train_epochs"} | (set() if test else of_test)
-        missing = [name for name, value in self if value is None and name not in may_lack]
-        if self.timing is not None and self.timing.train_s is None:
-            missing.append("timing.train_s")
-        if any("epoch" not in entry for entry in self.history or ()):
-            missing.append("history.epoch")
-        if any(entry.get("density", 1.0) <= 0 for entry in self.history or ()):
-            missing.append("history.density above 0")
-        return missing
+def row_name(config: dict[str, Any]) -> str:
+    """What tables call a cell, from its record's config."""
+    return Way(by=config["by"], all_alive=config["all_alive"]).label
 
 
 def check_cell(record: RunRecord) -> RunRecord:
@@ -120,9 +39,13 @@ def check_cell(record: RunRecord) -> RunRecord:
     try:
         if record.key != content_key({"kind": record.kind, **record.config}):
             raise ValueError("the key is not that of this config")
-        config = _CellConfig.model_validate_json(json.dumps(record.config), strict=True)
-        metrics = _Metrics.model_validate_json(json.dumps(record.metrics), strict=True)
-        if metrics.error is None and (missing := metrics.lacking(config.test)):
+        config = CellSpec.model_validate_json(json.dumps(record.config), strict=True)
+        outcome = CellOutcome.model_validate_json(json.dumps(record.metrics), strict=True)
+        if lacking := [name for name in CellSpec.model_fields if name not in record.config]:
+            raise ValueError(f"its config lacks {', '.join(lacking)}")
+        if config.model_dump(mode="json")["by"] != record.config["by"]:
+            raise ValueError("'by' must have all numbers of a dynamic method, and nothing else that is as by default")
+        if missing := outcome.lacking(config.test):
             raise ValueError(f"it lacks {', '.join(missing)}")
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
@@ -188,7 +111,8 @@ def by_place(cells: Iterable[RunRecord]) -> tuple[dict[Place, list[RunRecord]], 
 
     def place(cell: RunRecord, recipe: dict[str, Any]) -> Place:
         policy = cell.config["policy"]
-        name = row_name(cell.config) + (f" {policy[:6]}" if policy and n_agents > 1 else "")
+        name = cell.name if isinstance(cell, NamedCell) else row_name(cell.config)
+        name += f" {policy[:6]}" if policy and n_agents > 1 else ""
         return json.dumps([cell.config["task"], recipe], sort_keys=True), name, cell.config["density"]
 
     def at_any_rate(cell: RunRecord) -> Place:

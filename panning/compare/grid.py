@@ -1,4 +1,4 @@
-"""A grid: models and data sets, densities, methods and seeds, trained under one protocol. What it is; ``grid_run`` runs it.
+"""A grid: models and data sets, densities, methods and seeds, trained under one protocol. ``compare.run`` runs it.
 
 Every cell is a job of its own, named by its content: a grid can be stopped, extended and merged without repeating one.
 """
@@ -13,45 +13,18 @@ from pydantic import Field, field_validator, model_validator
 
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import Config
-from panning.foundation.errors import PanningError
-from panning.foundation.registry import lookup
-from panning.jobs.work import Job, cell_job
+from panning.jobs.outcome import CellOutcome
+from panning.jobs.spec import Agent, CellSpec, Method, Way, digest_of_any
+from panning.jobs.work import Job
 from panning.masks.masks import Density
 from panning.pruners import PRUNERS
-from panning.pruners.controls import CONTROLS
 from panning.tasks import DataSource, RunConfig, TaskSpec, check_task_names
-from panning.training import DYNAMICS, Recipe, make_dynamic
-from panning.training.moving.method import Dynamic
+from panning.training import Recipe
 from panning.training.presets import load_recipe
 
 
-class DynamicSpec(Config):
-    """A row of ``DYNAMICS`` with all its numbers, which are those of the row where none are given."""
-
-    name: str
-    options: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _whole(cls, given: Any) -> Any:
-        given = {"name": given} if isinstance(given, str) else given
-        if not isinstance(given, dict) or set(given) - {"name", "options"} or not isinstance(given.get("name"), str):
-            return given
-        options = given.get("options") or {}
-        if not isinstance(options, dict):
-            return given
-        try:
-            return {"name": given["name"], "options": make_dynamic(given["name"], options).model_dump(mode="json")}
-        except PanningError as error:
-            raise ValueError(str(error)) from None
-
-    @property
-    def method(self) -> Dynamic:
-        return make_dynamic(self.name, self.options)
-
-
-class Contender(Config):
-    """A way to make masks: a row of the tables.
+class Contender(Method):
+    """A way to make masks, as a config names it: a row of the tables.
 
     Attributes:
         method: a row of ``PRUNERS``; or
@@ -59,18 +32,10 @@ class Contender(Config):
         dynamic: a row of ``DYNAMICS``, alone or with other numbers: ``{name: rigl, options: {every: 50}}``. Beside a method
             or policy, that makes the first mask.
         all_alive: give the budget of dead weights back; where masks move, after every move.
-        released: the method as its authors' code has it.
-        control: a row of ``CONTROLS`` around the method.
-        members: so many networks, each of its own weights and masks, that predict together.
     """
 
-    method: str | None = None
     policy: str | None = None
-    dynamic: DynamicSpec | None = None
     all_alive: bool = False
-    released: bool = False
-    control: str | None = None
-    members: Annotated[int, Field(ge=1, le=100)] = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -81,32 +46,13 @@ class Contender(Config):
     def _one_way(self) -> Contender:
         if self.method is not None and self.policy is not None:
             raise ValueError("name a method or a policy file, not both")
-        if self.method is None and self.policy is None and self.dynamic is None:
-            raise ValueError("name a method, a policy file or a dynamic method")
-        if self.method is None and (self.released or self.control is not None):
-            raise ValueError("released and control go with a method")
         if self.dynamic is not None and self.all_alive and self.dynamic.method.prunes_units:
             raise ValueError(f"'{self.dynamic.name}' prunes whole units: all_alive does not go with it")
-        if self.dynamic is not None and self.dynamic.method.only_prunes and (self.method or self.policy):
-            raise ValueError(
-                f"'{self.dynamic.name}' only prunes, and a first mask has the final density here: leave {self._first} out"
-            )
-        try:
-            row = lookup(PRUNERS, self.method, "method") if self.method is not None else None
-            if self.control is not None:
-                lookup(CONTROLS, self.control, "control")
-        except KeyError as error:
-            raise ValueError(str(error)) from None
-        if row is not None and self.released and row.released is None:
-            raise ValueError(f"method '{self.method}' has no released form")
-        if row is not None and self.control is not None and CONTROLS[self.control].of_scores and not row.pruner.indices:
-            raise ValueError(f"control '{self.control}' turns scores round, and method '{self.method}' draws at random")
         return self
 
     @property
-    def _first(self) -> str:
-        """For messages: what makes the first mask."""
-        return "the policy" if self.method is None else f"method '{self.method}'"
+    def first(self) -> str | None:
+        return super().first if self.policy is None else "the policy"
 
     @property
     def is_control_of_scores(self) -> bool:
@@ -117,18 +63,15 @@ class Contender(Config):
     def uncontrolled(self) -> Contender:
         return self.model_copy(update={"control": None})
 
-    def by(self, folder: Path) -> tuple[dict[str, Any], bytes | None]:
-        """How a job makes the mask (see ``prune_job``), and the policy's file."""
-        extra: dict[str, Any] = {} if self.dynamic is None else {"dynamic": self.dynamic.model_dump(mode="json")}
-        if self.members > 1:
-            extra["members"] = self.members
+    def way(self, folder: Path) -> tuple[Way, bytes | None]:
+        """How jobs make the mask, and the policy's file."""
+        shared: dict[str, Any] = {"dynamic": self.dynamic, "members": self.members}
         if self.policy is None:
-            named = {"method": self.method, "released": self.released, "control": self.control}
-            return {**{key: value for key, value in named.items() if value}, **extra}, None
-        path = folder / self.policy
-        net = load_policy(path)
-        agent = {"policy": "agent", "n_rounds": net.n_rounds, "action": net.spec.model_dump(mode="json")}
-        return {**agent, **extra}, path.read_bytes()
+            by = Method(method=self.method, released=self.released, control=self.control, **shared)
+            return Way(by=by, all_alive=self.all_alive), None
+        net = load_policy(folder / self.policy)
+        agent = Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec, **shared)
+        return Way(by=agent, all_alive=self.all_alive), (folder / self.policy).read_bytes()
 
 
 class GridTask(Config):
@@ -229,58 +172,31 @@ def _at_no_rate(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"learning_rate": 1.0})
 
 
-#: What a control adds to its method's name.
-CONTROLLED = {
-    "shuffle": "shuffled", "shuffle_alive": "shuffled, as many alive", "reinitialise": "of other weights",
-    "invert": "inverted",
-}  # fmt: skip
-
-
-def row_name(config: dict[str, Any]) -> str:
-    """What tables call a cell, from its record's config."""
-    by = config["by"]
-    if by is None:
-        return "dense"
-    extra = [*(["released"] if by.get("released") else []), *([CONTROLLED[by["control"]]] if by.get("control") else [])]
-    first = PRUNERS[by["method"]].label if "method" in by else "panning (agent)" if "policy" in by else ""
-    first += f" ({'; '.join(extra)})" if extra else ""
-    name = first
-    if dynamic := by.get("dynamic"):
-        name = DYNAMICS[dynamic["name"]].label + _other_numbers(dynamic) + (f" from {first}" if first else "")
-    if (n := by.get("members", 1)) > 1:
-        name += f", {n} together"
-    return name + (" + all-alive" if config["all_alive"] else "")
-
-
-def _other_numbers(dynamic: dict[str, Any]) -> str:
-    """What makes a dynamic method another than its row, so that two of one row are told apart."""
-    own = DYNAMICS[dynamic["name"]].method.model_dump(mode="json")
-    other = [f"{key} {value}" for key, value in dynamic["options"].items() if own.get(key) != value]
-    return f" ({', '.join(other)})" if other else ""
-
-
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Cells of which only the seed differs: one contender, or the dense network, at one density.
+    """Cells of which only the seed differs: one way to make masks, or the dense network, at one density.
 
     Attributes:
-        by, all_alive, policy: as for ``cell_job``.
+        policy: the agent's file, where the way asks for it.
     """
 
     task: GridTask
     seeds: tuple[int, ...]
     source: DataSource
+    way: Way = Way()
     density: float = 1.0
-    by: dict[str, Any] | None = None
-    all_alive: bool = False
     policy: bytes | None = None
 
-    def jobs(self, recipe: Recipe, *, test: bool) -> list[Job]:
+    def jobs(self, recipe: Recipe, *, test: bool) -> list[Job[CellOutcome]]:
         """A cell for each seed; the test part is read only with ``test``."""
+        policy = digest_of_any(self.policy)
         return [
-            cell_job(
-                self.task.task, self.source, seed, recipe, density=self.density, by=self.by, all_alive=self.all_alive,
-                policy=self.policy, test=test,
+            Job(
+                CellSpec(
+                    task=self.task.task, seed=seed, density=self.density, by=self.way.by, all_alive=self.way.all_alive,
+                    policy=policy, recipe=recipe, test=test,
+                ),
+                self.source, self.policy,
             )
             for seed in self.seeds
         ]  # fmt: skip
@@ -292,13 +208,13 @@ def groups(config: GridConfig, folder: Path) -> list[Group]:
     Args:
         folder: of the config, where policy files are looked for.
     """
+    ways = [contender.way(folder) for contender in config.methods]
     found = []
     for task in config.tasks:
         found.append(Group(task, config.seeds, config.source))
-        for contender in config.methods:
-            by, policy = contender.by(folder)
-            found += [
-                Group(task, config.seeds, config.source, density, by, contender.all_alive, policy)
-                for density in config.densities
-            ]
+        found += [
+            Group(task, config.seeds, config.source, way, density, policy)
+            for way, policy in ways
+            for density in config.densities
+        ]
     return found

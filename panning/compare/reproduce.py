@@ -10,7 +10,8 @@ from typing import Any
 from panning.compare.cells import without_timing
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord
-from panning.jobs.work import Job, digest, execute
+from panning.jobs.spec import CellSpec, digest_of_any
+from panning.jobs.work import Job, execute
 from panning.tasks import DataSource
 
 
@@ -40,15 +41,15 @@ def run_again(record: RunRecord, source: DataSource, policy: Path | None = None)
         PanningError: if the row needs another policy file than this.
     """
     data = policy.read_bytes() if policy is not None else None
-    if record.config["policy"] != (digest(data) if data is not None else None):
+    if record.config["policy"] != digest_of_any(data):
         wanted = (
             "the policy file that it was made with, beside its grid's config"
             if record.config["policy"]
             else "no policy file"
         )
         raise PanningError(f"The cell {record.key} needs {wanted} (--policy).")
-    outcome = execute(Job("cell", record.config, source, data))
-    return RunRecord(record.key, record.kind, record.config, {**outcome.metrics, "error": outcome.error}, {})
+    outcome = execute(Job(CellSpec.model_validate(record.config), source, data))
+    return RunRecord(record.key, record.kind, record.config, outcome.metrics, {})
 
 
 def row_spread(records: Sequence[RunRecord], record: RunRecord) -> float | None:

@@ -11,12 +11,13 @@ from panning.compare.cells import check_cell, join_records
 from panning.compare.grid import GridConfig, Group, groups
 from panning.foundation.config import dump_config
 from panning.foundation.files import claim_folder, sole_writer, write_atomic
+from panning.foundation.progress import Listener
 from panning.foundation.records import RecordStore, RunRecord
 from panning.jobs.executor import Executor
+from panning.jobs.outcome import CellOutcome
 from panning.jobs.store import JobStore
-from panning.jobs.work import Job, Outcome
+from panning.jobs.work import Job
 from panning.masks.masks import n_kept_at
-from panning.search.run import ShowProgress
 from panning.tasks import load_task
 from panning.training import Recipe
 
@@ -25,7 +26,7 @@ Share = tuple[int, int]
 
 
 def run_grid(
-    config: GridConfig, folder: Path, out: Path, executor: Executor, show: ShowProgress, share: Share = (0, 1)
+    config: GridConfig, folder: Path, out: Path, executor: Executor, listen: Listener, share: Share = (0, 1)
 ) -> list[RunRecord]:
     """Run every cell that ``out`` has no record of; all records of ``out``.
 
@@ -43,9 +44,8 @@ def run_grid(
         write_atomic(out / "config.yaml", dump_config(config))
         store = _checked(JobStore(out))
 
-        def work(description: str, jobs: Sequence[Job]) -> dict[str, Outcome]:
-            with show(description, len(jobs)) as advance:
-                return store.run(jobs, executor, lambda job, outcome: advance(1))
+        def work(stage: str, jobs: Sequence[Job[CellOutcome]]) -> dict[str, CellOutcome]:
+            return store.run(jobs, executor, listen, stage)
 
         first, n_shares = share
         mine = groups(config, folder)[first::n_shares]
@@ -100,25 +100,25 @@ def merge_records(files: Sequence[Path], out: Path) -> int:
         return len(new)
 
 
-def _seed_by_seed(jobs: Iterable[list[Job]]) -> list[Job]:
+def _seed_by_seed(jobs: Iterable[list[Job[CellOutcome]]]) -> list[Job[CellOutcome]]:
     """All jobs, those of the first seed first: a grid that is stopped is whole for the seeds that it has."""
     return [job for of_seed in zip(*jobs, strict=True) for job in of_seed]
 
 
-def _by_rate(group: Group) -> dict[float, list[Job]]:
+def _by_rate(group: Group) -> dict[float, list[Job[CellOutcome]]]:
     return {
         rate: group.jobs(group.task.recipe.model_copy(update={"learning_rate": rate}), test=False)
         for rate in group.task.learning_rates
     }
 
 
-def _tuned(group: Group, tried: dict[str, Outcome]) -> Recipe:
+def _tuned(group: Group, tried: dict[str, CellOutcome]) -> Recipe:
     """The recipe of a group: with the learning rate that is best on the validation part, where rates are tried."""
     if not group.task.learning_rates:
         return group.task.recipe
 
-    def mean(jobs: list[Job]) -> float:
-        return statistics.fmean(tried[job.key].metrics.get("accuracy", 0.0) for job in jobs)
+    def mean(jobs: list[Job[CellOutcome]]) -> float:
+        return statistics.fmean(tried[job.key].accuracy for job in jobs)
 
     by_rate = _by_rate(group)
     best = max(sorted(by_rate), key=lambda rate: mean(by_rate[rate]))  # the lowest of equals, as tables choose

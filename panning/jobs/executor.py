@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from panning.jobs.work import Job, Outcome, execute
+from panning.jobs.outcome import OutcomeT
+from panning.jobs.work import Job, execute
 
 
 class Executor(Protocol):
@@ -16,7 +17,7 @@ class Executor(Protocol):
         """Jobs that run at the same time."""
         ...
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         """Every job with its outcome, in the order in which they end.
 
         Raises:
@@ -30,6 +31,6 @@ class SerialExecutor:
 
     n_workers = 1
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         for job in jobs:
             yield job, execute(job)

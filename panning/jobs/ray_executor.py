@@ -19,7 +19,8 @@ from ray.exceptions import RayActorError
 from panning.foundation import errors
 from panning.foundation.errors import PanningError, WorkerError
 from panning.foundation.memory import keep_freed_memory
-from panning.jobs.work import Job, Outcome
+from panning.jobs.outcome import Outcome, OutcomeT
+from panning.jobs.work import Job
 
 #: A job whose worker died so often is not tried again.
 MAX_ATTEMPTS = 3
@@ -33,7 +34,7 @@ class _JobWorker:
     def pid(self) -> int:
         return os.getpid()
 
-    def execute(self, job: Job) -> Outcome | tuple[str, str]:
+    def execute(self, job: Job[Any]) -> Outcome | tuple[str, str]:
         """The outcome, or the name and message of the PanningError it raised."""
         from panning.jobs.work import execute
 
@@ -48,7 +49,7 @@ _RemoteJobWorker: Any = ray.remote(num_cpus=1, max_restarts=0)(_JobWorker)
 
 @dataclass
 class _Flight:
-    job: Job
+    job: Job[Any]
     worker: int
     deadline: float
 
@@ -85,7 +86,7 @@ class RayExecutor:
         pids: list[int] = ray.get([worker.pid.remote() for worker in self._workers])
         return pids
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         if not jobs:
             return
         self.start()
@@ -114,7 +115,7 @@ class RayExecutor:
                 ray.kill(self._workers[flight.worker])
                 self._workers[flight.worker] = _RemoteJobWorker.remote()
 
-    def _send(self, job: Job, worker: int, flights: dict[Any, _Flight]) -> None:
+    def _send(self, job: Job[Any], worker: int, flights: dict[Any, _Flight]) -> None:
         call = self._workers[worker].execute.remote(job)
         flights[call] = _Flight(job, worker, time.monotonic() + self.job_timeout_s)
 
@@ -122,7 +123,7 @@ class RayExecutor:
         now = time.monotonic()
         return [call for call, flight in flights.items() if flight.deadline < now]
 
-    def _land(self, call: Any, flight: _Flight) -> Outcome | None:
+    def _land(self, call: Any, flight: _Flight) -> Any:
         try:
             answer = ray.get(call)
         except RayActorError:
@@ -136,7 +137,7 @@ class RayExecutor:
         attempts[flight.job.key] = attempts.get(flight.job.key, 0) + 1
         if attempts[flight.job.key] >= MAX_ATTEMPTS:
             raise WorkerError(
-                f"The workers of a {flight.job.kind} job died or were silent for {self.job_timeout_s:.0f} s, "
+                f"The workers of a {flight.job.spec.kind} job died or were silent for {self.job_timeout_s:.0f} s, "
                 f"{MAX_ATTEMPTS} times; is the memory enough? The job: {flight.job.config}"
             )
         ray.kill(self._workers[flight.worker])

@@ -1,8 +1,4 @@
-"""Jobs: the units of work that executors run. A pure function of a JSON-able description, equal on every worker.
-
-- ``prune``: one network, one density, one policy or method -> a mask.
-- ``train``: one network, one mask or none, one recipe -> validation (and, for the final table, test) accuracy.
-- ``cell``: both in one, with everything a benchmark tells of a row; it needs no other job's outcome.
+"""Jobs: the units of work that executors run. Pure functions of descriptions (``panning.jobs.spec``), equal on every worker.
 
 What belongs to a job but not to its identity, like where the data lie, travels beside the description; masks and policies
 are in the identity by their hash.
@@ -10,313 +6,216 @@ are in the identity by their hash.
 
 from __future__ import annotations
 
-import copy
 import functools
-import hashlib
 import math
 import time
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import nn
 
 from panning.alive.connectivity import Connectivity, MaskReport, report
 from panning.compaction.cost import compute_left
-from panning.episode.actions import ActionSpec
-from panning.episode.episode import Policy, run_policy
-from panning.episode.policies import Replay, make_policy
 from panning.episode.policy_net import PolicyNet, parse_policy
-from panning.foundation.errors import DensityError, MaskError, NonFiniteError, PanningError
+from panning.foundation.errors import DensityError, MaskError, NonFiniteError
 from panning.foundation.records import content_key
-from panning.foundation.seeding import derive_seed, numpy_rng
+from panning.foundation.seeding import derive_seed
+from panning.jobs.outcome import CellOutcome, Outcome, OutcomeT, PruneOutcome, Timing, TrainOutcome
+from panning.jobs.spec import Actions, CellSpec, PruneSpec, TrainSpec, Way, digest
+from panning.jobs.trained import Ensemble, Trained, train_one
 from panning.masks.file import dump_masks, parse_masks
 from panning.masks.masks import Masks
-from panning.pruners import PruneResult, make_all_alive, prune_problem
+from panning.pruners.described import Described, described
+from panning.pruners.rounds import METHODS_OWN, Rounds
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
-from panning.training import DYNAMICS, Movement, Recipe, TrainResult, evaluate, evaluate_mean, make_dynamic, train
-from panning.training.moving.method import Dynamic
+from panning.training import DYNAMICS, Movement
 from panning.training.moving.methods import first_mask
 from panning.training.short import train_copy
 
+Gives = TypeVar("Gives", bound=Outcome, covariant=True)
+
+
+class Spec(Protocol[Gives]):
+    """A description of ``panning.jobs.spec``."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def outcome(self) -> type[Gives]: ...
+    @property
+    def task(self) -> TaskSpec: ...
+    @property
+    def seed(self) -> int: ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class Job(Generic[OutcomeT]):
     """A unit of work.
 
     Attributes:
-        kind: ``prune``, ``train`` or ``cell``.
-        config: the JSON-able description; equal descriptions give equal outcomes.
+        spec: what is asked; equal descriptions give equal outcomes.
         source: where the data lie.
-        attachment: the bytes of a mask file (``train``) or policy file (``prune`` by the agent), hashed in ``config``.
+        attachment: the bytes of the mask or policy file that the description names.
     """
 
-    kind: str
-    config: dict[str, Any]
+    spec: Spec[OutcomeT]
     source: DataSource = DataSource()
     attachment: bytes | None = None
 
     @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The description as JSON."""
+        return self.spec.model_dump(mode="json")
+
+    @functools.cached_property
     def key(self) -> str:
-        return content_key({"kind": self.kind, **self.config})
+        return content_key({"kind": self.spec.kind, **self.config})
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a job gives: JSON-able metrics and, for ``prune``, a mask file's bytes.
-
-    ``error`` is set instead where the work was possible but failed: a diverged training, a network that cannot be pruned
-    so far. It belongs to the result of a comparison, and is recorded as one.
-    """
-
-    metrics: dict[str, Any] = field(default_factory=dict)
-    mask: bytes | None = None
-    error: str | None = None
-
-
-def digest(data: bytes) -> str:
-    """The hash by which a job's identity names its attachment."""
-    return hashlib.sha256(data).hexdigest()[:20]
-
-
-def prune_job(
-    task: TaskSpec, source: DataSource, seed: int, density: float, by: dict[str, Any], all_alive: bool,
-    policy: bytes | None = None,
-) -> Job:  # fmt: skip
-    """A job that makes a mask.
-
-    Args:
-        by: ``{"method": row of PRUNERS}``, with ``"released"`` and ``"control"`` if they are wanted; or an episode:
-            ``{"policy": row of POLICIES | "agent" | "actions", "n_rounds", "action"}``, with ``"sample": number`` for a
-            sampled episode of the agent and ``"actions"`` for a replay.
-        policy: the agent's file, where ``by`` asks for it.
-    """
-    config = {
-        "task": task.model_dump(mode="json"), "seed": seed, "density": density, "by": by, "all_alive": all_alive,
-        "policy": digest(policy) if policy is not None else None,
-    }  # fmt: skip
-    return Job("prune", config, source, policy)
-
-
-def train_job(
-    task: TaskSpec, source: DataSource, seed: int, mask: bytes | None, recipe: Recipe, test: bool = False
-) -> Job:
-    """A job that trains a network under a mask file, or dense; only with ``test`` is the test part read, at the end."""
-    config = {
-        "task": task.model_dump(mode="json"), "seed": seed, "mask": digest(mask) if mask is not None else None,
-        "recipe": recipe.model_dump(mode="json"), "test": test,
-    }  # fmt: skip
-    return Job("train", config, source, mask)
-
-
-def cell_job(
-    task: TaskSpec, source: DataSource, seed: int, recipe: Recipe, *, density: float = 1.0,
-    by: dict[str, Any] | None = None, all_alive: bool = False, policy: bytes | None = None, test: bool = True,
-) -> Job:  # fmt: skip
-    """A job that prunes, trains, and evaluates the last epoch and the one that was best on the validation part.
-
-    Args:
-        by: as for ``prune_job``; None trains the dense network. With ``"dynamic": {"name": row of DYNAMICS, "options"}`` it
-            makes the first mask, which is the row's own if nothing else is named; with ``"members": n`` so many networks,
-            each with weights and masks of its own, predict together.
-        test: read the test part, once, at the end; without it only the validation part is looked at.
-    """
-    config = {
-        "task": task.model_dump(mode="json"), "seed": seed, "density": density, "by": by, "all_alive": all_alive,
-        "policy": digest(policy) if policy is not None else None, "recipe": recipe.model_dump(mode="json"), "test": test,
-    }  # fmt: skip
-    return Job("cell", config, source, policy)
-
-
-def execute(job: Job) -> Outcome:
+def execute(job: Job[OutcomeT]) -> OutcomeT:
     """Run a job in this process, on one thread, so that its result is the same everywhere."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        task = load_task(TaskSpec.model_validate(job.config["task"]), job.config["seed"], job.source)
-        return {"prune": _prune, "train": _train, "cell": _cell}[job.kind](job, task)
+        task = load_task(job.spec.task, job.spec.seed, job.source)
+        outcome: OutcomeT = _RUN[job.spec.kind](job, job.spec, task)
+        return outcome
     except (NonFiniteError, DensityError, MaskError) as error:
-        return Outcome(error=str(error))
+        return job.spec.outcome(error=str(error))
     finally:
         torch.set_num_threads(threads)
 
 
-def _prune(job: Job, task: Task) -> Outcome:
-    result, actions = _pruned(job, task)
-    facts = report(Connectivity.of(task.problem), result.mask)
-    return Outcome(
-        {**_mask_facts(task, result.masks, facts), "actions": actions}, _mask_file(job, task, result, facts.facts())
-    )
+# --- prune ---
 
 
-def _pruned(job: Job, task: Task, density: float | None = None) -> tuple[PruneResult, list[list[float]]]:
-    """The mask, and the actions of the episode if it is one."""
-    config, by = job.config, job.config["by"]
-    problem, density = task.problem, config["density"] if density is None else density
-    actions: list[list[float]] = []
-    if "method" in by:
-        variant = {"released": by.get("released", False), "control": by.get("control")}
-        result = prune_problem(problem, density, by["method"], **variant)
-    else:
-        spec = ActionSpec.model_validate(by["action"])
-        result, taken = run_policy(problem, density, _policy(job, spec), spec, by["n_rounds"])
-        actions = [[float(value) for value in action] for action in taken]
-    return (make_all_alive(problem, result) if config["all_alive"] else result), actions
+def make_mask(
+    task: Task, way: Way, density: float, net: PolicyNet | None = None, rounds: Rounds = METHODS_OWN, **said: Any
+) -> tuple[Described, Actions]:
+    """A mask of a task's network with its manifest, and the actions of the episode that made it.
+
+    Args:
+        net: the agent, where the way asks for it.
+        said: more for the manifest.
+    """
+    result, actions = way.prune(task.problem, density, net, rounds)
+    method = "dense" if way.by is None else way.by.method_name
+    made = described(
+        task.problem, result, method=method, all_alive=way.all_alive, model=task.spec.model, data=task.data.label,
+        n_classes=task.data.n_classes, **said,
+    )  # fmt: skip
+    return made, actions
 
 
-def _mask_facts(task: Task, masks: Masks, facts: MaskReport) -> dict[str, Any]:
-    """What every table says of a mask."""
+def _prune(job: Job[PruneOutcome], spec: PruneSpec, task: Task) -> PruneOutcome:
+    made, actions = make_mask(task, spec, spec.density, _net(job))
+    return PruneOutcome(**_mask_figures(task, made.masks, made.facts), actions=actions, mask=dump_masks(made.masks))
+
+
+def _mask_figures(task: Task, masks: Masks, facts: MaskReport) -> dict[str, Any]:
+    """The fields of ``MaskFigures``."""
     return {
         "n_kept": facts.n_kept, "density": facts.density, **facts.facts(),
-        "compute_left": compute_left(task.problem, masks),
-        "layer_densities": [list(pair) for pair in masks.layer_densities().items()],  # records sort keys
+        "compute_left": compute_left(task.problem, masks), "layer_densities": list(masks.layer_densities().items()),
     }  # fmt: skip
 
 
-def _mask_file(job: Job, task: Task, result: PruneResult, facts: dict[str, Any]) -> bytes:
-    by = job.config["by"]
-    policy = by.get("policy")
-    method = by.get("method") or ("panning agent" if policy in ("agent", "actions") else f"panning policy {policy}")
-    masks = result.masks.with_manifest(
-        model=job.config["task"]["model"], data=task.data.label, method=method, all_alive=job.config["all_alive"],
-        seed=job.config["seed"], input_shape=list(task.problem.input_shape), n_classes=task.data.n_classes, **facts,
-    )  # fmt: skip
-    return dump_masks(masks)
+def _net(job: Job[Any]) -> PolicyNet | None:
+    return None if job.attachment is None else parse_policy(job.attachment, "the agent's policy")
 
 
-def _policy(job: Job, spec: ActionSpec) -> Policy:
-    by = job.config["by"]
-    if by["policy"] == "actions":
-        return Replay(by["actions"])
-    if by["policy"] != "agent":
-        return make_policy(by["policy"], spec)
-    net = _agent(job)
-    if (sample := by.get("sample")) is None:
-        return net
-    rng = numpy_rng(job.config["seed"], "sampled episode", sample)
-    return replace(net, rng=rng)
+# --- train ---
 
 
-def _agent(job: Job) -> PolicyNet:
-    if job.attachment is None:
-        raise PanningError("A job for the agent carries no policy file.")
-    return parse_policy(job.attachment, "the agent's policy")
-
-
-def _train(job: Job, task: Task) -> Outcome:
-    config = job.config
+def _train(job: Job[TrainOutcome], spec: TrainSpec, task: Task) -> TrainOutcome:
     masks = parse_masks(job.attachment, "the job's mask") if job.attachment is not None else None
-    recipe = Recipe.model_validate(config["recipe"])
-    model, result = train_copy(task, masks, recipe, derive_seed(config["seed"], "training"))
-    metrics: dict[str, Any] = {
-        "accuracy": result.final["accuracy"], "loss": result.final["loss"],
-        "train_loss": result.final["train_loss"], "images_seen": result.images_seen, "wall_s": round(result.wall_s, 3),
-    }  # fmt: skip
-    if config["test"]:
-        test = evaluate(model, task.data, task.data.test_split(), recipe.precision)
-        metrics.update(test_accuracy=test["accuracy"], test_loss=test["loss"])
-    if not all(math.isfinite(value) for value in metrics.values()):
-        return Outcome(error="the evaluation loss is not finite")
-    return Outcome(metrics)
+    _, result = train_copy(task, masks, spec.recipe, derive_seed(spec.seed, "training"))
+    final: dict[str, Any] = {name: result.final[name] for name in ("accuracy", "loss", "train_loss")}
+    if not all(math.isfinite(value) for value in final.values()):
+        return TrainOutcome(error="the evaluation loss is not finite")
+    return TrainOutcome(**final, images_seen=result.images_seen, wall_s=round(result.wall_s, 3))
 
 
-def _cell(job: Job, task: Task) -> Outcome:
-    by, timing = job.config["by"] or {}, {"prune_s": 0.0}
-    tasks = [task]
-    for number in range(1, by.get("members", 1)):
-        tasks.append(load_task(task.spec, derive_seed(job.config["seed"], "member", number), job.source))
-    networks: list[_Trained] = []
-    for one in tasks:
+# --- cell ---
+
+
+def _cell(job: Job[CellOutcome], spec: CellSpec, task: Task) -> CellOutcome:
+    net, parts, prune_s = _net(job), [], 0.0
+    for one in _members(job, spec, task):
         started = time.perf_counter()
-        first = _first_masks(job, one)
-        timing["prune_s"] = round(timing["prune_s"] + time.perf_counter() - started, 3)
+        first = _first_masks(spec, one, net)
+        prune_s = round(prune_s + time.perf_counter() - started, 3)
         try:
-            networks.append(_trained(job, one, first))
+            parts.append(_trained(spec, one, first))
         except NonFiniteError as error:
-            return Outcome(_cell_facts(job, one, first) | {"timing": timing}, error=str(error))
-    facts = _cell_facts(job, task, networks[0].masks) | {"timing": timing}
-    timing["train_s"] = round(sum(network.result.wall_s for network in networks), 3)
-    if not all(network.result.members for network in networks):
-        return Outcome(facts, error="no epoch ended with the masks at their final density")
-    figures = _figures(job, task, networks)
-    histories = [entry for network in networks for entry in network.result.history]
+            return CellOutcome(**_facts(job, one, first, net), timing=Timing(prune_s=prune_s), error=str(error))
+    timing = Timing(prune_s=prune_s, train_s=round(sum(part.result.wall_s for part in parts), 3))
+    facts = {**_facts(job, task, parts[0].masks, net), "timing": timing}
+    if not all(part.result.members for part in parts):
+        return CellOutcome(**facts, error="no epoch ended with the masks at their final density")
+    figures = _figures(Ensemble(task, spec.recipe, parts), spec.test)
+    histories = [entry for part in parts for entry in part.result.history]
     if not all(math.isfinite(value) for entry in (figures, *histories) for value in entry.values()):
-        return Outcome(facts, error="a loss is not finite")
-    if len(networks) > 1 or len(networks[0].result.members) > 1:
-        figures["n_members"] = len(networks) if len(networks) > 1 else len(networks[0].result.members)
-    return Outcome({**facts, **figures, "history": list(networks[0].result.history)})
+        return CellOutcome(**facts, error="a loss is not finite")
+    return CellOutcome(**facts, **figures, history=parts[0].result.history)
 
 
-@dataclass(frozen=True, eq=False)
-class _Trained:
-    """A trained network, the masks it ended with (None: dense), and how it went."""
-
-    model: nn.Module
-    masks: Masks | None
-    result: TrainResult
+def _members(job: Job[CellOutcome], spec: CellSpec, task: Task) -> list[Task]:
+    """The task, and beside it a network of other weights for each further member."""
+    seeds = [derive_seed(spec.seed, "member", number) for number in range(1, spec.by.members if spec.by else 1)]
+    return [task, *(load_task(spec.task, seed, job.source) for seed in seeds)]
 
 
-def _first_masks(job: Job, task: Task) -> Masks | None:
+def _first_masks(spec: CellSpec, task: Task, net: PolicyNet | None) -> Masks | None:
     """What a training starts from; None is the dense network."""
-    by = job.config["by"]
+    by, density = spec.by, spec.density
     if by is None:
         return None
-    if "dynamic" not in by:
-        return _pruned(job, task)[0].masks
-    row, density = DYNAMICS[by["dynamic"]["name"]], job.config["density"]
-    if "method" in by or "policy" in by:
-        return _pruned(job, task, max(row.start_density or density, density))[0].masks
-    return first_mask(task.problem, _dynamic(by), density, row)
+    if by.dynamic is None:
+        return spec.prune(task.problem, density, net)[0].masks
+    row = DYNAMICS[by.dynamic.name]
+    if by.first is None:
+        return first_mask(task.problem, by.dynamic.method, density, row)
+    return spec.prune(task.problem, max(row.start_density or density, density), net)[0].masks
 
 
-def _dynamic(by: dict[str, Any]) -> Dynamic:
-    return make_dynamic(by["dynamic"]["name"], by["dynamic"]["options"], "the job's dynamic method")
+def _trained(spec: CellSpec, task: Task, first: Masks | None) -> Trained:
+    moves = None if spec.by is None else spec.by.dynamic
+    movement = None if moves is None else Movement(moves.method, task.problem, spec.density, spec.all_alive)
+    return train_one(task, spec.recipe, derive_seed(task.problem.seed, "training"), first, movement)
 
 
-def _trained(job: Job, task: Task, first: Masks | None) -> _Trained:
-    config, by = job.config, job.config["by"] or {}
-    movement = None
-    if "dynamic" in by:
-        movement = Movement(_dynamic(by), task.problem, config["density"], config["all_alive"])
-    model = copy.deepcopy(task.problem.model)
-    result = train(
-        model, task.data, Recipe.model_validate(config["recipe"]), seed=derive_seed(task.problem.seed, "training"),
-        masks=first, movement=movement, keep_best=True,
-    )  # fmt: skip
-    return _Trained(model, first if movement is None else result.masks, result)
-
-
-def _cell_facts(job: Job, task: Task, masks: Masks | None) -> dict[str, Any]:
+def _facts(job: Job[CellOutcome], task: Task, masks: Masks | None, net: PolicyNet | None) -> dict[str, Any]:
     """What tables say of a cell's mask and its data."""
     masks = Masks.dense(task.problem.layout) if masks is None else masks
-    seen = report(Connectivity.of(task.problem), masks.flat)
     return {
-        **_mask_facts(task, masks, seen), "mask": digest(masks.flat.numpy().tobytes()), "n_train": len(task.data.train),
+        **_mask_figures(task, masks, report(Connectivity.of(task.problem), masks.flat)),
+        "mask": digest(masks.flat.cpu().numpy().tobytes()), "n_train": len(task.data.train),
         "data": data_fingerprint(task.spec, job.source), "data_label": task.data.label,
-        "search_images": 0 if job.attachment is None else _agent(job).facts.get("images_seen", 0),
+        "search_images": 0 if net is None else net.facts.get("images_seen", 0),
     }  # fmt: skip
 
 
-def _figures(job: Job, task: Task, networks: list[_Trained]) -> dict[str, Any]:
-    """What tables say of a cell's training. Several networks predict by the mean of their probabilities."""
-    recipe = Recipe.model_validate(job.config["recipe"])
-    last = [network.model for network in networks]
-    best = [one for network in networks for one in network.result.networks(network.model)]
-    alone = len(networks) == 1 and len(best) == 1
-    final, members = networks[0].result.final, networks[0].result.members
-    of_best = members[0][0]["accuracy"]
-    if not alone:
-        last = best if len(networks) == 1 else last  # of one training with several members these are its last, too
-        final = evaluate_mean(last, task.data, task.data.validation, recipe.precision)
-        of_best = evaluate_mean(best, task.data, task.data.validation, recipe.precision)["accuracy"]
+def _figures(networks: Ensemble, test: bool) -> dict[str, Any]:
+    """What tables say of a cell's training."""
+    results, last = [part.result for part in networks.parts], networks.last
     figures: dict[str, Any] = {
-        "accuracy": final["accuracy"], "loss": final["loss"], "best_epoch": members[-1][0]["epoch"],
-        "best_accuracy": of_best, "images_seen": sum(network.result.images_seen for network in networks),
-        "train_epochs": sum(network.result.dense_epochs for network in networks),
+        **{name: networks.validation[name] for name in ("accuracy", "loss")},
+        "best_epoch": results[0].members[-1][0]["epoch"], "best_accuracy": networks.best_validation,
+        "images_seen": sum(result.images_seen for result in results),
+        "train_epochs": sum(result.dense_epochs for result in results),
     }  # fmt: skip
-    if job.config["test"]:
-        split = task.data.test_split()
-        test = evaluate_mean(last, task.data, split, recipe.precision)
-        test_of_best = evaluate_mean(best, task.data, split, recipe.precision)["accuracy"]
-        figures |= {"test_accuracy": test["accuracy"], "test_loss": test["loss"], "test_accuracy_of_best": test_of_best}
+    if len(last) > 1:
+        figures["n_members"] = len(last)
+    if test:
+        found = networks.read_test(last=last, best=networks.best)
+        figures |= {
+            "test_accuracy": found["last"]["accuracy"], "test_loss": found["last"]["loss"],
+            "test_accuracy_of_best": found["best"]["accuracy"],
+        }  # fmt: skip
     return figures
+
+
+_RUN: dict[str, Callable[[Job[Any], Any, Task], Any]] = {"prune": _prune, "train": _train, "cell": _cell}

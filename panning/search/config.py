@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from panning.agents.config import AgentConfig, EnvSpec, EpisodeSpec, PPOSpec
-from panning.episode.policy_net import load_policy
-from panning.foundation.config import Config
-from panning.foundation.registry import lookup
+from panning.foundation.config import Config, Name
 from panning.masks.masks import Density
 from panning.pruners import PRUNERS
 from panning.tasks import RunConfig, TaskSpec, check_task_names
@@ -75,20 +72,10 @@ class SearchConfig(RunConfig):
     cost_weight: Annotated[float, Field(ge=0)] = 0.0
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1)]
     recipe: Recipe
-    baselines: tuple[str, ...] = DEFAULT_BASELINES
+    baselines: tuple[Annotated[str, Name(PRUNERS, "method")], ...] = DEFAULT_BASELINES
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
     _names = field_validator("task")(check_task_names)
-
-    @field_validator("baselines")
-    @classmethod
-    def _known_baselines(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            try:
-                lookup(PRUNERS, name, "method")
-            except KeyError as error:
-                raise ValueError(str(error)) from None
-        return names
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:
@@ -103,13 +90,10 @@ class SearchConfig(RunConfig):
             raise ValueError("a seed or a density is named twice")
         return self
 
-    @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self, policy: bytes | None) -> dict[str, Any]:
         """All that results depend on; a policy file by its content."""
         identity = self.model_dump(mode="json", exclude=self.PLACES | {"job_timeout_s"})
-        if self.agent.policy is not None:
-            load_policy(self.agent.policy)  # says what is wrong with the file, if something is
-            identity["agent"]["policy"] = hashlib.sha256(Path(self.agent.policy).read_bytes()).hexdigest()
+        identity["agent"]["policy"] = None if policy is None else hashlib.sha256(policy).hexdigest()
         return identity
 
     def agent_config(self) -> AgentConfig:

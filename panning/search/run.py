@@ -3,284 +3,261 @@
 1. The agent is trained, on networks of other seeds (or a policy file is read).
 2. Every candidate prunes the first seed's network; dead networks go out.
 3. Rungs of short trainings, judged on the validation part, leave one winner for each density.
-4. The winner, the baselines and the dense network are trained in full on every seed; only now is the test part read.
+4. The winner, the baselines and the dense network are cells of a benchmark on every seed; only now is the test part read.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-
-from panning.agents.train import ShowRollouts, train_agent
-from panning.alive.connectivity import Connectivity, report
+from panning.agents.train import train_agent
+from panning.alive.connectivity import Connectivity
+from panning.compare.cells import NamedCell
+from panning.compare.grid import GridTask, Group
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import dump_config
 from panning.foundation.errors import JobError, PolicyError
 from panning.foundation.files import claim_folder, sole_writer, write_atomic
-from panning.foundation.records import read_records
+from panning.foundation.progress import Listener
+from panning.foundation.records import RunRecord, read_records
 from panning.jobs.executor import Executor
-from panning.jobs.store import JobStore, OnJob
-from panning.jobs.work import Job, Outcome, prune_job, train_job
+from panning.jobs.outcome import PruneOutcome, TrainOutcome
+from panning.jobs.spec import Method, PruneSpec, TrainSpec, Way, digest, digest_of_any
+from panning.jobs.store import JobStore
+from panning.jobs.work import Job
 from panning.masks.file import parse_masks
 from panning.masks.masks import n_kept_at
-from panning.search.candidates import Candidate, baseline, fixed_candidates, replay_candidates, sample_by
+from panning.search.candidates import fixed_candidates, replay_candidates, sample_of
 from panning.search.config import Rung, SearchConfig
-from panning.tasks import load_task, load_task_data
+from panning.tasks import load_task
+from panning.training import Recipe
 
-Advance = Callable[..., None]
-
-
-class ShowProgress(Protocol):
-    """Called with what is done and in how many steps; the block calls what it gets after each step."""
-
-    def __call__(self, description: str, total: int) -> AbstractContextManager[Advance]: ...
+#: What tables call the winner of each density.
+WINNER = "panning"
+Candidates = dict[float, list[Way]]
+#: Density, way, seed.
+Network = tuple[float, Way, int]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method at one density in the final table.
+class Ready:
+    """A search whose input was checked, with what that loaded.
 
     Attributes:
-        test, validation: accuracies in [0, 1], one per seed; None where the training or pruning failed.
-        compute_left: the share of the dense network's multiply-adds that compaction leaves.
+        policy: the bytes of the policy file that the config names.
+        n_train: images of the training part.
     """
 
-    density: float
-    method: str
-    detail: str
-    effective_density: list[float]
-    dead_units: list[int]
-    collapsed_layers: list[int]
-    test: list[float | None]
-    validation: list[float | None]
-    compute_left: list[float]
-    layer_densities: dict[str, float]
-    errors: tuple[str, ...] = ()
+    config: SearchConfig
+    policy: bytes | None
+    n_train: int
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Winners, table rows, and what the search cost in images trained on, per image of the training part."""
+    """What a search found, and what it cost in images trained on.
+
+    Attributes:
+        winners: by density.
+        rungs: an entry a candidate and rung, as JSON.
+        cells: of the final comparison: every method, and the winners once more under their name.
+        agent_images: of the rewards that the agent was trained on.
+        search_images: of the rungs.
+    """
 
     config: SearchConfig
-    data_label: str
-    winners: dict[float, Candidate]
+    winners: dict[float, Way]
     rungs: list[dict[str, Any]]
-    rows: list[Row]
-    search_epochs: float
-    agent_epochs: float
-    final_epochs: float
+    cells: list[RunRecord]
+    agent_images: int
+    search_images: int
+    n_train: int
 
 
 class Search:
     """A search in its folder. ``run`` goes through the stages; each asks the store for what is done already."""
 
-    def __init__(
-        self, config: SearchConfig, out: Path, executor: Executor, agent_workers: int, show: ShowProgress
-    ) -> None:
-        self.config = config
+    def __init__(self, ready: Ready, out: Path, executor: Executor, agent_workers: int, listen: Listener) -> None:
+        self.ready = ready
+        self.config = ready.config
         self.out = out
         self.executor = executor
         self.agent_workers = agent_workers
-        self.show = show
+        self.listen = listen
         self.store = JobStore(out)
         self.rung_log: list[dict[str, Any]] = []
-        self.search_images = 0
+        self.images: dict[float, dict[str, int]] = defaultdict(dict)  # density -> job -> images trained on
+        self.policy = b""  # the agent's file, once there is one
 
     def run(self) -> SearchResult:
         config = self.config
-        claim_folder(self.out, config.identity)
+        claim_folder(self.out, config.identity(self.ready.policy))
         write_atomic(self.out / "config.yaml", dump_config(config))
-        data = load_task_data(config.task, config.source)
-        policy, agent_images = self._agent()
-        candidates = self._candidates(policy)
-        for number, rung in enumerate(config.rungs):
-            candidates = self._rung(number, rung, candidates, policy)
+        self.policy, agent_images = self._agent()
+        candidates = self._candidates()
+        for number, rung in enumerate(config.rungs, start=1):
+            candidates = self._rung(number, rung, candidates)
         winners = {density: left[0] for density, left in candidates.items()}
-        rows, final_images = self._final(winners, policy)
-        n_train = len(data.train)
+        self._save_winners_masks(winners)
+        cells = self._final(winners, agent_images)
         return SearchResult(
-            config, data.label, winners, self.rung_log, rows, self.search_images / n_train, agent_images / n_train,
-            final_images / n_train,
-        )  # fmt: skip
+            config, winners, self.rung_log, cells, agent_images, sum(map(self._images_at, winners)), self.ready.n_train
+        )
 
     # --- stages ---
 
     def _agent(self) -> tuple[bytes, int]:
         """The policy's file, and how many images the agent's rewards were trained on."""
-        part = self.config.agent
-        if part.policy is not None:
-            return Path(part.policy).read_bytes(), 0
+        if self.ready.policy is not None:
+            return self.ready.policy, 0
         config = self.config.agent_config()
-        with self.show("training the agent", config.ppo.n_rollouts) as advance:
-            shown = ShowRollouts(advance)
-            train_agent(config, self.out / "agent", n_workers=self.agent_workers, listen=shown)
-            advance(config.ppo.n_rollouts - shown.done)
+        train_agent(config, self.out / "agent", n_workers=self.agent_workers, listen=self.listen)
         records = read_records(self.out / "agent" / "rollouts.jsonl")
         images = sum(int(record.metrics.get("images_seen", 0)) for record in records)
         return (self.out / "agent" / "policy.safetensors").read_bytes(), images
 
-    def _candidates(self, policy: bytes) -> dict[float, list[Candidate]]:
+    def _candidates(self) -> Candidates:
         """For each density, all candidates that leave a path through the first seed's network, without duplicates."""
         config, seed = self.config, self.config.seeds[0]
-        samples = {
-            (density, i): prune_job(
-                config.task, config.source, seed, density, sample_by(config.agent, i), False, policy
-            )
-            for density in config.densities
-            for i in range(config.n_samples)
-        }
-        sampled = self._work("sampling the agent", list(samples.values()))
-        candidates = {density: fixed_candidates(config.agent, config.baselines) for density in config.densities}
-        for (density, number), job in samples.items():
-            if (outcome := sampled[job.key]).error is None:
-                candidates[density] += replay_candidates(config.agent, number, outcome.metrics["actions"])
-        contenders = [(density, c, seed) for density, some in candidates.items() for c in some]
-        pruned = self._prune_all(contenders, policy, "pruning with every candidate")
-        return {density: self._distinct(density, some, pruned) for density, some in candidates.items()}
+        samples = [sample_of(config.agent, number) for number in range(config.n_samples)]
+        sampled = self._prune("sampling the agent", [(d, way, seed) for d in config.densities for way in samples])
+        found = {density: fixed_candidates(config.agent, config.baselines) for density in config.densities}
+        for (density, _, _), outcome in sampled.items():
+            if outcome.error is None:
+                found[density] += replay_candidates(config.agent, outcome.actions)
+        networks = [(density, way, seed) for density, ways in found.items() for way in ways]
+        pruned = self._prune("pruning with every candidate", networks)
+        return {density: _distinct(density, [(way, pruned[density, way, seed]) for way in found[density]])
+                for density in config.densities}  # fmt: skip
 
-    def _distinct(
-        self, density: float, candidates: list[Candidate], pruned: dict[tuple[float, str, int], Outcome]
-    ) -> list[Candidate]:
-        by_mask: dict[bytes, Candidate] = {}
-        for candidate in candidates:
-            outcome = pruned[density, candidate.key, self.config.seeds[0]]
-            if outcome.mask is not None and outcome.metrics["effective_density"] > 0:
-                by_mask.setdefault(_mask_bits(outcome.mask), candidate)
-        if not by_mask:
-            raise JobError(f"No candidate leaves a path through the network at density {density:g}; keep more weights.")
-        return list(by_mask.values())
-
-    def _rung(
-        self, number: int, rung: Rung, candidates: dict[float, list[Candidate]], policy: bytes
-    ) -> dict[float, list[Candidate]]:
+    def _rung(self, number: int, rung: Rung, candidates: Candidates) -> Candidates:
         """Train every candidate shortly; keep the best of each density by mean validation accuracy less cost."""
         seeds = self.config.seeds[: rung.n_seeds]
-        pruned = self._prune_all([(d, c, s) for d, left in candidates.items() for c in left for s in seeds], policy,
-                                 f"rung {number + 1}: pruning")  # fmt: skip
-        trainings = {
-            key: self._train(key[2], outcome, rung.recipe) for key, outcome in pruned.items() if outcome.error is None
-        }
-        outcomes = self._work(f"rung {number + 1}: short trainings", list(trainings.values()))
-        self.search_images += sum(int(o.metrics.get("images_seen", 0)) for o in outcomes.values())
-        kept: dict[float, list[Candidate]] = {}
+        networks = [(d, way, seed) for d, left in candidates.items() for way in left for seed in seeds]
+        pruned = self._prune(f"rung {number}: pruning", networks)
+        trained = self._train(f"rung {number}: short trainings", pruned, rung.recipe)
+        kept: Candidates = {}
         for density, left in candidates.items():
             scored = []
-            for candidate in left:
-                keys = [(density, candidate.key, seed) for seed in seeds]
-                trained = [outcomes[trainings[key].key] if key in trainings else None for key in keys]
-                scored.append((candidate, _Verdict.of([pruned[key] for key in keys], trained, self.config.cost_weight)))
+            for way in left:
+                both = [(pruned[density, way, seed], trained.get((density, way, seed))) for seed in seeds]
+                scored.append((way, _Verdict.of(both, self.config.cost_weight)))
             scored.sort(key=lambda pair: pair[1].rank, reverse=True)  # stable: candidates come in a fixed order
-            kept[density] = [candidate for candidate, _ in scored[: rung.keep]]
+            kept[density] = [way for way, _ in scored[: rung.keep]]
             self.rung_log += [
-                {"density": density, "rung": number + 1, "candidate": c.name, "accuracy": v.accuracy,
-                 "compute_left": v.compute_left, "kept": i < rung.keep}
-                for i, (c, v) in enumerate(scored)
+                {"density": density, "rung": number, "candidate": way.label, "accuracy": verdict.accuracy,
+                 "compute_left": verdict.compute_left, "kept": i < rung.keep}
+                for i, (way, verdict) in enumerate(scored)
             ]  # fmt: skip
         return kept
 
-    def _final(self, winners: dict[float, Candidate], policy: bytes) -> tuple[list[Row], int]:
-        """The comparison on the test part: winner, baselines, dense; the same recipe and seeds for all."""
-        config = self.config
-        baselines = [baseline(name) for name in config.baselines]
-        contenders = [(d, c, s) for d in config.densities for c in (winners[d], *baselines) for s in config.seeds]
-        pruned = self._prune_all(contenders, policy, "pruning with every method")
-        trainings = {
-            key: self._train(key[2], outcome, config.recipe, test=True)
-            for key, outcome in pruned.items()
-            if outcome.error is None
-        }
-        dense = {s: train_job(config.task, config.source, s, None, config.recipe, test=True) for s in config.seeds}
-        outcomes = self._work("training every method in full", [*dense.values(), *trainings.values()])
-        rows = []
-        for density in config.densities:
-            for candidate in (winners[density], *baselines):
-                is_winner = candidate is winners[density]
-                keys = [(density, candidate.key, seed) for seed in config.seeds]
-                rows.append(
-                    _row(
-                        density,
-                        "panning" if is_winner else candidate.name,
-                        candidate.name if is_winner else "",
-                        [pruned[key] for key in keys],
-                        [outcomes[trainings[key].key] if key in trainings else None for key in keys],
-                    )  # fmt: skip
-                )
-            self._save_winner_masks(density, [pruned[density, winners[density].key, seed] for seed in config.seeds])
-        problem = load_task(config.task, config.seeds[0], config.source).problem
-        facts = report(Connectivity.of(problem), torch.ones_like(problem.weight, dtype=torch.bool))
-        whole = Outcome({**facts.facts(), "compute_left": 1.0, "layer_densities": []})
-        rows.append(_row(1.0, "dense", "", [whole for _ in config.seeds], [outcomes[j.key] for j in dense.values()]))
-        images = sum(int(outcome.metrics.get("images_seen", 0)) for outcome in outcomes.values())
-        return rows, images
-
-    # --- jobs ---
-
-    def _prune(self, candidate: Candidate, seed: int, density: float, policy: bytes) -> Job:
-        attachment = policy if candidate.by.get("policy") == "agent" else None
-        config = self.config
-        return prune_job(config.task, config.source, seed, density, candidate.by, candidate.all_alive, attachment)
-
-    def _prune_all(
-        self, contenders: Sequence[tuple[float, Candidate, int]], policy: bytes, description: str
-    ) -> dict[tuple[float, str, int], Outcome]:
-        jobs = {(d, c.key, s): self._prune(c, s, d, policy) for d, c, s in contenders}
-        outcomes = self._work(description, list(jobs.values()))
-        return {key: outcomes[job.key] for key, job in jobs.items()}
-
-    def _train(self, seed: int, pruned: Outcome, recipe: Any, test: bool = False) -> Job:
-        return train_job(self.config.task, self.config.source, seed, pruned.mask, recipe, test)
-
-    def _work(self, description: str, jobs: list[Job]) -> dict[str, Outcome]:
-        with self.show(description, len({job.key for job in jobs})) as advance:
-            on_job: OnJob = lambda job, outcome: advance(1)  # noqa: E731
-            return self.store.run(jobs, self.executor, on_job)
-
-    def _save_winner_masks(self, density: float, outcomes: list[Outcome]) -> None:
-        for seed, outcome in zip(self.config.seeds, outcomes, strict=True):
+    def _save_winners_masks(self, winners: dict[float, Way]) -> None:
+        networks = [(density, way, seed) for density, way in winners.items() for seed in self.config.seeds]
+        for (density, _, seed), outcome in self._prune("pruning with the winners", networks).items():
             if outcome.mask is not None:
                 write_atomic(self.out / f"panning-density{density:g}-seed{seed}.safetensors", outcome.mask)
 
+    def _final(self, winners: dict[float, Way], agent_images: int) -> list[RunRecord]:
+        """The comparison on the test part: winner, baselines, dense; the same recipe and seeds for all."""
+        baselines = [Way(by=Method(method=name)) for name in self.config.baselines]
+        others = [self._group(), *(self._group(way, d) for d in self.config.densities for way in baselines)]
+        best = [self._group(way, density) for density, way in winners.items()]
+        jobs = {group: group.jobs(self.config.recipe, test=True) for group in (*others, *best)}
+        every = [job for of_group in jobs.values() for job in of_group]
+        self.store.run(every, self.executor, self.listen, "training every method in full")
+        cells = [self.store.records[job.key] for group in others for job in jobs[group]]
+        for group in best:
+            images = agent_images + self._images_at(group.density)
+            cells += [_winner(self.store.records[job.key], images) for job in jobs[group]]
+        return cells
 
-def run_search(
-    config: SearchConfig, out: Path, executor: Executor, *, agent_workers: int, show: ShowProgress
-) -> SearchResult:
-    """Run a search, or go on with one, in the folder ``out``.
+    def _images_at(self, density: float) -> int:
+        """What the rungs of a density were trained on; a training that two of them share counts once."""
+        return sum(self.images[density].values())
+
+    # --- jobs ---
+
+    def _group(self, way: Way = Way(), density: float = 1.0) -> Group:  # noqa: B008
+        config = self.config
+        policy = self.policy if way.needs_policy else None
+        task = GridTask(task=config.task, recipe=config.recipe)
+        return Group(task, config.seeds, config.source, way, density, policy)
+
+    def _prune(self, stage: str, networks: Sequence[Network]) -> dict[Network, PruneOutcome]:
+        jobs = {network: self._prune_job(*network) for network in networks}
+        outcomes = self.store.run(list(jobs.values()), self.executor, self.listen, stage)
+        return {network: outcomes[job.key] for network, job in jobs.items()}
+
+    def _prune_job(self, density: float, way: Way, seed: int) -> Job[PruneOutcome]:
+        policy = self.policy if way.needs_policy else None
+        spec = PruneSpec(
+            task=self.config.task, seed=seed, density=density, by=way.by, all_alive=way.all_alive,
+            policy=digest_of_any(policy),
+        )  # fmt: skip
+        return Job(spec, self.config.source, policy)
+
+    def _train(self, stage: str, pruned: dict[Network, PruneOutcome], recipe: Recipe) -> dict[Network, TrainOutcome]:
+        jobs = {}
+        for network, outcome in pruned.items():
+            if (mask := outcome.mask) is not None:
+                spec = TrainSpec(task=self.config.task, seed=network[2], mask=digest(mask), recipe=recipe)
+                jobs[network] = Job(spec, self.config.source, mask)
+        outcomes = self.store.run(list(jobs.values()), self.executor, self.listen, stage)
+        for network, job in jobs.items():
+            self.images[network[0]][job.key] = outcomes[job.key].images_seen
+        return {network: outcomes[job.key] for network, job in jobs.items()}
+
+
+def run_search(ready: Ready, out: Path, executor: Executor, *, agent_workers: int, listen: Listener) -> SearchResult:
+    """Run a search that was checked (``check_search``), or go on with one, in the folder ``out``.
 
     Raises:
         ConfigError: if the folder holds another search.
         OutputError: if another process writes there.
     """
-    check_search(config)
     with sole_writer(out):
-        return Search(config, out, executor, agent_workers, show).run()
+        return Search(ready, out, executor, agent_workers, listen).run()
 
 
-def check_search(config: SearchConfig) -> None:
+def check_search(config: SearchConfig) -> Ready:
     """Raise what is wrong with a search's data, model or densities before anything is started or written."""
-    problem = load_task(config.task, config.seeds[0], config.source).problem
-    connectivity = Connectivity.of(problem)
+    task = load_task(config.task, config.seeds[0], config.source)
+    connectivity = Connectivity.of(task.problem)
     for density in config.densities:
-        connectivity.check_reachable(n_kept_at(density, problem.layout.n_prunable))
-    if config.agent.policy is not None:
-        policy = load_policy(config.agent.policy)
-        if (policy.spec, policy.n_rounds) != (config.agent.action, config.agent.n_rounds):
-            raise PolicyError(
-                f"{config.agent.policy} was made for other actions:\n"
-                f"  file   {policy.spec}, {policy.n_rounds} rounds\n"
-                f"  config {config.agent.action}, {config.agent.n_rounds} rounds"
-            )
+        connectivity.check_reachable(n_kept_at(density, task.problem.layout.n_prunable))
+    if config.agent.policy is None:
+        return Ready(config, None, len(task.data.train))
+    policy = load_policy(config.agent.policy)
+    if (policy.spec, policy.n_rounds) != (config.agent.action, config.agent.n_rounds):
+        raise PolicyError(
+            f"{config.agent.policy} was made for other actions:\n"
+            f"  file   {policy.spec}, {policy.n_rounds} rounds\n"
+            f"  config {config.agent.action}, {config.agent.n_rounds} rounds"
+        )
+    return Ready(config, Path(config.agent.policy).read_bytes(), len(task.data.train))
 
 
-def _mask_bits(mask: bytes) -> bytes:
-    """The mask itself, without the manifest that says who made it."""
-    return parse_masks(mask, "a candidate's mask").flat.numpy().tobytes()
+def _distinct(density: float, tried: Iterable[tuple[Way, PruneOutcome]]) -> list[Way]:
+    """Candidates whose masks leave a path through the network, one a mask."""
+    by_mask: dict[bytes, Way] = {}
+    for way, outcome in tried:
+        if outcome.mask is not None and outcome.effective_density > 0:
+            # The mask itself, without the manifest that says who made it.
+            by_mask.setdefault(parse_masks(outcome.mask, "a candidate's mask").flat.numpy().tobytes(), way)
+    if not by_mask:
+        raise JobError(f"No candidate leaves a path through the network at density {density:g}; keep more weights.")
+    return list(by_mask.values())
+
+
+def _winner(cell: RunRecord, images: int) -> NamedCell:
+    """A winner's cell as tables show it, with the images that the search for it was trained on."""
+    metrics = {**cell.metrics, "search_images": images}
+    return NamedCell(cell.key, cell.kind, cell.config, metrics, cell.environment, name=WINNER)
 
 
 @dataclass(frozen=True)
@@ -292,26 +269,11 @@ class _Verdict:
     rank: tuple[float, float]
 
     @classmethod
-    def of(cls, pruned: list[Outcome], trained: list[Outcome | None], cost_weight: float) -> _Verdict:
-        good = [run.metrics for run in trained if run is not None and run.error is None]
-        if len(good) < len(trained):
+    def of(cls, both: list[tuple[PruneOutcome, TrainOutcome | None]], cost_weight: float) -> _Verdict:
+        """The verdict on a candidate that was pruned and trained on each seed, if it could be."""
+        trained = [training for _, training in both if training is not None and training.error is None]
+        if len(trained) < len(both):
             return cls(0.0, 1.0, (float("-inf"), float("-inf")))
-        accuracy = statistics.fmean(m["accuracy"] for m in good)
-        left = statistics.fmean(p.metrics["compute_left"] for p in pruned)
-        return cls(accuracy, left, (accuracy - cost_weight * left, -statistics.fmean(m["loss"] for m in good)))
-
-
-def _row(density: float, method: str, detail: str, pruned: list[Outcome], trained: list[Outcome | None]) -> Row:
-    def accuracy(name: str) -> list[float | None]:
-        return [None if t is None or t.error is not None else float(t.metrics[name]) for t in trained]
-
-    errors = [o.error for o in [*pruned, *(t for t in trained if t is not None)] if o.error is not None]
-    layers = dict(next((p.metrics["layer_densities"] for p in pruned if p.error is None), []))
-    return Row(
-        density, method, detail,
-        [float(p.metrics["effective_density"]) for p in pruned if p.error is None],
-        [int(p.metrics["n_dead_units"]) for p in pruned if p.error is None],
-        [len(p.metrics["collapsed_layers"]) for p in pruned if p.error is None],
-        accuracy("test_accuracy"), accuracy("accuracy"),
-        [float(p.metrics["compute_left"]) for p in pruned if p.error is None], layers, tuple(dict.fromkeys(errors)),
-    )  # fmt: skip
+        accuracy = statistics.fmean(training.accuracy for training in trained)
+        left = statistics.fmean(pruned.compute_left for pruned, _ in both)
+        return cls(accuracy, left, (accuracy - cost_weight * left, -statistics.fmean(one.loss for one in trained)))

@@ -1,0 +1,129 @@
+"""What jobs give, as values; their JSON is a record's metrics. Records may come from elsewhere, so bounds are checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field
+
+from panning.foundation.config import Config
+
+#: More than anybody has; beyond 2**53 a count is no exact float.
+MOST = 2**53
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Some = Annotated[int, Field(ge=1, le=MOST)]
+
+
+class Outcome(Config):
+    """Base of outcomes. Their JSON has the fields that were set; of a job that failed, any may lack.
+
+    Attributes:
+        error: why the work failed though it was possible: a diverged training, a network that cannot be pruned so far. It
+            belongs to the result of a comparison, and is recorded as one.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    error: str | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """For records."""
+        return {**self.model_dump(mode="json", exclude_unset=True), "error": self.error}
+
+
+class MaskFigures(Outcome):
+    """Base of outcomes with a mask: what every table says of it.
+
+    Attributes:
+        compute_left: the share of the dense network's multiply-adds that compaction leaves.
+        layer_densities: in pairs, for records sort keys.
+    """
+
+    n_kept: Count = 0
+    density: Share = 0.0
+    effective_density: Share = 0.0
+    n_dead_units: Count = 0
+    collapsed_layers: tuple[str, ...] = ()
+    compute_left: Annotated[float, Field(ge=0)] = 0.0
+    layer_densities: tuple[tuple[str, Share], ...] = ()
+
+
+class PruneOutcome(MaskFigures):
+    """A mask.
+
+    Attributes:
+        actions: of the episode that made it, if it was one.
+        mask: the bytes of its file.
+    """
+
+    actions: tuple[tuple[float, ...], ...] = ()
+    mask: bytes | None = Field(default=None, exclude=True)
+
+
+class TrainOutcome(Outcome):
+    """A short training; accuracy and loss of the validation part."""
+
+    accuracy: Share = 0.0
+    loss: float = 0.0
+    train_loss: float = 0.0
+    images_seen: Count = 0
+    wall_s: float = 0.0
+
+
+class Timing(Config):
+    """Seconds of a cell, which are no part of what must come out the same."""
+
+    prune_s: Annotated[float, Field(ge=0, le=MOST)] = 0.0
+    train_s: Annotated[float, Field(ge=1e-6, le=MOST)] = Field(default=0.0)
+
+
+class CellOutcome(MaskFigures):
+    """A cell of a benchmark.
+
+    Attributes:
+        mask: hash of the mask that the training ended with.
+        data, data_label, n_train: fingerprint, name and size of the training part.
+        search_images: what the agent was trained on.
+        train_epochs: multiply-adds of the training, in passes of the dense network over the training part.
+        accuracy, loss: of the validation part after the last epoch.
+        history: an entry an epoch.
+        n_members: networks that predict together, if there are several.
+    """
+
+    mask: str = ""
+    data: str = ""
+    data_label: str = ""
+    n_train: Some = Field(default=0)
+    search_images: Count = 0
+    timing: Timing = Timing()
+    images_seen: Some = Field(default=0)
+    train_epochs: Annotated[float, Field(ge=0, le=MOST)] = 0.0
+    accuracy: Share = 0.0
+    loss: float = 0.0
+    best_epoch: float = 0.0
+    best_accuracy: Share = 0.0
+    test_accuracy: Share = 0.0
+    test_loss: float = 0.0
+    test_accuracy_of_best: Share = 0.0
+    history: Annotated[tuple[dict[str, float], ...], Field(min_length=1)] = ()
+    n_members: Some | None = None
+
+    def lacking(self, test: bool) -> list[str]:
+        """What a cell must have and this one has not; one that failed need say no more than that."""
+        if self.error is not None:
+            return []
+        of_test = {name for name in type(self).model_fields if name.startswith("test_")}
+        may_lack = {"train_epochs", "n_members"} | (set() if test else of_test)
+        missing = [name for name in type(self).model_fields if name not in self.model_fields_set | may_lack]
+        if "train_s" not in self.timing.model_fields_set:
+            missing.append("timing.train_s")
+        if any("epoch" not in entry for entry in self.history):
+            missing.append("history.epoch")
+        if any(entry.get("density", 1.0) <= 0 for entry in self.history):
+            missing.append("history.density above 0")
+        return missing
+
+
+OutcomeT = TypeVar("OutcomeT", bound=Outcome)

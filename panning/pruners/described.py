@@ -1,0 +1,33 @@
+"""A finished mask: what is known of it, measured once, and said in its manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from panning.alive.connectivity import Connectivity, MaskReport, report
+from panning.masks.masks import Masks
+from panning.pruners.rounds import PruneResult
+from panning.scoring.problem import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """Masks with their manifest, and the facts that stand in it."""
+
+    masks: Masks
+    facts: MaskReport
+
+
+def described(problem: Problem, result: PruneResult, *, method: str, all_alive: bool, **said: Any) -> Described:
+    """The masks of a pruner's result.
+
+    Args:
+        said: more for the manifest; what is None or False is not said.
+    """
+    facts = report(Connectivity.of(problem), result.mask)
+    masks = result.masks.with_manifest(
+        method=method, all_alive=all_alive, seed=problem.seed, input_shape=list(problem.input_shape),
+        **{name: value for name, value in said.items() if value is not None and value is not False}, **facts.facts(),
+    )  # fmt: skip
+    return Described(masks, facts)
