@@ -218,7 +218,9 @@ def test_data_that_the_model_or_the_loss_does_not_take_is_said_to(
 
 
 def test_methods_that_need_no_data_do_not_look_at_it() -> None:
-    panning.prune(model(), (IMAGES, LABELS.float()), density=0.5, method="synflow")
+    """No loss takes such labels; the mask is that of other data."""
+    masks = panning.prune(model(), (IMAGES, LABELS.float()), density=0.5, method="synflow")
+    assert masks == panning.prune(model(), (IMAGES, LABELS), density=0.5, method="synflow")
 
 
 def test_a_forward_that_writes_into_its_input_leaves_the_callers_data_alone() -> None:
