@@ -69,7 +69,7 @@ class Addition:
         name: what stands for NAME in the list's paths.
         edits: path -> what happens to the file.
         checks: pytest's arguments; the last one selects tests of which some have the name.
-        generated: path -> the arguments of the Python that prints it.
+        generated: path -> the arguments of the Python that prints it, the whole file or the file's tables.
     """
 
     name: str
@@ -172,10 +172,123 @@ LAYER_KIND = Addition(
     {"docs/layers.md": ("tests/test_kinds.py",)},
 )
 
+INDEX = Addition(
+    "taylor",
+    {
+        "panning/scoring/indices.py": all_of(
+            instead(
+                "@dataclass(frozen=True)\nclass Index:",
+                'def taylor(signals: Signals) -> Tensor:\n    """(w g)^2."""\n    return snip(signals).square()\n\n\n'
+                "@dataclass(frozen=True)\nclass Index:",
+            ),
+            behind('    "random": Index(', '    "taylor": Index(taylor, ("weight", "grad"), "nobody"),\n'),
+        ),
+        "tests/test_signals.py": at_end('''
+
+def test_taylor_is_as_computed_by_hand() -> None:
+    model = chain([[2.0]], [[-3.0]])
+    problem = Problem.of(model, (1,), lambda n: (torch.tensor([[5.0]]), torch.zeros(1)), loss=lambda y, t: y.sum())
+    assert INDICES["taylor"].formula(Signals(problem, dense(problem))).tolist() == [900.0, 900.0]
+'''),
+    },
+    ("tests/test_signals.py", "tests/test_episode.py", "-k", "taylor or every_index_can_be_weighed"),
+)  # fmt: skip
+
+SIGNAL = Addition(
+    "fisher",
+    {
+        "panning/scoring/signals/fisher.py": new('''"""Fisher information: how much a single sample pulls at a weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from panning.scoring.signals.site import Site, gradient
+
+
+def squares(site: Site) -> dict[str, Tensor]:
+    """``square_grad`` = mean of (dL/du)^2 over the samples of the scoring batch."""
+    inputs, targets = site.batch
+    found = []
+    for sample in zip(inputs.split(1), targets.split(1), strict=True):
+        effective = site.effective()
+        found.append(gradient(site.loss(effective, sample), effective).square())
+    return {"square_grad": torch.stack(found).mean(0)}
+'''),
+        "panning/scoring/signals/__init__.py": all_of(
+            instead("import coupled, loss,", "import coupled, fisher, loss,"),
+            behind('    "coupled_grad_norm": Pass(', '    "square_grad": Pass(fisher.squares),\n'),
+        ),
+        "tests/test_signals.py": at_end('''
+
+def test_fisher_is_as_computed_by_hand() -> None:
+    model = chain([[2.0]], [[-3.0]])
+    batch = torch.tensor([[5.0], [1.0]]), torch.zeros(2)
+    problem = Problem.of(model, (1,), lambda n: batch, loss=lambda y, t: y.sum())
+    assert Signals(problem, dense(problem)).square_grad.tolist() == [(225 + 9) / 2, (100 + 4) / 2]
+'''),
+    },
+    ("tests/test_signals.py", "-k", "fisher"),
+)  # fmt: skip
+
+#: What prints the tables of docs/methods.md.
+METHOD_TABLES = ("-c", "from panning.cli import main; main(['methods', '--markdown'])")
+
+METHOD = Addition(
+    "snip3",
+    {
+        "panning/pruners/__init__.py": behind(
+            '    "magnitude": PrunerRow(',
+            '    "snip3": PrunerRow(ScoreRounds({"snip": 1.0}, n_rounds=3), "SNIP in three rounds", "nobody"),\n',
+        ),
+        "tests/test_methods.py": at_end('''
+
+def test_snip3_is_iterative_snip_in_three_rounds() -> None:
+    masks = [
+        prune_problem(mlp_problem(), 0.1, name, rounds=rounds).mask
+        for name, rounds in (("snip3", Rounds()), ("iter_snip", Rounds(3)))
+    ]
+    assert torch.equal(*masks)
+'''),
+    },
+    (
+        "tests/test_pruners.py", "tests/test_methods.py", "tests/test_readme.py", "tests/test_cli.py",
+        "-k", "snip3 or table_of_methods or methods_are_listed",
+    ),
+    {"docs/methods.md": METHOD_TABLES},
+)  # fmt: skip
+
+OBSERVATION = Addition(
+    "collapsed_layers",
+    {
+        "panning/episode/observations.py": all_of(
+            instead(
+                "def _layer_densities(",
+                "def collapsed_layers(state: EpisodeState) -> float:\n"
+                '    """The share of layers without an alive weight."""\n'
+                "    return float(np.mean([density == 0.0 for density in _layer_densities(state)]))\n\n\n"
+                "def _layer_densities(",
+            ),
+            instead("network_depth, linear_share,\n", "network_depth, linear_share,\n        collapsed_layers,\n"),
+        ),
+        "tests/test_episode.py": at_end('''
+
+def test_collapsed_layers_are_counted() -> None:
+    assert observe(initial(mlp_problem(), 0.1, 2), ("loss", "collapsed_layers")).tolist() == [0.0, 0.0]
+'''),
+    },
+    ("tests/test_episode.py", "-k", "collapsed_layers or shipped_policies or observations"),
+)  # fmt: skip
+
 ADDITIONS = {
+    "An index": INDEX,
+    "A signal": SIGNAL,
+    "A method before training": METHOD,
+    "An observation": OBSERVATION,
+    "A layer kind": LAYER_KIND,
     "A model": MODEL,
     "A data set": DATA_SET,
-    "A layer kind": LAYER_KIND,
 }
 
 
@@ -215,7 +328,16 @@ def apply(addition: Addition, folder: Path) -> None:
     for name, arguments in (addition.generated or {}).items():
         printed = python(folder, *arguments)
         assert printed.returncode == 0, printed.stderr
-        (folder / name).write_text(printed.stdout)
+        before = (folder / name).read_text()
+        (folder / name).write_text(printed.stdout if printed.stdout[0] == "#" else with_tables(before, printed.stdout))
+
+
+def with_tables(page: str, printed: str) -> str:
+    """The page with each table for the printed one that has the same columns."""
+    for table in printed.strip().split("\n\n"):
+        columns = table.splitlines()[0]
+        page = re.sub(rf"^{re.escape(columns)}\n(\|.*\n)+", lambda _, new=table: new + "\n", page, flags=re.MULTILINE)
+    return page
 
 
 def check(folder: Path, *checks: str) -> subprocess.CompletedProcess[str]:
