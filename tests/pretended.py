@@ -175,10 +175,10 @@ class _Pretended(TorchFunctionMode):
 @contextmanager
 def pretended(kind: str) -> Iterator[list[str]]:
     """Within, ``kind`` (``cuda`` or ``mps``) is a device; gives the list of what made the host wait for it."""
-    before = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)  # a tensor cannot become one of another class
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # which keeps them the same objects
     try:
         with _Pretended(kind) as mode:
             yield mode.waits
     finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(before)
+        torch.__future__.set_swap_module_params_on_conversion(before)

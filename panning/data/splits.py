@@ -73,7 +73,7 @@ class InMemorySplit(Split):
         self.image_shape = (channels, height, width)
 
     def images(self, indices: Tensor) -> Tensor:
-        return self._images.index_select(0, indices)
+        return self._images.index_select(0, indices.to(self._images.device, non_blocking=True))
 
     def subset(self, indices: Tensor) -> InMemorySplit:
         # A copy rather than a view: what is sent to a worker process is then only what it needs.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from panning.compaction.image_format import image_format
 from panning.data import ImageData, Split
+from panning.foundation.device import device_of
 
 EVALUATION_BATCH = 1000
 
@@ -35,7 +36,7 @@ def evaluate_mean(
     models: list[nn.Module], data: ImageData, split: Split, precision: str = "float32"
 ) -> dict[str, float]:
     """Accuracy and loss of an ensemble that averages softmax probabilities."""
-    modes = [model.training for model in models]
+    modes, device = [model.training for model in models], device_of(models[0])
     hits, losses = [], []  # read once, at the end: the device need not be waited for after each batch
     formats: list[torch.memory_format] = []
     for model in models:
@@ -43,7 +44,7 @@ def evaluate_mean(
     try:
         with torch.no_grad():
             for indices in torch.arange(len(split)).split(EVALUATION_BATCH):
-                inputs, labels = data.batch(split, indices)
+                inputs, labels = data.batch(split, indices, device)
                 formats = formats or [image_format(model, inputs[:2]) for model in models]
                 logits = [forward(m, inputs, precision, images) for m, images in zip(models, formats, strict=True)]
                 mean = logits[0] if len(models) == 1 else _log_mean(logits)

@@ -22,6 +22,7 @@ from torch import nn
 
 from panning.compaction.image_format import put_channels_last
 from panning.data import ImageData, augment_batch
+from panning.foundation.device import device_of
 from panning.foundation.errors import NonFiniteError
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed, isolated_torch_rng, torch_generator
@@ -51,7 +52,7 @@ def train(
     """Train ``model`` in place on the training part; evaluate on the validation part only.
 
     Args:
-        model: on the device of the batches that ``data`` gives.
+        model: on the device where it is trained; ``data`` are brought there, as far as they are held in memory.
         seed: of the batch order, the augmentation and dropout.
         masks: which weights take part; None trains the dense network. Kept weights that no output depends on keep their
             value if the compact network is trained, and decay with ``weight_decay`` if it is not.
@@ -67,8 +68,9 @@ def train(
         PanningError: if the checkpoint is of another network, recipe, seed, mask or movement.
     """
     started = time.perf_counter()
-    plan = Plan.of(recipe, len(data.train))
-    few, _ = data.batch(data.train, torch.arange(min(2, len(data.train))))
+    plan, device = Plan.of(recipe, len(data.train)), device_of(model)
+    data = data.to(device)
+    few, _ = data.batch(data.train, torch.arange(min(2, len(data.train))), device)
     regime = regime_of(model, recipe, plan, masks, movement, few)
     images = put_channels_last(regime.network, few)
     bits = None if masks is None else digest_of(masks.flat)  # shapes alone do not tell two compact networks apart
@@ -117,11 +119,12 @@ def _train_epoch(regime: Dense, data: ImageData, epoch: int, seed: int, images: 
     network, optimizer, recipe, plan = regime.network, regime.optimizer, regime.recipe, regime.plan
     steps = range(epoch * plan.steps_per_epoch, min((epoch + 1) * plan.steps_per_epoch, regime.n_steps))
     generator = torch_generator(seed, "epoch", epoch)
-    order = torch.randperm(len(data.train), generator=generator)[: plan.images_per_epoch]
-    total = torch.zeros((), device=next(network.parameters()).device)
+    device = device_of(network)
+    order = torch.randperm(len(data.train), generator=generator)[: plan.images_per_epoch].to(data.train.labels.device)
+    total = torch.zeros((), device=device)
     network.train()
     for step, indices in zip(steps, order.split(recipe.batch_size), strict=False):  # a last, smaller batch is left out
-        inputs, labels = data.batch(data.train, indices)
+        inputs, labels = data.batch(data.train, indices, device)
         if recipe.augment:
             inputs = augment_batch(inputs, data.augmentation, generator)
         loss = F.cross_entropy(forward(network, inputs, recipe.precision, images), labels)

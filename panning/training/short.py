@@ -18,6 +18,6 @@ def train_copy(task: Task, masks: Masks | None, recipe: Recipe, seed: int) -> tu
 
     Equal (task, masks, recipe, seed) give equal results, and two masks with one seed see the same batches.
     """
-    model = copy.deepcopy(task.problem.model)
+    model = copy.deepcopy(task.problem.model).to(task.device)
     result = train(model, task.data, recipe, seed=seed, masks=masks, validate_every_epoch=False)
     return model, result
