@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from panning import flow
 from panning.alive.connectivity import Connectivity, report
 from panning.data.batches import Batch, batch_source
+from panning.foundation.device import device_of, find_device, scoring_device
 from panning.foundation.errors import DataError, DensityError, MaskError, ModelError
 from panning.foundation.registry import lookup
 from panning.masks.holders import unwrapped
@@ -77,7 +78,8 @@ def prune(
         released: the method as its authors' released code has it, where that departs from the paper.
         control: ``shuffle``, ``shuffle_alive``, ``reinitialise`` or ``invert``: what the method's mask is worth apart from
             its layer quotas.
-        device: where to score; None takes the model's. The model comes back where it was.
+        device: where to score: auto, cpu, cuda, cuda:N or mps; None takes the model's. The model comes back where it was.
+            MPS has no float64, so what lies there is scored on the CPU.
         input_shape: of one input, without the batch.
 
     Returns:
@@ -239,19 +241,13 @@ def _check_batch(problem: Problem) -> None:
 
 @contextlib.contextmanager
 def _on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
-    home = next(model.parameters()).device
+    home = device_of(model)
+    there = scoring_device(home if device is None else find_device(str(device)))
     try:
-        elsewhere = device is not None and torch.device(device) != home
-    except RuntimeError as error:
-        raise ModelError(f"Unknown device '{device}': {error}") from error
-    if not elsewhere:
-        yield
-        return
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
+        model.to(there)
+    except RuntimeError as error:  # no memory left there
         model.to(home)
-        raise ModelError(f"The model cannot be moved to device '{device}': {error}") from error
+        raise ModelError(f"The model cannot be moved to device '{there}': {error}") from error
     try:
         yield
     finally:

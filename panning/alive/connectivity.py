@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from panning import flow
+from panning.foundation.device import device_of
 from panning.foundation.errors import DensityError, MaskError, ModelError
 from panning.masks.layout import KINDS, Layout, by_unit, prunable_parameters
 from panning.masks.masks import Masks, check_masks_fit
@@ -49,13 +50,13 @@ class Connectivity:
             return self._connected(mask)
 
     def _connected(self, mask: Tensor) -> Tensor:
-        gates = mask.to(torch.float32).requires_grad_()
+        gates = mask.to(self._device, torch.float32).requires_grad_()
         others = _ones(self.model, self.layout, torch.float32)
         parameters = {**others, **self.layout.views(gates)}
         output = flow.run(self.model, parameters, self._ones(torch.float32), flow.BOOLEAN, torch.float32)
         # A weight that no output depends on is dead, like those of a head that is used in training only.
         (grad,) = torch.autograd.grad(output.sum(), gates, materialize_grads=True)
-        return grad > 0.5
+        return (grad > 0.5).to(mask.device)
 
     def alive(self, mask: Tensor) -> Tensor:
         """Flat bool: the alive weights of ``mask``."""
@@ -187,7 +188,7 @@ class Connectivity:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return device_of(self.model)
 
     def _ones(self, dtype: torch.dtype) -> Tensor:
         """One input of ones; requires a gradient, by which flows tell it from constants."""
@@ -219,8 +220,7 @@ def alive_flat(model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | No
     shape = input_shape or masks.input_shape
     if shape is None:
         raise MaskError("This mask does not say the network's input shape; pass input_shape=(channels, height, width).")
-    device = next(model.parameters()).device
-    return Connectivity(model, masks.layout, tuple(shape)).alive(masks.flat.to(device)).to(masks.flat.device)
+    return Connectivity(model, masks.layout, tuple(shape)).alive(masks.flat)
 
 
 @dataclass(frozen=True)
