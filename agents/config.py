@@ -36,7 +36,7 @@ class EnvSpec(EpisodeSpec):
         """A fresh environment."""
         return PanningEnv(
             self.tasks, self.densities, self.seeds, self.n_rounds, action=self.action, reward=self.reward,
-            observations=self.observations, data_root=source.root,
+            observations=self.observations, data_root=source.root, device=source.device,
         )  # fmt: skip
 
 

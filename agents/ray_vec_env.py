@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from panning.foundation.errors import PanningError, WorkerError
 from panning.foundation.memory import keep_freed_memory
+from panning.foundation.ray_gpus import gpu_share
 
 EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
 MAX_REPLACEMENTS = 5
@@ -54,13 +55,18 @@ _RemoteEnvWorker: Any = ray.remote(num_cpus=1, max_restarts=0)(_EnvWorker)
 
 
 class RayVecEnv(VecEnv):
-    """``len(makers)`` environments over at most ``n_workers`` actors. Ray must be running."""
+    """``len(makers)`` environments over at most ``n_workers`` actors. Ray must be running.
 
-    def __init__(self, makers: Sequence[EnvMaker], n_workers: int) -> None:
+    Args:
+        device: on which the environments score; actors share the GPUs of the cluster evenly (``gpu_share``).
+    """
+
+    def __init__(self, makers: Sequence[EnvMaker], n_workers: int, device: str = "cpu") -> None:
         shares = np.array_split(np.arange(len(makers)), min(n_workers, len(makers)))
         self._makers = [[makers[i] for i in share] for share in shares]
         self._slices = [slice(int(share[0]), int(share[-1]) + 1) for share in shares]
-        self._workers = [_RemoteEnvWorker.remote(part) for part in self._makers]
+        self._actor = _RemoteEnvWorker.options(num_gpus=gpu_share(device, len(shares)))
+        self._workers = [self._actor.remote(part) for part in self._makers]
         self._episode_seeds: list[int | None] = [None] * len(makers)  # of the last reset
         self._actions: list[Any] = []
         self._replacements = 0
@@ -106,7 +112,7 @@ class RayVecEnv(VecEnv):
             self._replacements += 1
             if self._replacements > MAX_REPLACEMENTS:
                 raise WorkerError(f"Rollout workers died {self._replacements} times; is the memory enough?")
-            self._workers[number] = _RemoteEnvWorker.remote(self._makers[number])
+            self._workers[number] = self._actor.remote(self._makers[number])
             try:
                 return ray.get(
                     self._workers[number].replay.remote(self._episode_seeds[part], [a[part] for a in self._actions])

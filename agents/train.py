@@ -25,6 +25,7 @@ from panning.agents.saving import export_policy, load_agent, save_agent
 from panning.episode.actions import ActionSpec
 from panning.episode.policies import make_policy
 from panning.episode.policy_net import PolicyNet, save_policy
+from panning.foundation.device import accelerator_name, find_device
 from panning.foundation.errors import NonFiniteError
 from panning.foundation.files import claim_folder
 from panning.foundation.machine import environment_info
@@ -65,6 +66,8 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
     Raises:
         ConfigError: if ``out`` holds the training of another config.
     """
+    if n_workers == 0:
+        find_device(config.device)  # said at once; Ray's workers have devices of their own
     identity = config.model_dump(mode="json", exclude=config.PLACES)
     claim_folder(out, identity)
     store = RecordStore(out / "rollouts.jsonl")
@@ -73,7 +76,9 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
     envs: VecEnv | None = None
     try:
         for task in config.env.tasks:
-            load_task(task, config.env.seeds[0], config.source)  # one clear error here, not one from every worker
+            load_task(
+                task, config.env.seeds[0], config.source.on_cpu
+            )  # one clear error here, not one from every worker
         with isolated_global_rngs(derive_seed(config.seed, "agent")):
             envs = _make_envs(config, n_workers)
             model = _build(config, envs)
@@ -87,7 +92,7 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
                     for rollout in range(done, config.ppo.n_rollouts):
                         figures = _one_rollout(model, config, rollout)
                         # The record first: killed in between, the rollout is run again and its record is there.
-                        _record(store, identity, rollout, figures)
+                        _record(store, identity, rollout, figures, config.device)
                         save_agent(out / "agent.safetensors", model, {"rollouts": rollout + 1})
                         listen(Event("training the agent", rollout + 1, config.ppo.n_rollouts, "rollout", figures))
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
@@ -132,7 +137,7 @@ def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
         return DummyVecEnv(list(makers))
     from panning.agents.ray_vec_env import RayVecEnv  # imports Ray
 
-    return RayVecEnv(makers, n_workers)
+    return RayVecEnv(makers, n_workers, config.device)
 
 
 def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:
@@ -188,7 +193,7 @@ def _logger(folder: Path) -> Iterator[Logger]:
         logger.close()
 
 
-def _record(store: RecordStore, identity: dict[str, Any], rollout: int, figures: dict[str, float]) -> None:
+def _record(store: RecordStore, identity: dict[str, Any], rollout: int, figures: dict[str, float], device: str) -> None:
     config = {"agent": content_key(identity), "rollout": rollout}
     if (key := content_key(config)) not in store:
-        store.append(RunRecord(key, "rollout", config, figures, environment_info()))
+        store.append(RunRecord(key, "rollout", config, figures, environment_info(accelerator_name(device))))

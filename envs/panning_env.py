@@ -17,6 +17,7 @@ from panning.episode.episode import decode, initial, is_terminated, transition
 from panning.episode.observations import STANDARD, ObservationSpec, observe
 from panning.episode.state import EpisodeState
 from panning.foundation.config import parse_config
+from panning.foundation.device import check_device_name
 from panning.foundation.errors import ConfigError
 from panning.masks.masks import check_density
 from panning.tasks import DataSource, Task, TaskSpec, load_task
@@ -65,6 +66,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         n_rounds: the most rounds an episode may take.
         observations: rows of ``panning.episode.observations.OBSERVATIONS``.
         data_root: where data sets lie.
+        device: where networks are scored and, at the end, trained: auto, cpu, cuda, cuda:N or mps.
         render_mode: ``ansi`` (text) or ``rgb_array`` (picture): density of each layer over the rounds.
 
     ## References
@@ -87,6 +89,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         reward: RewardSpec | Mapping[str, Any] = RewardSpec(),  # noqa: B008 (frozen)
         observations: Sequence[str] = STANDARD,
         data_root: str | None = None,
+        device: str = "cpu",
         render_mode: str | None = None,
     ) -> None:
         if not (tasks and densities and seeds) or n_rounds < 1:
@@ -103,7 +106,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self.spec_of_reward = (
             reward if isinstance(reward, RewardSpec) else parse_config(RewardSpec, dict(reward), "reward")
         )
-        self.source = DataSource(root=data_root)
+        self.source = DataSource(root=data_root, device=check_device_name(device))
         self.render_mode = render_mode
         seen = {"observations": tuple(observations)}
         self.observations = parse_config(ObservationSpec, seen, "the environment").observations

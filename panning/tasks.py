@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import os
@@ -63,6 +64,11 @@ class DataSource(Config):
     download: bool = False
     device: str = "cpu"
 
+    @property
+    def on_cpu(self) -> DataSource:
+        """The same data without an accelerator, for what only looks at them."""
+        return self.model_copy(update={"device": "cpu"})
+
     @classmethod
     def at(cls, root: str | Path | None, download: bool = False, device: str = "cpu") -> DataSource:
         """``root`` or else $PANNING_DATA, as an absolute path: workers may run in another folder."""
@@ -100,7 +106,7 @@ class RunConfig(Config):
             update={
                 "data_root": str(root) if root else self.data_root,
                 "download": download or self.download,
-                "device": device or self.device,
+                "device": check_device_name(device or self.device),
             }
         )
 
@@ -141,12 +147,16 @@ class Task:
     data: ImageData
     device: torch.device = torch.device("cpu")
 
+    def network(self) -> nn.Module:
+        """A copy of the network at its initial weights, where it is trained."""
+        return copy.deepcopy(self.problem.model).to(self.device)
+
 
 @functools.lru_cache(maxsize=8)
 def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
     """The data of ``spec``, kept for the next call."""
     if source.device != "cpu":
-        return load_task_data(spec, source.model_copy(update={"device": "cpu"})).to(find_device(source.device))
+        return load_task_data(spec, source.on_cpu).to(find_device(source.device))
     data = load_data(spec.data, root=source.root, download=source.download, n_train=spec.n_train)
     return data if spec.label is None else replace(data, label=spec.label)
 
@@ -154,7 +164,7 @@ def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
 @functools.lru_cache(maxsize=8)
 def data_fingerprint(spec: TaskSpec, source: DataSource) -> str:
     """A hash of the images and labels of train and validation part: two runs with equal ones saw the same data."""
-    data = load_task_data(spec, source.model_copy(update={"device": "cpu"}))
+    data = load_task_data(spec, source.on_cpu)
     hashed = hashlib.sha256()
     for split in (data.train, data.validation):
         hashed.update(split.labels.numpy().tobytes())

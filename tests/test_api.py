@@ -251,7 +251,7 @@ def test_variants_are_in_the_manifest() -> None:
         ({"density": "0.1"}, "Density must be a number"),
         ({"n_rounds": 2.5}, "whole number"),
         ({"input_shape": (-1, 3)}, "input_shape must be"),
-        ({"device": "foo"}, "Unknown device"),
+        ({"device": "foo"}, "'foo' is no device"),
         ({"loss": lambda outputs, targets: 1.0}, "must give a tensor"),
         ({"data": DataLoader([{"x": 1, "y": 2}] * 4)}, "must give pairs of tensors"),
     ],

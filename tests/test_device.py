@@ -16,8 +16,9 @@ import torch
 from panning.data import augment_batch, load_data
 from panning.foundation import device as devices
 from panning.foundation.config import parse_config
-from panning.foundation.device import accelerator_name, find_device, scoring_device, synchronize
+from panning.foundation.device import accelerator_name, find_device, scoring_device
 from panning.foundation.errors import ConfigError, DeviceError
+from panning.foundation.machine import environment_info
 from panning.search import SearchConfig
 from panning.tasks import DataSource, TaskSpec, load_task
 
@@ -81,9 +82,14 @@ def test_scores_of_mps_are_made_on_the_processor() -> None:
     assert [scoring_device(torch.device(kind)).type for kind in ("cpu", "cuda", "mps")] == ["cpu", "cuda", "cpu"]
 
 
-def test_the_processor_needs_no_waiting_and_has_no_name_in_records() -> None:
-    synchronize(torch.device("cpu"))
-    assert accelerator_name(torch.device("cpu")) is None
+def test_records_name_an_accelerator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "ACCELERATORS", {"cuda": lambda: 0, "mps": lambda: 0})
+    assert accelerator_name("cpu") is None and accelerator_name("auto") is None
+    assert accelerator_name("cuda") == "cuda"  # a worker's
+    monkeypatch.setitem(devices.ACCELERATORS, "cuda", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    assert environment_info(accelerator_name("auto"))["hardware"]["accelerator"] == "a GPU"
+    assert "accelerator" not in environment_info()["hardware"]
 
 
 def test_a_config_with_an_unknown_device_is_refused() -> None:

@@ -40,6 +40,7 @@ def run(
     ray_address: options.RayAddress = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    device: options.RunDevice = None,
 ) -> None:
     """Prune and train every cell of a grid that is not there yet: models, data, densities, methods, seeds.
 
@@ -49,13 +50,13 @@ def run(
     from panning.compare.run import check_grid, run_grid
     from panning.foundation.config import load_config
 
-    grid = load_config(GridConfig, config).with_data(data_root, download)
+    grid = load_config(GridConfig, config).with_data(data_root, download, device)
     part = _share(share)
     n_cells, n_trainings = check_grid(grid, config.parent)  # before Ray starts: wrong input is answered at once
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
     folder = out or Path("runs") / f"bench-{grid.name}"
     with (
-        options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s) as executor,
+        options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s, grid.device) as executor,
         output.listener() as listen,
     ):
         records = run_grid(grid, config.parent, folder, executor, listen, part)

@@ -23,6 +23,12 @@ RayAddress = Annotated[
 ]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Where data sets lie. Default: $PANNING_DATA.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a torchvision data set that is not there.")]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; a seed gives the same everywhere on cpu alone.")
+]
+RunDevice = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps. Default: the config's, which is cpu.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[str, typer.Option("--model", help="A model's name, torchvision:NAME, or package.module:factory.")]
 Data = Annotated[str, typer.Option("--data", help="A data set's name, npz:PATH or folder:PATH.")]
@@ -35,15 +41,17 @@ def worker_count(workers: int | None) -> int:
 
 
 @contextmanager
-def executor(n_workers: int, ray_address: str | None, job_timeout_s: float) -> Iterator[Executor]:
+def executor(n_workers: int, ray_address: str | None, job_timeout_s: float, device: str = "cpu") -> Iterator[Executor]:
     """Where jobs run: in this process for 0 workers, else on Ray, which runs for the time of the block."""
+    from panning.foundation.device import find_device
     from panning.search import SerialExecutor
 
     if n_workers == 0:
+        find_device(device)  # said at once
         yield SerialExecutor()
         return
     from panning.jobs.ray_cluster import ray_running
     from panning.jobs.ray_executor import RayExecutor
 
-    with ray_running(n_workers, ray_address), RayExecutor(n_workers, job_timeout_s) as workers:
+    with ray_running(n_workers, ray_address, device), RayExecutor(n_workers, job_timeout_s, device) as workers:
         yield workers

@@ -46,6 +46,7 @@ def prune(
     out: options.Out = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
     """Find one mask for a network at its initial weights and write it.
@@ -55,6 +56,7 @@ def prune(
     from panning.alive.connectivity import Connectivity, report
     from panning.episode.episode import run_policy
     from panning.episode.policy_net import load_policy
+    from panning.foundation.device import accelerator_name
     from panning.foundation.errors import PolicyError
     from panning.foundation.files import claim_folder
     from panning.foundation.machine import environment_info
@@ -71,7 +73,7 @@ def prune(
     variant = {"released": released, "control": control}
     net = load_policy(policy) if policy is not None else None
     name = "panning" if net is not None else method
-    source = DataSource.at(data_root, download)
+    source = DataSource.at(data_root, download, device)
     spec = TaskSpec(model=model, data=data, include=tuple(include) if include else None, exclude=tuple(exclude or ()))
     task = load_task(spec, seed, source, allow_import=True)
     problem = task.problem
@@ -102,7 +104,8 @@ def prune(
     figures = {
         "n_kept": facts.n_kept, "density": facts.density, **facts.facts(), "layer_densities": masks.layer_densities(),
     }  # fmt: skip
-    record = RunRecord(content_key(identity), "prune", identity, figures, environment_info())
+    environment = environment_info(accelerator_name(str(problem.weight.device)))
+    record = RunRecord(content_key(identity), "prune", identity, figures, environment)
     from panning.cli.report import write_mask_report
 
     write_mask_report(folder, masks, record)

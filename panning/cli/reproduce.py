@@ -24,6 +24,7 @@ def reproduce(
     policy: Annotated[Path | None, typer.Option("--policy", help="The agent's file, for a row of the agent.")] = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
     """Run one cell again from its record's config and seed, and say whether it gives the same. Exit code 1 if not.
@@ -41,7 +42,7 @@ def reproduce(
     output.note(
         f"{row_name(config)} at density {config['density']:g}, seed {config['seed']}: {config['task']['model']}"
     )
-    again = run_again(record, DataSource.at(data_root, download), policy)
+    again = run_again(record, DataSource.at(data_root, download, device), policy)
     found = differences(record, again)
     if as_json:
         output.print_json({"key": record.key, "same": not found, "differences": {n: [a, b] for n, a, b in found}})

@@ -21,13 +21,14 @@ def search(
     ray_address: options.RayAddress = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    device: options.RunDevice = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train an agent, search for masks, train the winner and all baselines, write the table.
 
     Example: panning search configs/search/fashion-lenet5.yaml --data-root DIR
     """
-    _run(config, out or Path("runs") / config.stem, workers, ray_address, data_root, download, as_json)
+    _run(config, out or Path("runs") / config.stem, workers, ray_address, data_root, download, device, as_json)
 
 
 @app.command()
@@ -35,16 +36,17 @@ def demo(
     out: options.Out = None,
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
+    device: options.RunDevice = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Run the whole job on the embedded digits in a few minutes; run it again to go on after an interruption."""
     with resources.as_file(resources.files("panning.configs") / "demo" / "digits.yaml") as config:
-        _run(config, out or Path("runs") / "demo", workers, ray_address, None, False, as_json)
+        _run(config, out or Path("runs") / "demo", workers, ray_address, None, False, device, as_json)
 
 
 def _run(
     path: Path, out: Path, workers: int | None, ray_address: str | None, data_root: Path | None, download: bool,
-    as_json: bool,
+    device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     from panning.compare.report import findings, short_cells
     from panning.foundation.config import load_config
@@ -52,10 +54,13 @@ def _run(
     from panning.search.report import as_json as search_as_json
     from panning.search.report import choices, write_report
 
-    config = load_config(SearchConfig, path).with_data(data_root, download)
+    config = load_config(SearchConfig, path).with_data(data_root, download, device)
     ready = check_search(config)  # before Ray starts: wrong input is answered at once
     n_workers = options.worker_count(workers)
-    with options.executor(n_workers, ray_address, config.job_timeout_s) as executor, output.listener() as listen:
+    with (
+        options.executor(n_workers, ray_address, config.job_timeout_s, config.device) as executor,
+        output.listener() as listen,
+    ):
         result = run_search(ready, out, executor, agent_workers=n_workers, listen=listen)
     table = write_report(result, out)
     if as_json:

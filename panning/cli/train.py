@@ -59,6 +59,7 @@ def train(
     out: options.Out = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
     """Train a network at its initial weights: dense, under a mask, or with masks that move while it trains.
@@ -74,6 +75,7 @@ def train(
     """
     from panning.cli.report import write_record
     from panning.foundation.config import parse_config
+    from panning.foundation.device import accelerator_name
     from panning.foundation.files import claim_folder
     from panning.foundation.machine import environment_info
     from panning.foundation.records import RunRecord, content_key
@@ -103,7 +105,9 @@ def train(
     name = None if dynamic is None else dynamic.partition("/")[0]
     method = None if name is None else make_dynamic(name, changed | _numbers(numbers or []), "--set")
     masks = load_masks(mask) if mask is not None else None
-    task = load_task(TaskSpec(model=model, data=data), seed, DataSource.at(data_root, download), allow_import=True)
+    task = load_task(
+        TaskSpec(model=model, data=data), seed, DataSource.at(data_root, download, device), allow_import=True
+    )
     network = task.problem.model
     if masks is not None:
         check_masks_fit(network, masks)
@@ -129,14 +133,15 @@ def train(
             listen(Event("training", int(entry["epoch"]), total, "epoch", entry))
 
         result = run_training(
-            network, task.data, chosen, seed=seed, masks=masks, movement=movement, keep_best=movement is not None,
-            checkpoint=checkpoint, on_epoch=show,
+            network.to(task.device), task.data, chosen, seed=seed, masks=masks, movement=movement,
+            keep_best=movement is not None, checkpoint=checkpoint, on_epoch=show,
         )  # fmt: skip
         show(result.final)  # for a training that had no epoch left
     masks = masks if movement is None else result.masks
     figures = _figures(task, chosen, masks, result)
     _write_networks(folder, network, result, masks if movement is not None else None, identity)
-    write_record(folder, RunRecord(content_key(identity), "train", identity, figures, environment_info()))
+    environment = environment_info(accelerator_name(str(task.device)))
+    write_record(folder, RunRecord(content_key(identity), "train", identity, figures, environment))
     columns, lines = _history(result, folder)
     checkpoint.unlink(missing_ok=True)  # only now: until all is written, it is what there is of the training
     if as_json:

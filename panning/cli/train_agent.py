@@ -21,6 +21,7 @@ def train_agent(
     ray_address: options.RayAddress = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    device: options.RunDevice = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train an agent; leaves policy.safetensors, which a search config or `panning prune --policy` takes.
@@ -37,16 +38,18 @@ def train_agent(
     from panning.foundation.tables import write_table
     from panning.tasks import load_task
 
-    settings = load_config(agents.AgentConfig, config).with_data(data_root, download)
+    settings = load_config(agents.AgentConfig, config).with_data(data_root, download, device)
     for task in settings.env.tasks:
-        load_task(task, settings.env.seeds[0], settings.source)  # before Ray starts: wrong input is answered at once
+        load_task(
+            task, settings.env.seeds[0], settings.source.on_cpu
+        )  # before Ray starts: wrong input is answered at once
     folder = out or Path("runs") / f"agent-{config.stem}"
     n_workers = options.worker_count(workers)
     running: AbstractContextManager[None] = nullcontext()
     if n_workers:
         from panning.jobs.ray_cluster import ray_running
 
-        running = ray_running(n_workers, ray_address)
+        running = ray_running(n_workers, ray_address, settings.device)
     with running, output.listener() as listen:
         agents.train_agent(settings, folder, n_workers=n_workers, listen=listen)
     write_atomic(folder / "config.yaml", dump_config(settings))

@@ -75,7 +75,7 @@ def check_grid(config: GridConfig, folder: Path) -> tuple[int, int]:
         The number of cells, and that of trainings, with short ones and those that try learning rates.
     """
     for task in config.tasks:
-        problem = load_task(task.task, config.seeds[0], config.source).problem
+        problem = load_task(task.task, config.seeds[0], config.source.on_cpu).problem
         connectivity = Connectivity.of(problem)
         for density in config.densities:
             connectivity.check_reachable(n_kept_at(density, problem.layout.n_prunable))

@@ -72,16 +72,15 @@ def scoring_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until ``device`` has done all that was asked of it; what a clock must do before it is read."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+def accelerator_name(name: str) -> str | None:
+    """What records call the accelerator that ``name`` finds: as its maker does; None on the processor.
 
-
-def accelerator_name(device: torch.device) -> str | None:
-    """What the accelerator is called by its maker, for records; None on the processor."""
+    One that is not on this machine, but on a worker's, is called by its name here.
+    """
+    try:
+        device = find_device(name)
+    except DeviceError:
+        return name
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return "Apple GPU (MPS)" if device.type == "mps" else None
+    return "Apple GPU" if device.type == "mps" else None

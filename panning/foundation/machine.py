@@ -37,9 +37,15 @@ def _environment() -> str:
     )
 
 
-def environment_info() -> dict[str, Any]:
-    """Versions of what computes, commit of the checkout (None outside one) and hardware; no path, no host name."""
+def environment_info(accelerator: str | None = None) -> dict[str, Any]:
+    """Versions of what computes, commit of the checkout (None outside one) and hardware; no path, no host name.
+
+    Args:
+        accelerator: what its maker calls the one that was used; None, and not said, where all was done by the processor.
+    """
     info: dict[str, Any] = json.loads(_environment())
+    if accelerator is not None:
+        info["hardware"]["accelerator"] = accelerator
     return info
 
 

@@ -12,18 +12,24 @@ from typing import Any
 import ray
 
 from panning.foundation.errors import WorkerError
+from panning.foundation.ray_gpus import gpu_share
 
 
 @contextlib.contextmanager
-def ray_running(n_workers: int, address: str | None = None) -> Iterator[None]:
+def ray_running(n_workers: int, address: str | None = None, device: str = "cpu") -> Iterator[None]:
     """Ray for the time of a block: the cluster at ``address`` or ``RAY_ADDRESS`` if given, else a local one.
 
     A Ray that runs already in this process is used as it is and left running.
 
+    Args:
+        device: on which workers will compute.
+
     Raises:
-        WorkerError: if there is no cluster at the address.
+        WorkerError: if there is no cluster at the address, or it has fewer cores than workers.
+        DeviceError: if it has no such device.
     """
     if ray.is_initialized():
+        gpu_share(device, n_workers)
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
@@ -41,6 +47,7 @@ def ray_running(n_workers: int, address: str | None = None) -> Iterator[None]:
             raise WorkerError(
                 f"The Ray cluster has {n_cores} cores for {n_workers} workers; ask for fewer (--workers)."
             )
+        gpu_share(device, n_workers)
         yield
     finally:
         ray.shutdown()

@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 from panning.foundation import errors
 from panning.foundation.errors import PanningError, WorkerError
 from panning.foundation.memory import keep_freed_memory
+from panning.foundation.ray_gpus import gpu_share
 from panning.jobs.outcome import Outcome, OutcomeT
 from panning.jobs.work import Job
 
@@ -61,10 +62,12 @@ class RayExecutor:
 
     Args:
         job_timeout_s: after so long without an answer a worker counts as dead.
+        device: on which jobs compute; workers share the GPUs of the cluster evenly (``gpu_share``).
     """
 
-    def __init__(self, n_workers: int, job_timeout_s: float = 3600.0) -> None:
+    def __init__(self, n_workers: int, job_timeout_s: float = 3600.0, device: str = "cpu") -> None:
         self.n_workers = n_workers
+        self.device = device
         self.job_timeout_s = job_timeout_s
         self._workers: list[Any] = []
 
@@ -79,7 +82,10 @@ class RayExecutor:
     def start(self) -> None:
         """Start the actors, if they are not there yet."""
         if not self._workers:
-            self._workers = [_RemoteJobWorker.remote() for _ in range(self.n_workers)]
+            self._workers = [self._new_worker() for _ in range(self.n_workers)]
+
+    def _new_worker(self) -> Any:
+        return _RemoteJobWorker.options(num_gpus=gpu_share(self.device, self.n_workers)).remote()
 
     def pids(self) -> list[int]:
         """The process of each worker on its machine."""
@@ -113,7 +119,7 @@ class RayExecutor:
         finally:
             for flight in flights.values():  # the caller stopped early: what still runs is not wanted any more
                 ray.kill(self._workers[flight.worker])
-                self._workers[flight.worker] = _RemoteJobWorker.remote()
+                self._workers[flight.worker] = self._new_worker()
 
     def _send(self, job: Job[Any], worker: int, flights: dict[Any, _Flight]) -> None:
         call = self._workers[worker].execute.remote(job)
@@ -141,4 +147,4 @@ class RayExecutor:
                 f"{MAX_ATTEMPTS} times; is the memory enough? The job: {flight.job.config}"
             )
         ray.kill(self._workers[flight.worker])
-        self._workers[flight.worker] = _RemoteJobWorker.remote()
+        self._workers[flight.worker] = self._new_worker()

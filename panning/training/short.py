@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from panning.masks.masks import Masks
@@ -18,6 +16,6 @@ def train_copy(task: Task, masks: Masks | None, recipe: Recipe, seed: int) -> tu
 
     Equal (task, masks, recipe, seed) give equal results, and two masks with one seed see the same batches.
     """
-    model = copy.deepcopy(task.problem.model).to(task.device)
+    model = task.network()
     result = train(model, task.data, recipe, seed=seed, masks=masks, validate_every_epoch=False)
     return model, result
