@@ -21,11 +21,13 @@ class Outcome(Config):
     Attributes:
         error: why the work failed though it was possible: a diverged training, a network that cannot be pruned so far. It
             belongs to the result of a comparison, and is recorded as one.
+        accelerator: the one that the job ran on; None is the processor. It belongs to a record's environment.
     """
 
     model_config = ConfigDict(extra="ignore")
 
     error: str | None = None
+    accelerator: str | None = Field(default=None, exclude=True)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class CellOutcome(MaskFigures):
         if self.error is not None:
             return []
         of_test = {name for name in type(self).model_fields if name.startswith("test_")}
-        may_lack = {"train_epochs", "n_members"} | (set() if test else of_test)
+        may_lack = {"accelerator", "train_epochs", "n_members"} | (set() if test else of_test)
         missing = [name for name in type(self).model_fields if name not in self.model_fields_set | may_lack]
         if "train_s" not in self.timing.model_fields_set:
             missing.append("timing.train_s")

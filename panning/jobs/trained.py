@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,7 +39,7 @@ def train_one(
     keep_best: bool = True, checkpoint: Path | None = None, on_epoch: Callable[[Entry], None] | None = None,
 ) -> Trained:  # fmt: skip
     """Train a copy of the task's network, as ``panning.training.train`` does."""
-    model = copy.deepcopy(task.problem.model).to(task.device)
+    model = task.network()
     result = train(
         model, task.data, recipe, seed=seed, masks=first, movement=movement, keep_best=keep_best, checkpoint=checkpoint,
         on_epoch=on_epoch,

@@ -18,6 +18,7 @@ import torch
 from panning.alive.connectivity import Connectivity, MaskReport, report
 from panning.compaction.cost import compute_left
 from panning.episode.policy_net import PolicyNet, parse_policy
+from panning.foundation.device import accelerator_name
 from panning.foundation.errors import DensityError, MaskError, NonFiniteError
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed
@@ -81,7 +82,7 @@ def execute(job: Job[OutcomeT]) -> OutcomeT:
     try:
         task = load_task(job.spec.task, job.spec.seed, job.source)
         outcome: OutcomeT = _RUN[job.spec.kind](job, job.spec, task)
-        return outcome
+        return outcome.model_copy(update={"accelerator": accelerator_name(str(task.device))})
     except (NonFiniteError, DensityError, MaskError) as error:
         return job.spec.outcome(error=str(error))
     finally:

@@ -226,7 +226,7 @@ def run_search(ready: Ready, out: Path, executor: Executor, *, agent_workers: in
 
 def check_search(config: SearchConfig) -> Ready:
     """Raise what is wrong with a search's data, model or densities before anything is started or written."""
-    task = load_task(config.task, config.seeds[0], config.source)
+    task = load_task(config.task, config.seeds[0], config.source.on_cpu)
     connectivity = Connectivity.of(task.problem)
     for density in config.densities:
         connectivity.check_reachable(n_kept_at(density, task.problem.layout.n_prunable))
