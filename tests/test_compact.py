@@ -446,22 +446,6 @@ def test_a_network_without_a_path_is_its_last_bias() -> None:
     assert sum(p.numel() for p in result.model.parameters()) < 60
 
 
-def test_optimizer_state_moves_with_its_weights() -> None:
-    model, masks = drawn(3)
-    apply_masks(model, masks)
-    x, y = batch()
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    _, _ = masked_gradients(model, masks, x, y)
-    optimizer.step()
-    result = compact(model, masks)
-    small = torch.optim.Adam(result.model.parameters(), 0.01)
-    result.map_optimizer(model, optimizer, small)
-    for seed in range(3):
-        losses = [masked_gradients(m, k, *batch(seed))[0] for m, k in ((model, masks), (result.model, result.masks))]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-9)
-        optimizer.step(), small.step()
-
-
 def test_half_a_network_in_float32_agrees_to_rounding() -> None:
     model, masks = drawn(11)
     result = compact(model.float(), masks)
@@ -716,18 +700,6 @@ def test_a_frozen_shift_stays_frozen() -> None:
     result = compact(model, all_but(model, conv__weight=[(1,), (2,), (3,)]), (1, 5, 5))
     (shift,) = [p for name, p in result.model.named_parameters() if "shift" in name]
     assert not shift.requires_grad
-
-
-def test_state_that_is_not_kept_entry_by_entry_is_refused() -> None:
-    model = chain([[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]], activation=nn.ReLU)
-    result = compact(model, all_but(model, **{"0__weight": [(0,)]}), (2,))
-    optimizer, small = (torch.optim.Adafactor(m.parameters()) for m in (model, result.model))
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    with pytest.raises(ModelError, match="Start a new optimizer"):
-        result.map_optimizer(model, optimizer, small)
-    with pytest.raises(ModelError, match="not the network"):
-        result.map_optimizer(nn.Linear(2, 2), optimizer, small)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 2, 2), 2, (0,), ("a",)])

@@ -15,7 +15,6 @@ from panning.cli.methods import dynamic_rows, dynamic_table, method_rows, method
 from panning.data import data_names
 from panning.measure import compaction
 from panning.measure import report as speed_report
-from panning.measure import training as throughput
 from panning.models import model_names
 
 ROOT = Path(__file__).parent.parent
@@ -37,10 +36,6 @@ def test_the_speed_page_shows_the_shipped_records() -> None:
 
 def test_the_page_on_compaction_shows_the_shipped_records() -> None:
     assert compaction.markdown(speed_report.shipped_records("compaction")) in page("compact")
-
-
-def test_the_page_on_the_benchmark_shows_the_shipped_training_speed() -> None:
-    assert throughput.markdown(speed_report.shipped_records("training")) in page("benchmark")
 
 
 def test_every_own_model_and_data_set_is_named() -> None:

@@ -105,46 +105,6 @@ def fidelity(
 
 
 @app.command()
-def training(
-    recipe: Annotated[str, typer.Option("--recipe", help="A preset; its batch size, optimizer, precision.")] = (
-        "resnet20-cifar10/short"
-    ),
-    model: Annotated[str, typer.Option("--model", help="A model's name.")] = "resnet20",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: all cores.")] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of both loops in turns.")] = 5,
-    batches: Annotated[int, typer.Option("--batches", min=1, help="Of each loop in a round.")] = 40,
-    out: options.Out = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Time our training loop beside a plain one: DataLoader, an image at a time, float32, channels first.
-
-    Images are noise of CIFAR's shape. Other work on the machine spoils the numbers.
-
-    Example: panning bench training
-    """
-    import os
-
-    import torch
-
-    from panning.measure import training as throughput
-    from panning.training.presets import load_recipe
-
-    try:
-        chosen = load_recipe(recipe)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    folder = out or Path("runs") / "bench-training"
-    with output.listener() as listen:
-        record = throughput.run_throughput(model, chosen, folder, n_batches=batches, n_rounds=rounds, listen=listen)
-    if as_json:
-        output.print_json({**record.config, **record.metrics})
-        return
-    output.print_table(throughput.COLUMNS, throughput.table_cells([record]))
-    output.say(f"Record: {folder / 'records.jsonl'}")
-
-
-@app.command()
 def report(
     records: Annotated[
         list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders of grids.", show_default=False)

@@ -80,9 +80,6 @@ def export(
     output.print_table(["", "dense", "by the mask", "compact", "gain"], _rows(facts))
     if timed:
         output.say(f"Timed with {facts['threads']} threads on batches of {facts['batch_size']}.")
-    if layers := facts.get("sparse_layers"):
-        cells = [[t["layer"], f"{t['density']:.4g}", f"{t['dense_ms']:.3f}", f"{t['csr_ms']:.3f}"] for t in layers]
-        output.print_table(["compact Linear, inference ms", "density", "dense", "CSR"], cells)
     for line in result.notes:
         output.note(f"note: {line}")
     output.say(f"Files: {folder}")

@@ -73,35 +73,6 @@ class CompactResult:
         """The entries of a tensor of an original parameter's shape that the small parameter ``name`` holds; a copy."""
         return take(tensor, self.mapping[name][1])
 
-    def map_optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer, small: torch.optim.Optimizer) -> None:
-        """Hand the state of an optimizer of the original to one of the compact network, entry by entry.
-
-        Args:
-            model: what was compacted; its parameters are those of ``optimizer``.
-            small: an optimizer of the same kind over parameters of ``self.model``; its state is replaced.
-
-        Raises:
-            ModelError: if ``model`` is another network, or a state is not kept entry by entry (Adafactor, Shampoo).
-        """
-        originals = dict(model.named_parameters(remove_duplicate=False))
-        if missing := {origin for origin, _ in self.mapping.values()} - set(_tensors(model)):
-            raise ModelError(f"This is not the network that was compacted: it has no '{min(missing)}'.")
-        for name, parameter in self.model.named_parameters():
-            if name not in self.mapping or originals[self.mapping[name][0]] not in optimizer.state:
-                continue  # what folding added, or what was never stepped
-            before = originals[self.mapping[name][0]]
-            for key, value in optimizer.state[before].items():
-                if isinstance(value, Tensor) and value.numel() > 1 and value.shape != before.shape:
-                    raise ModelError(
-                        f"{type(optimizer).__name__} keeps '{key}' of '{name}' as {tuple(value.shape)}, not entry by entry "
-                        f"as {tuple(before.shape)}: it cannot be handed over. Start a new optimizer on the small network."
-                    )
-            small.state[parameter] = {
-                key: self.narrow(name, value) if isinstance(value, Tensor) and value.shape == before.shape
-                else copy.deepcopy(value)
-                for key, value in optimizer.state[before].items()
-            }  # fmt: skip
-
 
 @torch.inference_mode(False)
 def compact(

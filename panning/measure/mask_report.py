@@ -18,7 +18,6 @@ from panning.foundation.seeding import torch_generator
 from panning.masks.enforce import enforce_masks
 from panning.masks.masks import Masks
 from panning.measure.clock import Run, median_seconds
-from panning.measure.sparse import sparse_where_faster
 
 Forms = dict[str, dict[str, Any]]
 
@@ -56,12 +55,7 @@ def report(result: CompactResult, masks: Masks, n_classes: int, batch_size: int 
     inputs, labels = noise(result, n_classes, batch_size)
     for name, timing in times(result, masks, inputs, labels).items():
         facts[name] |= {"step_ms": timing.step_ms, "inference_ms": timing.inference_ms}
-    _, layers = sparse_where_faster(result.model, inputs)
     facts["threads"], facts["batch_size"] = torch.get_num_threads(), batch_size
-    facts["sparse_layers"] = [
-        {"layer": t.name, "density": t.density, "dense_ms": t.dense_ms, "csr_ms": t.sparse_ms, "csr_wins": t.faster}
-        for t in layers
-    ]
     return facts
 
 

@@ -24,7 +24,7 @@ Measured = dict[tuple[str, int, int], dict[str, dict[str, Any]]]
 
 
 def shipped_records(name: str) -> list[RunRecord]:
-    """The records of ``panning bench NAME`` that are shipped: speed, compaction, training."""
+    """The records of ``panning bench NAME`` that are shipped: speed, compaction."""
     return read_records(Path(__file__).parent / "records" / f"{name}.jsonl")
 
 

@@ -2,14 +2,17 @@
 
 The plain loop: a DataLoader with two worker processes, PIL images and per-image transforms of torchvision, float32, channels
 first. Ours: data in memory, whole batches augmented at once, bfloat16 where the recipe says so, channels last.
+Images are noise of CIFAR's shape. Other work on the machine spoils the figures.
+
+    python docs/measure/training_speed.py --model resnet20 --recipe resnet20-cifar10/short --threads 2
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,34 +25,18 @@ from panning.data.augment import PADDING
 from panning.foundation.errors import DataError
 from panning.foundation.machine import environment_info
 from panning.foundation.progress import Listener, silent, told
-from panning.foundation.records import RecordStore, RunRecord, content_key
+from panning.foundation.records import RunRecord, content_key
 from panning.foundation.seeding import torch_generator
 from panning.foundation.tables import markdown_table, origin
 from panning.measure.clock import seconds
 from panning.models import build_model
 from panning.training import Recipe, train
+from panning.training.presets import load_recipe
 
 N_LOADER_WORKERS = 2
 COLUMNS = (
     "model", "precision", "threads", "plain, images/s", "panning, images/s", "times as many", "lowest", "highest",
 )  # fmt: skip
-
-
-def run_throughput(
-    model: str, recipe: Recipe, out: Path, *, n_batches: int = 40, n_rounds: int = 5, listen: Listener = silent
-) -> RunRecord:
-    """Measure on noise of CIFAR's shape, with torch's present number of threads, and leave the record in ``out``."""
-    config = {
-        "model": model, "recipe": recipe.model_dump(mode="json"), "threads": torch.get_num_threads(), "n_batches": n_batches,
-        "n_rounds": n_rounds,
-    }  # fmt: skip
-    data = noise_data(max(10_000, n_batches * recipe.batch_size))
-    metrics = measure(model, data, recipe, n_batches=n_batches, n_rounds=n_rounds, listen=listen)
-    # Measured anew every time: what a machine does is not a function of the config.
-    key = content_key({**config, **metrics})
-    record = RunRecord(key, "throughput", config, metrics, environment_info())
-    RecordStore(out / "records.jsonl").append(record)
-    return record
 
 
 def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
@@ -69,7 +56,7 @@ def markdown(records: Sequence[RunRecord]) -> str:
     """The table, with the machine and the state of the code that it comes from."""
     lines = markdown_table(COLUMNS, table_cells(records))
     for text in dict.fromkeys(origin(record.environment) for record in records):
-        lines += ["", f"`panning bench training`. {text}"]
+        lines += ["", text]
     return "\n".join(lines) + "\n"
 
 
@@ -162,3 +149,24 @@ def _plain_steps(
         optimizer.zero_grad()
         F.cross_entropy(model(inputs), labels).backward()
         optimizer.step()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description="Time our training loop beside a plain one.")
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--recipe", default="resnet20-cifar10/short", help="a preset: batch size, optimizer, precision")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=5, help="of both loops in turns")
+    parser.add_argument("--batches", type=int, default=40, help="of each loop in a round")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    recipe = load_recipe(given.recipe)
+    data = noise_data(max(10_000, given.batches * recipe.batch_size))
+    metrics = measure(given.model, data, recipe, n_batches=given.batches, n_rounds=given.rounds)
+    config = {"model": given.model, "recipe": recipe.model_dump(mode="json"), "threads": given.threads}
+    print(markdown([RunRecord(content_key(config), "throughput", config, metrics, environment_info())]))
+
+
+if __name__ == "__main__":
+    main()
