@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,20 @@ def test_the_page_of_what_is_public_names_what_is_public() -> None:
     shown = re.findall(r"^\| \[`panning\.(\w+)`\]\[", page("reference/public"), re.MULTILINE)
     assert sorted(shown) == sorted(panning.__all__)
     assert all(f"\n::: panning.{name}\n" in page("reference/panning") for name in panning.__all__)
+
+
+def test_the_reference_names_what_there_is() -> None:
+    pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
+    names = [name for path in pages for name in re.findall(r"^::: ([\w.]+)$", path.read_text(), re.MULTILINE)]
+    assert len(names) > 40
+    for name in names:
+        pkgutil.resolve_name(name)
+
+
+def test_the_site_has_every_page_and_no_other() -> None:
+    shown = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    there = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert sorted(shown) == sorted(path.relative_to(ROOT).as_posix() for path in there)
 
 
 def test_the_readmes_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
