@@ -25,8 +25,10 @@ def check_device_name(name: str) -> str:
     Raises:
         DeviceError: saying what is allowed.
 
-    >>> check_device_name("cuda:1")
-    'cuda:1'
+    Examples:
+        >>> from panning.foundation.device import check_device_name
+        >>> check_device_name("cuda:1")
+        'cuda:1'
     """
     kind, colon, number = name.partition(":")
     if name in ("auto", "cpu", *ACCELERATORS) or (kind == "cuda" and number.isascii() and number.isdigit()):
@@ -40,8 +42,10 @@ def find_device(name: str) -> torch.device:
     Raises:
         DeviceError: if the name is no device's, or the device is not there: what is there, and what to do.
 
-    >>> find_device("cpu")
-    device(type='cpu')
+    Examples:
+        >>> from panning.foundation.device import find_device
+        >>> find_device("cpu")
+        device(type='cpu')
     """
     there = {kind: count() for kind, count in ACCELERATORS.items()}
     if check_device_name(name) == "auto":

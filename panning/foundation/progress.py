@@ -43,11 +43,13 @@ def silent(event: Event) -> None:
 def told(items: Sequence[T], listen: Listener, stage: str, kind: Kind) -> Iterator[T]:
     """The items one by one; the listener is called before the first, and after the body of the loop is done with each.
 
-    >>> [item for item in told("ab", lambda event: print(event.done, "of", event.total), "spelling", "row")]
-    0 of 2
-    1 of 2
-    2 of 2
-    ['a', 'b']
+    Examples:
+        >>> from panning.foundation.progress import told
+        >>> [item for item in told("ab", lambda event: print(event.done, "of", event.total), "spelling", "row")]
+        0 of 2
+        1 of 2
+        2 of 2
+        ['a', 'b']
     """
     listen(Event(stage, 0, len(items)))
     for done, item in enumerate(items, start=1):

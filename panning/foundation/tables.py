@@ -15,10 +15,12 @@ from panning.foundation.files import write_atomic
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """The lines of a table.
 
-    >>> print("\\n".join(markdown_table(["method", "n"], [["SNIP", 5]])))
-    | method | n |
-    | --- | --- |
-    | SNIP | 5 |
+    Examples:
+        >>> from panning.foundation.tables import markdown_table
+        >>> print("\\n".join(markdown_table(["method", "n"], [["SNIP", 5]])))
+        | method | n |
+        | --- | --- |
+        | SNIP | 5 |
     """
     return ["| " + " | ".join(map(str, line)) + " |" for line in (columns, ["---"] * len(columns), *rows)]
 
@@ -39,8 +41,10 @@ def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[ob
 def percent(values: Sequence[float]) -> str:
     """Mean and standard deviation of fractions, one a seed, in percent; "failed" where there is none.
 
-    >>> percent([0.91, 0.93])
-    '92.00 ± 1.41'
+    Examples:
+        >>> from panning.foundation.tables import percent
+        >>> percent([0.91, 0.93])
+        '92.00 ± 1.41'
     """
     if not values:
         return "failed"
@@ -51,8 +55,10 @@ def percent(values: Sequence[float]) -> str:
 def origin(environment: Mapping[str, Any]) -> str:
     """Commit, versions and hardware of a record's environment as a sentence; what it does not say is None.
 
-    >>> origin({"commit": "8bbafeb", "versions": {"torch": "2.14.1"}, "hardware": {"processor": "AMD", "cores": 2}})
-    'Commit 8bbafeb; torch 2.14.1; AMD, 2 cores.'
+    Examples:
+        >>> from panning.foundation.tables import origin
+        >>> origin({"commit": "8bbafeb", "versions": {"torch": "2.14.1"}, "hardware": {"processor": "AMD", "cores": 2}})
+        'Commit 8bbafeb; torch 2.14.1; AMD, 2 cores.'
     """
     versions, hardware = (
         part if isinstance(part := environment.get(name), dict) else {} for name in ("versions", "hardware")

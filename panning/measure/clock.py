@@ -27,8 +27,10 @@ def seconds(run: Run) -> float:
 def n_repetitions(budget_s: float, once_s: float, at_least: int, at_most: int) -> int:
     """How many repetitions a budget has room for, within bounds.
 
-    >>> n_repetitions(budget_s=10.0, once_s=3.0, at_least=5, at_most=30)
-    5
+    Examples:
+        >>> from panning.measure.clock import n_repetitions
+        >>> n_repetitions(budget_s=10.0, once_s=3.0, at_least=5, at_most=30)
+        5
     """
     return min(max(int(budget_s / once_s), at_least), at_most)
 
