@@ -217,20 +217,6 @@ def test_every_method_starts_from_any_mask(name: str, begin: str) -> None:
     assert result.final["accuracy"] > 0.2 and result.final["density"] == result.masks.density
 
 
-ALIVE = [name for name in DYNAMICS if not DYNAMICS[name].method.prunes_units]
-
-
-@pytest.mark.parametrize("name", ALIVE)
-def test_all_alive_leaves_no_dead_weight_after_any_move(name: str) -> None:
-    """At a density where every method leaves some."""
-    density = 0.01
-    moving, optimizer = started(name, density=density, masks=start(name, density), all_alive=True)
-    for _ in steps(moving, optimizer, moving.n_steps):
-        facts = moving.report()
-        assert facts.effective_density == facts.density
-    assert moving.finish().n_kept == n_kept_at(density, moving.problem.layout.n_prunable)
-
-
 # DPF (METHODS H11)
 
 
@@ -510,23 +496,6 @@ def test_a_step_costs_what_its_passes_need() -> None:
 
 
 # In a user's loop
-
-
-def test_state_dicts_of_a_users_loop_go_on_exactly() -> None:
-    for name in ("dpf", "rigl", "edst", "imp_weights"):
-        moving, optimizer = started(name)
-        for _ in steps(moving, optimizer, 18):
-            pass
-        saved = copy.deepcopy((moving.state_dict(), moving.problem.model.state_dict(), optimizer.state_dict()))
-        other, second = started(name)
-        other.load_state_dict(saved[0])
-        other.problem.model.load_state_dict(saved[1])
-        second.load_state_dict(saved[2])
-        for one, opt in ((moving, optimizer), (other, second)):
-            for _ in steps(one, opt, 6, seed=1):
-                pass
-        assert torch.equal(weights_of(moving.problem.model), weights_of(other.problem.model)), name
-        assert moving.masks == other.masks
 
 
 def test_a_state_of_another_method_is_refused_and_nothing_changes() -> None:

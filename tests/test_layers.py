@@ -21,7 +21,7 @@ LAYERS = [
     "envs",
     "agents",
     "jobs measure compare search",
-    "cli",
+    "cli testing",
 ]
 ORDER = [room for rooms in LAYERS for room in rooms.split()]
 #: Of foundation, the files that know torch; what stands on the others starts without it.
@@ -32,7 +32,8 @@ EXCEPTIONS = {("panning/masks/masks.py", "panning.alive.connectivity")}
 HOMES = {
     "ray": lambda path: path.name.startswith("ray_"),
     "stable_baselines3": lambda path: path.parts[0] == "agents",
-    "gymnasium": lambda path: path.parts[0] in ("envs", "agents"),
+    "gymnasium": lambda path: path.parts[0] in ("envs", "agents") or path.parts[:2] == ("panning", "testing"),
+    "pytest": lambda path: path.parts[:2] == ("panning", "testing"),
     "typer": lambda path: path.parts[:2] == ("panning", "cli"),
     "rich": lambda path: path.parts[:2] == ("panning", "cli"),
     "torch": lambda path: room_of(path) != "foundation" or path.stem in WITH_TORCH,
