@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from panning import flow
-from panning.alive.connectivity import Connectivity, report
 from panning.data.batches import Batch, batch_source
 from panning.foundation.device import device_of, find_device, scoring_device
 from panning.foundation.errors import DataError, DensityError, MaskError, ModelError
@@ -21,6 +20,7 @@ from panning.masks.holders import unwrapped
 from panning.masks.layout import Layout, prunable_layout
 from panning.masks.masks import Masks, check_masks_fit
 from panning.pruners import Pruner, Rounds, prune_problem, pruner_row
+from panning.pruners.described import described
 from panning.scoring.problem import Loss, Problem
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Dynamic
@@ -98,12 +98,8 @@ def prune(
             problem, density, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,
             control=control,
         )  # fmt: skip
-        facts = report(Connectivity.of(problem), result.mask).facts()
-    variant = {name: value for name, value in (("released", released), ("control", control)) if value}
-    return result.masks.with_manifest(
-        method=row.name_of(method), all_alive=all_alive, seed=seed, input_shape=list(problem.input_shape),
-        **variant, **facts,
-    )  # fmt: skip
+        name = row.name_of(method)
+        return described(problem, result, method=name, all_alive=all_alive, released=released, control=control).masks
 
 
 @_apart_from_the_caller()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -15,7 +14,8 @@ from test_dynamics import shortened
 from toys import residual_problem
 
 from panning.jobs.executor import Executor, SerialExecutor
-from panning.jobs.work import Job, Outcome, execute
+from panning.jobs.outcome import OutcomeT
+from panning.jobs.work import Job, execute
 from panning.masks.masks import n_kept_at
 from panning.pruners import METHODS_OWN, PRUNERS, Pruner, PruneResult, Rounds
 from panning.scoring.problem import Problem
@@ -121,22 +121,20 @@ class TestADynamicMethodOfTheUsersOwn(DynamicContract):
         return Wandering()
 
 
-class Threads:
-    """An executor: jobs in a pool of threads, and their outcomes in the order in which they end."""
+class Backwards:
+    """An executor: the last job first."""
 
-    n_workers = 2
+    n_workers = 1
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        with ThreadPoolExecutor(self.n_workers) as pool:
-            futures = {pool.submit(execute, job): job for job in jobs}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+    def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+        for job in reversed(jobs):
+            yield job, execute(job)
 
 
 class TestAnExecutorOfTheUsersOwn(ExecutorContract):
     @pytest.fixture
     def executor(self) -> Executor:
-        return Threads()
+        return Backwards()
 
 
 # --- the suites can fail ---
@@ -157,10 +155,10 @@ class Forgetful(Wandering):
         return super().move(replace(view, generator=torch.default_generator))
 
 
-class Lossy(Threads):
+class Lossy(Backwards):
     """Leaves the last job out."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         return super().run(jobs[:-1])
 
 
