@@ -67,9 +67,9 @@ class DynamicContract:
         half = moving.n_steps // 2
         for number in range(half):
             step(moving.problem.model, optimizer, number)
-        states = moving.state_dict(), moving.problem.model.state_dict(), optimizer.state_dict()
-        for target, state in zip((other, other.problem.model, second), copy.deepcopy(states), strict=True):
-            target.load_state_dict(state)
+        other.load_state_dict(copy.deepcopy(moving.state_dict()))
+        other.problem.model.load_state_dict(moving.problem.model.state_dict())
+        second.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         for one, its_optimizer in runs:
             for number in range(half, moving.n_steps):
                 step(one.problem.model, its_optimizer, number)
