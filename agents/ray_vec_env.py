@@ -36,16 +36,18 @@ class _EnvWorker:
     def spaces(self) -> tuple[Any, Any]:
         return self.envs.observation_space, self.envs.action_space
 
-    def reset(self, seeds: list[int | None]) -> Any:
-        self.envs._seeds = list(seeds)
+    def reset(self, seed: int | None) -> Any:
+        """``seed`` is the first environment's, the others' follow; None goes on with what they have."""
+        if seed is not None:
+            self.envs.seed(seed)
         return np.copy(self.envs.reset())  # type: ignore[arg-type]
 
     def step(self, actions: Any) -> Any:
         observations, rewards, dones, infos = self.envs.step(actions)
         return np.copy(observations), rewards, dones, infos  # type: ignore[arg-type]
 
-    def replay(self, seeds: list[int | None], actions: list[Any]) -> Any:
-        result = self.reset(seeds)
+    def replay(self, seed: int | None, actions: list[Any]) -> Any:
+        result = self.reset(seed)
         for action in actions:
             result = self.step(action)
         return result
@@ -67,22 +69,26 @@ class RayVecEnv(VecEnv):
         self._slices = [slice(int(share[0]), int(share[-1]) + 1) for share in shares]
         self._actor = _RemoteEnvWorker.options(num_gpus=gpu_share(device, len(shares)))
         self._workers = [self._actor.remote(part) for part in self._makers]
-        self._episode_seeds: list[int | None] = [None] * len(makers)  # of the last reset
+        self._next_seed: int | None = None  # serves one reset, as in DummyVecEnv
+        self._episode_seed: int | None = None  # of the last reset
         self._actions: list[Any] = []
         self._replacements = 0
         observation_space, action_space = ray.get(self._workers[0].spaces.remote())
         self.render_mode = None
         super().__init__(len(makers), observation_space, action_space)
 
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        seeds = super().seed(seed)
+        self._next_seed = seeds[0]
+        return seeds
+
     def reset(self) -> VecEnvObs:
-        self._episode_seeds, self._actions = list(self._seeds), []
-        calls = [
-            worker.reset.remote(self._episode_seeds[part])
-            for worker, part in zip(self._workers, self._slices, strict=True)
-        ]
-        observations = [self._result(i, call) for i, call in enumerate(calls)]
-        self._reset_seeds()  # a seed serves one reset, as in DummyVecEnv
-        return np.concatenate(observations)
+        self._episode_seed, self._next_seed, self._actions = self._next_seed, None, []
+        calls = [worker.reset.remote(self._seed_of(i)) for i, worker in enumerate(self._workers)]
+        return np.concatenate([self._result(i, call) for i, call in enumerate(calls)])
+
+    def _seed_of(self, worker: int) -> int | None:
+        return None if self._episode_seed is None else self._episode_seed + self._slices[worker].start
 
     def step_async(self, actions: Any) -> None:
         self._actions.append(np.copy(actions))
@@ -114,9 +120,8 @@ class RayVecEnv(VecEnv):
                 raise WorkerError(f"Rollout workers died {self._replacements} times; is the memory enough?")
             self._workers[number] = self._actor.remote(self._makers[number])
             try:
-                return ray.get(
-                    self._workers[number].replay.remote(self._episode_seeds[part], [a[part] for a in self._actions])
-                )
+                actions = [a[part] for a in self._actions]
+                return ray.get(self._workers[number].replay.remote(self._seed_of(number), actions))
             except RayActorError:
                 continue
 
@@ -125,12 +130,15 @@ class RayVecEnv(VecEnv):
             ray.kill(worker)
         self._workers = []
 
+    def _n_of(self, indices: Any) -> int:
+        return np.arange(self.num_envs)[slice(None) if indices is None else indices].size
+
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False] * len(list(self._get_indices(indices)))
+        return [False] * self._n_of(indices)
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         if attr_name == "render_mode":
-            return [None] * len(list(self._get_indices(indices)))
+            return [None] * self._n_of(indices)
         raise NotImplementedError("Attributes of environments in Ray actors are not reachable.")
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:

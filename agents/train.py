@@ -112,7 +112,7 @@ def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, flo
     torch.manual_seed(seed)
     assert model.env is not None  # built with one
     model.env.seed(seed)
-    model._last_obs = None  # makes learn() reset the environments
+    model.set_env(model.env)  # makes learn() reset the environments
     if model.ep_info_buffer is not None:
         model.ep_info_buffer.clear()
     try:

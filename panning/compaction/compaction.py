@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from panning.compaction.analysis import find_constants, find_kept
 from panning.compaction.rebuild import Entries, Rebuild, grid, take
@@ -28,6 +27,7 @@ from panning.compaction.trace import record_shapes, same, stays, trace
 from panning.foundation.errors import MaskError, ModelError
 from panning.foundation.modes import as_it_was
 from panning.foundation.seeding import isolated_torch_rng
+from panning.foundation.torch_private import gradient_hooks, slots, slots_apart, tree_leaves
 from panning.masks.file import fingerprint
 from panning.masks.layout import prunable_layout
 from panning.masks.masks import Masks, apply_masks, check_masks_fit
@@ -118,7 +118,7 @@ def compact(
     _same_modes(small, original)
     present = _tensors(small)  # what nothing needs in the end is gone
     mapping = {name: entry for name, entry in parts.mapping.items() if name in present}
-    if hooked := [name for name, p in model.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]:
+    if hooked := [name for name, p in model.named_parameters() if gradient_hooks(p)]:
         parts.notes.append(
             f"Hooks of parameters are not copied, as that of {hooked[0]}: the small network is without them."
         )
@@ -173,25 +173,24 @@ class _Parts:
 
     def inside(self, name: str, module: nn.Module) -> nn.Module:
         """A copy of a module that stays as it is, with its children made smaller where that can be done."""
-        small = module.__new__(type(module))
-        self._copies[id(module)] = small
-        vars(small).update(vars(module), _parameters={}, _buffers={}, _modules={})
-        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            home: Any = small._parameters if key in module._parameters else small._buffers
-            home[key] = None if tensor is None else self.copied(tensor)
-            if tensor is not None:
-                self.mapping[_join(name, key)] = (_join(name, key), ())
-        for key, child in module._modules.items():
+        small = self._copies[id(module)] = slots_apart(module)
+        parameters, buffers, children = slots(small)
+        for home in (parameters, buffers):
+            for key, tensor in home.items():
+                if tensor is not None:
+                    home[key] = self.copied(tensor)  # type: ignore[assignment]
+                    self.mapping[_join(name, key)] = (_join(name, key), ())
+        for key, child in children.items():
             full = _join(name, key)
             if child is None:
-                small._modules[key] = None
-            elif self.look_inside and full in self.inputs and len(list(child.children())) > 0 and stays(child) is None:
-                small._modules[key] = self.compacted(full, child)
+                continue
+            if self.look_inside and full in self.inputs and len(list(child.children())) > 0 and stays(child) is None:
+                children[key] = self.compacted(full, child)
             else:
-                small._modules[key] = self.inside(full, child)
-            self._copies[id(child)] = small._modules[key]
+                children[key] = self.inside(full, child)
+            self._copies[id(child)] = children[key]
         for key, value in vars(module).items():  # what refers to its tensors and modules elsewhere, as an LSTM does
-            if key not in ("_parameters", "_buffers", "_modules"):
+            if vars(small)[key] is value:
                 vars(small)[key] = copy.deepcopy(value, self._copies)
         return small
 

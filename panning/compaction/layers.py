@@ -83,7 +83,7 @@ def _biases(at: Analysis, node: fx.Node, axis: int, more: Tensor) -> Units:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvTransposeNd)
+    return isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
 
 
 class BatchNorm(Rule):

@@ -16,6 +16,7 @@ from panning.compaction.modules import ByMode, Gather, PartialSum
 from panning.compaction.rule import Analysis
 from panning.compaction.table import rule_of
 from panning.compaction.units import Units
+from panning.foundation.torch_private import slots_apart
 
 #: Which entries of an original tensor a compact one holds, an index for each of its first axes; none means all.
 Entries = tuple[Tensor, ...]
@@ -146,8 +147,7 @@ class Rebuild:
 
     def _narrowed(self, name: str, module: Any, kept: Tensor, inputs: Tensor) -> nn.Module:
         """A layer or norm with some of its units and inputs."""
-        small = copy.copy(module)
-        small._parameters, small._buffers = dict(module._parameters), dict(module._buffers)
+        small: Any = slots_apart(module)
         rows, columns = self._index(kept), self._index(inputs)
         n_groups = getattr(module, "groups", 1)
         if isinstance(module, nn.Linear):
@@ -158,9 +158,7 @@ class Rebuild:
         else:
             small.num_features = len(rows)
         by_name: dict[str, Entries] = {}
-        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is None:
-                continue
+        for key, tensor in chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
             entries: Entries = (rows,) if tensor.dim() else ()
             if key == "weight" and tensor.dim() > 1:
                 if n_groups == 1:
@@ -169,10 +167,8 @@ class Rebuild:
                     entries = (columns,) if is_transposed(module) else (rows,)
             by_name[key] = entries
             taken = take(tensor.detach(), entries)
-            if isinstance(tensor, nn.Parameter):
-                small._parameters[key] = nn.Parameter(taken, requires_grad=tensor.requires_grad)
-            else:
-                small._buffers[key] = taken
+            is_parameter = isinstance(tensor, nn.Parameter)
+            setattr(small, key, nn.Parameter(taken, requires_grad=tensor.requires_grad) if is_parameter else taken)
             self.mapping[f"{name}.{key}"] = (f"{name}.{key}", entries)
         return small
 
@@ -200,7 +196,7 @@ class Rebuild:
         added = added.to(self.device, small.weight.dtype)
         with torch.no_grad():
             if small.bias is None:
-                small._parameters["bias"] = nn.Parameter(added, requires_grad=False)
+                small.bias = nn.Parameter(added, requires_grad=False)
             else:
                 small.bias.add_(added)
                 self.folded[f"{name}.bias"] = added

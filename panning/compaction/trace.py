@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_leaves
 
 from panning.compaction.modules import ByMode, Gather, PartialSum
 from panning.foundation.errors import ModelError
 from panning.foundation.modes import as_it_was
 from panning.foundation.seeding import isolated_torch_rng
+from panning.foundation.torch_private import has_hooks, tree_leaves
 
 
 class _Tracer(fx.Tracer):
@@ -128,7 +128,7 @@ def _attribute(model: nn.Module, name: str) -> Any:
 
 def stays(module: nn.Module) -> str | None:
     """Why a module is not looked into; None if it is."""
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    if has_hooks(module):
         return "it has hooks"
     if parametrize.is_parametrized(module):
         return "its weight is computed (a parametrization)"

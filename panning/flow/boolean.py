@@ -13,6 +13,7 @@ from panning.flow.factors import presence, scaled_to_one
 from panning.flow.forward import Rule
 from panning.flow.linear import rules, without_gate
 from panning.flow.pools import AVERAGE_POOLS
+from panning.foundation.torch_private import viewed
 
 #: Scale computed weights by 2^40, so that a mean over many of them still exceeds the 0.5 threshold in backward.
 LOUD = 2.0**40
@@ -42,7 +43,8 @@ def _product(function: Any, x: Tensor, weight: Tensor, bias: Any = None, *args: 
 
 def _given(weight: Tensor) -> bool:
     """Whether a weight is a mask or a constant, whose entries are 0 and 1, and not computed from such entries."""
-    return weight.is_leaf or (weight._base is not None and weight._base.is_leaf)
+    of = viewed(weight)
+    return weight.is_leaf or (of is not None and of.is_leaf)
 
 
 def _open(gate: Tensor, mean: float) -> Tensor:

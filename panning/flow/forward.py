@@ -61,10 +61,10 @@ def run(
         replacements[id(buffer)] = buffer.detach().to(dtype, copy=True) if floating else buffer.clone()
     # By slot, every module once: ``functional_call`` would not give back what a module holds that has two names.
     slots = {
-        f"{prefix}.{name}" if prefix else name: replacements[id(tensor)]
+        name: replacements[id(tensor)]
         for prefix, module in model.named_modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None
+        for named in (module.named_parameters, module.named_buffers)
+        for name, tensor in named(prefix, recurse=False, remove_duplicate=False)
     }
     with (
         in_evaluation_mode(model),

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from panning.foundation.torch_private import n_writes, slots
+
 
 @contextmanager
 def in_evaluation_mode(*models: nn.Module) -> Iterator[None]:
@@ -25,17 +27,17 @@ def in_evaluation_mode(*models: nn.Module) -> Iterator[None]:
 def as_it_was(model: nn.Module) -> Iterator[None]:
     """Give every module its mode and every buffer its value back."""
     modes = _modes(model)
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(module, dict(slots(module).buffers)) for module in model.modules()]
+    values = [(buffer, n_writes(buffer), buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
         _put_back(modes)
         for module, own in buffers:
-            module._buffers.update(own)
+            slots(module).buffers.update(own)
         with torch.no_grad():
             for buffer, version, value in values:
-                if buffer._version != version:  # an expanded one cannot be written into
+                if n_writes(buffer) != version:  # an expanded one cannot be written into
                     buffer.copy_(value)
 
 

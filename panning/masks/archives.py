@@ -17,6 +17,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from panning.foundation.torch_private import stored_record
 from panning.masks import checks
 from panning.masks.checks import READABLE, Broken, broken, masks_of, short
 from panning.masks.masks import Masks
@@ -95,7 +96,7 @@ def _check_globals(path: Path) -> None:
     """Refuse a file that names anything outside ``GLOBALS``, before any of it is loaded."""
     with open(path, "rb") as file:
         if file.read(2) == b"PK":  # asked of torch's own reader: another might see another record of that name
-            pickles: BinaryIO = io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))
+            pickles: BinaryIO = io.BytesIO(stored_record(path, "data.pkl"))
             n_pickles = 1
         else:  # the old form: a mark, a version, the machine's sizes, the dict, the names of the storages
             pickles, n_pickles = file, 5

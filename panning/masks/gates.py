@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from panning.foundation.torch_private import multiply_each, sparse_parts
+
 #: An integer type for each size of an element in bytes.
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -53,8 +55,8 @@ class Gate:
 
     def clear_sparse(self, tensor: Tensor) -> None:
         """Zero the masked places of an embedding's gradient or momentum: values [n_rows, ...] at indices [1, n_rows]."""
-        kept = self.mask.to(tensor.device)[tuple(tensor._indices())]
-        tensor._values().masked_fill_(~kept, 0.0)
+        indices, values = sparse_parts(tensor)
+        values.masked_fill_(~self.mask.to(tensor.device)[tuple(indices)], 0.0)
 
 
 def is_plain(grad: Tensor) -> bool:
@@ -74,7 +76,7 @@ def clear(tensors: Sequence[tuple[Tensor, Gate]]) -> None:
         (tensor.data.view(INTEGERS[tensor.element_size()]), gate) for tensor, gate in tensors if _is_strided(tensor)
     ]
     if strided:
-        torch._foreach_mul_([bits for bits, _ in strided], [gate.like(bits) for bits, gate in strided])
+        multiply_each([bits for bits, _ in strided], [gate.like(bits) for bits, gate in strided])
     for tensor, gate in tensors:
         if not _is_strided(tensor):
             gate.clear_sparse(tensor)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from panning.foundation.errors import MaskError
+from panning.foundation.torch_private import gradient_hooks
 from panning.masks.gates import Gate
 from panning.masks.masks import Masks
 
@@ -47,8 +48,7 @@ def first_moving(parameters: Mapping[str, Tensor]) -> str | None:
 
 
 def _gates_of(parameter: Tensor) -> Iterator[Gate]:
-    hooks = getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
-    owners = (getattr(hook, "__self__", None) for hook in hooks.values())
+    owners = (getattr(hook, "__self__", None) for hook in gradient_hooks(parameter))
     return (owner for owner in owners if isinstance(owner, Gate))
 
 

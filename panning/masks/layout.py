@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from panning.foundation.errors import ModelError
+from panning.foundation.torch_private import forward_pre_hooks
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _check_modules(model: nn.Module) -> None:
                 raise ModelError(
                     f"{where} is a {wrapper.__name__}, which runs with its own weights only. Pass {instead}."
                 )
-        for hook in module._forward_pre_hooks.values():  # torch.nn.utils.weight_norm, spectral_norm and prune
+        for hook in forward_pre_hooks(module):  # torch.nn.utils.weight_norm, spectral_norm and prune
             if type(hook).__module__.startswith("torch.nn.utils."):
                 raise ModelError(
                     f"{where} has a weight that a hook of {type(hook).__module__} computes and leaves behind. Use the norm "

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from panning.foundation.errors import MaskError
+from panning.foundation.torch_private import drop_forward_pre_hooks, forward_pre_hooks, pruned_by
 from panning.masks.masks import Masks, check_masks_fit
 
 
@@ -115,26 +116,25 @@ def bake(model: nn.Module) -> None:
             original.masked_fill_(~mask, 0.0)
             parametrize.remove_parametrizations(module, name, leave_parametrized=False)
     for module in model.modules():
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if hook is _compute_output_projection:
-                del module._forward_pre_hooks[key]
+        drop_forward_pre_hooks(module, lambda hook: hook is _compute_output_projection)
 
 
 def _on_every_module(model: nn.Module, masks: Masks, act: Callable[[nn.Module, str, Tensor], Any]) -> None:
     """``act(module, name, mask)`` wherever a masked parameter is registered, in forward order."""
     names = {parameter: name for name, parameter in check_masks_fit(model, masks).items()}
     for module in list(model.modules()):
-        for name, parameter in list(module._parameters.items()):
-            if parameter is not None and parameter in names:
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if parameter in names:
                 act(module, name, masks[names[parameter]].to(parameter.device))
 
 
 def _pruned_names(module: nn.Module) -> list[str]:
     """The names of what ``torch.nn.utils.prune`` computes in a module."""
-    hooks = module._forward_pre_hooks.values()
-    computed = {hook._tensor_name for hook in hooks if isinstance(hook, prune.BasePruningMethod)}
+    hooks = forward_pre_hooks(module)
+    computed = {pruned_by(hook) for hook in hooks if isinstance(hook, prune.BasePruningMethod)}
     # In the order of the buffers: hooks of a parameter that is pruned again go to the end.
-    return [key.removesuffix("_mask") for key in module._buffers if key.removesuffix("_mask") in computed]
+    names = (key.removesuffix("_mask") for key, _ in module.named_buffers(recurse=False, remove_duplicate=False))
+    return [name for name in names if name in computed]
 
 
 def _masked_names(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -153,6 +153,6 @@ def _masked_names(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _compute_output_projection(attention: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Attention reads ``out_proj.weight`` without calling ``out_proj``, whose own hook never runs (pytorch #78109)."""
     projection = attention.get_submodule("out_proj")
-    for hook in projection._forward_pre_hooks.values():
+    for hook in forward_pre_hooks(projection):
         if isinstance(hook, prune.BasePruningMethod):
             hook(projection, inputs)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from panning.foundation.errors import MaskError
+from panning.foundation.torch_private import copy_each
 from panning.masks.enforce import clear_gradient
 from panning.masks.masks import Masks, check_masks_fit
 from panning.scoring.problem import Problem
@@ -29,7 +30,7 @@ class FlatParameters:
 
     def write(self, flat: Tensor) -> None:
         with torch.no_grad():
-            torch._foreach_copy_(self.parameters, list(self.layout.views(flat).values()))
+            copy_each(self.parameters, list(self.layout.views(flat).values()))
 
     def gradients(self) -> Tensor:
         """A copy; of a parameter without a gradient zeros."""

@@ -27,6 +27,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from panning.foundation.torch_private import drop_forward_pre_hooks
 from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
 from panning.training.moving.method import Clock, Holds, Memory, Move, Ramp, Share, View
@@ -110,10 +111,7 @@ def quantize_inputs(model: nn.Module, names: Sequence[str], bits: int, memory: M
 def run_in_full(model: nn.Module) -> None:
     """Take the hooks of ``quantize_inputs`` away."""
     for module in model.modules():
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, QuantizedInput):
-                del module._forward_pre_hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
+        drop_forward_pre_hooks(module, lambda hook: isinstance(hook, QuantizedInput))
 
 
 class QuantizedInput:

@@ -1,0 +1,89 @@
+"""The parts of torch that begin with an underscore and have no public counterpart; no other file names one.
+
+A new torch may change them without a word: ``tests/test_private.py`` tells which one went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.utils._pytree import tree_leaves as tree_leaves  # all tensors in whatever a network returns
+
+#: One call for a list of tensors, as torch's own optimizers step: [left *= right], [left := right].
+multiply_each = torch._foreach_mul_
+copy_each = torch._foreach_copy_
+
+
+class Slots(NamedTuple):
+    """The dicts of a module themselves: iterators leave out empty entries, and ``setattr`` does more than to write."""
+
+    parameters: dict[str, nn.Parameter | None]
+    buffers: dict[str, Tensor | None]
+    modules: dict[str, nn.Module | None]
+
+
+def slots(module: nn.Module) -> Slots:
+    return Slots(module._parameters, module._buffers, module._modules)
+
+
+def slots_apart(module: nn.Module) -> nn.Module:
+    """A copy that shares all entries of the slots, but not the slots."""
+    copied = module.__new__(type(module))
+    own = {name: dict(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")}
+    vars(copied).update(vars(module), **own)
+    return copied
+
+
+def forward_pre_hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    return list(module._forward_pre_hooks.values())
+
+
+def drop_forward_pre_hooks(module: nn.Module, goes: Callable[[Any], bool]) -> None:
+    """Remove hooks whose handles nobody has: those of an earlier process, or of a copy."""
+    for key in [key for key, hook in module._forward_pre_hooks.items() if goes(hook)]:
+        del module._forward_pre_hooks[key]
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a hook runs where the module is called or differentiated."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def gradient_hooks(tensor: Tensor) -> list[Callable[..., Any]]:
+    """Of ``register_hook`` and of ``register_post_accumulate_grad_hook``."""
+    kinds = (tensor._backward_hooks, tensor._post_accumulate_grad_hooks)
+    return [hook for hooks in kinds for hook in (hooks or {}).values()]
+
+
+def pruned_by(hook: BasePruningMethod) -> str:
+    """The name of the parameter that a hook of ``torch.nn.utils.prune`` computes."""
+    return hook._tensor_name
+
+
+def n_writes(tensor: Tensor) -> int:
+    """Goes up with every change in place."""
+    return tensor._version
+
+
+def viewed(tensor: Tensor) -> Tensor | None:
+    """The tensor that this one is a view of."""
+    return tensor._base
+
+
+def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices [axes, entries] and values [entries, ...], to write into; ``indices()`` takes coalesced tensors only."""
+    return tensor._indices(), tensor._values()
+
+
+def stored_record(path: Path, name: str) -> bytes:
+    """One entry of an archive of ``torch.save``, as torch finds it: another reader of zips might find another one."""
+    record: bytes = torch._C.PyTorchFileReader(str(path)).get_record(name)
+    return record
