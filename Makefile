@@ -6,16 +6,25 @@ BIN    := $(VENV)/bin
 PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs format clean
+.PHONY: help demo test test-oldest test-newest lint docs format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: $(VENV)/.demo ## prune, train and compare a small network, from nothing, on this machine
 	$(BIN)/panning demo
 
 test: $(VENV)/.dev ## run the default set of tests, a worker for each core
 	$(BIN)/python -m pytest -n auto --dist loadgroup --durations=10
+
+test-oldest: ## run them with every dependency at the lower bound in pyproject.toml, in .venv-oldest
+	mkdir -p build
+	sed -n 's/^    "\([A-Za-z0-9-]*\).*>=\(.*\)",$$/\1==\2/p' pyproject.toml > build/oldest.txt
+	PIP_CONSTRAINT=$(CURDIR)/build/oldest.txt $(MAKE) test VENV=.venv-oldest
+
+test-newest: ## run them with the newest release of everything, in .venv-newest
+	rm -f .venv-newest/.dev
+	PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager $(MAKE) test VENV=.venv-newest
 
 lint: $(VENV)/.dev ## ruff and mypy; every rule blocks
 	$(BIN)/ruff check .
@@ -42,7 +51,7 @@ format: $(VENV)/.dev ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 clean: ## remove .venv, build and the caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are written last: an interrupted install is done again, a finished one only when pyproject.toml changed.
