@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from panning.envs.panning_env import PanningEnv
-from panning.envs.reward import RewardSpec
+from panning.envs import PanningEnv, RewardSpec
 from panning.episode.actions import ActionSpec
 from panning.episode.observations import ObservationSpec
 from panning.foundation.config import Config

@@ -34,11 +34,6 @@ from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import derive_seed, isolated_global_rngs
 from panning.tasks import DataSource, load_task
 
-#: Keys of the environment's info that the logs keep of each episode.
-LOGGED = ("effective_density", "alive")
-#: Of those that reward these terms, besides: term of the reward -> keys.
-LOGGED_WITH = {"training": ("advantage", "images_seen"), "cost": ("cost",)}
-
 
 class ShowRollouts:
     """A listener that moves a progress display on; after a resume by all that was done before at once."""
@@ -76,9 +71,7 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
     envs: VecEnv | None = None
     try:
         for task in config.env.tasks:
-            load_task(
-                task, config.env.seeds[0], config.source.on_cpu
-            )  # one clear error here, not one from every worker
+            load_task(task, config.env.seeds[0], config.source.on_cpu)  # one clear error, not one from every worker
         with isolated_global_rngs(derive_seed(config.seed, "agent")):
             envs = _make_envs(config, n_workers)
             model = _build(config, envs)
@@ -124,9 +117,8 @@ def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, flo
     figures = {"episodes": float(len(episodes)), "timesteps": float(model.num_timesteps)}
     if episodes:
         figures["reward"] = float(np.mean([episode["r"] for episode in episodes]))
-        for key in (*LOGGED, "advantage", "cost"):
-            if key in episodes[0]:
-                figures[key] = float(np.mean([episode[key] for episode in episodes]))
+        for key in _logged(config.env):
+            figures[key] = float(np.mean([episode[key] for episode in episodes]))
         figures["images_seen"] = float(sum(episode.get("images_seen", 0) for episode in episodes))
     return figures
 
@@ -142,8 +134,12 @@ def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
 
 def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:
     spec = EnvSpec.model_validate(env)
-    also = (key for term, keys in LOGGED_WITH.items() if getattr(spec.reward, term) > 0 for key in keys)
-    return Monitor(spec.make(source), info_keywords=(*LOGGED, *also))
+    return Monitor(spec.make(source), info_keywords=_logged(spec))
+
+
+def _logged(spec: EnvSpec) -> tuple[str, ...]:
+    """Keys of the environment's info that the logs keep of each episode."""
+    return ("effective_density", *spec.reward.figures)
 
 
 def _build(config: AgentConfig, envs: VecEnv) -> PPO:

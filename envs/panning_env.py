@@ -11,10 +11,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from panning.envs import rendering
-from panning.envs.reward import Ending, RewardSpec, ending_reward, round_reward, round_terms
+from panning.envs.ending import RewardSpec, ending_reward, ending_terms
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import decode, initial, is_terminated, transition
 from panning.episode.observations import STANDARD, ObservationSpec, observe
+from panning.episode.round_reward import ROUND_TERMS, round_reward, round_terms
 from panning.episode.state import EpisodeState
 from panning.foundation.config import parse_config
 from panning.foundation.device import check_device_name
@@ -40,9 +41,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
     ``Box(-1, 1)``, one number for each of ``observations``; the same for every architecture.
 
     ## Rewards
-    Per round the paper's terms (alive, loss, gradient) with fixed normalisers; at the end, if ``reward.training`` > 0,
-    the advantage of a short training over a fixed policy, and, if ``reward.cost`` > 0, minus the share of multiply-adds
-    that compaction leaves. See ``panning.envs.reward``.
+    Per round the terms of ``panning.episode.round_reward``, the paper's; at the end those of ``panning.envs.ending`` whose
+    weight in ``reward`` is above 0.
 
     ## Starting State
     A task, a seed and a target density drawn from ``tasks``, ``seeds`` and ``densities``; ``options`` of ``reset`` fixes
@@ -53,9 +53,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
     is left. Never truncated by itself; ``max_episode_steps`` of ``gymnasium.make`` is such an outside limit.
 
     ## Information
-    ``density``, ``effective_density``, ``target_density``, ``task``, ``seed``, ``round`` and the reward's terms; at the
-    end of an episode, if they are rewarded, also ``accuracy``, ``advantage`` and ``images_seen`` (what the short training
-    cost), and ``cost``.
+    ``density``, ``effective_density``, ``target_density``, ``task``, ``seed``, ``round`` and the unweighted terms of the
+    round; at the end of an episode also the figures of the final mask (``RewardSpec.figures``).
 
     ## Arguments
 
@@ -112,7 +111,6 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self.observations = parse_config(ObservationSpec, seen, "the environment").observations
         self.observation_space = spaces.Box(-1.0, 1.0, (len(self.observations),), np.float32)
         self.action_space = action_space(self.spec_of_action)
-        self._ending = Ending(self.spec_of_reward, n_rounds)
         self._tasks: dict[tuple[int, int], Task] = {}
         self._task: Task | None = None
         self._state: EpisodeState | None = None
@@ -148,12 +146,12 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self._state = transition(self.state, decode(self.spec_of_action, action, self.state))
         self._frames.append(rendering.frame(self._state))
         terminated = is_terminated(self._state)
-        reward = round_reward(self.spec_of_reward, self._state)
+        reward = round_reward(self.spec_of_reward.weights(ROUND_TERMS), self._state)
         info = self._info()
         if terminated:
-            terms = self._ending.terms(self._task, self._state)
-            reward += ending_reward(self.spec_of_reward, terms)
-            info.update(terms)
+            figures = ending_terms(self.spec_of_reward, self._task, self._state)
+            reward += ending_reward(self.spec_of_reward, figures)
+            info.update(figures)
         return observe(self._state, self.observations), float(reward), terminated, False, info
 
     def render(self) -> Any:

@@ -16,11 +16,12 @@ from stable_baselines3.common.env_checker import check_env
 
 import panning  # noqa: F401 (registers the environment)
 from panning.envs import PanningEnv, RewardSpec
-from panning.envs.reward import Ending, ending_reward, round_reward, round_terms
+from panning.envs.ending import ENDING_TERMS, ending_reward, ending_terms
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import initial, transition
 from panning.episode.observations import STANDARD
 from panning.episode.policies import make_policy
+from panning.episode.round_reward import ROUND_TERMS, round_reward, round_terms
 from panning.foundation.errors import ConfigError
 from panning.pruners.rounds import RoundAction
 from panning.tasks import TaskSpec, load_task
@@ -93,7 +94,16 @@ def test_reward_terms_are_the_papers_with_fixed_normalisers() -> None:
     assert -1.0 <= terms["gradient"] <= 0.0
     spec = RewardSpec(alive=2.0, loss=3.0, gradient=0.5)
     expected = (2 * terms["alive"] + 3 * terms["loss"] + 0.5 * terms["gradient"]) / 4
-    assert round_reward(spec, state) == pytest.approx(expected)
+    assert round_reward(spec.weights(ROUND_TERMS), state) == pytest.approx(expected)
+
+
+def test_every_term_has_a_weight_and_whatever_is_rewarded_is_told_and_logged() -> None:
+    assert {*ROUND_TERMS, *ENDING_TERMS} <= set(RewardSpec.model_fields)
+    spec = RewardSpec.model_validate({**dict.fromkeys(ENDING_TERMS, 1.0), "recipe": SHORT})
+    env = make(densities=[0.05], n_rounds=1, reward=spec)
+    env.reset(seed=0)
+    info = env.step(env.action_space.sample())[4]
+    assert set(spec.figures) <= set(info) and set(spec.figures) > set(RewardSpec().figures) == set(ROUND_TERMS)
 
 
 def test_a_dead_network_costs_the_rounds_it_did_not_see() -> None:
@@ -102,7 +112,7 @@ def test_a_dead_network_costs_the_rounds_it_did_not_see() -> None:
     state = transition(state, RoundAction({"random": 1.0}, 0.0003))
     assert state.is_dead
     alone = RewardSpec(alive=0.0, loss=0.0, gradient=0.0)
-    assert round_reward(alone, state) == pytest.approx(-3 / 4)
+    assert round_reward(alone.weights(ROUND_TERMS), state) == pytest.approx(-3 / 4)
 
 
 def test_the_training_reward_is_an_advantage_over_the_fixed_policy() -> None:
@@ -118,7 +128,9 @@ def test_the_training_reward_is_an_advantage_over_the_fixed_policy() -> None:
     magnitude = make_policy("magnitude_spread", env.spec_of_action)(np.zeros(len(STANDARD), np.float32))
     while not (outcome := env.step(magnitude))[2]:
         pass
-    assert outcome[1] == pytest.approx(10.0 * outcome[4]["advantage"] + round_reward(env.spec_of_reward, env.state))
+    assert outcome[1] == pytest.approx(
+        10.0 * outcome[4]["advantage"] + round_reward(env.spec_of_reward.weights(ROUND_TERMS), env.state)
+    )
     assert outcome[4]["advantage"] < 0
 
 
@@ -126,7 +138,7 @@ def test_a_short_training_that_diverges_counts_as_guessing() -> None:
     spec = RewardSpec.model_validate({"training": 1.0, "recipe": {**SHORT, "learning_rate": 1e6}})
     task = load_task(TaskSpec.model_validate(TASK), 0)
     state = transition(initial(task.problem, 0.3, 1), RoundAction({"snip": 1.0}, 0.3))
-    terms = Ending(spec, 1).terms(task, state)
+    terms = ending_terms(spec, task, state)
     assert terms["accuracy"] == 0.1 and terms["images_seen"] == 0
 
 
@@ -140,12 +152,12 @@ def test_the_cost_is_the_share_of_multiply_adds_that_compaction_leaves() -> None
     second[6, 0] = True  # a unit that nothing reads
     state = initial(task.problem, 0.5, 1)
     state = dataclasses.replace(state, mask=mask, scores=task.problem.weight.abs())
-    ending = Ending(RewardSpec(cost=3.0, all_alive=False), 1)
-    terms = ending.terms(task, state)
+    spec = RewardSpec(cost=3.0, all_alive=False)
+    terms = ending_terms(spec, task, state)
     assert terms == {"cost": pytest.approx((2 * 2 + 2 * 1 + 1 * 10) / layout.n_prunable)}
-    assert ending_reward(ending.spec, terms) == pytest.approx(-3.0 * terms["cost"])
+    assert ending_reward(spec, terms) == pytest.approx(-3.0 * terms["cost"])
     dead = dataclasses.replace(state, alive=torch.zeros_like(state.mask))
-    assert ending.terms(task, dead) == {"cost": 1.0}
+    assert ending_terms(spec, task, dead) == {"cost": 1.0}
 
 
 def test_the_cost_is_in_the_reward_of_the_last_round() -> None:

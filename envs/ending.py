@@ -1,0 +1,178 @@
+"""The reward of an episode's final mask: what training and compacting tell of it. Two optional terms:
+
+- training, the only term that knows about accuracy: a short training, as an advantage over a fixed policy with the same
+  initial weights and the same batches;
+- cost: -(multiply-adds that compaction leaves) / (the dense network's). Milliseconds would be another number on every
+  machine and in every run; ``panning export --report`` measures them for the mask that is chosen.
+
+A new term is a function, a row in ``ENDING_TERMS`` and its weight in ``RewardSpec``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from panning.compaction.cost import compute_left
+from panning.episode.actions import ActionSpec
+from panning.episode.episode import result_of, run_policy
+from panning.episode.policies import POLICIES, make_policy
+from panning.episode.round_reward import ROUND_TERMS
+from panning.episode.state import EpisodeState
+from panning.foundation.config import Config, Name
+from panning.foundation.errors import DensityError, NonFiniteError
+from panning.pruners import PruneResult, make_all_alive
+from panning.tasks import Task, TaskSpec
+from panning.training import Recipe
+from panning.training.short import train_copy
+
+Weight = Annotated[float, Field(ge=0)]
+Figures = dict[str, float]
+
+
+class RewardSpec(Config):
+    """Weights of the reward's terms: of the rows of ``ROUND_TERMS`` and of ``ENDING_TERMS``.
+
+    Attributes:
+        training: in reward per unit of validation accuracy above the reference's; 0 trains nothing.
+        cost: in reward per share of the dense network's multiply-adds; 0 compacts nothing.
+        recipe: of the short training.
+        reference: the fixed policy that the advantage is taken over.
+        all_alive: give the budget of dead weights back before training and cost are looked at, for both policies.
+    """
+
+    alive: Weight = 1.0
+    loss: Weight = 1.0
+    gradient: Weight = 0.2
+    training: Weight = 0.0
+    cost: Weight = 0.0
+    recipe: Recipe = Recipe(epochs=1, learning_rate=0.05)
+    reference: Annotated[str, Name(POLICIES, "policy")] = "synflow"
+    all_alive: bool = True
+
+    def weights(self, terms: Iterable[str]) -> dict[str, float]:
+        """The weight of each term."""
+        return {name: getattr(self, name) for name in terms}
+
+    @property
+    def endings(self) -> dict[str, EndingTerm]:
+        """The rows of ``ENDING_TERMS`` that are rewarded."""
+        return {name: row for name, row in ENDING_TERMS.items() if self.weights([name])[name] > 0}
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What the environment tells of an episode's reward at its end."""
+        return (*ROUND_TERMS, *(figure for row in self.endings.values() for figure in row.figures))
+
+
+@dataclass(frozen=True, eq=False)
+class Final:
+    """A mask at the end of an episode.
+
+    Attributes:
+        result: None for a dead network that cannot be mended. It scores chance accuracy and full cost, so that dying is
+            never rewarded.
+    """
+
+    task: Task
+    target_density: float
+    result: PruneResult | None
+    spec: RewardSpec
+    n_rounds: int
+
+
+def cost(final: Final) -> Figures:
+    """``cost``: the share of the multiply-adds that compaction leaves, in [0, 1]."""
+    return {"cost": 1.0 if final.result is None else compute_left(final.task.problem, final.result.masks)}
+
+
+def training(final: Final) -> Figures:
+    """``accuracy`` in [0, 1] after a short training, its ``advantage`` over the reference, and the ``images_seen``.
+
+    ``images_seen`` is what the reward has cost, without the references' trainings (one for each task, seed and density): how
+    often those run depends on how many processes share the work and how often it was interrupted.
+    """
+    accuracy, images = _accuracy(final.task, final.result, final.spec.recipe)
+    return {"accuracy": accuracy, "advantage": accuracy - _reference(final), "images_seen": images}
+
+
+@dataclass(frozen=True)
+class EndingTerm:
+    """How a final mask is judged.
+
+    Attributes:
+        judge: gives the figures.
+        figures: their names, all of which are told and logged.
+        rewarded: the figure that the weight multiplies.
+        sign: -1 where less is better.
+    """
+
+    judge: Callable[[Final], Figures]
+    figures: tuple[str, ...]
+    rewarded: str
+    sign: float = 1.0
+
+
+ENDING_TERMS: dict[str, EndingTerm] = {
+    "training": EndingTerm(training, ("accuracy", "advantage", "images_seen"), "advantage"),
+    "cost": EndingTerm(cost, ("cost",), "cost", sign=-1.0),
+}
+
+
+def ending_terms(spec: RewardSpec, task: Task, state: EpisodeState) -> Figures:
+    """The figures, unweighted, of the terms that are rewarded; without any, nothing is trained or compacted."""
+    result = None
+    if spec.endings and not state.is_dead:
+        result = _mended(task, result_of(state), spec)
+    final = Final(task, state.target_density, result, spec, state.n_rounds)
+    return {name: value for row in spec.endings.values() for name, value in row.judge(final).items()}
+
+
+def ending_reward(spec: RewardSpec, figures: Mapping[str, float]) -> float:
+    """The weighted terms of an ending."""
+    weights = spec.weights(spec.endings)
+    return sum(weights[name] * row.sign * figures[row.rewarded] for name, row in spec.endings.items())
+
+
+#: Accuracies of the last reference policies, shared by all environments of a process.
+_REFERENCES: dict[tuple[TaskSpec, int, float, RewardSpec, int], float] = {}
+_MAX_REFERENCES = 10_000
+
+
+def _reference(final: Final) -> float:
+    """Accuracy of the fixed policy on the same task and target."""
+    task, spec = final.task, final.spec
+    key = (task.spec, task.problem.seed, final.target_density, spec, final.n_rounds)
+    if key not in _REFERENCES:
+        if len(_REFERENCES) >= _MAX_REFERENCES:
+            del _REFERENCES[next(iter(_REFERENCES))]  # the oldest
+        # The reference is the same whatever the agent may weigh: it has an action space of its own.
+        action = ActionSpec()
+        policy = make_policy(spec.reference, action)
+        result, _ = run_policy(task.problem, final.target_density, policy, action, final.n_rounds)
+        _REFERENCES[key], _ = _accuracy(task, _mended(task, result, spec), spec.recipe)
+    return _REFERENCES[key]
+
+
+def _mended(task: Task, result: PruneResult, spec: RewardSpec) -> PruneResult | None:
+    """The mask that is judged; None if it cannot be made all alive."""
+    try:
+        return make_all_alive(task.problem, result) if spec.all_alive else result
+    except (NonFiniteError, DensityError):
+        return None
+
+
+def _accuracy(task: Task, result: PruneResult | None, recipe: Recipe) -> tuple[float, int]:
+    """Validation accuracy after a short training, and the images that it took; where there is no mask, or the training
+    diverges, the accuracy of guessing.
+    """
+    if result is not None:
+        try:
+            _, trained = train_copy(task, result.masks, recipe, task.problem.seed)
+            return trained.final["accuracy"], trained.images_seen
+        except NonFiniteError:
+            pass
+    return 1.0 / task.data.n_classes, 0
