@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
+@cache
 def resnet18() -> Problem:
     """The CIFAR form at a quarter of its width."""
     return Problem.of(models.ResNet((3, 16, 16), 10, (16, 32, 64, 128), 2), (3, 16, 16), None)

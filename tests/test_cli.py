@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_search import CONFIG
+from test_search import CONFIG, SHORT
 
 import panning
 from panning.cli import main
@@ -331,7 +331,8 @@ def test_train_agent_and_prune_with_its_policy() -> None:
 
 
 def test_search_prints_its_table_and_runs_again_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("s.yaml").write_text(yaml.safe_dump(CONFIG))
+    rung = {"keep": 1, "recipe": SHORT}
+    Path("s.yaml").write_text(yaml.safe_dump({**CONFIG, "densities": [0.1], "seeds": [0], "rungs": [rung]}))
     assert run("search", "s.yaml", "--workers", "0", "--out", "s") == 0
     first = capsys.readouterr().out
     assert "panning" in first and "dense" in first and Path("s/table.md").exists()

@@ -218,9 +218,7 @@ def covered(result: CompactResult, original: nn.Module) -> dict[str, Tensor]:
     return {name: n.bool() for name, n in seen.items()}
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, 10**6))
-def test_the_small_network_computes_and_learns_what_the_masked_one_does(seed: int) -> None:
+def computes_and_learns_what_the_masked_one_does(seed: int) -> None:
     model, masks = drawn(seed)
     result = compact(model, masks)
     reference, small = masked(model, masks), result.model
@@ -249,15 +247,35 @@ def test_the_small_network_computes_and_learns_what_the_masked_one_does(seed: in
     close(result.expand().eval()(x), reference.eval()(x))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, 10**6))
-def test_folded_constants_leave_the_outputs_as_they_are(seed: int) -> None:
+def computes_the_same_with_folded_constants(seed: int) -> None:
     model, masks = drawn(seed)
     folded = compact(model, masks, fold=True)
     x, _ = batch()
     reference = masked(model, masks).eval()
     close(folded.model.eval()(x), reference(x))
     close(folded.expand().eval()(x), reference(x))
+
+
+def over_networks(check: Callable[[int], None], n: int) -> None:
+    """``check`` for random networks and masks, the same each time."""
+    run = given(st.integers(0, 10**6))(check)
+    settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(run)()
+
+
+CHECKS = {check.__name__: check for check in (
+    computes_and_learns_what_the_masked_one_does, computes_the_same_with_folded_constants,
+)}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_small_network(check: str) -> None:
+    over_networks(CHECKS[check], 120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_small_network_over_many_networks(check: str) -> None:
+    over_networks(CHECKS[check], 1000)
 
 
 def sizes(result: CompactResult) -> dict[str, tuple[int, ...]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 import warnings
 from typing import Any
 
@@ -40,17 +38,6 @@ def test_the_checker_of_sb3_passes_without_a_warning(form: str) -> None:
         warnings.simplefilter("error")
         env = gymnasium.make("panning:Panning-v0", tasks=[TASK], action={"form": form}, render_mode="ansi")
         check_env(env.unwrapped)
-
-
-def test_registration_happens_on_import_and_only_once() -> None:
-    code = (
-        "import gymnasium, importlib, sys\n"
-        "assert 'ray' not in sys.modules\n"
-        "import panning; importlib.reload(panning)\n"
-        "env = gymnasium.make('panning:Panning-v0')\n"
-        "assert env.spec.id == 'Panning-v0' and 'ray' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
 
 
 def test_reset_options_fix_what_is_drawn() -> None:

@@ -107,26 +107,30 @@ def dense() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
 
 
-def compact_folder(folder: Path) -> None:
-    """Files of a compact network that has lost a unit."""
+@cache
+def compact_files() -> dict[str, bytes]:
+    """The files of a compact network that has lost a unit."""
     model = dense()
     mask = {"0.weight": torch.ones(4, 3, dtype=torch.bool), "2.weight": torch.ones(2, 4, dtype=torch.bool)}
     mask["2.weight"][:, 1] = False
     kept = Masks.from_tensors(mask, {"input_shape": [3]})
-    save_compact(compact(model, kept), kept, folder)
+    with tempfile.TemporaryDirectory() as folder:
+        save_compact(compact(model, kept), kept, folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def write_of_compact(name: str, path: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        compact_folder(Path(folder))
-        path.write_bytes((Path(folder) / name).read_bytes())
+    path.write_bytes(compact_files()[name])
 
 
 def read_of_compact(name: str, path: Path) -> Any:
     """The network of a folder called ``run`` whose file ``name`` is the one at ``path``."""
-    compact_folder(folder := path.parent / "run")
-    (folder / name).unlink()
-    (folder / name).symlink_to(path)
+    (folder := path.parent / "run").mkdir(exist_ok=True)
+    for file, content in compact_files().items():
+        if file != name:
+            (folder / file).write_bytes(content)
+    (link := folder / name).unlink(missing_ok=True)
+    link.symlink_to(path)
     return load_compact(dense(), folder).model(torch.ones(1, 3)).shape == (1, 2)
 
 

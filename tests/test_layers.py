@@ -93,23 +93,25 @@ def test_the_exceptions_are_still_needed() -> None:
     } >= EXCEPTIONS
 
 
-#: What a user imports -> the packages that must not be loaded by then. The steps follow one another in one process.
+#: What a user does -> the packages that must not be loaded by then. The steps follow one another in one process.
 NOT_LOADED = {
     "import panning": "torch ray stable_baselines3 matplotlib scipy pydantic typer rich",
     "import panning.cli": "torch ray stable_baselines3 matplotlib scipy pydantic",
     "for name in panning.__all__: getattr(panning, name)": "ray stable_baselines3 matplotlib scipy sklearn",
     "import panning.envs, panning.training": "ray stable_baselines3 matplotlib scipy sklearn",
-    "import panning.agents, panning.search, panning.compare.grid": "ray matplotlib scipy sklearn",
+    "import gymnasium, importlib; importlib.reload(panning)": "ray stable_baselines3 matplotlib scipy sklearn",
+    "assert gymnasium.make('panning:Panning-v0').spec.id == 'Panning-v0'": "ray stable_baselines3 matplotlib",
+    "import panning.agents, panning.search, panning.compare.grid": "ray matplotlib",
 }
 
 
-def test_an_import_loads_only_what_it_needs() -> None:
+def test_an_import_loads_only_what_it_needs_and_registers_the_environment_once() -> None:
+    """Gymnasium warns where a registration overrides another."""
     lines = ["import json, sys", "loaded = []"]
     for step in NOT_LOADED:
         lines += [step, "loaded.append(sorted(sys.modules))"]
-    result = subprocess.run(
-        [sys.executable, "-c", "\n".join([*lines, "print(json.dumps(loaded))"])], capture_output=True
-    )
+    lines.append("print(json.dumps(loaded))")
+    result = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", "\n".join(lines)], capture_output=True)
     assert result.returncode == 0, result.stderr.decode()
     for (step, kept_out), modules in zip(NOT_LOADED.items(), json.loads(result.stdout), strict=True):
         assert not set(kept_out.split()) & set(modules), step
