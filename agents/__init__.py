@@ -1,6 +1,6 @@
 """Agents: PPO of Stable-Baselines3 on the panning environment, in process or on Ray workers."""
 
 from panning.agents.config import AgentConfig, EnvSpec, PPOSpec
-from panning.agents.train import ShowRollouts, train_agent
+from panning.agents.train import train_agent
 
-__all__ = ["AgentConfig", "EnvSpec", "PPOSpec", "ShowRollouts", "train_agent"]
+__all__ = ["AgentConfig", "EnvSpec", "PPOSpec", "train_agent"]

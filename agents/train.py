@@ -8,7 +8,7 @@ another number of workers, ends with the same policy, bit for bit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,6 @@ from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import derive_seed, isolated_global_rngs
 from panning.tasks import DataSource, load_task
-
-
-class ShowRollouts:
-    """A listener that moves a progress display on; after a resume by all that was done before at once."""
-
-    def __init__(self, advance: Callable[..., None]) -> None:
-        self.advance = advance
-        self.done = 0
-
-    def __call__(self, event: Event) -> None:
-        self.advance(event.done - self.done)
-        self.done = event.done
 
 
 def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: Listener = silent) -> PolicyNet:

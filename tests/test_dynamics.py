@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import panning
 from panning.data import load_data
 from panning.foundation.errors import DataError, MaskError, PanningError
+from panning.foundation.progress import Event
 from panning.masks.masks import Masks, n_kept_at
 from panning.models import build_model
 from panning.pruners import prune_problem
@@ -178,15 +179,15 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name: str, al
     n_epochs = len(complete.history)
     for kill_after in sorted({1, 2, n_epochs // 2 + 1, n_epochs - 1}):  # the same file, further each time
 
-        def kill(entry: dict[str, float], last: int = kill_after) -> None:
-            if entry["epoch"] == last + 1:
+        def kill(event: Event, last: int = kill_after) -> None:
+            if event.done == last + 1:
                 raise KeyboardInterrupt
 
         cut = network()
         with pytest.raises(KeyboardInterrupt):
             train(
                 cut, DATA, RECIPE, seed=3, masks=start(name), movement=movement(name, all_alive=all_alive),
-                keep_best=True, checkpoint=tmp_path / "checkpoint", on_epoch=kill,
+                keep_best=True, checkpoint=tmp_path / "checkpoint", listen=kill,
             )  # fmt: skip
     cut = network()
     resumed = train(
@@ -510,7 +511,7 @@ def test_a_state_of_another_method_is_refused_and_nothing_changes() -> None:
 
 
 def test_a_checkpoint_of_another_movement_is_refused(tmp_path: Path) -> None:
-    def kill(entry: dict[str, float]) -> None:
+    def kill(event: Event) -> None:
         raise KeyboardInterrupt
 
     path = tmp_path / "checkpoint"
@@ -519,7 +520,7 @@ def test_a_checkpoint_of_another_movement_is_refused(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             train(
                 network(), DATA, RECIPE, seed=0, masks=start("rigl"), movement=movement("rigl"), checkpoint=path,
-                on_epoch=lambda entry: kill(entry) if entry["epoch"] == 2 else None,
+                listen=lambda event: kill(event) if event.done == 2 else None,
             )  # fmt: skip
         assert path.exists()
         first = start("rigl", 0.2) if "density" in change else start("rigl")

@@ -36,9 +36,9 @@ LACKING = {
     "tables": "DYNAMICS INDICES PRUNERS",
     "panning": "Masks MovingMasks PanningError apply_masks compact enforce_masks load_compact load_masks make_dynamic "
     "move_masks prune save_compact save_masks",
-    "panning.agents": "AgentConfig EnvSpec PPOSpec ShowRollouts train_agent",
+    "panning.agents": "AgentConfig EnvSpec PPOSpec train_agent",
     "panning.envs": "PanningEnv RewardSpec",
-    "panning.training": "Movement Recipe TrainResult evaluate evaluate_mean make_dynamic n_epochs train",
+    "panning.training": "Movement Recipe TrainResult evaluate evaluate_mean make_dynamic train",
 }
 
 

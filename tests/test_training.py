@@ -15,6 +15,7 @@ from panning.compaction import compact
 from panning.compaction.image_format import adds_parts, put_channels_last
 from panning.data import load_data
 from panning.foundation.errors import MaskError, NonFiniteError, PanningError
+from panning.foundation.progress import Event
 from panning.masks.holders import first_enforced
 from panning.masks.masks import Masks
 from panning.models import build_model
@@ -89,12 +90,12 @@ def test_a_resumed_training_gives_the_same_weights_bit_for_bit(tmp_path: Path) -
     class Killed(Exception):
         pass
 
-    def kill(entry: dict[str, float]) -> None:
-        if entry["epoch"] == 3:
+    def kill(event: Event) -> None:
+        if event.done == 3:
             raise Killed
 
     with pytest.raises(Killed):
-        train(cut, DATA, RECIPE, seed=0, masks=masks, checkpoint=path, on_epoch=kill)
+        train(cut, DATA, RECIPE, seed=0, masks=masks, checkpoint=path, listen=kill)
     fresh = network()
     resumed = train(fresh, DATA, RECIPE, seed=0, masks=masks, checkpoint=path)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
@@ -209,12 +210,12 @@ def test_a_checkpoint_of_another_training_is_refused(change: str, tmp_path: Path
     """Compact networks of two masks may have the same shapes, and the weights of the one are of no use to the other."""
     recipe, path = Recipe(epochs=20, batch_size=50, learning_rate=0.05), tmp_path / "checkpoint"
 
-    def kill(entry: dict[str, float]) -> None:
-        if entry["epoch"] == 2:
+    def kill(event: Event) -> None:
+        if event.done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(network(), DATA, recipe, seed=0, masks=few_units(network()), checkpoint=path, on_epoch=kill)
+        train(network(), DATA, recipe, seed=0, masks=few_units(network()), checkpoint=path, listen=kill)
     other = recipe.model_copy(update={"learning_rate": 0.01}) if change == "recipe" else recipe
     with pytest.raises(PanningError, match="not a checkpoint of this training"):
         train(
@@ -245,14 +246,14 @@ def test_a_network_with_tied_weights_goes_on_from_a_checkpoint(tmp_path: Path) -
         layers[2].weight = layers[0].weight
         return nn.Sequential(nn.Flatten(), *layers)
 
-    def kill(entry: dict[str, float]) -> None:
-        if entry["epoch"] == 2:
+    def kill(event: Event) -> None:
+        if event.done == 2:
             raise KeyboardInterrupt
 
     whole, resumed = tied(), tied()
     train(whole, DATA, RECIPE, seed=0)
     with pytest.raises(KeyboardInterrupt):
-        train(tied(), DATA, RECIPE, seed=0, checkpoint=tmp_path / "checkpoint", on_epoch=kill)
+        train(tied(), DATA, RECIPE, seed=0, checkpoint=tmp_path / "checkpoint", listen=kill)
     train(resumed, DATA, RECIPE, seed=0, checkpoint=tmp_path / "checkpoint")
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))
 
@@ -318,13 +319,13 @@ def test_the_best_epoch_on_the_validation_part_is_kept_and_survives_a_resume(tmp
     model.load_state_dict(weights)
     assert evaluate(model, DATA, DATA.validation)["accuracy"] == max(accuracies)
 
-    def kill(entry: dict[str, float]) -> None:
-        if entry["epoch"] == 6:
+    def kill(event: Event) -> None:
+        if event.done == 6:
             raise KeyboardInterrupt
 
     path = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        train(network(), DATA, recipe, seed=0, masks=masks, keep_best=True, checkpoint=path, on_epoch=kill)
+        train(network(), DATA, recipe, seed=0, masks=masks, keep_best=True, checkpoint=path, listen=kill)
     resumed = train(network(), DATA, recipe, seed=0, masks=masks, keep_best=True, checkpoint=path)
     assert resumed.members[0][0] == entry
     assert all(torch.equal(weights[name], tensor) for name, tensor in resumed.members[0][1].items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,8 +30,6 @@ SHOWN = {
     "item": "{}", "reward": "reward {:.3f}", "accuracy": "validation {:.2%}", "density": "density {:.4g}",
     "effective_density": "effective {:.4g}",
 }  # fmt: skip
-
-Advance = Callable[..., None]
 
 
 def say(text: str) -> None:
@@ -112,21 +110,6 @@ def _lines(console: Console) -> Listener:
 
 def _note(facts: Mapping[str, Any]) -> str:
     return ", ".join(form.format(facts[name]) for name, form in SHOWN.items() if name in facts)
-
-
-@contextmanager
-def progress(description: str, total: int) -> Iterator[Advance]:
-    """Show how far a command is; the block gets ``advance(n=1)``."""
-    with listener() as listen:
-        n_done = 0
-
-        def advance(n: int = 1) -> None:
-            nonlocal n_done
-            n_done += n
-            listen(Event(description, n_done, total))
-
-        listen(Event(description, 0, total))
-        yield advance
 
 
 def _is_number(cell: str) -> bool:

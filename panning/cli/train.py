@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panning.cli import options, output
-from panning.foundation.progress import Event
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +81,7 @@ def train(
     from panning.masks.file import fingerprint, load_masks
     from panning.masks.masks import check_masks_fit, digest_of
     from panning.tasks import DataSource, TaskSpec, load_task
-    from panning.training import Recipe, make_dynamic, n_epochs
+    from panning.training import Recipe, make_dynamic
     from panning.training import train as run_training
     from panning.training.loop import check_training
     from panning.training.presets import load_dynamic_preset, load_recipe
@@ -127,16 +126,10 @@ def train(
     claim_folder(folder, identity)
     checkpoint = folder / "checkpoint.safetensors"
     with output.listener() as listen:
-        total = n_epochs(chosen, len(task.data.train), movement, masks)
-
-        def show(entry: dict[str, float]) -> None:
-            listen(Event("training", int(entry["epoch"]), total, "epoch", entry))
-
         result = run_training(
             network.to(task.device), task.data, chosen, seed=seed, masks=masks, movement=movement,
-            keep_best=movement is not None, checkpoint=checkpoint, on_epoch=show,
+            keep_best=movement is not None, checkpoint=checkpoint, listen=listen,
         )  # fmt: skip
-        show(result.final)  # for a training that had no epoch left
     masks = masks if movement is None else result.masks
     figures = _figures(task, chosen, masks, result)
     _write_networks(folder, network, result, masks if movement is not None else None, identity)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,10 @@ from pathlib import Path
 from torch import nn
 
 from panning.data import Split
+from panning.foundation.progress import Listener, silent
 from panning.masks.masks import Masks
 from panning.tasks import Task
 from panning.training import Movement, Recipe, TrainResult, evaluate_mean, train
-from panning.training.result import Entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +36,13 @@ class Trained:
 
 def train_one(
     task: Task, recipe: Recipe, seed: int, first: Masks | None, movement: Movement | None = None, *,
-    keep_best: bool = True, checkpoint: Path | None = None, on_epoch: Callable[[Entry], None] | None = None,
+    keep_best: bool = True, checkpoint: Path | None = None, listen: Listener = silent,
 ) -> Trained:  # fmt: skip
     """Train a copy of the task's network, as ``panning.training.train`` does."""
     model = task.network()
     result = train(
         model, task.data, recipe, seed=seed, masks=first, movement=movement, keep_best=keep_best, checkpoint=checkpoint,
-        on_epoch=on_epoch,
+        listen=listen,
     )  # fmt: skip
     return Trained(model, first if movement is None else result.masks, result)
 

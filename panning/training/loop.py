@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from panning.compaction.image_format import put_channels_last
 from panning.data import ImageData, augment_batch
 from panning.foundation.device import device_of
 from panning.foundation.errors import NonFiniteError
+from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.masks.masks import Masks, digest_of
@@ -33,7 +33,7 @@ from panning.training.moving.checks import check_movement
 from panning.training.moving.method import Movement
 from panning.training.recipe import Plan, Recipe
 from panning.training.regimes import Dense, regime_of
-from panning.training.result import Entry, TrainResult
+from panning.training.result import TrainResult
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
     movement: Movement | None = None,
     validate_every_epoch: bool = True,
     keep_best: bool = False,
-    on_epoch: Callable[[Entry], None] | None = None,
+    listen: Listener = silent,
     checkpoint: Path | None = None,
 ) -> TrainResult:
     """Train ``model`` in place on the training part; evaluate on the validation part only.
@@ -58,7 +58,7 @@ def train(
             value if the compact network is trained, and decay with ``weight_decay`` if it is not.
         movement: how the masks move; ``masks`` are then the first ones.
         keep_best: keep the weights of the epoch that is best on the validation part; evaluates every epoch.
-        on_epoch: called with each epoch's entry.
+        listen: hears of each epoch, with its entry in the history.
         checkpoint: file that is written after every epoch, the last included. If it exists, training resumes from it, or
             is over at once. The caller removes it once everything made from the result is written.
 
@@ -79,6 +79,7 @@ def train(
     with regime.held:
         done = None if checkpoint is None else load_checkpoint(checkpoint, *parts, training, regime.moving)
         done = done or Checkpoint()
+        listen(Event("training", len(done.history), n_epochs))
         for epoch in range(len(done.history), n_epochs):
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
                 loss = _train_epoch(regime, data, epoch, seed, images)
@@ -89,8 +90,7 @@ def train(
                 done.history.append(entry)
                 if keep_best:
                     done.keep_if_best(regime.member, entry, regime.network, regime.moving)
-            if on_epoch is not None:
-                on_epoch(entry)
+            listen(Event("training", epoch + 1, n_epochs, "epoch", entry))
             if checkpoint is not None:
                 save_checkpoint(checkpoint, *parts, done, training, regime.moving)
     return _result(regime, data, done, started)
@@ -140,16 +140,6 @@ def _train_epoch(regime: Dense, data: ImageData, epoch: int, seed: int, images: 
             f"The training loss is {mean} in epoch {epoch + 1}: lower the learning rate (now {recipe.learning_rate})."
         )
     return mean
-
-
-def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, masks: Masks | None = None) -> int:
-    """Number of entries in a training's history; methods that repeat the schedule have more than the recipe's epochs."""
-    plan = Plan.of(recipe, n_train)
-    if movement is None:
-        return plan.n_epochs(plan.n_steps)
-    start = 1.0 if masks is None else masks.density
-    n_prunable = movement.problem.layout.n_prunable
-    return plan.n_epochs(movement.method.length(plan.n_steps, start, movement.density, n_prunable))
 
 
 def check_training(recipe: Recipe, n_train: int, movement: Movement, masks: Masks) -> None:
