@@ -33,16 +33,16 @@ JUDGES = {"train_loss": False, "accuracy": True, "loss": False}
 JUDGE_NAMES = {"train_loss": "training loss", "accuracy": "validation accuracy", "loss": "validation loss"}
 N_RESAMPLES = 2000
 
-#: Method, seed.
-Mask = tuple[str, int]
-#: Task and recipe, density.
-Place = tuple[str, float]
+#: What tells the masks of one setting apart.
+MethodSeed = tuple[str, int]
+#: Task and recipe as text, density.
+Setting = tuple[str, float]
 Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over densities, and its interval of 95 % over which methods are there to be ranked."""
+    """A mean over densities, and its interval of 95 % over the choice of methods that are ranked."""
 
     value: float
     low: float
@@ -57,16 +57,17 @@ class Foresight:
     """How well one short training, judged by one figure, foresees the full one.
 
     Attributes:
-        share: of the full training's images.
+        share: the images of the short training by those of the full one.
         by_mask: Spearman's rank correlation over all masks.
-        by_method: over the methods' means over seeds.
-        regret: final validation accuracy lost by taking the method that looks best on one seed, against the one that is best
-            over all, of equals their mean; the mean over densities and seeds.
-        worst: the largest of these.
-        by_lot: what a method drawn by lot loses, the mean over densities.
-        n: how many they are.
-        ranked: the methods and the number of seeds, of each density.
-        by_mask_drawn: ``by_mask`` of each resample, which are the same for all that rank the same.
+        by_method: Spearman's rank correlation over the methods' means over seeds.
+        regret: the final validation accuracy, in points, that is lost by taking the method that looks best on one seed in
+            place of the method that is best over all seeds; a mean over densities and seeds. Of methods that look equal, the
+            mean is taken.
+        worst: the largest regret of one density and seed.
+        by_lot: the regret of a method drawn by lot, a mean over densities.
+        n: the number of pairs of density and seed.
+        ranked: methods and number of seeds at each density.
+        by_mask_drawn: ``by_mask`` of each resample; the resamples are the same for all that have the same ``ranked``.
     """
 
     training: str
@@ -82,7 +83,7 @@ class Foresight:
     by_mask_drawn: Array = field(repr=False, compare=False)
 
     def minus(self, other: Foresight) -> Estimate | None:
-        """The difference in ``by_mask``, with its interval; None where they did not rank the same."""
+        """The difference in ``by_mask``, with its interval; None if the two rank different methods or seeds."""
         if self.ranked != other.ranked:
             return None
         low, high = np.quantile(self.by_mask_drawn - other.by_mask_drawn, [0.025, 0.975])
@@ -90,46 +91,21 @@ class Foresight:
 
 
 def foresights(records: Iterable[RunRecord]) -> list[Foresight]:
-    """Of every short training in ``records``, and of every epoch of the full one.
+    """How well every short training in ``records``, and every epoch of the full one, foresees the full one.
 
     Raises:
-        PanningError: if nothing was trained shortly, or fewer than three methods of every density were.
+        PanningError: if nothing was trained shortly, or if at every density fewer than three methods were.
     """
-    cells = [record for record in records if record.kind == "cell"]
-    final, trials = by_place(cells)
-    full: dict[Place, dict[Mask, RunRecord]] = defaultdict(dict)
-    for (text, name, density), some in final.items():
-        good = [cell for cell in some if cell.config["by"] is not None and cell.metrics["error"] is None]
-        if good:
-            full[text, density] |= {(name, cell.config["seed"]): cell for cell in good}
+    full, short = _trainings([record for record in records if record.kind == "cell"])
     if not full:
         raise PanningError("These records hold no full training; run a grid with short recipes to its end.")
-    tried = {trial.key for some in trials.values() for trial in some}  # of learning rates: full trainings
-    short: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in cells:
-        if not record.config["test"] and record.metrics["error"] is None and record.key not in tried:
-            short[_of_mask(record)].append(record)
-
-    #: Training and its share of the cost -> what it says of each mask.
-    predictions: dict[tuple[str, float], dict[Place, dict[Mask, dict[str, float]]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    for place, masks in full.items():
-        for mask, whole in masks.items():
-            history = whole.metrics["history"]
-            for n, entry in enumerate(history[:-1], start=1):
-                name = f"the first {n} of its {len(history)} epochs"
-                predictions[name, round(n / len(history), 4)][place][mask] = entry
-            for record in short[_of_mask(whole)]:
-                share = record.metrics["images_seen"] / whole.metrics["images_seen"]
-                name = f"{recipe_text(record.config['recipe'])}, batches of {record.config['recipe']['batch_size']}"
-                predictions[name, round(share, 4)][place][mask] = record.metrics["history"][-1]
+    predictions = _predictions(full, short)
     if not predictions:
         raise PanningError("Every training has one epoch and there is no short one: there is nothing to foresee from.")
     found = []
     for (name, share), entries in sorted(predictions.items(), key=lambda item: (item[0][1], item[0][0])):
         for judge in JUDGES:
-            tables = (_table(entries[place], full[place], judge) for place in sorted(entries))
+            tables = (_table(entries[setting], full[setting], judge) for setting in sorted(entries))
             if ranked := [table for table in tables if table is not None]:
                 found.append(_foresight(name, judge, share, ranked))
     if not found:
@@ -137,21 +113,59 @@ def foresights(records: Iterable[RunRecord]) -> list[Foresight]:
     return found
 
 
-def _of_mask(record: RunRecord) -> str:
-    """What is equal for all trainings of one mask: the config but for the training."""
+def _trainings(
+    cells: Sequence[RunRecord],
+) -> tuple[dict[Setting, dict[MethodSeed, RunRecord]], dict[str, list[RunRecord]]]:
+    """The full training of every mask, and the short trainings by the text that identifies the mask."""
+    final, trials = by_place(cells)
+    full: dict[Setting, dict[MethodSeed, RunRecord]] = defaultdict(dict)
+    for (text, name, density), some in final.items():
+        good = [cell for cell in some if cell.config["by"] is not None and cell.metrics["error"] is None]
+        if good:
+            full[text, density] |= {(name, cell.config["seed"]): cell for cell in good}
+    tried = {trial.key for some in trials.values() for trial in some}  # with other learning rates: full trainings
+    short: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in cells:
+        if not record.config["test"] and record.metrics["error"] is None and record.key not in tried:
+            short[_mask_text(record)].append(record)
+    return full, short
+
+
+def _predictions(
+    full: Mapping[Setting, Mapping[MethodSeed, RunRecord]], short: Mapping[str, Sequence[RunRecord]]
+) -> dict[tuple[str, float], dict[Setting, dict[MethodSeed, dict[str, float]]]]:
+    """Training and its share of the cost -> the last figures of every mask in it."""
+    found: dict[tuple[str, float], dict[Setting, dict[MethodSeed, dict[str, float]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for setting, masks in full.items():
+        for mask, whole in masks.items():
+            history = whole.metrics["history"]
+            for n, entry in enumerate(history[:-1], start=1):
+                name = f"the first {n} of its {len(history)} epochs"
+                found[name, round(n / len(history), 4)][setting][mask] = entry
+            for record in short.get(_mask_text(whole), ()):
+                share = record.metrics["images_seen"] / whole.metrics["images_seen"]
+                name = f"{recipe_text(record.config['recipe'])}, batches of {record.config['recipe']['batch_size']}"
+                found[name, round(share, 4)][setting][mask] = record.metrics["history"][-1]
+    return found
+
+
+def _mask_text(record: RunRecord) -> str:
+    """The config without the training: equal for all trainings of one mask."""
     return json.dumps({k: v for k, v in record.config.items() if k not in ("recipe", "test")}, sort_keys=True)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Of one density, more is better: what the short training says and what came out, [..., method, seed]."""
+    """Scores at one density [..., method, seed], higher is better: predicted by the short training, and final."""
 
     short: Array
     full: Array
     methods: tuple[str, ...]
 
     def resampled(self, rng: np.random.Generator) -> _Table:
-        """``N_RESAMPLES`` tables of as many methods drawn from these."""
+        """``N_RESAMPLES`` tables, each of as many methods, drawn from these with replacement."""
         n_methods = len(self.full)
         drawn = rng.integers(n_methods, size=(N_RESAMPLES, n_methods))
         return _Table(self.short[drawn], self.full[drawn], ())
@@ -164,7 +178,7 @@ class _Table:
         return _rank_correlation(self.short.mean(-1), self.full.mean(-1))
 
     def regrets(self) -> Array:
-        """In points, one a seed."""
+        """The regret on each seed, in points."""
         means = self.full.mean(-1)
         chosen = self.short == self.short.max(-2, keepdims=True)
         return 100 * (means.max() - (means[:, None] * chosen).sum(-2) / chosen.sum(-2))
@@ -174,8 +188,10 @@ class _Table:
         return float(100 * (means.max() - means.mean()))
 
 
-def _table(entries: Mapping[Mask, Mapping[str, float]], full: Mapping[Mask, RunRecord], judge: str) -> _Table | None:
-    """Of the seeds that some method has and the methods that have all of them, if these are three at least."""
+def _table(
+    entries: Mapping[MethodSeed, Mapping[str, float]], full: Mapping[MethodSeed, RunRecord], judge: str
+) -> _Table | None:
+    """The scores of the methods that have every seed that any method has; None for fewer than three methods."""
     sign = 1.0 if JUDGES[judge] else -1.0
     there = {mask for mask, entry in entries.items() if judge in entry}
     seeds = sorted({seed for _, seed in there})
@@ -202,7 +218,7 @@ def _foresight(name: str, judge: str, share: float, tables: Sequence[_Table]) ->
 
 
 def _mean(tables: Sequence[_Table], statistic: Callable[[_Table], Array]) -> Array:
-    """Over densities."""
+    """The mean of a statistic over densities."""
     return np.mean([statistic(table) for table in tables], axis=0)
 
 
@@ -216,7 +232,7 @@ def _estimate(tables: Sequence[_Table], drawn: Array, statistic: Callable[[_Tabl
 
 
 def _rank_correlation(first: Array, second: Array) -> Array:
-    """Spearman's along the last axis; 0 where one of them does not tell anything apart."""
+    """Spearman's rank correlation along the last axis; 0 where all values of one side are equal."""
     from scipy.stats import rankdata
 
     ranks = [rankdata(side, axis=-1) for side in (first, second)]
@@ -226,7 +242,7 @@ def _rank_correlation(first: Array, second: Array) -> Array:
 
 
 def table_cells(found: Sequence[Foresight]) -> list[list[str]]:
-    """The table's rows as text."""
+    """The lines of the table, one for each training and judge."""
     return [
         [
             f.training, JUDGE_NAMES[f.judge], f"{f.share:.3f}", str(f.by_mask), str(f.by_method), f"{f.regret:.2f}",
@@ -237,7 +253,7 @@ def table_cells(found: Sequence[Foresight]) -> list[list[str]]:
 
 
 def difference_cells(found: Sequence[Foresight]) -> list[list[str]]:
-    """What is worth the same, beside each other: judges of one training, and trainings of one cost by one judge."""
+    """The lines of differences: between judges of one training, and between trainings of one cost by one judge."""
     lines = []
     for one, other in combinations(found, 2):
         is_pair = one.share == other.share and (one.training == other.training) != (one.judge == other.judge)
@@ -253,7 +269,7 @@ def difference_cells(found: Sequence[Foresight]) -> list[list[str]]:
 
 
 def markdown(records: Sequence[RunRecord]) -> str:
-    """The tables with what one must know to read them."""
+    """The page: both tables, with what a reader must know of them."""
     found = foresights(records)
     return "\n".join(
         [

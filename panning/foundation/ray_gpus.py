@@ -34,9 +34,5 @@ def gpu_share(device: str, n_workers: int) -> float:
 
 
 def _share(n_workers: int, n_gpus: int) -> float:
-    """Rounded down to Ray's precision, so that as many workers fit on a GPU as must.
-
-    >>> _share(4, 1), _share(6, 1), _share(3, 2), _share(2, 8)
-    (0.25, 0.1666, 0.5, 1.0)
-    """
+    """Rounded down to Ray's precision, so that as many workers fit on a GPU as must: 6 workers on 1 GPU have 0.1666 each."""
     return math.floor(10_000 / math.ceil(n_workers / n_gpus)) / 10_000
