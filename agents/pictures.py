@@ -9,7 +9,7 @@ from panning.foundation.records import read_records
 
 
 def reward_picture(path: Path) -> bytes:
-    """Mean episode reward of each rollout; where the reward trains, the advantage over the fixed policy too."""
+    """Mean episode reward of each rollout, and the advantage over the fixed policy if the reward trains networks."""
     records = sorted(read_records(path), key=lambda record: record.config["rollout"])
     with_advantage = any("advantage" in record.metrics for record in records)
     whole, panels = figure(2 if with_advantage else 1, width=4.6, height=3.2)

@@ -108,7 +108,7 @@ def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple
 
 
 def _check_free(folder: Path) -> None:
-    """Refuse a folder with files of another origin, as of ``panning.save_compact``: trained weights may be among them."""
+    """Refuse a folder that holds files of another origin, which may be trained weights (``panning.save_compact``)."""
     from panning.export.folder import MASK, VECTORS, WEIGHTS
     from panning.foundation.errors import OutputError
 
@@ -118,7 +118,7 @@ def _check_free(folder: Path) -> None:
 
 
 def _key(network: nn.Module) -> str:
-    """Equal for equal weights."""
+    """A hash of the weights."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -147,7 +147,7 @@ def _check_model(file: Path, masks: Masks, name: str, input_shape: tuple[int, ..
     model = network_of(masks, name, input_shape, n_classes)
     effective = masks.effective_density(model, input_shape)
     claimed = masks.manifest.get("effective_density")
-    # Both are a count divided by n_prunable; half a weight is what rounding in a manifest may cost.
+    # Both are a count divided by n_prunable, and rounding in a manifest may cost half a weight.
     if isinstance(claimed, int | float) and abs(claimed - effective) * masks.n_prunable > 0.5:
         raise MaskError(
             f"{file} claims an effective density of {claimed:.6g}, but in model '{name}' it is {effective:.6g}; "
@@ -189,7 +189,7 @@ def shape_in(file: Path, masks: Masks) -> tuple[int, ...] | None:
 
 
 def network_of(masks: Masks, name: str, input_shape: tuple[int, ...], n_classes: int, seed: int = 0) -> nn.Module:
-    """The network of a mask at its initial weights, built once it is known to be the mask's.
+    """The network of a mask at its initial weights; it is built only after a check that the mask belongs to it.
 
     Raises:
         MaskError: if the mask belongs to another network: a file may name any number of classes.

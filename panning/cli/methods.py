@@ -11,7 +11,7 @@ from panning.foundation.tables import markdown_table
 
 app = typer.Typer()
 
-#: The network of the cost column, and what the benchmark calls it.
+#: The network of the cost column, under the benchmark's name.
 COST_MODEL = "resnet32x2"
 
 
@@ -74,7 +74,7 @@ def dynamic_rows() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-#: What becomes of masked weights between two moves, in a few words.
+#: How masked weights behave between two moves, in a few words.
 HOLDS = {"zero": "zero", "feedback": "learn, aside", "free": "learn"}
 
 

@@ -25,7 +25,7 @@ from panning.foundation.progress import Event, Listener
 #: Values come from files and data sets, so nothing in them is markup or an emoji code.
 OPTIONS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
 
-#: Facts of an event that a reader of the terminal sees, and how.
+#: Fact of an event -> how the terminal shows it; other facts are not shown.
 SHOWN = {
     "item": "{}", "reward": "reward {:.3f}", "accuracy": "validation {:.2%}", "density": "density {:.4g}",
     "effective_density": "effective {:.4g}",
@@ -33,22 +33,22 @@ SHOWN = {
 
 
 def say(text: str) -> None:
-    """A line on stdout."""
+    """Print a line on stdout."""
     Console().print(text, **OPTIONS)
 
 
 def note(text: str) -> None:
-    """A line on stderr: what is for the reader and not part of the result."""
+    """Print a line on stderr: what a reader should know and a program that reads the result should not."""
     Console(stderr=True).print(text, **OPTIONS)
 
 
 def print_json(value: Any) -> None:
-    """A JSON value on stdout, never wrapped or coloured."""
+    """Print a JSON value on stdout, never wrapped or coloured."""
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout, numbers to the right; without a terminal aligned columns, one line per row at any width."""
+    """Print a table on stdout, numbers to the right; without a terminal one line for each row, at any width."""
     console = Console()
     cells = [[str(cell) for cell in row] for row in rows]
     right = [bool(rows) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]

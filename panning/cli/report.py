@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
-    """``records.jsonl`` with this one record."""
+    """Write ``records.jsonl`` with this record alone."""
     write_atomic(folder / "records.jsonl", json.dumps(asdict(record), sort_keys=True) + "\n")
 
 
 def write_mask_report(folder: Path, masks: Masks, record: RunRecord) -> None:
-    """Record, table and ``layers.png`` of one mask."""
+    """Write record, table and ``layers.png`` of one mask."""
     write_record(folder, record)
     densities = masks.layer_densities()
     counts = masks.layout.counts(masks.flat)
@@ -37,7 +37,7 @@ def write_mask_report(folder: Path, masks: Masks, record: RunRecord) -> None:
 
 
 def draw_lines(path: Path, lines: dict[str, list[float]], ticks: Sequence[Any], *, log: bool = False) -> None:
-    """A picture with one panel a line."""
+    """Draw a picture with one panel for each line."""
     whole, panels = figure(len(lines), width=4.6, height=3.4)
     for axes, (label, values) in zip(panels, lines.items(), strict=True):
         axes.plot(range(len(values)), values, "o-", markersize=3)

@@ -16,21 +16,21 @@ from panning.compare.statistics import interval
 from panning.compare.tables import Table
 from panning.foundation.pictures import figure, png
 
-#: Colours of the rows that one looks for. In a table of many others those are grey: there is no telling them apart.
+#: Method -> colour in a table of many methods; all others are grey, because nobody can tell so many colours apart.
 COLOURS = {
     "panning (agent)": "tab:red", "panning (agent) + all-alive": "tab:pink", "staged Panning": "tab:orange",
     "SynFlow": "tab:blue", "SynFlow (shuffled, as many alive)": "tab:cyan", "SNIP": "tab:green", "GraSP": "tab:olive",
     "magnitude": "tab:brown", "random (ERK)": "tab:purple",
 }  # fmt: skip
 OTHERS = "other methods"
-#: Where methods are as few as these.
+#: The colours of a table of at most as many methods.
 FEW = [f"tab:{c}" for c in ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan")]
 ALIVE = " + all-alive"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A method's rows, by falling density, and how they are drawn; without a colour as one of the others."""
+    """The rows of one method, by falling density, and how they are drawn; a line without a colour is grey."""
 
     name: str
     rows: list[Row]
@@ -46,9 +46,11 @@ class Line:
 
 
 def _lines(table: Table) -> list[Line]:
-    """Grey ones first, so that they lie below. Few methods have a colour each, one with all-alive its method's, dashed.
+    """The lines of a table, grey lines first, so that they lie below.
 
-    Of methods that move masks the controls count for less: where all others are few, those are grey.
+    If there are few methods, each has a colour; a method with all-alive has the colour of its method, dashed.
+
+    If masks move and only the methods without controls are few, the controls are grey.
     """
     by_method: dict[str, list[Row]] = defaultdict(list)
     for row in table.rows:
@@ -70,7 +72,7 @@ def _lines(table: Table) -> list[Line]:
 
 
 def _legend(panels: Sequence[Any], fontsize: int) -> None:
-    """Beside the last panel, each name once, the greys' last: a method may have no point in some panel."""
+    """Draw one legend for all panels beside the last, grey lines at its end: a method may lack points in a panel."""
     shown = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     names = sorted(shown, key=lambda name: name == OTHERS)
     if names:
@@ -80,9 +82,9 @@ def _legend(panels: Sequence[Any], fontsize: int) -> None:
 
 
 def accuracy_picture(table: Table) -> bytes:
-    """Accuracy against effective compression, with 95 % bands: a mask with dead weights is as sparse as its live ones.
+    """Accuracy against effective compression, which counts alive weights only, with bands of 95 %.
 
-    A cross, at the compression that was asked for, where the mask of a seed is dead as a whole.
+    A cross marks rows in which the whole mask of a seed is dead, at the compression that was asked for.
     """
     whole, (axes,) = figure(1, width=7.0, height=4.6)
     for line in _lines(table):
@@ -119,7 +121,7 @@ def rank_picture(table: Table) -> bytes | None:
     from scikit_posthocs import critical_difference_diagram
 
     whole, (axes,) = figure(1, width=9.0, height=1.6 + 0.2 * len(found.names))
-    # By number: sets of names, in which the bars are found, have another order in every process.
+    # Methods go by number: the bars are found in sets, and sets of names have another order in every process.
     drawn = critical_difference_diagram(
         dict(enumerate(found.mean_ranks)), pd.DataFrame(found.p_pairs), ax=axes, label_props={"fontsize": 7},
         label_fmt_left="{label:d}", label_fmt_right="{label:d}",
@@ -135,7 +137,7 @@ def rank_picture(table: Table) -> bytes | None:
 
 
 def layer_picture(table: Table) -> bytes | None:
-    """Density of each layer, one panel a density."""
+    """Density of each layer, one panel for each density."""
     if not (densities := table.densities):
         return None
     whole, panels = figure(len(densities), width=3.4, height=3.6)
@@ -157,7 +159,7 @@ def layer_picture(table: Table) -> bytes | None:
 
 
 def cost_picture(table: Table) -> bytes | None:
-    """Accuracy against what it cost to come by, search and scoring included, one panel a density."""
+    """Accuracy against the cost of search, scoring and training, one panel for each density."""
     if not (densities := table.densities):
         return None
     whole, panels = figure(len(densities), width=3.4, height=3.6)
@@ -170,7 +172,7 @@ def cost_picture(table: Table) -> bytes | None:
         shown = [table.work(row) for row in table.at(density) if row.good]
         if shown and min(shown) > 0 and max(shown) > 10 * min(shown):
             axes.set_xscale("log")  # on less than a decade its ticks run into each other
-        axes.xaxis.set_minor_formatter("")  # or they run into each other
+        axes.xaxis.set_minor_formatter("")  # labels of minor ticks run into each other
         axes.set_xlabel("multiply-adds, dense epochs" if table.counts_adds else "cost, dense epochs")
         axes.set_title(f"density {density:g}", fontsize=9)
         axes.grid(alpha=0.3)
@@ -180,7 +182,7 @@ def cost_picture(table: Table) -> bytes | None:
 
 
 def course_picture(table: Table) -> bytes | None:
-    """Of methods whose density falls as they train: the share of dead weights, and accuracy, on the way."""
+    """Dead weights and accuracy along the training, for methods whose density falls while they train."""
     courses = {line.name: (line, _course(min(line.rows, key=lambda row: row.density))) for line in _lines(table)}
     courses = {name: (line, course) for name, (line, course) in courses.items() if len(course) > 2}
     if not courses:
@@ -202,7 +204,7 @@ def course_picture(table: Table) -> bytes | None:
 
 
 def _course(row: Row) -> dict[float, list[tuple[float, float]]]:
-    """Density -> (share of dead weights, validation accuracy) of the last epoch at it, one a seed; densities fall."""
+    """Density, falling -> (share of dead weights, validation accuracy) of each seed in the last epoch at that density."""
     found: dict[float, list[tuple[float, float]]] = defaultdict(list)
     for metrics in row.good.values():
         last = {entry["density"]: entry for entry in metrics["history"] if "density" in entry and "accuracy" in entry}

@@ -19,11 +19,12 @@ BySeed = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Difference:
-    """One row against another, over the seeds that both have.
+    """The difference between two rows, over the seeds that both have.
 
     Attributes:
-        mean, low, high: of the differences, with the interval of 95 % (see ``interval``); NaN bounds for fewer than two.
-        p: of the paired t-test; 1 where it cannot be made.
+        mean, low, high: mean of the differences and its interval of 95 % (see ``interval``); for fewer than two seeds the
+            bounds are NaN.
+        p: p-value of the paired t-test; 1 if the test cannot be made.
     """
 
     mean: float
@@ -34,7 +35,7 @@ class Difference:
 
     @property
     def is_tested(self) -> bool:
-        """One seed says nothing of chance."""
+        """Whether chance can be judged: one seed says nothing of it."""
         return self.n > 1
 
     @property
@@ -43,7 +44,7 @@ class Difference:
 
     @property
     def is_none(self) -> bool:
-        """Equal on every seed that both have: two methods that found the same masks."""
+        """Whether the rows are equal on every seed that both have, as for two methods that found the same masks."""
         return self.n > 0 and self.mean == self.low == self.high == 0.0
 
 
@@ -59,13 +60,13 @@ def difference(row: BySeed, reference: BySeed) -> Difference:
     low, high = interval(differences)
     if len(seeds) < 2 or not differences.any():
         return Difference(float(differences.mean()), low, high, 1.0, len(seeds))
-    # Equal differences are certain to a t-test, but on a small test part two seeds often agree: then the sign test.
+    # A t-test takes equal differences for certain, but on a small test part two seeds often agree: use the sign test.
     p = binomtest(len(seeds), len(seeds)).pvalue if _equal(differences) else ttest_rel(first, second).pvalue
     return Difference(float(differences.mean()), low, high, float(p), len(seeds))
 
 
 def interval(values: NDArray[np.floating]) -> tuple[float, float]:
-    """The interval of 95 % of the mean: Student's for few values, BCa's bootstrap for more; of equal values, their value."""
+    """The interval of 95 % of the mean: Student's for few values, BCa's bootstrap for more; equal values have no width."""
     from scipy.stats import bootstrap, sem, t
 
     if len(values) < 2:
@@ -80,7 +81,7 @@ def interval(values: NDArray[np.floating]) -> tuple[float, float]:
 
 
 def _equal(values: NDArray[np.floating]) -> bool:
-    """Up to rounding."""
+    """Whether all values are equal, up to rounding."""
     return float(np.ptp(values)) < 1e-12
 
 
@@ -148,7 +149,7 @@ def ranks(values: Mapping[str, Mapping[object, float]]) -> Ranks | None:
 
 
 def _whole(values: Mapping[str, Mapping[object, float]]) -> tuple[list[str], list[object]]:
-    """Names and blocks with a value at every crossing."""
+    """The names and blocks of the largest table in which every name has a value in every block."""
     having = {
         block: [name for name, some in values.items() if block in some] for some in values.values() for block in some
     }

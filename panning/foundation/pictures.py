@@ -15,7 +15,7 @@ def figure(n_panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
 
 
 def png(whole: Any) -> bytes:
-    """The file's bytes."""
+    """A figure as the bytes of a PNG file."""
     whole.tight_layout()
     buffer = io.BytesIO()
     whole.savefig(buffer, format="png")

@@ -36,7 +36,7 @@ def run_compaction(
     budget_s: float = 20.0,
     listen: Listener = silent,
 ) -> list[RunRecord]:
-    """Measure what ``out`` has no record of yet; all its records.
+    """Measure every mask that ``out`` has no record of; returns all records of ``out``.
 
     Args:
         files: masks of ``model``, which say input shape and number of classes.
@@ -95,7 +95,7 @@ def _measure(masks: Masks, config: dict[str, Any], budget_s: float) -> dict[str,
 
 
 def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
-    """A row for each mask and number of threads; a gain is dense by compact."""
+    """The lines of the table, one for each mask and number of threads; a gain is dense by compact."""
     rows = []
     for record in sorted((r for r in records if r.kind == "compaction"), key=_place):
         config, dense, small = record.config, record.metrics["dense"], record.metrics["compact"]

@@ -35,7 +35,7 @@ from panning.scoring.signals import Signals
 from panning.tasks import Task
 
 SEED = 0
-#: Of masks that are made or tested; the timed environment round goes from the first of ``ROUND_DENSITIES`` to the second.
+#: The density of masks that are made or tested. The timed environment round leads from one ROUND_DENSITIES to the next.
 DENSITY = 0.05
 ROUND_DENSITIES = (0.2, 0.1)
 N_ROUNDS = 3
@@ -69,7 +69,7 @@ class Workbench:
         return cls(problem, copy.deepcopy(network), inputs, labels)
 
     def clear(self) -> None:
-        """Let go of what plain passes leave behind."""
+        """Free the gradients that plain passes leave behind."""
         self.plain.zero_grad(set_to_none=True)
 
     @property
@@ -95,7 +95,7 @@ class Item:
 
     @property
     def n_rounds(self) -> int:
-        """What the method takes in all."""
+        """The number of rounds that the method takes in all."""
         return 1 if self.method is None else PRUNERS[self.method].pruner.n_rounds
 
 
@@ -112,7 +112,7 @@ def plain_pass(bench: Workbench) -> Run:
 def training_step(bench: Workbench, masks: Masks | None = None) -> Run:
     """A pass and a step of SGD. Gradients and momentum are made inside, so that they count as its memory."""
     plain = plain_pass(bench)
-    # a rate so low that the network stays as it is
+    # the rate is so low that the network stays as it is
     optimizer = torch.optim.SGD(bench.plain.parameters(), lr=1e-6, momentum=0.9)
     if masks is not None:
         enforce_masks(bench.plain, masks, optimizer)
@@ -126,13 +126,13 @@ def training_step(bench: Workbench, masks: Masks | None = None) -> Run:
 
 
 def enforced_step(bench: Workbench) -> Run:
-    """The same with a mask that is enforced, on a copy, since the masked weights are lost. Nothing is skipped for them."""
+    """A training step with an enforced mask, on a copy, since masked weights are lost; their products are computed, too."""
     masks = Masks(bench.problem.layout, top_k(bench.problem.weight.abs(), bench.n_kept))
     return training_step(dataclasses.replace(bench, plain=copy.deepcopy(bench.plain)), masks)
 
 
 def pass_of_one(bench: Workbench) -> Run:
-    """What SynFlow's round must do at the least: one input, in float64."""
+    """A pass of one input in float64: the least that SynFlow's round must do."""
     model = copy.deepcopy(bench.plain).double().eval()
     inputs, labels = bench.inputs[:1].double(), bench.labels[:1]
     return lambda: F.cross_entropy(model(inputs), labels).backward()
@@ -144,7 +144,7 @@ def signals(bench: Workbench, requested: tuple[str, ...]) -> Run:
 
 
 def allocation(bench: Workbench) -> Run:
-    """From the scores that a first-order round mixes to a mask."""
+    """The allocation of a mask from the scores that a first-order round mixes."""
     scores = mix(FIRST_ORDER, Signals(bench.problem, bench.dense()))
     return lambda: allocate(scores, bench.n_kept, bench.problem.layout)
 
@@ -166,7 +166,7 @@ class BenchEnv(PanningEnv):
         return Task(self.tasks[number], self.problem, data=None)  # type: ignore[arg-type]  # only training reads it
 
     def action(self, weights: dict[str, float], density: float) -> NDArray[np.float32]:
-        """The action that weighs indices so, and leads from here to ``density``."""
+        """The action that gives indices these weights and leads from the present density to ``density``."""
         way = math.log(density / self.state.density) / math.log(DENSITY / self.state.density)
         step = 1.0 + math.log(way) / math.log(self.state.rounds_left)  # way = (1 / rounds left)^(1 - step)
         return self.spec_of_action.encode(weights, step=step)

@@ -102,7 +102,7 @@ def _step_and_inference(model: nn.Module, masks: Masks | None, inputs: Tensor, l
     """A training step and a forward pass of ``model``, to be called again and again."""
     images = put_channels_last(model, inputs[:2])  # as in our training
     inputs = inputs.contiguous(memory_format=images)
-    # No learning: the weights of a network that diverges would end as NaN, which some kernels are slow with.
+    # The rate is too low to learn: a network that diverges ends with NaN, with which some kernels are slow.
     optimizer = torch.optim.SGD(model.parameters(), 1e-6, momentum=0.9)
     if masks is not None:
         enforce_masks(model, masks, optimizer)

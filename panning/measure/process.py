@@ -26,13 +26,13 @@ from panning.foundation.memory import keep_freed_memory
 from panning.measure.clock import n_repetitions, seconds
 from panning.measure.items import ITEMS, Item, Workbench, training_step
 
-#: What takes less than this is repeated at least so often, even beyond the budget.
+#: Items that take less than ``FAST_S`` are repeated at least ``MIN_REPETITIONS`` times, even beyond the budget.
 FAST_S, MIN_REPETITIONS, MAX_REPETITIONS = 2.0, 3, 15
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """Times in seconds; memory in bytes, None where it was not asked for or is not known.
+    """One repetition: times in seconds, and memory in bytes, which is None if it was not asked for or is not known.
 
     Attributes:
         peak: above what was resident before the item was prepared.
@@ -121,7 +121,7 @@ def from_status(field: str) -> int | None:
 
 
 def measure_or_error(name: str, bench: Workbench, budget_s: float) -> dict[str, Any]:
-    """The metrics of an item; ``error`` says why there are none, else it is None."""
+    """The metrics of an item; if there are none, ``error`` says why, else ``error`` is None."""
     item = ITEMS[name]
     facts = {"method": item.method, "n_rounds": item.n_rounds}
     try:

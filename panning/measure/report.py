@@ -15,7 +15,7 @@ COLUMNS = (
     "to training step", "rounds", "total, passes",
 )  # fmt: skip
 NOTHING = "-"
-#: The item whose peak memory that of the others is divided by.
+#: The item by whose peak memory the peak memory of others is divided.
 STEP = "training step"
 
 
@@ -29,7 +29,7 @@ def shipped_records(name: str) -> list[RunRecord]:
 
 
 def measured(records: Iterable[RunRecord]) -> Measured:
-    """What was measured together, in the order of the records; records of other kinds are passed over."""
+    """The metrics of each network and setting, in the order of the records; records of other kinds are skipped."""
     found: Measured = {}
     for record in records:
         if record.kind == "speed":
@@ -40,14 +40,14 @@ def measured(records: Iterable[RunRecord]) -> Measured:
 
 
 def total_passes(metrics: dict[str, Any]) -> float | None:
-    """What a method costs in all its rounds, in passes of the scoring batch; None for what is no method, or failed."""
+    """The cost of all rounds of a method in passes of the scoring batch; None if the item is no method or failed."""
     if metrics.get("method") is None or metrics["error"] is not None:
         return None
     return float(metrics["ratio"] * metrics["n_rounds"])
 
 
 def method_costs(records: Iterable[RunRecord]) -> dict[str, dict[str, float]]:
-    """Method -> model -> all its rounds in plain forward and backward passes of its scoring batch, on one thread."""
+    """Method -> model -> cost of all rounds in plain forward and backward passes of the scoring batch, on one thread."""
     costs: dict[str, dict[str, float]] = {}
     for (model, _, threads), items in measured(records).items():
         for metrics in items.values() if threads == 1 else ():
@@ -57,7 +57,7 @@ def method_costs(records: Iterable[RunRecord]) -> dict[str, dict[str, float]]:
 
 
 def rows(records: Iterable[RunRecord]) -> Iterator[dict[str, Any]]:
-    """The table's rows, unrounded; what is not known is None."""
+    """The rows of the table, unrounded; unknown figures are None."""
     for (model, n_samples, threads), items in measured(records).items():
         step_bytes = items.get(STEP, {}).get("peak_bytes")
         for item, metrics in items.items():
@@ -73,7 +73,7 @@ def rows(records: Iterable[RunRecord]) -> Iterator[dict[str, Any]]:
 
 
 def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
-    """The table as text."""
+    """The lines of the table."""
     return [
         [
             row["model"], str(row["n_samples"]), str(row["threads"]), row["item"],
@@ -96,7 +96,7 @@ def failures(records: Iterable[RunRecord]) -> list[str]:
 
 
 def markdown(records: Sequence[RunRecord]) -> str:
-    """``table.md``: the table with what one must know to read it."""
+    """The page: the table, with what a reader must know of it."""
     failed = failures(records)
     lines = [
         "# Speed",
@@ -116,7 +116,7 @@ def markdown(records: Sequence[RunRecord]) -> str:
 
 
 def as_json(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """Everything the tables show, unrounded."""
+    """Everything that the table shows, unrounded."""
     environment = records[-1].environment if records else {}
     return {
         "rows": list(rows(records)),
@@ -126,18 +126,18 @@ def as_json(records: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def write_report(records: Sequence[RunRecord], out: Path) -> None:
-    """``table.md``."""
+    """Write ``table.md``."""
     write_atomic(out / "table.md", markdown(records))
 
 
 def _origins(records: Iterable[RunRecord]) -> list[str]:
-    """Where the numbers come from: a line for each commit, versions and machine among the records."""
+    """A line for each commit, set of versions and machine that the numbers come from."""
     found = (origin(record.environment) for record in records if record.kind == "speed" and record.environment)
     return list(dict.fromkeys(found))
 
 
 def _short(value: float | None, scale: float = 1.0) -> str:
-    """Three digits; a thousand and more as whole numbers."""
+    """A figure with three digits, or as a whole number from a thousand on."""
     if value is None:
         return NOTHING
     scaled = value * scale

@@ -23,14 +23,14 @@ from panning.measure.items import ITEMS
 from panning.models import MODELS, build_model
 
 DEFAULT_MODELS = ("lenet5", "resnet32x2", "vgg19", "torchvision:resnet50")
-#: Of our own models and of torchvision's, which take larger images.
+#: Images in a batch, for our own models and for torchvision's, which take larger images.
 SAMPLES, SAMPLES_LARGE = 100, 8
 LARGE_SHAPE = (3, 224, 224)
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one process measures."""
+    """A network, batch and number of threads, which one process measures."""
 
     model: str
     input_shape: tuple[int, ...]
@@ -39,17 +39,17 @@ class Case:
     threads: int
 
     def config(self, item: str) -> dict[str, Any]:
-        """What a record of ``item`` was asked for."""
+        """The config of a record of ``item``."""
         return {**asdict(self), "input_shape": list(self.input_shape), "item": item}
 
 
 def all_cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cases(models: Sequence[str] = (), threads: Sequence[int] = (), n_samples: int | None = None) -> list[Case]:
-    """One case for every model and number of threads; where nothing is said, the benchmark's own.
+    """One case for every model and number of threads; by default the benchmark's own.
 
     Raises:
         UnknownNameError, ModelError: for a model that is not known, or takes no images of this size.
@@ -70,7 +70,7 @@ def cases(models: Sequence[str] = (), threads: Sequence[int] = (), n_samples: in
 
 
 def matching_items(pattern: str | None) -> list[str]:
-    """The items with ``pattern`` in their name; * and ? stand for anything.
+    """The items with ``pattern`` in their names; * and ? are wildcards.
 
     Raises:
         ConfigError: if there is none.
@@ -84,7 +84,7 @@ def matching_items(pattern: str | None) -> list[str]:
 def run_speed(
     wanted: Sequence[Case], items: Sequence[str], out: Path, *, budget_s: float = 10.0, listen: Listener = silent
 ) -> list[RunRecord]:
-    """Measure what ``out`` has no record of yet; all its records.
+    """Measure every item that ``out`` has no record of; returns all records of ``out``.
 
     A folder holds numbers of one machine, one state of the code and one budget.
 
@@ -117,7 +117,7 @@ def run_speed(
 
 
 def _measured(case: Case, items: Sequence[str], budget_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Items with their metrics, from a fresh process; an item that kills it is left out by the next."""
+    """Items with their metrics from a fresh process; if an item kills it, the next process leaves that item out."""
     waiting = list(items)
     threads = str(case.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
