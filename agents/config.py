@@ -23,7 +23,12 @@ class EpisodeSpec(ObservationSpec):
 
 
 class EnvSpec(EpisodeSpec):
-    """The environment an agent is trained on; each episode draws a task, a seed and a density."""
+    """The environment an agent is trained on; each episode draws a task, a seed and a density.
+
+    >>> from panning.agents import EnvSpec
+    >>> EnvSpec.model_validate({"tasks": [{"model": "mlp", "data": "digits"}], "densities": [0.05]}).n_rounds
+    6
+    """
 
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     densities: Annotated[tuple[Density, ...], Field(min_length=1)]
@@ -41,6 +46,10 @@ class EnvSpec(EpisodeSpec):
 
 class PPOSpec(Config):
     """PPO's settings (Schulman et al. 2017), in Stable-Baselines3's names where it has one.
+
+    >>> from panning.agents import PPOSpec
+    >>> PPOSpec(n_envs=2, n_steps=24).batch_size  # divides a rollout of 48 rounds
+    48
 
     Attributes:
         n_rollouts: collected and learned from, one after the other; a checkpoint is written after each.
@@ -76,7 +85,13 @@ class PPOSpec(Config):
 
 
 class AgentConfig(RunConfig):
-    """A training run of an agent."""
+    """A training run of an agent.
+
+    >>> from panning.agents import AgentConfig
+    >>> env = {"tasks": [{"model": "mlp", "data": "digits"}], "densities": [0.05]}
+    >>> AgentConfig.model_validate({"env": env, "ppo": {"n_rollouts": 10}}).ppo.n_rollouts
+    10
+    """
 
     env: EnvSpec
     ppo: PPOSpec = PPOSpec()

@@ -38,6 +38,14 @@ from panning.tasks import DataSource, load_task
 def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: Listener = silent) -> PolicyNet:
     """Train, or go on training, in the folder ``out``.
 
+    >>> from pathlib import Path
+    >>> from panning.agents import AgentConfig, train_agent
+    >>> env = {"tasks": [{"model": "mlp", "data": "digits", "n_train": 100}], "densities": [0.05], "n_rounds": 2}
+    >>> ppo = {"n_rollouts": 1, "n_envs": 1, "n_steps": 4, "batch_size": 4}
+    >>> policy = train_agent(AgentConfig.model_validate({"env": env, "ppo": ppo}), Path("agent"))
+    >>> policy.spec.dimensions
+    ('magnitude', 'snip', 'grasp', 'synflow', 'step', 'spread')
+
     Leaves ``agent.safetensors`` (checkpoint), ``policy.safetensors`` (the exported network), ``rollouts.jsonl`` (a record
     a rollout), ``logs/`` (TensorBoard and CSV).
 

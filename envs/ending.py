@@ -36,6 +36,10 @@ Figures = dict[str, float]
 class RewardSpec(Config):
     """Weights of the reward's terms: of the rows of ``ROUND_TERMS`` and of ``ENDING_TERMS``.
 
+    >>> from panning.envs import RewardSpec
+    >>> RewardSpec(cost=2.0).figures
+    ('alive', 'loss', 'gradient', 'cost')
+
     Attributes:
         training: in reward per unit of validation accuracy above the reference's; 0 trains nothing.
         cost: in reward per share of the dense network's multiply-adds; 0 compacts nothing.

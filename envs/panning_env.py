@@ -27,7 +27,16 @@ DEFAULT_TASK = TaskSpec(model="mlp", data="digits")
 
 
 class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
-    """Prune one network before training, in rounds, down to a target density.
+    """An environment in which each episode prunes one network before training, in rounds, down to a target density.
+
+    >>> import numpy as np
+    >>> from panning.envs import PanningEnv
+    >>> env = PanningEnv(densities=[0.05], n_rounds=2)
+    >>> observation, info = env.reset(seed=0)
+    >>> action = np.array([-1, -1, -1, 1, 0, -1], np.float32)  # SynFlow alone, half of the way
+    >>> observation, reward, terminated, truncated, info = env.step(action)
+    >>> observation.shape, terminated, round(info["density"], 3)
+    ((16,), False, 0.224)
 
     ## Description
     An episode starts with a dense network at its initial weights. In each round the agent says how to weigh the scoring

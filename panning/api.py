@@ -59,13 +59,18 @@ def prune(
     device: str | torch.device | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> Masks:
-    """Find which weights of ``model`` may go, before it is trained. The model is not changed.
+    """Masks, on the CPU, of the weights of ``model`` to keep, found before it is trained. The model is not changed.
+
+    >>> import panning, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> masks = panning.prune(model, density=0.25, method="synflow", input_shape=(4,))
+    >>> masks.n_kept, masks.n_prunable, list(masks)
+    (12, 48, ['0.weight', '2.weight'])
 
     Args:
         model: at its initial weights.
-        data: one batch (inputs, targets), a DataLoader or a Dataset. From a Dataset with whole-number ``targets``, as
-            torchvision's have them, every class is drawn equally often, from any other all samples alike. Methods that
-            score without data use its input shape only; for them ``input_shape`` will do instead.
+        data: one batch (inputs, targets), a DataLoader or a Dataset. Of a Dataset with whole-number ``targets``, every class
+            is drawn equally often, of any other all samples alike. A method without data needs only ``input_shape``.
         density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept.
         method: a row of ``panning.pruners.PRUNERS``, or a pruner of your own (``panning.pruners.Pruner``).
         all_alive: give the budget of dead weights to the best-ranked that can be alive.
@@ -81,9 +86,6 @@ def prune(
         device: where to score: auto, cpu, cuda, cuda:N or mps; None takes the model's. The model comes back where it was.
             MPS has no float64, so what lies there is scored on the CPU.
         input_shape: of one input, without the batch.
-
-    Returns:
-        Masks on the CPU, keyed by ``state_dict`` names.
 
     Raises:
         PanningError: with what was given, what is allowed and what to do.
@@ -122,9 +124,16 @@ def move_masks(
 ) -> MovingMasks:
     """Let masks move while ``model`` is trained by ``optimizer``, in a loop that stays as it is.
 
-        moving = panning.move_masks(model, optimizer, "rigl", density=0.05, n_steps=10_000, input_shape=(1, 28, 28))
-        ... zero_grad, backward, step, as ever; with moving.shipped(): evaluate ...
-        masks = moving.finish()
+    >>> import panning, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> optimizer, method = torch.optim.SGD(model.parameters(), 0.1), panning.make_dynamic("rigl", {"every": 2})
+    >>> moving = panning.move_masks(model, optimizer, method, density=0.5, n_steps=6, input_shape=(4,))
+    >>> for _ in range(6):
+    ...     optimizer.zero_grad()
+    ...     model(torch.randn(10, 4)).square().mean().backward()
+    ...     optimizer.step()
+    >>> moving.finish().n_kept
+    24
 
     Masks follow the optimizer's steps; between two steps the model holds the weights that its next forward pass runs with.
     Graphs of ``torch.compile`` are made anew (``torch.compiler.reset``), for they do not see hooks that come after them. A
@@ -152,27 +161,32 @@ def move_masks(
     chosen = row.method if row is not None else method
     if not isinstance(chosen, Dynamic):
         raise MaskError(f"method is a {type(method).__name__}; pass a name of panning.training.DYNAMICS or a Dynamic.")
-    for name, value in (("n_steps", n_steps), ("steps_per_epoch", steps_per_epoch or 1)):
-        if type(value) is not int or value < 1:
-            raise MaskError(f"{name} must be a whole number of at least 1, given {value!r}.")
-    if chosen.counts_epochs and chosen.every is None and steps_per_epoch is None:
-        raise MaskError(
-            f"{type(chosen).__name__} acts once an epoch: pass steps_per_epoch, or a method with every=STEPS."
-        )
-    model = unwrapped(model)
-    if masks is not None:
-        check_masks_fit(model, masks)
-    if masks is not None and (include is not None or exclude):
-        raise MaskError("The masks say what is prunable: leave include and exclude away.")
     _check_numbers(density, None, input_shape)
-    shape = input_shape or (masks.input_shape if masks is not None else None)
-    layout = masks.layout if masks is not None else _prunable(model, include, exclude)
-    problem = _problem(model, data, shape, layout, loss, seed)
+    _check_steps(chosen, n_steps, steps_per_epoch)
+    model = unwrapped(model)
+    if masks is None:
+        layout = _prunable(model, include, exclude)
+    else:
+        check_masks_fit(model, masks)
+        if include is not None or exclude:
+            raise MaskError("The masks say what is prunable: leave include and exclude away.")
+        layout, input_shape = masks.layout, input_shape or masks.input_shape
+    problem = _problem(model, data, input_shape, layout, loss, seed)
     start = masks or first_mask(problem, chosen, density, row)
     return MovingMasks(
         problem, optimizer, chosen, density=density, start=start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps,
         all_alive=all_alive,
     )  # fmt: skip
+
+
+def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> None:
+    for name, value in (("n_steps", n_steps), ("steps_per_epoch", steps_per_epoch or 1)):
+        if type(value) is not int or value < 1:
+            raise MaskError(f"{name} must be a whole number of at least 1, given {value!r}.")
+    if method.counts_epochs and method.every is None and steps_per_epoch is None:
+        raise MaskError(
+            f"{type(method).__name__} acts once an epoch: pass steps_per_epoch, or a method with every=STEPS."
+        )
 
 
 def _prunable(model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]) -> Layout:

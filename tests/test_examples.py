@@ -33,11 +33,9 @@ TABLES = {
 FRESH = {"__name__": "__main__"}
 #: Public names without an example, by room; no name may join them.
 LACKING = {
-    "tables": "DYNAMICS INDICES PRUNERS",
+    "tables": "DYNAMICS",
     "panning": "Masks MovingMasks PanningError apply_masks compact enforce_masks load_compact load_masks make_dynamic "
-    "move_masks prune save_compact save_masks",
-    "panning.agents": "AgentConfig EnvSpec PPOSpec train_agent",
-    "panning.envs": "PanningEnv RewardSpec",
+    "save_compact save_masks",
     "panning.training": "Movement Recipe TrainResult evaluate evaluate_mean make_dynamic train",
 }
 

@@ -24,29 +24,44 @@ from panning.alive.connectivity import Connectivity
 from panning.foundation.errors import DensityError
 from panning.masks.layout import Layout
 
-#: How many passes of the alive test one mask may cost, and how many of them one search where living weights cannot be
-#: taken or given one at a time, which tries so many weights of a mask.
+#: Limits: alive tests for one mask; of these, for one depth-first search; candidates that such a search tries for one mask.
 MAX_PASSES = 500
 SEARCH_LIMIT = 100
 SEARCH_WIDTH = 64
 
 
-class _OutOfPassesError(Exception):
-    pass
-
-
 @dataclass(frozen=True, eq=False)
-class _Counted(Connectivity):
-    """An alive test that ends after ``MAX_PASSES``, and remembers every number of alive weights that it has seen."""
+class _Search(Connectivity):
+    """An alive test that gives up after ``MAX_PASSES`` and then says which numbers of alive weights it has seen.
 
+    Attributes:
+        n_kept: the number of alive weights that is looked for.
+        smallest: the fewest weights of a path.
+    """
+
+    n_kept: int
+    smallest: int
     sizes: list[int] = field(default_factory=list)
 
     def connected(self, mask: Tensor) -> Tensor:
         if len(self.sizes) == MAX_PASSES:
-            raise _OutOfPassesError
+            raise self.nothing_found()
         connected = super().connected(mask)
         self.sizes.append(int((connected & mask).sum()))
         return connected
+
+    def nothing_found(self) -> DensityError:
+        larger = [size for size in self.sizes if size > self.n_kept]
+        if not larger:
+            return DensityError(
+                f"{self.n_kept} weights cannot all be alive: at most {max(self.sizes)} of this network's lie on a path."
+            )
+        smaller = max((size for size in self.sizes if size < self.n_kept), default=0)
+        return DensityError(
+            f"No set of exactly {self.n_kept} alive weights was found in {len(self.sizes)} tries; {min(larger)} is the next "
+            f"number that was{f', {smaller} the one before' if smaller else ''}. A path of this network has at least "
+            f"{self.smallest} weights."
+        )
 
 
 def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tensor:
@@ -63,24 +78,23 @@ def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tenso
     if connectivity.n_alive(mask) == n_kept:
         return mask
     smallest = connectivity.check_reachable(n_kept)
-    counted = _Counted(connectivity.model, connectivity.layout, connectivity.input_shape)
-    try:
-        found = _search(counted, mask, scores, smallest)
-    except _OutOfPassesError:
-        found = None
+    search = _Search(connectivity.model, connectivity.layout, connectivity.input_shape, n_kept, smallest)
+    fits: list[tuple[Tensor, int]] = []
+    for order in _rankings(search, mask, scores, smallest):
+        fits.append((order, _largest_fitting(search, order, n_kept)))
+        filled = _fill(search, search.alive(first(*fits[-1])), order, n_kept)
+        if filled is not None:
+            return filled
+    found = _one_further(search, mask, *fits[-1], n_kept)
     if found is None:
-        raise DensityError(_unreachable(counted.sizes, n_kept, smallest))
+        raise search.nothing_found()
     return found
 
 
-def _search(connectivity: Connectivity, mask: Tensor, scores: Tensor, smallest: int) -> Tensor | None:
-    n_kept = int(mask.sum())
-    for order in _rankings(connectivity, mask, scores, smallest):
-        n_fits = _largest_fitting(connectivity, order, n_kept)
-        if filled := _fill(connectivity, connectivity.alive(first(order, n_fits)), order, n_kept):
-            return filled[0]
-    # Nothing is connected yet, or the living units have no free places left: go one weight further, which opens new
-    # paths but too many weights, and take the least of them away again, the last few one by one.
+def _one_further(connectivity: Connectivity, mask: Tensor, order: Tensor, n_fits: int, n_kept: int) -> Tensor | None:
+    """For where nothing is connected yet, or the living units have no free places left: go one weight further, which opens
+    new paths but too many weights, and take the least of them away again, the last few one by one.
+    """
     tried: set[bytes] = set()
     for start in (first(order, n_fits + 1), torch.ones_like(mask)):
         whole = connectivity.alive(start)
@@ -126,22 +140,11 @@ def _exactly(connectivity: Connectivity, alive: Tensor, order: Tensor, n_kept: i
             continue
         tried.add(digest)
         if int(state.sum()) <= n_kept:
-            if filled := _fill(connectivity, state, order, n_kept):
-                return filled[0]
+            if (filled := _fill(connectivity, state, order, n_kept)) is not None:
+                return filled
         else:  # the best first, so that the lowest is popped first
             stack += [(state, candidate) for candidate in order[state[order]][-SEARCH_WIDTH:]]
     return None
-
-
-def _unreachable(sizes: list[int], n_kept: int, smallest: int) -> str:
-    larger = [size for size in sizes if size > n_kept]
-    if not larger:
-        return f"{n_kept} weights cannot all be alive: at most {max(sizes)} of this network's weights lie on a path."
-    smaller = max((size for size in sizes if size < n_kept), default=0)
-    return (
-        f"No set of exactly {n_kept} alive weights was found in {len(sizes)} tries; {min(larger)} is the next number that "
-        f"was{f', {smaller} the one before' if smaller else ''}. A path of this network has at least {smallest} weights."
-    )
 
 
 def shortest_path(connectivity: Connectivity, order: Tensor, smallest: int) -> Tensor | None:
@@ -229,17 +232,17 @@ def _largest_fitting(connectivity: Connectivity, order: Tensor, n_kept: int) -> 
     return low
 
 
-def _fill(connectivity: Connectivity, base: Tensor, order: Tensor, n_kept: int) -> tuple[Tensor] | None:
+def _fill(connectivity: Connectivity, base: Tensor, order: Tensor, n_kept: int) -> Tensor | None:
     """``base`` with the best-ranked weights between living units added up to ``n_kept``; None if there are too few."""
     missing = n_kept - int(base.sum())
     if missing == 0:
-        return (base,)
+        return base
     free = connectivity.connected(base) & ~base
     if not base.any() or int(free.sum()) < missing:
         return None
     filled = base.clone()
     filled[order[free[order]][:missing]] = True
-    return (filled,)
+    return filled
 
 
 def trim(connectivity: Connectivity, alive: Tensor, order: Tensor, at_least: int, until: int | None = None) -> Tensor:
