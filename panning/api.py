@@ -23,7 +23,7 @@ from panning.pruners import Pruner, Rounds, prune_problem, pruner_row
 from panning.pruners.described import described
 from panning.scoring.problem import Loss, Problem
 from panning.training.moving.engine import MovingMasks
-from panning.training.moving.method import Dynamic
+from panning.training.moving.method import Dynamic, Movement
 from panning.training.moving.methods import DYNAMICS, first_mask
 
 Data = Batch | DataLoader[Any] | Dataset[Any]
@@ -173,10 +173,8 @@ def move_masks(
         layout, input_shape = masks.layout, input_shape or masks.input_shape
     problem = _problem(model, data, input_shape, layout, loss, seed)
     start = masks or first_mask(problem, chosen, density, row)
-    return MovingMasks(
-        problem, optimizer, chosen, density=density, start=start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps,
-        all_alive=all_alive,
-    )  # fmt: skip
+    movement = Movement(chosen, problem, density, all_alive)
+    return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)
 
 
 def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> None:

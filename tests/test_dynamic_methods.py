@@ -13,9 +13,12 @@ from panning.foundation.seeding import torch_generator
 from panning.pruners import prune_problem
 from panning.scoring.problem import Problem
 from panning.training import make_dynamic
-from panning.training.moving.method import Clock, Move, Ramp, View, n_rounds
+from panning.training.moving.abilities import length_of
+from panning.training.moving.method import Clock, Move, View
 from panning.training.moving.methods import deep_rewiring, partial, pruning_aware, quantized, reparameterization
+from panning.training.moving.methods.iterative import n_rounds
 from panning.training.moving.selection import cosine, drop, grow, highest, shares, top_units
+from panning.training.moving.timing import Ramp
 from panning.training.presets import dynamic_preset_names, load_dynamic_preset
 from panning.training.recipe import Plan, Recipe
 
@@ -263,7 +266,7 @@ N_TRAIN = {"mnist": 54_000, "fashion_mnist": 54_000, "cifar10": 45_000, "cifar10
 def test_every_preset_has_time_to_move(name: str) -> None:
     setting, (row, task, _) = load_dynamic_preset(name), name.split("/")
     method, plan = make_dynamic(row, setting.options), Plan.of(setting.recipe, N_TRAIN[task.rpartition("-")[2]])
-    clock = Clock(0, method.length(plan.n_steps, 1.0, 0.05, 10_000), plan.n_steps, plan.steps_per_epoch)
+    clock = Clock(0, length_of(method, plan.n_steps, 1.0, 0.05, 10_000), plan.n_steps, plan.steps_per_epoch)
     method.check(clock, units())
     assert not (isinstance(method, Ramp) and method.is_abrupt(clock))
 

@@ -29,9 +29,11 @@ from panning.pruners import prune_problem
 from panning.scoring.problem import Problem
 from panning.tasks import TaskSpec, load_task
 from panning.training import DYNAMICS, Movement, Recipe, evaluate, evaluate_mean, make_dynamic, train
+from panning.training.moving.abilities import FollowsWholeGradient, runs_whole
 from panning.training.moving.engine import MovingMasks
-from panning.training.moving.method import Dynamic, Ramp
+from panning.training.moving.method import Dynamic
 from panning.training.moving.methods import first_mask, pruning_aware, quantized
+from panning.training.moving.timing import Ramp
 
 DENSITY = 0.1
 SPEC = TaskSpec(model="mlp", data="digits", n_train=300)
@@ -125,7 +127,7 @@ def test_the_density_follows_its_schedule_to_the_weight(name: str) -> None:
         n_kept = int(moving.mask.sum())
         n_moves += not torch.equal(before, moving.mask)
         if not method.prunes_units and method.acts(moving.clock) and not method.defers:
-            expected = method.n_kept(moving._view(moving.clock)) if isinstance(method, Ramp) else n_final
+            expected = method.n_kept(moving.view(moving.clock)) if isinstance(method, Ramp) else n_final
             assert n_kept == expected
         assert method.prunes_units or n_kept >= n_final
         assert not method.keeps_count or n_kept == n_final
@@ -134,7 +136,7 @@ def test_the_density_follows_its_schedule_to_the_weight(name: str) -> None:
     assert moving.member is not None and moving.clock.is_over
     if method.prunes_units:
         rows = moving.problem.by_unit(masks.flat)
-        left = [float(rows[layer].any(1).float().mean()) for layer in moving._hidden]
+        left = [float(rows[layer].any(1).float().mean()) for layer in moving.hidden]
         assert max(left) <= 0.5 and min(left) > 0
     else:
         assert masks.n_kept == n_final
@@ -152,8 +154,8 @@ def test_masked_weights_are_and_learn_what_the_method_says(name: str, kind: str)
         assert weights.isfinite().all()
         if method.holds == "zero":
             assert not weights[masked].any()
-            assert method.whole_state or not state_of(moving, optimizer)[masked].any()
-        elif method.holds == "feedback" and not method.runs_whole(moving.clock):
+            assert isinstance(method, FollowsWholeGradient) or not state_of(moving, optimizer)[masked].any()
+        elif method.holds == "feedback" and not runs_whole(method, moving.clock):
             assert not weights[masked].any()
     masked = ~moving.finish().flat
     assert not weights_of(model)[masked].any() and weights_of(model)[~masked].any()
@@ -470,7 +472,7 @@ def test_a_step_of_the_core_moves_the_core_alone(rest: dict[str, float]) -> None
     flat = [torch.cat([w.flatten() for w in moving.dense_weights().values()])]
     ran_whole = []
     for _ in range(6):
-        ran_whole.append(moving.method.runs_whole(moving.clock))
+        ran_whole.append(runs_whole(moving.method, moving.clock))
         next(steps(moving, optimizer, 1))
         flat.append(torch.cat([w.flatten() for w in moving.dense_weights().values()]))
     for whole, before, after in zip(ran_whole, flat, flat[1:], strict=False):
@@ -899,7 +901,7 @@ def test_a_copy_takes_later_states_and_its_memory_stays_where_it_was() -> None:
     trained(moving.problem.model, optimizer, 6)
     twin.load_state_dict(moving.state_dict())
     assert len(twin.memory[pruning_aware.COUNTS]) == 2 and twin.clock == moving.clock
-    twin._flat.parameters[0] = twin._flat.parameters[0].to("meta")  # as if it were on an accelerator
+    twin.flat.parameters[0] = twin.flat.parameters[0].to("meta")  # as if it were on an accelerator
     twin._take(moving.state_dict())
     assert twin.mask.device.type == "meta"
     assert all(tensor.device.type == "cpu" for tensor in twin.memory.values())

@@ -36,7 +36,7 @@ LACKING = {
     "tables": "DYNAMICS",
     "panning": "Masks MovingMasks PanningError apply_masks compact enforce_masks load_compact load_masks make_dynamic "
     "save_compact save_masks",
-    "panning.training": "Movement Recipe TrainResult evaluate evaluate_mean make_dynamic train",
+    "panning.training": "Movement Recipe TrainResult evaluate evaluate_mean make_dynamic n_epochs train",
 }
 
 

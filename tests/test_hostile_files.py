@@ -54,6 +54,7 @@ from panning.search import SearchConfig
 from panning.training import make_dynamic
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from panning.training.moving.engine import MovingMasks
+from panning.training.moving.method import Movement
 
 #: What Python and NumPy may hold while a file of these sizes is read.
 PEAK_BYTES = 16 * 2**20
@@ -185,7 +186,7 @@ def moving() -> MovingMasks:
     model, optimizer = network(torch.optim.SGD)
     problem, start = Problem.of(model, (3,), None), torch.tensor([True, False] * 3)
     method = make_dynamic("deep_r")
-    masks = MovingMasks(problem, optimizer, method, density=0.5, start=start, n_steps=4, epoch=1)
+    masks = MovingMasks(Movement(method, problem, 0.5), optimizer, start, n_steps=4, epoch=1)
     can_step(model, optimizer)
     return masks
 

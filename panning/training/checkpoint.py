@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from panning.foundation.errors import MaskError, PanningError
 from panning.foundation.files import write_atomic
 from panning.foundation.tensorfile import DAMAGE, packed, read_tensors
+from panning.masks.layout import Layout
+from panning.masks.masks import Masks
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.state import kinds_of
 from panning.training.result import Entry
@@ -44,8 +46,9 @@ class Checkpoint:
         if moving is not None:
             self.masks[member] = moving.mask.cpu()
 
-    def masks_by_member(self) -> list[Tensor]:
-        return [self.masks[member] for member in sorted(self.masks)]
+    def member_masks(self, layout: Layout) -> tuple[Masks, ...]:
+        """The masks of ``best`` in the order of their members."""
+        return tuple(Masks(layout, self.masks[member]) for member in sorted(self.masks))
 
 
 def save_checkpoint(

@@ -29,6 +29,7 @@ from panning.foundation.seeding import derive_seed, isolated_torch_rng, torch_ge
 from panning.masks.masks import Masks, digest_of
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from panning.training.evaluation import evaluate, forward
+from panning.training.moving.abilities import length_of
 from panning.training.moving.checks import check_movement
 from panning.training.moving.method import Movement
 from panning.training.recipe import Plan, Recipe
@@ -97,10 +98,10 @@ def train(
 
 
 def _result(regime: Dense, data: ImageData, done: Checkpoint, started: float) -> TrainResult:
-    regime.model.train()
+    model, moving = regime.model.train(), regime.moving
+    if regime.network is not model:
+        model.load_state_dict(regime.for_model(regime.network.state_dict()))
     best = [done.best[member] for member in sorted(done.best)]
-    regime.finish()
-    moving = regime.moving
     return TrainResult(
         history=tuple(done.history),
         images_seen=regime.n_images,
@@ -109,7 +110,7 @@ def _result(regime: Dense, data: ImageData, done: Checkpoint, started: float) ->
         members=tuple((entry, regime.for_model(weights)) for entry, weights in best),
         masks=None if moving is None else moving.masks,
         dense_epochs=regime.dense_epochs(len(data.train), data.input_shape),
-        member_masks=() if moving is None else tuple(Masks(moving.problem.layout, m) for m in done.masks_by_member()),
+        member_masks=() if moving is None else done.member_masks(moving.problem.layout),
         whole=regime.whole(),
     )
 
@@ -142,9 +143,17 @@ def _train_epoch(regime: Dense, data: ImageData, epoch: int, seed: int, images: 
     return mean
 
 
+def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, masks: Masks | None = None) -> int:
+    """Number of entries in a training's history; methods that repeat the schedule have more than the recipe's epochs."""
+    plan = Plan.of(recipe, n_train)
+    if movement is None:
+        return plan.n_epochs(plan.n_steps)
+    start = 1.0 if masks is None else masks.density
+    n_prunable = movement.problem.layout.n_prunable
+    return plan.n_epochs(length_of(movement.method, plan.n_steps, start, movement.density, n_prunable))
+
+
 def check_training(recipe: Recipe, n_train: int, movement: Movement, masks: Masks) -> None:
     """Raise what ``train`` would raise about how ``masks`` move, before anything is trained or written."""
     plan, problem = Plan.of(recipe, n_train), replace(movement.problem, layout=masks.layout)
-    check_movement(
-        problem, movement.method, movement.density, masks.flat, plan.n_steps, plan.steps_per_epoch, movement.all_alive
-    )
+    check_movement(replace(movement, problem=problem), masks.flat, plan.n_steps, plan.steps_per_epoch)

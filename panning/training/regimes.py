@@ -1,7 +1,7 @@
-"""Four ways to train a network: dense, under a fixed mask, as its compact network, or with moving masks.
+"""Three ways to train a network: dense, under a fixed mask, or with moving masks.
 
-The training loop is the same for all four. It steps the regime's ``network`` with the regime's ``optimizer`` and asks the
-regime for everything in which they differ.
+The training loop is the same for all. It steps the regime's ``network`` with the regime's ``optimizer`` and asks the regime
+for everything in which they differ.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from panning.compaction.cost import cost
 from panning.masks.enforce import enforce_masks
 from panning.masks.masks import Masks
 from panning.training.compact_training import worthwhile_compact
+from panning.training.moving.abilities import SetsLearningRate, TrainsWholeNetwork
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Movement
 from panning.training.recipe import Plan, Recipe, learning_rate_at
@@ -33,12 +34,14 @@ class Dense:
         network: what is stepped: ``model``, or its compact network.
         held: context in which the network trains.
         n_steps: optimizer steps of the whole training.
-        masks: the mask that stays; None trains all weights, or moves masks.
-        moving: the moving masks, if there are any.
+        masks: the mask that stays, if there is one.
+        moving: the masks that move, if there are any.
+        identity: what two trainings with moving masks must share to resume one another's checkpoints.
     """
 
     masks: Masks | None = None
     moving: MovingMasks | None = None
+    identity: dict[str, Any] | None = None
 
     def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, network: nn.Module | None = None) -> None:
         self.model, self.recipe, self.plan = model, recipe, plan
@@ -46,22 +49,14 @@ class Dense:
         self.n_steps = plan.n_steps
         self.held: AbstractContextManager[object] = nullcontext()
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            recipe.learning_rate,
-            recipe.momentum,
-            weight_decay=recipe.weight_decay,
+            self.network.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
             nesterov=recipe.nesterov and recipe.momentum > 0,
-        )
+        )  # fmt: skip
 
     @property
     def n_images(self) -> int:
         """Images of the whole training."""
         return self.n_steps * self.plan.images_per_step
-
-    @property
-    def identity(self) -> dict[str, Any] | None:
-        """What two trainings with moving masks must share to resume one another's checkpoints."""
-        return None
 
     @property
     def member(self) -> int | None:
@@ -84,9 +79,6 @@ class Dense:
         """A ``state_dict`` of ``network`` as one of ``model``."""
         return weights
 
-    def finish(self) -> None:
-        """Put what was trained into ``model``."""
-
     def dense_epochs(self, n_train: int, input_shape: tuple[int, ...]) -> float:
         """Multiply-adds of the training, in passes of the dense network over ``n_train`` images."""
         masked = cost(self.model, input_shape, self.masks)
@@ -98,64 +90,47 @@ class Dense:
 
 
 class Fixed(Dense):
-    """Trains under a mask that stays."""
+    """Trains under a mask that stays.
 
-    def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks) -> None:
-        super().__init__(model, recipe, plan)
-        self.masks = masks
-        self.held = enforce_masks(model, masks, self.optimizer)
+    Args:
+        compact: trained in the masked network's place: the same training, up to rounding.
+    """
 
-
-class Compact(Fixed):
-    """Trains the compact network in the masked one's place: the same training, up to rounding."""
-
-    def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks, compact: CompactResult) -> None:
-        Dense.__init__(self, model, recipe, plan, compact.model)
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks, compact: CompactResult | None
+    ) -> None:
+        super().__init__(model, recipe, plan, None if compact is None else compact.model)
         self.masks, self.compact = masks, compact
-        if compact.masks is not None:
-            self.held = enforce_masks(compact.model, compact.masks, self.optimizer)
+        if (held := masks if compact is None else compact.masks) is not None:
+            self.held = enforce_masks(self.network, held, self.optimizer)
 
     def for_model(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.compact is None:
+            return weights
         self.network.load_state_dict(weights)
         return self.compact.expand().state_dict()
 
-    def finish(self) -> None:
-        self.model.load_state_dict(self.compact.expand().state_dict())
-
 
 class Moving(Dense):
-    """Trains while masks move.
-
-    Args:
-        masks: the first ones; None begins dense.
-    """
+    """Trains while masks move; ``masks`` are the first ones, None begins dense."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks | None, movement: Movement) -> None:
         super().__init__(model, recipe, plan)
         first = Masks.dense(movement.problem.layout) if masks is None else masks
+        problem = replace(movement.problem, model=model, layout=first.layout)
         self.moving: MovingMasks = MovingMasks(
-            replace(movement.problem, model=model, layout=first.layout),
-            self.optimizer,
-            movement.method,
-            density=movement.density,
-            start=first.flat,
-            n_steps=plan.n_steps,
-            epoch=plan.steps_per_epoch,
-            all_alive=movement.all_alive,
-        )
-        self.held = self.moving
-        self.n_steps = self.moving.n_steps
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return self.moving.identity
+            replace(movement, problem=problem), self.optimizer, first.flat, n_steps=plan.n_steps, epoch=plan.steps_per_epoch
+        )  # fmt: skip
+        self.held, self.n_steps, self.identity = self.moving, self.moving.n_steps, self.moving.identity
 
     @property
     def member(self) -> int | None:
         return self.moving.member
 
     def learning_rate(self, step: int) -> float:
-        return self.moving.method.learning_rate(self.recipe, step, self.plan.n_steps)
+        method = self.moving.method
+        rate = method.learning_rate if isinstance(method, SetsLearningRate) else learning_rate_at
+        return rate(self.recipe, step, self.plan.n_steps)
 
     def shipped(self) -> AbstractContextManager[None]:
         return self.moving.shipped()
@@ -169,7 +144,7 @@ class Moving(Dense):
         return self.moving.dense_steps * self.plan.images_per_step / n_train
 
     def whole(self) -> dict[str, Tensor] | None:
-        if not self.moving.method.trains_whole:
+        if not isinstance(self.moving.method, TrainsWholeNetwork):
             return None
         whole = copy.deepcopy(self.model)  # dense_weights names tied weights once, a state_dict names them twice
         whole.load_state_dict(self.moving.dense_weights(), strict=False)
@@ -189,4 +164,4 @@ def regime_of(
     if masks is None:
         return Dense(model, recipe, plan)
     compact = worthwhile_compact(model, masks, plan.n_steps, inputs) if recipe.compact else None
-    return Fixed(model, recipe, plan, masks) if compact is None else Compact(model, recipe, plan, masks, compact)
+    return Fixed(model, recipe, plan, masks, compact)

@@ -12,13 +12,14 @@ from panning.alive.connectivity import Connectivity
 from panning.foundation.errors import MaskError
 from panning.masks.holders import check_held, check_ranks_agree, first_enforced, first_moving
 from panning.masks.masks import Masks, check_masks_fit, n_kept_at
-from panning.scoring.problem import Problem
+from panning.training.moving.abilities import FollowsWholeGradient, length_of
 from panning.training.moving.flat import check_momentum
-from panning.training.moving.method import FEWEST_FALLS, Clock, Dynamic, Ramp
+from panning.training.moving.method import Clock, Movement
 from panning.training.moving.selection import hidden_layers
+from panning.training.moving.timing import FEWEST_FALLS, Ramp
 
 
-def check_parts(problem: Problem, optimizer: Optimizer, method: Dynamic, start: Tensor) -> None:
+def check_parts(movement: Movement, optimizer: Optimizer, start: Tensor) -> None:
     """Raise MaskError if masks that begin with the flat ``start`` cannot move in this network by this optimizer."""
     if not isinstance(optimizer, Optimizer):
         raise MaskError(
@@ -29,6 +30,7 @@ def check_parts(problem: Problem, optimizer: Optimizer, method: Dynamic, start: 
         raise MaskError(
             "LBFGS evaluates the network several times a step, between which no mask can move; use SGD or Adam."
         )
+    problem = movement.problem
     masks = Masks(problem.layout, start.cpu())
     check_ranks_agree(masks)
     prunable = check_masks_fit(problem.model, masks)
@@ -38,7 +40,7 @@ def check_parts(problem: Problem, optimizer: Optimizer, method: Dynamic, start: 
         raise MaskError(f"{error} Masks that move want one optimizer for all, with groups of parameters.") from None
     if frozen := [name for name, parameter in prunable.items() if not parameter.requires_grad]:
         raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
-    if method.whole_state:
+    if isinstance(movement.method, FollowsWholeGradient):
         check_momentum(optimizer)
     if first_moving(dict(problem.model.named_parameters())) is not None:
         raise MaskError(
@@ -51,15 +53,13 @@ def check_parts(problem: Problem, optimizer: Optimizer, method: Dynamic, start: 
         )
 
 
-def start_density(problem: Problem, method: Dynamic, start: Tensor) -> float:
+def start_density(movement: Movement, start: Tensor) -> float:
     """``View.start`` of a flat mask."""
-    return 1.0 if method.prunes_units else int(start.sum()) / problem.layout.n_prunable
+    return 1.0 if movement.method.prunes_units else int(start.sum()) / movement.problem.layout.n_prunable
 
 
-def check_movement(
-    problem: Problem, method: Dynamic, density: float, start: Tensor, n_steps: int, epoch: int, all_alive: bool = False
-) -> Clock:
-    """Where the training begins, once nothing is wrong with it. Warns where the density falls at once.
+def check_movement(movement: Movement, start: Tensor, n_steps: int, epoch: int) -> Clock:
+    """Return the clock at the training's first step if nothing is wrong with it. Warns if the density falls at once.
 
     Args:
         start: flat bool, the first mask.
@@ -70,9 +70,10 @@ def check_movement(
         DensityError: if no mask of this density can be all alive, where that is asked for.
         DataError: if the method lacks data.
     """
-    _check_densities(problem, method, density, start, all_alive)
-    first = start_density(problem, method, start)
-    clock = Clock(0, method.length(n_steps, first, density, problem.layout.n_prunable), n_steps, epoch)
+    problem, method, density = movement.problem, movement.method, movement.density
+    _check_densities(movement, start)
+    first = start_density(movement, start)
+    clock = Clock(0, length_of(method, n_steps, first, density, problem.layout.n_prunable), n_steps, epoch)
     method.check(clock, problem)
     if isinstance(method, Ramp) and density < first and method.is_abrupt(clock):
         warnings.warn(
@@ -83,11 +84,12 @@ def check_movement(
     return clock
 
 
-def _check_densities(problem: Problem, method: Dynamic, density: float, start: Tensor, all_alive: bool) -> None:
+def _check_densities(movement: Movement, start: Tensor) -> None:
+    problem, method, density = movement.problem, movement.method, movement.density
     n_start, n_final = int(start.sum()), n_kept_at(density, problem.layout.n_prunable)
     name = type(method).__name__
     if method.prunes_units:
-        if all_alive:
+        if movement.all_alive:
             raise MaskError(
                 f"{name} prunes whole units, whose weights cannot be given to others: leave all_alive away."
             )
@@ -97,7 +99,7 @@ def _check_densities(problem: Problem, method: Dynamic, density: float, start: T
                 "convolutions stay whole. Take a method that prunes single weights."
             )
         return
-    if all_alive:
+    if movement.all_alive:
         Connectivity.of(problem).check_reachable(n_final)
     if method.keeps_count and n_start != n_final:
         raise MaskError(

@@ -7,7 +7,7 @@ which are all 0, are drawn among at random: by position, the first inputs of a l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from panning.alive.connectivity import Connectivity
 from panning.masks.allocation import top_k
 from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
+from panning.training.moving.method import Move, View
 
 
 def drop(scores: Tensor, mask: Tensor, counts: list[int], layout: Layout, generator: torch.Generator) -> Tensor:
@@ -27,6 +28,31 @@ def drop(scores: Tensor, mask: Tensor, counts: list[int], layout: Layout, genera
 def grow(scores: Tensor, mask: Tensor, counts: list[int], layout: Layout, generator: torch.Generator) -> Tensor:
     """``mask`` with the ``counts[i]`` highest-scored in layer i of the weights that it does not keep."""
     return mask | by_layer(scores.masked_fill(mask, -torch.inf), counts, layout, generator)
+
+
+def exchange(view: View, counts: list[int], grow_by: Tensor, *, mask: Tensor | None = None) -> Move:
+    """Drop the ``counts[i]`` smallest weights of layer i, and grow as many where ``grow_by`` is highest.
+
+    Args:
+        mask: drop from this one; None takes the present.
+    """
+    mask = view.mask if mask is None else mask
+    kept = drop(view.weight.abs(), mask, counts, view.layout, view.generator)
+    return regrow(view, kept, counts, by=grow_by)
+
+
+def regrow(view: View, kept: Tensor, counts: list[int] | None = None, *, by: Tensor) -> Move:
+    """Grow ``counts[i]`` weights of layer i where ``by`` is highest; None: as many as the mask has and ``kept`` has not."""
+    if counts is None:
+        before_after = zip(view.layout.counts(view.mask), view.layout.counts(kept), strict=True)
+        counts = [before - after for before, after in before_after]
+    return Move(grow(by, kept, counts, view.layout, view.generator), revival=by)
+
+
+def gradient(view: View) -> Tensor:
+    """Magnitude of the gradient, of a method that looks at it."""
+    assert view.grad is not None
+    return view.grad.abs()
 
 
 def by_layer(scores: Tensor, counts: list[int], layout: Layout, generator: torch.Generator) -> Tensor:
@@ -47,10 +73,10 @@ def noise_like(scores: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(scores.numel(), generator=generator).to(scores.device)
 
 
-def shares(fraction: float, mask: Tensor, layout: Layout) -> list[int]:
-    """``fraction`` of the kept weights of each layer, rounded down; of a layer that keeps all, none: it cannot change."""
+def shares(fraction: float, mask: Tensor, layout: Layout, whole: Callable[[float], int] = math.floor) -> list[int]:
+    """``fraction`` of each layer's kept weights as a whole number; 0 for a layer that keeps all, which cannot change."""
     counts = zip(layout.counts(mask), full_layers(mask, layout), strict=True)
-    return [0 if is_full else int(fraction * n) for n, is_full in counts]
+    return [0 if is_full else whole(fraction * n) for n, is_full in counts]
 
 
 def full_layers(mask: Tensor, layout: Layout) -> list[bool]:

@@ -13,8 +13,7 @@ from torch import Tensor
 from panning.foundation.errors import MaskError
 from panning.foundation.records import canonical_json, content_key
 from panning.masks.masks import digest_of
-from panning.scoring.problem import Problem
-from panning.training.moving.method import Clock, Dynamic
+from panning.training.moving.method import Clock, Movement
 
 #: In the memory: the magnitude that a masked weight had when it was last kept, by which all-alive pruning revives.
 LAST = "last magnitude"
@@ -33,15 +32,14 @@ def kinds_of(tensors: Mapping[str, Tensor]) -> Kinds:
     return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
-def start_identity(
-    problem: Problem, method: Dynamic, density: float, all_alive: bool, first: Tensor, clock: Clock
-) -> dict[str, Any]:
-    """What two states must agree in, by the names that users know; of other values the tensors mean something else."""
-    layout = [problem.layout.names, problem.layout.shapes]
+def start_identity(movement: Movement, first: Tensor, clock: Clock) -> dict[str, Any]:
+    """What two states must agree in, by the names that users know: with other values their tensors mean something else."""
+    method, layout = movement.method, movement.problem.layout
     return {
-        "method": type(method).__name__, "numbers": method.model_dump(mode="json"), "density": float(density),
-        "all_alive": all_alive, "n_steps": clock.schedule, "steps_per_epoch": clock.epoch, "seed": int(problem.seed),
-        "network": content_key(layout), "first mask": digest_of(first),
+        "method": type(method).__name__, "numbers": method.model_dump(mode="json"), "density": float(movement.density),
+        "all_alive": movement.all_alive, "n_steps": clock.schedule, "steps_per_epoch": clock.epoch,
+        "seed": int(movement.problem.seed), "network": content_key([layout.names, layout.shapes]),
+        "first mask": digest_of(first),
     }  # fmt: skip
 
 
@@ -53,7 +51,7 @@ class StateForm:
         identity: of what it must be the state.
         n_prunable: entries of each flat tensor.
         n_kept: the fewest and the most weights that a mask has.
-        has_dense: whether there are dense weights beside the network's.
+        beside: names of the flat tensors beside the mask: dense weights.
         wants_gradient: whether a move that waits has a gradient.
         begun: of the memory that the method began with; an empty first axis grows.
         network: of the network's ``state_dict``.
@@ -62,7 +60,7 @@ class StateForm:
     identity: Mapping[str, Any]
     n_prunable: int
     n_kept: tuple[int, int]
-    has_dense: bool
+    beside: frozenset[str]
     wants_gradient: bool
     begun: Kinds
     network: Kinds
@@ -89,7 +87,7 @@ class StateForm:
                 all(type(n) is int and n >= 0 for n in (step, state["n_grown"]))
                 and (due is None or (type(due) is int and due == step))
                 and math.isfinite(state["dense_steps"])
-                and set(flat) == {"mask", *(["dense"] if self.has_dense else []), *(["grad"] if waits else [])}
+                and set(flat) == {"mask", *self.beside, *(["grad"] if waits else [])}
                 and all(tensor.shape == (self.n_prunable,) for tensor in flat.values())
                 and flat["mask"].dtype == torch.bool
                 and self.n_kept[0] <= int(flat["mask"].sum()) <= self.n_kept[1]

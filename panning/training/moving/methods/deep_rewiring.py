@@ -10,13 +10,14 @@ keep all their weights are left alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 
 from panning.training.moving.method import Clock, Dynamic, Move, View
-from panning.training.moving.selection import full_layers, grow, noise_like
+from panning.training.moving.selection import full_layers, noise_like, regrow
 
 #: In the memory: +1 or -1 for each weight.
 SIGN = "sign"
@@ -58,7 +59,6 @@ class DeepRewiring(Dynamic):
         weight = torch.where(in_full, view.weight, sign * torch.where(kept, theta, TINY))
         if torch.equal(kept, view.mask):
             return Move(kept, weight)
-        counts = [before - after for before, after in zip(layout.counts(view.mask), layout.counts(kept), strict=True)]
         # Those just masked come last: they are drawn again only where nothing else is left.
         noise = noise_like(view.weight, view.generator) - view.mask.float()
-        return Move(grow(noise, kept, counts, layout, view.generator), weight, revival=noise)
+        return replace(regrow(view, kept, by=noise), weight=weight)

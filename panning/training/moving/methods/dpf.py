@@ -8,25 +8,25 @@ weight that was pruned too early grows until it returns. Momentum and weight dec
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from panning.masks.allocation import allocate_by_layer, top_k, uniform_counts
-from panning.training.moving.method import Clock, Holds, Memory, Move, Ramp, Share, View
+from panning.training.moving.abilities import KeepsDenseWeights
+from panning.training.moving.method import Clock, Memory, Move, Share, View
 from panning.training.moving.selection import top_units
+from panning.training.moving.timing import Ramp
 
 
-class DPF(Ramp):
+class DPF(KeepsDenseWeights, Ramp):
     """
     Attributes:
         scope: the largest weights over all layers, or of each layer the same share.
         units: prune whole filters and neurons by their norm, of each hidden layer the same share.
         frozen: the last share of the training keeps its mask, and trains kept weights alone.
     """
-
-    holds: ClassVar[Holds] = "feedback"
 
     every: Annotated[int, Field(ge=1)] | None = 16
     scope: Literal["global", "layerwise"] = "global"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
+from panning.foundation.config import Name
 from panning.foundation.errors import MaskError
-from panning.foundation.registry import lookup
 from panning.pruners import PRUNERS, prune_problem
 from panning.scoring.problem import Problem
 from panning.training.moving.method import Clock, Dynamic, Move, View
@@ -26,18 +26,9 @@ class Early(Dynamic):
         after: steps of dense training; None: the share ``after_share`` of the training.
     """
 
-    method: str = "synflow"
+    method: Annotated[str, Name(PRUNERS, "method")] = "synflow"
     after: Annotated[int, Field(ge=0)] | None = None
     after_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
-
-    @field_validator("method")
-    @classmethod
-    def _known(cls, given: str) -> str:
-        try:
-            lookup(PRUNERS, given, "method")
-        except KeyError as error:
-            raise ValueError(str(error)) from None
-        return given
 
     def _step(self, clock: Clock) -> int:
         return round(self.after_share * clock.n_steps) if self.after is None else self.after

@@ -15,8 +15,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from panning.training.moving.method import DropAndGrow, Move, Share, View
-from panning.training.moving.selection import cosine, drop, full_layers, grow, noise_like, shares
+from panning.training.moving.method import Move, Share, View
+from panning.training.moving.selection import cosine, drop, full_layers, noise_like, regrow, shares
+from panning.training.moving.timing import DropAndGrow
 
 
 class SET(DropAndGrow):
@@ -33,14 +34,11 @@ class SET(DropAndGrow):
     anneal: bool = False
 
     def move(self, view: View) -> Move:
-        layout, kept = view.layout, view.mask
-        n_before = layout.counts(kept)
+        kept = view.mask
         fraction = cosine(self.fraction, 0.0, view.clock.progress / self.until) if self.anneal else self.fraction
         for sign in (view.weight >= 0, view.weight < 0):
             kept = (kept & ~sign) | self._largest(view, view.mask & sign, fraction)
-        counts = [before - after for before, after in zip(n_before, layout.counts(kept), strict=True)]
-        noise = noise_like(view.weight, view.generator)
-        return Move(grow(noise, kept, counts, layout, view.generator), revival=noise)
+        return regrow(view, kept, by=noise_like(view.weight, view.generator))
 
     def _largest(self, view: View, some: Tensor, fraction: float) -> Tensor:
         """``some`` weights, all of one sign, without the nearest to zero."""

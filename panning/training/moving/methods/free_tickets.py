@@ -18,12 +18,13 @@ from pydantic import Field
 
 from panning.foundation.errors import MaskError
 from panning.scoring.problem import Problem
+from panning.training.moving.abilities import GivesSeveralNetworks, LooksAtGradients, SetsLearningRate
 from panning.training.moving.method import Clock, Dynamic, Move, Share, View
-from panning.training.moving.methods.rigl import exchange
+from panning.training.moving.selection import exchange, gradient, shares
 from panning.training.recipe import Recipe
 
 
-class EDST(Dynamic):
+class EDST(LooksAtGradients, SetsLearningRate, GivesSeveralNetworks, Dynamic):
     """
     Attributes:
         exploration: share of the training.
@@ -32,7 +33,6 @@ class EDST(Dynamic):
         refinement_rates: of the first and the second half of a refinement, as shares of the recipe's learning rate.
     """
 
-    wants_gradient: ClassVar[bool] = True
     keeps_count: ClassVar[bool] = True
     defers: ClassVar[bool] = True
 
@@ -82,7 +82,8 @@ class EDST(Dynamic):
         return member != self._refinement(clock.step - 1, clock.n_steps)[0]
 
     def move(self, view: View) -> Move:
-        return exchange(view, self.escape if self._is_boundary(view.clock) else self.fraction)
+        fraction = self.escape if self._is_boundary(view.clock) else self.fraction
+        return exchange(view, shares(fraction, view.mask, view.layout), grow_by=gradient(view))
 
     def member(self, clock: Clock) -> int | None:
         if clock.step <= self._explored(clock.n_steps):

@@ -14,6 +14,7 @@ NOTE: every round begins with a fresh optimizer state, that of fine-tuning, too,
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -22,12 +23,13 @@ from pydantic import Field
 from panning.foundation.errors import MaskError
 from panning.masks.masks import n_kept_at
 from panning.scoring.problem import Problem
-from panning.training.moving.method import Clock, Dynamic, Move, View, n_rounds
+from panning.training.moving.abilities import RepeatsSchedule
+from panning.training.moving.method import Clock, Dynamic, Move, View
 from panning.training.moving.selection import highest
 from panning.training.recipe import Recipe, learning_rate_at
 
 
-class IterativeMagnitude(Dynamic):
+class IterativeMagnitude(RepeatsSchedule, Dynamic):
     """
     Attributes:
         kept_each: share of the weights that a round leaves.
@@ -79,3 +81,9 @@ class IterativeMagnitude(Dynamic):
         scores = view.weight.abs().masked_fill(~view.mask, -torch.inf)
         mask = highest(scores, n_kept_at(density, view.layout.n_prunable), view.generator)
         return Move(mask, rewind=self.rewind == "weights", restart=True)
+
+
+def n_rounds(start: float, density: float, kept_each: float, n_prunable: int) -> int:
+    """Number of pruning rounds from ``start`` to ``density`` if each keeps the fraction ``kept_each`` of the weights."""
+    n_final = n_kept_at(density, n_prunable)
+    return next(n for n in count() if int(start * kept_each**n * n_prunable + 0.5) <= n_final)

@@ -15,8 +15,9 @@ import torch
 from pydantic import Field
 
 from panning.masks.allocation import round_counts
-from panning.training.moving.method import Clock, Move, Ramp, View
+from panning.training.moving.method import Clock, Move, View
 from panning.training.moving.selection import by_layer, highest
+from panning.training.moving.timing import Ramp
 
 #: In the memory: how many weights each layer had at the start.
 AT_START = "layer counts at the start"

@@ -15,17 +15,17 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from panning.masks.allocation import round_counts
+from panning.training.moving.abilities import FollowsWholeGradient
 from panning.training.moving.method import Dynamic, Move, Share, View
-from panning.training.moving.selection import cosine, drop, free_places, grow, shares
+from panning.training.moving.selection import cosine, drop, free_places, regrow, shares
 
 
-class SparseMomentum(Dynamic):
+class SparseMomentum(FollowsWholeGradient, Dynamic):
     """
     Attributes:
         fraction: of a layer's weights that the first move takes; falls to 0 along a cosine.
     """
 
-    whole_state: ClassVar[bool] = True
     keeps_count: ClassVar[bool] = True
     defers: ClassVar[bool] = True
     counts_epochs: ClassVar[bool] = True
@@ -46,4 +46,4 @@ class SparseMomentum(Dynamic):
         n_lost, total = sum(counts), sum(means)
         quotas = [mean / total * n_lost if total > 0 else float(n) for mean, n in zip(means, counts, strict=True)]
         grown = round_counts([min(q, float(room)) for q, room in zip(quotas, free, strict=True)], n_lost, tuple(free))
-        return Move(grow(momentum, kept, grown, layout, view.generator), revival=momentum)
+        return regrow(view, kept, grown, by=momentum)

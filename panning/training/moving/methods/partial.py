@@ -22,23 +22,22 @@ from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.scoring.problem import Problem
-from panning.training.moving.method import Clock, Dynamic, Holds, Memory, Move, Share, View
+from panning.training.moving.abilities import TrainsWholeNetwork
+from panning.training.moving.method import Clock, Dynamic, Memory, Move, Share, View
 from panning.training.moving.selection import put_units
 
 #: In the memory: of each layer's matrix, for ``low_rank``.
 RANKS = "ranks"
 
 
-class PartiallyMasked(Dynamic):
+class PartiallyMasked(TrainsWholeNetwork, Dynamic):
     """
     Attributes:
         core: ``mask``, ``narrow`` or ``low_rank``.
         core_share: of the steps that run with the core.
     """
 
-    holds: ClassVar[Holds] = "feedback"
     keeps_count: ClassVar[bool] = True
-    trains_whole: ClassVar[bool] = True
 
     core: Literal["mask", "narrow", "low_rank"] = "mask"
     core_share: Share = 0.5

@@ -21,6 +21,7 @@ from torch import Tensor
 from panning.foundation.errors import MaskError
 from panning.masks.allocation import top_k
 from panning.scoring.problem import Problem
+from panning.training.moving.abilities import LooksAtGradients
 from panning.training.moving.method import Clock, Dynamic, Memory, Move, Share, View
 from panning.training.moving.selection import put_units
 
@@ -28,7 +29,7 @@ from panning.training.moving.selection import put_units
 COUNTS, INDICATOR, DONE = "unit counts", "early pruning indicator", "pruned"
 
 
-class PruningAware(Dynamic):
+class PruningAware(LooksAtGradients, Dynamic):
     """Prunes whole units; the density is the share of all hidden units that stay.
 
     Attributes:

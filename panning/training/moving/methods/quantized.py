@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -30,8 +30,10 @@ from torch import Tensor, nn
 from panning.foundation.torch_private import drop_forward_pre_hooks
 from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
-from panning.training.moving.method import Clock, Holds, Memory, Move, Ramp, Share, View
+from panning.training.moving.abilities import HooksNetwork, KeepsDenseWeights
+from panning.training.moving.method import Clock, Memory, Move, Share, View
 from panning.training.moving.selection import highest
+from panning.training.moving.timing import Ramp
 
 #: In the memory: whether quantisation has begun.
 IS_ON = "quantizing"
@@ -39,15 +41,13 @@ IS_ON = "quantizing"
 NO_INPUTS = ("attn_mask", "key_padding_mask", "hx")
 
 
-class Quantized(Ramp):
+class Quantized(KeepsDenseWeights, HooksNetwork, Ramp):
     """
     Attributes:
         weight_bits, activation_bits: None leaves them in full precision.
         order: which operator comes first.
         quantize_from: share of the training; before, only pruning acts.
     """
-
-    holds: ClassVar[Holds] = "feedback"
 
     every: Annotated[int, Field(ge=1)] | None = 16
     weight_bits: Annotated[int, Field(ge=2, le=16)] | None = 8

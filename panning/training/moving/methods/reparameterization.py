@@ -11,6 +11,7 @@ equal numbers.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -18,8 +19,9 @@ from pydantic import Field
 from torch import Tensor
 
 from panning.masks.allocation import round_counts
-from panning.training.moving.method import Clock, DropAndGrow, Move, Share, View
-from panning.training.moving.selection import free_places, full_layers, grow, highest, noise_like
+from panning.training.moving.method import Clock, Move, Share, View
+from panning.training.moving.selection import free_places, full_layers, highest, noise_like, regrow
+from panning.training.moving.timing import DropAndGrow
 
 #: In the memory.
 THRESHOLD = "threshold"
@@ -68,7 +70,7 @@ class Reparameterization(DropAndGrow):
             lost = mask & ~kept
         n_kept = layout.counts(kept)
         counts = round_counts([n * n_lost / sum(n_kept) for n in n_kept], n_lost, tuple(free))
-        return Move(grow(noise - lost.float(), kept, counts, layout, view.generator), revival=noise)
+        return replace(regrow(view, kept, counts, by=noise - lost.float()), revival=noise)
 
     def _above(self, view: View, threshold: float) -> Tensor:
         """The kept weights above the threshold, of each layer the largest at least; of a layer that keeps all, all."""

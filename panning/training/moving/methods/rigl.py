@@ -1,8 +1,7 @@
 """RigL (Evci et al. 2020, arXiv 1911.11134, algorithm 1): drop the smallest weights, grow where the gradient is largest.
 
-Of each layer the share f(t) = fraction / 2 (1 + cos(pi t / T_end)) moves. All weights that are not kept after the drop may
-be grown, those just dropped too, which then keep their value. The step whose gradient is looked at does not move the
-weights.
+Of each layer the share f(t) = fraction / 2 (1 + cos(pi t / T_end)) moves. All weights that the drop does not keep may be
+grown, also those just dropped, which then keep their value. The step whose gradient is looked at does not move the weights.
 
 NOTE: in the released code the skipped step does not count, and training has a batch more for each move; here it is one of
 the training's steps.
@@ -14,17 +13,19 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from panning.training.moving.method import DropAndGrow, Move, Share, View
-from panning.training.moving.selection import cosine, drop, grow, shares
+from panning.training.moving.abilities import LooksAtGradients
+from panning.training.moving.method import Move, Share, View
+from panning.training.moving.selection import cosine, exchange, gradient, shares
+from panning.training.moving.timing import DropAndGrow
 
 
-class RigL(DropAndGrow):
-    """
+class RigL(LooksAtGradients, DropAndGrow):
+    """The share of weights that a move exchanges falls to 0 along a cosine.
+
     Attributes:
         fraction: of a layer's weights that the first move exchanges.
     """
 
-    wants_gradient: ClassVar[bool] = True
     skips_step: ClassVar[bool] = True
 
     every: Annotated[int, Field(ge=2)] | None = 100  # every step skipped would be no training
@@ -32,12 +33,5 @@ class RigL(DropAndGrow):
     until: Annotated[float, Field(gt=0, le=1)] = 0.75
 
     def move(self, view: View) -> Move:
-        return exchange(view, cosine(self.fraction, 0.0, view.clock.progress / self.until))
-
-
-def exchange(view: View, fraction: float) -> Move:
-    """The share ``fraction`` of each layer's weights, the smallest, for as many with the largest gradient."""
-    assert view.grad is not None
-    counts, gradient = shares(fraction, view.mask, view.layout), view.grad.abs()
-    kept = drop(view.weight.abs(), view.mask, counts, view.layout, view.generator)
-    return Move(grow(gradient, kept, counts, view.layout, view.generator), revival=gradient)
+        fraction = cosine(self.fraction, 0.0, view.clock.progress / self.until)
+        return exchange(view, shares(fraction, view.mask, view.layout), grow_by=gradient(view))

@@ -10,23 +10,23 @@ Whether masks change is one draw for all layers, so that this number is kept ove
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 
 from panning.masks.allocation import top_k
-from panning.training.moving.method import Holds, Move, Ramp, View
+from panning.training.moving.abilities import KeepsDenseWeights
+from panning.training.moving.method import Move, View
+from panning.training.moving.timing import Ramp
 
 
-class NetworkSurgery(Ramp):
+class NetworkSurgery(KeepsDenseWeights, Ramp):
     """
     Attributes:
         band: half the width of the band around the threshold, as a share of it.
         decay, power: after t steps masks change with probability (1 + decay t)^-power.
     """
-
-    holds: ClassVar[Holds] = "feedback"
 
     every: Annotated[int, Field(ge=1)] | None = 1
     end_at: Annotated[float, Field(gt=0, le=1)] = 0.5
