@@ -88,7 +88,7 @@ class DynamicSpec(Config):
         """As tables call it: with the numbers that make it another than its row."""
         row = DYNAMICS[self.name]
         own = row.method.model_dump(mode="json")
-        other = [f"{key} {value}" for key, value in self.options.items() if own.get(key) != value]
+        other = [f"{key} {value}" for key, value in sorted(self.options.items()) if own.get(key) != value]
         return row.label + (f" ({', '.join(other)})" if other else "")
 
 
