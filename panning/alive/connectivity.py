@@ -9,7 +9,6 @@ at any depth. Biases keep nothing alive; max-pooling counts every tap that could
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from panning import flow
-from panning.foundation.device import device_of, scoring_device
+from panning.foundation.device import device_of
 from panning.foundation.errors import DensityError, MaskError, ModelError
 from panning.masks.layout import KINDS, Layout, by_unit, prunable_parameters
 from panning.masks.masks import Masks, check_masks_fit
@@ -39,10 +38,7 @@ class Connectivity:
 
     @classmethod
     def of(cls, problem: Problem) -> Connectivity:
-        model, device = problem.model, device_of(problem.model)
-        if scoring_device(device) != device:
-            model = copy.deepcopy(model).to(scoring_device(device))
-        return cls(model, problem.layout, problem.input_shape)
+        return cls(problem.where_scored.model, problem.layout, problem.input_shape)
 
     def connected(self, mask: Tensor) -> Tensor:
         """Flat bool: where a kept weight would be alive, given all *other* kept weights.

@@ -247,6 +247,7 @@ def prune_problem(
         UnknownNameError, DensityError, DataError, NonFiniteError: as the method and its input deserve.
         MaskError: if an object that is no pruner was given, or its result has the wrong type, shape or number of weights.
     """
+    problem = problem.where_scored
     pruner, controlled = variant_of(method, released, control)
     n_kept = n_kept_at(density, problem.layout.n_prunable)
     rounds.targets(pruner.n_rounds, "exponential", density)  # a wrong number or schedule is refused by every method

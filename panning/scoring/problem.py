@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panning.data.batches import Batch, BatchSource
+from panning.foundation.device import device_of, scoring_device
 from panning.foundation.errors import DataError
 from panning.foundation.seeding import torch_generator
 from panning.masks.layout import Kind, Layout, by_unit, prunable_layout, prunable_parameters
@@ -55,6 +57,15 @@ class Problem:
         if self.initial is not None:
             return self.initial
         return _at_least_float32(self.layout.flatten(dict(self.model.named_parameters())))
+
+    @cached_property
+    def where_scored(self) -> Problem:
+        """This problem, or a copy of it where its device lacks what scores need (``scoring_device``)."""
+        device = device_of(self.model)
+        if (place := scoring_device(device)) == device:
+            return self
+        initial = None if self.initial is None else self.initial.to(place)
+        return replace(self, model=copy.deepcopy(self.model).to(place), initial=initial)
 
     @cached_property
     def _kinds(self) -> dict[str, tuple[Kind, nn.Module]]:

@@ -47,7 +47,8 @@ class Early(Dynamic):
 
     def move(self, view: View) -> Move:
         result = prune_problem(view.problem, view.density, self.method)
-        return Move(result.mask, revival=_ranks(result.scores))
+        device = view.mask.device
+        return Move(result.mask.to(device), revival=_ranks(result.scores).float().to(device))
 
 
 def _ranks(scores: Tensor) -> Tensor:
