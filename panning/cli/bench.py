@@ -166,6 +166,7 @@ def speed(
     budget_s: Annotated[
         float, typer.Option("--budget-s", min=0.0, help="Seconds for the repetitions of one item.")
     ] = 10.0,
+    device: options.Device = "cpu",
     out: options.Out = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -179,7 +180,7 @@ def speed(
     from panning.measure.run import cases, matching_items, run_speed
 
     items = matching_items(item)
-    wanted = cases(model or (), threads or (), samples)
+    wanted = cases(model or (), threads or (), samples, device)
     folder = out or Path("runs") / "bench-speed"
     with output.listener() as listen:
         records = run_speed(wanted, items, folder, budget_s=budget_s, listen=listen)
@@ -204,6 +205,7 @@ def compaction(
     budget_s: Annotated[
         float, typer.Option("--budget-s", min=0.0, help="Seconds for the repetitions of one mask.")
     ] = 20.0,
+    device: options.Device = "cpu",
     out: options.Out = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -218,7 +220,14 @@ def compaction(
     folder = out or Path("runs") / "bench-compaction"
     with output.listener() as listen:
         records = bench.run_compaction(
-            masks, model, folder, threads=threads or (1,), batch_size=batch_size, budget_s=budget_s, listen=listen
+            masks,
+            model,
+            folder,
+            threads=threads or (1,),
+            batch_size=batch_size,
+            budget_s=budget_s,
+            device=device,
+            listen=listen,
         )
     bench.write_report(records, folder)
     if as_json:

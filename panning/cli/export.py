@@ -39,6 +39,9 @@ def export(
         bool, typer.Option("--report", help="Time a training step and an inference, dense and compact, here and now.")
     ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Inputs in a batch of --report.")] = 128,
+    device: Annotated[
+        str, typer.Option("--device", help="Where --report times: auto, cpu, cuda, cuda:N or mps.")
+    ] = "cpu",
     out: options.Out = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -47,6 +50,7 @@ def export(
     Example: panning export runs/x/mask.safetensors --model vgg19 --report
     """
     from panning.compaction import compact
+    from panning.foundation.device import find_device
     from panning.foundation.files import claim_folder, write_atomic
     from panning.foundation.records import content_key
     from panning.foundation.registry import lookup
@@ -56,6 +60,7 @@ def export(
     write = lookup(FORMATS, form, "export format")
     if fold and form != "onnx":
         raise typer.BadParameter("--fold is for networks that are done with training: it goes with --format onnx.")
+    find_device(device)  # before any work
     masks = load_masks(mask)
     network, n_classes = _network(mask, masks, model, weights)
     identity = {
@@ -67,7 +72,7 @@ def export(
     with output.listener() as listen:
         result = compact(network, masks, fold=fold)
         listen(Event("exporting", 1, 3, facts={"item": "compact"}))
-        facts = report(result, masks, n_classes, batch_size if timed else None)
+        facts = report(result, masks, n_classes, batch_size if timed else None, device)
         listen(Event("exporting", 2, 3, facts={"item": "measured"}))
         claim_folder(folder, identity)
         write(result, masks, folder)

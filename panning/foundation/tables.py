@@ -65,4 +65,6 @@ def origin(environment: Mapping[str, Any]) -> str:
     )
     installed = ", ".join(f"{package} {version}" for package, version in versions.items())
     cores = f"{hardware.get('processor')}, {hardware.get('cores')} cores"
+    if "accelerator" in hardware:
+        cores += f", {hardware['accelerator']}"
     return f"Commit {environment.get('commit')}; {installed}; {cores}."

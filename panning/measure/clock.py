@@ -54,4 +54,5 @@ def median_seconds(
 
 def _wait_for_accelerator() -> None:
     if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+        for index in range(torch.accelerator.device_count()):  # the current one need not be the one that is timed
+            torch.accelerator.synchronize(index)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from panning.compaction import compact
+from panning.foundation.device import accelerator_name, find_device
 from panning.foundation.errors import ConfigError
 from panning.foundation.files import claim_folder, write_atomic
 from panning.foundation.machine import environment_info
@@ -34,19 +35,22 @@ def run_compaction(
     threads: Sequence[int] = (1,),
     batch_size: int = 128,
     budget_s: float = 20.0,
+    device: str = "cpu",
     listen: Listener = silent,
 ) -> list[RunRecord]:
     """Measure every mask that ``out`` has no record of; returns all records of ``out``.
 
     Args:
         files: masks of ``model``, which say input shape and number of classes.
+        device: where networks are timed.
         listen: hears of each file that is done.
 
     Raises:
         MaskError: if a file is no mask of this model.
         ConfigError: if the folder holds numbers of another machine or state of the code.
     """
-    info = environment_info()
+    place = find_device(device)
+    info = environment_info(accelerator_name(device))
     claim_folder(out, {"command": "bench compaction", "budget_s": budget_s, **info})
     store = RecordStore(out / "records.jsonl")
     loaded = [(path, load_masks(path)) for path in files]  # all are looked at before anything is measured
@@ -54,7 +58,7 @@ def run_compaction(
         for n in threads:
             config = _config(path, masks, model, n, batch_size)
             if (key := content_key(config)) not in store:
-                store.append(RunRecord(key, "compaction", config, _measure(masks, config, budget_s), info))
+                store.append(RunRecord(key, "compaction", config, _measure(masks, config, budget_s, place), info))
     return list(store)
 
 
@@ -77,7 +81,7 @@ def _config(path: Path, masks: Masks, model: str, threads: int, batch_size: int)
     }
 
 
-def _measure(masks: Masks, config: dict[str, Any], budget_s: float) -> dict[str, Any]:
+def _measure(masks: Masks, config: dict[str, Any], budget_s: float, device: torch.device) -> dict[str, Any]:
     n_classes = config["n_classes"]
     shape = tuple(config["input_shape"])
     dense = build_model(config["model"], input_shape=shape, n_classes=n_classes, seed=0, allow_import=True)
@@ -86,7 +90,7 @@ def _measure(masks: Masks, config: dict[str, Any], budget_s: float) -> dict[str,
     before = torch.get_num_threads()
     torch.set_num_threads(config["threads"])
     try:
-        timings = report.times(result, masks, *report.noise(result, n_classes, config["batch_size"]), budget_s)
+        timings = report.times(result, masks, *report.noise(result, n_classes, config["batch_size"], device), budget_s)
     finally:
         torch.set_num_threads(before)
     for name, timing in timings.items():

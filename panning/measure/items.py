@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from panning.alive.connectivity import Connectivity
 from panning.envs import PanningEnv
+from panning.foundation.device import find_device
 from panning.foundation.seeding import torch_generator
 from panning.masks.allocation import allocate, top_k
 from panning.masks.enforce import enforce_masks
@@ -59,11 +60,14 @@ class Workbench:
     labels: Tensor
 
     @classmethod
-    def of(cls, model: str, input_shape: tuple[int, ...], n_classes: int, n_samples: int) -> Workbench:
+    def of(
+        cls, model: str, input_shape: tuple[int, ...], n_classes: int, n_samples: int, device: str = "cpu"
+    ) -> Workbench:
+        place = find_device(device)
         generator = torch_generator(SEED, "speed")
-        inputs = torch.randn(n_samples, *input_shape, generator=generator)
-        labels = torch.randint(n_classes, (n_samples,), generator=generator)
-        network = build_model(model, input_shape=input_shape, n_classes=n_classes, seed=SEED)
+        inputs = torch.randn(n_samples, *input_shape, generator=generator).to(place)
+        labels = torch.randint(n_classes, (n_samples,), generator=generator).to(place)
+        network = build_model(model, input_shape=input_shape, n_classes=n_classes, seed=SEED).to(place)
         problem = Problem.of(network, input_shape, lambda number: (inputs, labels), seed=SEED)
         _ = problem.weight  # made once in the life of a problem, so not part of any round
         return cls(problem, copy.deepcopy(network), inputs, labels)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from panning.compaction.compaction import CompactResult
 from panning.compaction.cost import cost
 from panning.compaction.image_format import put_channels_last
+from panning.foundation.device import accelerator_name, find_device
 from panning.foundation.seeding import torch_generator
 from panning.masks.enforce import enforce_masks
 from panning.masks.masks import Masks
@@ -37,12 +38,15 @@ class Timing:
     n: int
 
 
-def report(result: CompactResult, masks: Masks, n_classes: int, batch_size: int | None = None) -> dict[str, Any]:
+def report(
+    result: CompactResult, masks: Masks, n_classes: int, batch_size: int | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     """JSON-able facts of a masked network and its compact form, a dict for each.
 
     Args:
         masks: those that ``result`` was made by.
         batch_size: of the batch of noise that both are timed on; None times nothing.
+        device: where they are timed.
     """
     facts: dict[str, Any] = {
         "density": masks.density,
@@ -52,10 +56,12 @@ def report(result: CompactResult, masks: Masks, n_classes: int, batch_size: int 
     }
     if batch_size is None:
         return facts
-    inputs, labels = noise(result, n_classes, batch_size)
+    inputs, labels = noise(result, n_classes, batch_size, find_device(device))
     for name, timing in times(result, masks, inputs, labels).items():
         facts[name] |= {"step_ms": timing.step_ms, "inference_ms": timing.inference_ms}
     facts["threads"], facts["batch_size"] = torch.get_num_threads(), batch_size
+    if (accelerator := accelerator_name(device)) is not None:
+        facts["accelerator"] = accelerator
     return facts
 
 
@@ -70,24 +76,24 @@ def sizes(result: CompactResult, masks: Masks) -> Forms:
     }
 
 
-def noise(result: CompactResult, n_classes: int, batch_size: int) -> tuple[Tensor, Tensor]:
+def noise(result: CompactResult, n_classes: int, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """A batch to time a network on."""
     generator = torch_generator(0, "export report")
     inputs = torch.randn(batch_size, *result.input_shape, generator=generator)
-    return inputs, torch.randint(n_classes, (batch_size,), generator=generator)
+    return inputs.to(device), torch.randint(n_classes, (batch_size,), generator=generator).to(device)
 
 
 def times(
     result: CompactResult, masks: Masks, inputs: Tensor, labels: Tensor, budget_s: float = 10.0
 ) -> dict[str, Timing]:
-    """Time both forms in turns, "dense" and "compact".
+    """Time both forms in turns, "dense" and "compact", where the inputs are.
 
     Args:
         labels: class indices [batch].
         budget_s: for all repetitions together; at least three are made.
     """
     runs = {
-        name: _step_and_inference(copy.deepcopy(model), kept, inputs, labels)
+        name: _step_and_inference(copy.deepcopy(model).to(inputs.device), kept, inputs, labels)
         for name, (model, kept) in _forms(result, masks).items()
     }
     found, n = median_seconds({(which, name): runs[name][which] for which in (0, 1) for name in runs}, budget_s)

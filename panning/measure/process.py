@@ -134,13 +134,13 @@ def main(arguments: Sequence[str]) -> None:
     """Measure items of one model and write a JSON line when ready to begin, and one after each.
 
     Args:
-        arguments: one JSON object: model, input_shape, n_classes, n_samples, threads, items, budget_s.
+        arguments: one JSON object: model, input_shape, n_classes, n_samples, threads, device, items, budget_s.
     """
     keep_freed_memory()
     asked = json.loads(arguments[0])
     torch.set_num_threads(asked["threads"])
     shape = tuple(asked["input_shape"])
-    bench = Workbench.of(asked["model"], shape, asked["n_classes"], asked["n_samples"])
+    bench = Workbench.of(asked["model"], shape, asked["n_classes"], asked["n_samples"], asked["device"])
     training_step(bench)()  # the first optimizer loads 150 MB of modules, which are no item's memory
     bench.clear()
     gc.freeze()  # ``settled`` collects often, and need not look through all of these each time

@@ -14,7 +14,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from panning.foundation.errors import ConfigError, JobError
+from panning.foundation.device import accelerator_name, find_device, scoring_device
+from panning.foundation.errors import ConfigError, DeviceError, JobError
 from panning.foundation.files import claim_folder
 from panning.foundation.machine import environment_info
 from panning.foundation.progress import Event, Listener, silent
@@ -30,17 +31,23 @@ LARGE_SHAPE = (3, 224, 224)
 
 @dataclass(frozen=True)
 class Case:
-    """A network, batch and number of threads, which one process measures."""
+    """A network, batch and number of threads, which one process measures.
+
+    Attributes:
+        device: where it measures. A folder's records are of one device, which their environment names.
+    """
 
     model: str
     input_shape: tuple[int, ...]
     n_classes: int
     n_samples: int
     threads: int
+    device: str = "cpu"
 
     def config(self, item: str) -> dict[str, Any]:
         """The config of a record of ``item``."""
-        return {**asdict(self), "input_shape": list(self.input_shape), "item": item}
+        asked = {name: value for name, value in asdict(self).items() if name != "device"}
+        return {**asked, "input_shape": list(self.input_shape), "item": item}
 
 
 def all_cores() -> int:
@@ -48,15 +55,20 @@ def all_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cases(models: Sequence[str] = (), threads: Sequence[int] = (), n_samples: int | None = None) -> list[Case]:
+def cases(
+    models: Sequence[str] = (), threads: Sequence[int] = (), n_samples: int | None = None, device: str = "cpu"
+) -> list[Case]:
     """One case for every model and number of threads; by default the benchmark's own.
 
     Raises:
         UnknownNameError, ModelError: for a model that is not known, or takes no images of this size.
         ConfigError: for a number of threads or samples below 1.
+        DeviceError: for a device that is not there, or on which nothing is scored.
     """
     if min([*threads, 1 if n_samples is None else n_samples]) < 1:
         raise ConfigError(f"Threads and samples must be at least 1, given {list(threads)} and {n_samples}.")
+    if scoring_device(find_device(device)) != find_device(device):
+        raise DeviceError(f"Scores are made on the CPU for '{device}', so there is nothing to time: take --device cpu.")
     found = []
     for name in dict.fromkeys(models or DEFAULT_MODELS):
         if name in MODELS:
@@ -65,7 +77,7 @@ def cases(models: Sequence[str] = (), threads: Sequence[int] = (), n_samples: in
             shape, n_classes, n = LARGE_SHAPE, 1000, SAMPLES_LARGE
             build_model(name, input_shape=shape, n_classes=n_classes, seed=0)  # a wrong name is answered at once
         for number in dict.fromkeys(threads or (1, all_cores())):
-            found.append(Case(name, shape, n_classes, n_samples or n, number))
+            found.append(Case(name, shape, n_classes, n_samples or n, number, device))
     return found
 
 
@@ -96,7 +108,7 @@ def run_speed(
         ConfigError: if the folder holds other numbers.
         JobError: if a process does not come to measuring.
     """
-    info = environment_info()
+    info = environment_info(accelerator_name(wanted[0].device if wanted else "cpu"))
     claim_folder(out, {"command": "bench speed", "budget_s": budget_s, **info})
     store = RecordStore(out / "records.jsonl")
     count = itertools.count(1)
