@@ -15,7 +15,7 @@ from panning.tasks import DataSource, RunConfig, TaskSpec, check_task_names
 
 
 class EpisodeSpec(ObservationSpec):
-    """How an agent's episodes go, and what it sees of them."""
+    """An agent's episodes: their rounds, actions, reward and observations."""
 
     n_rounds: Annotated[int, Field(ge=1)] = 6
     action: ActionSpec = ActionSpec()

@@ -51,7 +51,7 @@ def load_agent(path: Path, model: PPO) -> dict[str, Any]:
 
 
 def export_policy(model: PPO, episode: EpisodeSpec, facts: dict[str, Any]) -> PolicyNet:
-    """The actor as a plain network, for episodes as it was trained on."""
+    """The actor as a plain network, for episodes like those of its training."""
     policy: Any = model.policy
     hidden = [layer for layer in policy.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
     layers = [*hidden, policy.action_net]

@@ -16,7 +16,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Frame:
-    """What a picture needs of one round."""
+    """The numbers of one round that a picture shows."""
 
     density: float
     effective_density: float

@@ -54,7 +54,7 @@ class TaskSpec(Config):
 
 
 class DataSource(Config):
-    """Where data sets lie on this machine, and where it computes with them; no part of what a result is known by.
+    """The place of data sets on this machine and the device that computes with them; no result is named by either.
 
     Attributes:
         device: as ``find_device`` takes it, found by whoever loads a task: a worker has devices of its own.
@@ -66,7 +66,7 @@ class DataSource(Config):
 
     @property
     def on_cpu(self) -> DataSource:
-        """The same data without an accelerator, for what only looks at them."""
+        """This source on the CPU, for callers that only look at the data."""
         return self.model_copy(update={"device": "cpu"})
 
     @classmethod
@@ -97,11 +97,11 @@ class RunConfig(Config):
 
     @property
     def source(self) -> DataSource:
-        """Where the data lie and where it computes, for this machine."""
+        """The place of the data and the device, on this machine."""
         return DataSource.at(self.data_root, self.download, self.device)
 
     def with_data(self, root: Path | None, download: bool, device: str | None = None) -> Self:
-        """The same run with its data, and its device, where a command line says, if it says so."""
+        """This run with the data and the device that a command line names; what it does not name stays."""
         return self.model_copy(
             update={
                 "data_root": str(root) if root else self.data_root,
@@ -154,7 +154,7 @@ class Task:
 
 @functools.lru_cache(maxsize=8)
 def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
-    """The data of ``spec``, kept for the next call."""
+    """The data of ``spec``; the last eight data sets stay in memory."""
     if source.device != "cpu":
         return load_task_data(spec, source.on_cpu).to(find_device(source.device))
     data = load_data(spec.data, root=source.root, download=source.download, n_train=spec.n_train)

@@ -33,7 +33,7 @@ OFF = 0.05
 
 
 class ActionSpec(Config):
-    """Which form of action, over which indices.
+    """The form of an agent's actions, and the indices that they weigh.
 
     Attributes:
         combination: how ``mix`` combines the indices.

@@ -29,10 +29,10 @@ Action = NDArray[Any]
 
 
 class Policy:
-    """What acts in an episode: called with an observation, it gives an action.
+    """The base of what acts in an episode: called with an observation, a policy gives an action.
 
     Attributes:
-        observations: rows of ``OBSERVATIONS``, those that it was made for, in the order of its input.
+        observations: the rows of ``OBSERVATIONS`` that the policy was made for, in the order of its input.
     """
 
     observations: tuple[str, ...] = STANDARD
@@ -97,12 +97,12 @@ def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
 
 
 def is_terminated(state: EpisodeState) -> bool:
-    """The target is reached, or the network is dead."""
+    """Whether the target is reached or the network is dead."""
     return state.reached_target or state.is_dead
 
 
 def decode(spec: ActionSpec, action: Action, state: EpisodeState) -> RoundAction:
-    """What an agent's action means in this state."""
+    """The decisions that an agent's action stands for in this state."""
     return spec.decode(action, state.density, state.target_density, state.rounds_left)
 
 

@@ -132,7 +132,7 @@ OBSERVATIONS: dict[str, Callable[[EpisodeState], float]] = {
     )
 }  # fmt: skip
 
-#: What a policy sees that names nothing else. It stays as it is when rows join the table.
+#: The observations of a policy that names none. The list stays as it is when rows join the table.
 STANDARD = (
     "loss", "grad_norm", "loss_change", "grad_norm_change", "effective_density", "target_density", "progress", "rounds_left",
     "alive_share", "sparsest_layer", "layer_contrast", "units_in_use", "last_spread", "network_size", "network_depth",
@@ -141,7 +141,7 @@ STANDARD = (
 
 
 class ObservationSpec(Config):
-    """Which observations, in the order of the vector.
+    """The observations that a policy sees, in the order of the vector.
 
     Attributes:
         observations: rows of ``OBSERVATIONS``.

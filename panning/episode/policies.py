@@ -22,7 +22,7 @@ from panning.pruners.staged import next_stage, stage_weights
 
 @dataclass(frozen=True)
 class Constant(Policy):
-    """The same action in every round."""
+    """A policy that takes the same action in every round."""
 
     action: Action
 
@@ -32,7 +32,7 @@ class Constant(Policy):
 
 @dataclass
 class Staged(Policy):
-    """The paper's stages: weights that follow the sparsity to be reached (see ``pruners.staged``)."""
+    """The paper's staged policy: its weights follow the sparsity that is reached (see ``pruners.staged``)."""
 
     spec: ActionSpec
     stage: int = 0
@@ -51,7 +51,7 @@ class Staged(Policy):
 
 @dataclass
 class Random(Policy):
-    """Uniform actions from a seed of their own."""
+    """A policy of uniform actions, drawn from its own seed; it draws on when an episode begins."""
 
     spec: ActionSpec
     seed: int = 0
@@ -68,7 +68,7 @@ class Random(Policy):
 
 @dataclass
 class Replay(Policy):
-    """The actions of an earlier episode, one a round; the last is repeated if there are more rounds."""
+    """A policy that repeats an earlier episode, one action a round; further rounds repeat the last action."""
 
     actions: Sequence[Sequence[float]]
     position: int = 0

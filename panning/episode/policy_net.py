@@ -115,7 +115,7 @@ def load_policy(path: str | Path) -> PolicyNet:
 
 
 def parse_policy(data: bytes, source: str) -> PolicyNet:
-    """A policy from the bytes of its file; checked as ``load_policy`` does. ``source`` is what errors call them."""
+    """A policy from the bytes of its file, checked as ``load_policy`` does; errors call the bytes ``source``."""
     try:
         tensors = load(data)
         header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -16,17 +16,17 @@ from panning.scoring.signals import Signals
 
 @dataclass(frozen=True, eq=False)
 class EpisodeState:
-    """Where an episode stands.
+    """A network after some rounds of an episode.
 
     Attributes:
         mask: flat bool, after ``round_number`` rounds.
         scores: flat, of the last round; None before the first.
-        signals: at ``mask``; what the next round ranks by. The same scoring batch serves the whole episode, so that a
-            change of the loss is the mask's doing.
+        signals: at ``mask``, for the next round's ranking. The same scoring batch serves the whole episode, so that only the
+            mask changes the loss.
         alive: flat bool, the alive weights of ``mask``.
         dense_loss, dense_grad_norm: at the dense network: the fixed normalisers of observation and reward.
-        last_action: what the last round did; None before the first.
-        previous_loss, previous_grad_norm: before the last round.
+        last_action: the last round's; None before the first.
+        previous_loss, previous_grad_norm: at the mask before the last round.
     """
 
     problem: Problem

@@ -29,7 +29,7 @@ _LENET = "LeCun et al., Proc. IEEE 1998"
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One named network.
+    """A network with a name.
 
     Attributes:
         factory: called with ``input_shape`` and ``n_classes``; draws its initial weights from torch's global generator.

@@ -45,14 +45,14 @@ __all__ = [
 
 @runtime_checkable
 class Pruner(Protocol):
-    """A method that prunes before training; one without rounds ignores ``rounds``.
+    """A method that prunes before training. A method without rounds ignores ``rounds``.
 
     A call gives a ``PruneResult`` with exactly ``n_kept_at(density, problem.layout.n_prunable)`` weights and leaves the
     problem as it was. ``panning.testing.PrunerContract`` says what else holds for every method.
 
     Attributes:
-        indices: the rows of ``INDICES`` that it scores by; what it needs follows from them.
-        n_rounds: its own number of rounds.
+        indices: the rows of ``INDICES`` that the method scores by; they say whether it needs data.
+        n_rounds: the method's own number of rounds.
     """
 
     @property
@@ -66,12 +66,12 @@ class Pruner(Protocol):
 
 @dataclass(frozen=True)
 class PrunerRow:
-    """A row.
+    """A method that prunes before training, in the form of the paper and in that of the authors' code.
 
     Attributes:
-        label: the name tables show.
-        released: the method as its authors' code has it, where that departs from the paper's text.
-        departure: how it departs, and what of the released code it does not do; without ``released``, why there is none.
+        label: the name that tables show.
+        released: the method as its authors' code has it, where the code departs from the paper's text.
+        departure: how the code departs, and what ``released`` leaves out; without ``released``, why there is none.
     """
 
     pruner: Pruner
@@ -86,17 +86,17 @@ class PrunerRow:
 
     @property
     def needs_data(self) -> bool:
-        """It scores with a loss, on inputs and their targets."""
+        """Whether the method scores with a loss, on inputs and their targets."""
         return any(INDICES[name].needs_data for name in self.pruner.indices)
 
     @property
     def second_order(self) -> bool:
-        """It differentiates a gradient."""
+        """Whether the method differentiates a gradient."""
         return any(INDICES[name].second_order for name in self.pruner.indices)
 
 
 def mean_true_logit(logits: Tensor, targets: Tensor) -> Tensor:
-    """Minus the mean logit of the true class: the negative log-likelihood of FORCE's release, which takes no log-softmax."""
+    """Minus the mean logit of the true class: the loss of FORCE's release, which takes no log-softmax."""
     return F.nll_loss(logits, targets)
 
 

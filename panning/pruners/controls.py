@@ -61,11 +61,11 @@ def invert(problem: Problem, rounds: Rounds, prune: Prune) -> PruneResult:
 
 @dataclass(frozen=True)
 class Control:
-    """A row.
+    """A way to change a method, against which the method's masks are compared.
 
     Attributes:
-        run: prunes with a method around which it stands.
-        of_scores: it means something only to methods that rank by an index.
+        run: prunes with the changed method.
+        of_scores: the control says something only about methods that rank by an index.
     """
 
     run: Callable[[Problem, Rounds, Prune], PruneResult]

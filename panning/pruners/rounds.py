@@ -27,7 +27,7 @@ from panning.scoring.signals import Signals
 
 @dataclass(frozen=True)
 class Rounds:
-    """What a caller may say about the rounds of any method; None leaves it to the method.
+    """A caller's wishes about the rounds of any method; None leaves the choice to the method.
 
     Attributes:
         n_rounds: how many.
@@ -51,7 +51,7 @@ METHODS_OWN = Rounds()
 
 @dataclass(frozen=True)
 class RoundAction:
-    """What one round does.
+    """The decisions of one round.
 
     Attributes:
         weights: index name -> weight (sum) or exponent (product).
@@ -72,7 +72,7 @@ class RoundAction:
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """What a round leaves: the mask and the scores that ranked it, both flat."""
+    """The result of a round: the mask and the scores that ranked its weights, both flat."""
 
     mask: Tensor
     scores: Tensor
@@ -97,7 +97,7 @@ def prune_round(signals: Signals, action: RoundAction) -> Round:
 
 @dataclass(frozen=True, eq=False)
 class PruneResult:
-    """What a pruner returns.
+    """The result of a pruner.
 
     Attributes:
         mask: flat bool.
@@ -142,7 +142,12 @@ def run_rounds(
 
 
 def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
-    """The same number of weights, all alive; see ``all_alive``."""
+    """The result with as many weights, all of them alive (see ``all_alive``).
+
+    Raises:
+        DensityError: if no such mask is found.
+        ModelError: if the network contains a function whose paths the alive test does not follow exactly.
+    """
     connectivity = Connectivity.of(problem)
     mask = all_alive(connectivity, result.mask, result.scores)
     if (n_alive := connectivity.n_alive(mask)) != int(mask.sum()):  # no search can do more than the alive test knows

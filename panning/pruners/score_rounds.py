@@ -1,10 +1,10 @@
 """Pruning by scores, in one round or many: every method that ranks all weights by one index or a fixed mix.
 
-One shot is one round. Without revival (iterative SNIP, SynFlow) a masked weight stays masked; with it (FORCE,
-de Jorge et al., ICLR 2021) every weight competes again in each round, with the gradient taken at the masked network.
+A one-shot method has one round. Without revival (iterative SNIP, SynFlow) a masked weight stays masked. With revival
+(FORCE, de Jorge et al., ICLR 2021) every weight competes again in each round, with the gradient taken at the masked network.
 
-NOTE One scoring batch a round. The papers average gradients over several (GraSP 1 to 150, FORCE 1 to 40): the same, norms
-by the batch's statistics apart, as one batch of all their samples, which a caller may pass.
+NOTE Each round scores one batch. The papers average gradients over several (GraSP 1 to 150, FORCE 1 to 40). One batch of all
+their samples, which a caller may pass, gives the same scores but for norms by the batch's statistics.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds
 from panning.scoring.mixing import Combination, Normaliser
 from panning.scoring.problem import PLAIN, Problem, Scoring
 
-#: What the logits are divided by in the released code of GraSP, GCS and Panning.
-#: NOTE Only their own rows do so. An agent mixes indices from one pass at temperature 1, so what it weighs as GraSP ranks
-#: otherwise than the row ``grasp_magnitude``.
+#: The released code of GraSP, GCS and Panning divides the logits by this temperature.
+#: NOTE Only the rows of these methods do so. An agent mixes indices of one pass at temperature 1, so that its GraSP ranks
+#: weights otherwise than the row ``grasp_magnitude``.
 RELEASE_TEMPERATURE = 200.0
 
 
 @dataclass(frozen=True)
 class ScoreRounds:
-    """A pruner: the same index or mix in every round of a density schedule.
+    """A pruner that ranks weights by the same index or mix in every round of a density schedule.
 
     Attributes:
+        weights: index -> its weight in the mix.
         n_rounds: the paper's default; a caller may ask for another number.
+        revive: whether a masked weight may return.
     """
 
     weights: Mapping[str, float]

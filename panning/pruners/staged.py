@@ -35,7 +35,7 @@ def next_stage(stage: int, density: float) -> int:
 
 @dataclass(frozen=True)
 class StagedPanning:
-    """A pruner; 100 rounds and temperature 200 as in the authors' code.
+    """A pruner whose mix changes in stages; 100 rounds and temperature 200 as in the authors' code.
 
     NOTE The authors draw a fresh scoring batch every round, and so do we.
     """

@@ -99,14 +99,14 @@ def gcs_group(signals: Signals) -> Tensor:
 
 @dataclass(frozen=True)
 class Index:
-    """A row.
+    """A score of every weight.
 
     Attributes:
-        formula: the score.
-        needs: the signals that it reads.
-        signed: scores may be negative; such an index cannot be mixed.
-        with_sign: the score before its absolute value was taken, which the Panning authors' normalisation starts from;
-            None where the score is what there is.
+        formula: gives the scores, flat [n_prunable].
+        needs: the signals that the formula reads.
+        signed: whether scores may be negative; such an index cannot be mixed.
+        with_sign: gives the scores before their absolute value was taken, from which the Panning authors' normalisation
+            starts; None where the index has no sign.
     """
 
     formula: Callable[[Signals], Tensor]

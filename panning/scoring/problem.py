@@ -24,14 +24,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is pruned, and on what it is scored.
+    """A network to prune, with the loss and the batches that score it.
 
-    Everything random derives from ``seed`` by named streams, so that equal problems give equal masks.
+    All random numbers derive from ``seed`` by named streams, so that equal problems give equal masks.
 
     Attributes:
-        model: the network at its initial weights; never changed.
-        layout: its prunable parameters.
-        input_shape: one input, without the batch.
+        model: the network at its initial weights; it is never changed.
+        layout: the network's prunable parameters.
+        input_shape: of one input, without the batch.
         batches: the scoring batch of a round; None if the methods in use need no data.
         loss: a scalar from logits [batch, classes] and targets.
         seed: of this pruning run.
@@ -48,7 +48,7 @@ class Problem:
 
     @classmethod
     def of(cls, model: nn.Module, input_shape: tuple[int, ...], batches: BatchSource | None, **rest: object) -> Problem:
-        """A problem over all that is prunable in ``model`` unless it is asked otherwise (``prunable_layout``)."""
+        """The problem of pruning all prunable parameters of ``model`` (``prunable_layout``)."""
         return cls(model, prunable_layout(model), tuple(input_shape), batches, **rest)  # type: ignore[arg-type]
 
     @cached_property
@@ -72,11 +72,11 @@ class Problem:
         return prunable_parameters(self.model)
 
     def by_unit(self, flat: Tensor) -> dict[str, Tensor]:
-        """Per-parameter tensors [output units, weights into each] of a flat one, whichever axis is the output's."""
+        """The parts [output units, weights into each] of a flat tensor, by parameter; whichever axis is the output's."""
         return {name: self.units_of(name, view) for name, view in self.layout.views(flat).items()}
 
     def units_of(self, name: str, view: Tensor) -> Tensor:
-        """The same of one parameter's tensor."""
+        """One parameter's tensor as [output units, weights into each]."""
         return by_unit(view, *self._kinds[name])
 
     @cached_property

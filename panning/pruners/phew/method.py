@@ -47,7 +47,7 @@ FEW_NEW = 0.005
 
 @dataclass(frozen=True)
 class PHEW:
-    """A pruner. It works in one round whatever is asked."""
+    """A pruner that keeps the weights which random walks visit. It has one round."""
 
     n_rounds: int = 1
     indices: tuple[str, ...] = ()

@@ -21,10 +21,11 @@ def _uniform(n: int, generator: Generator) -> Tensor:
 
 
 class _Draws:
-    """Draws a column of a matrix, in each row by its weights' magnitudes; uniformly among the allowed where all are zero.
+    """A table that draws a column for each row of a matrix, with chances that are proportional to the weights' magnitudes.
 
-    A row's chances, summed up, rise from its number to the next, so that one search finds the columns of any number of
-    rows. Of a wide layer only every so manieth sum is kept, and those between are summed up again where a search ends.
+    Where all weights of a row are zero, the allowed columns have equal chances. The sums of a row's chances rise from its
+    number to the next, so that one search finds the columns of any number of rows. For wide layers the table stores one
+    sum a block, and a search recomputes the sums inside the block where it ends.
 
     Args:
         weights: [matrices, rows, columns]; the rows of all matrices are numbered through.
@@ -67,7 +68,7 @@ class _Draws:
 
 
 class _Lists:
-    """Draws a value of a list, uniformly; the lists are given as pairs (list, value)."""
+    """A table that draws a value of a list, uniformly; the lists are given as pairs (list, value)."""
 
     def __init__(self, lists: Tensor, values: Tensor, n_lists: int) -> None:
         self.values = values[lists.argsort(stable=True)]
@@ -110,7 +111,7 @@ class _Crossing:
         return group * n_outputs + output, self._tap(group, output, slots % n_inputs, generator)
 
     def to_slot(self, units: Tensor, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        """The same the other way."""
+        """Slots of this node from units, and the flat positions of the weights on the way, if they have any."""
         if self.layer is None:
             return units, None
         _, n_outputs, n_inputs, _ = self.layer.weight.shape
@@ -129,7 +130,7 @@ class _Crossing:
 
 
 class Walks:
-    """Draws batches of walks."""
+    """A network's units as tables, from which batches of walks are drawn."""
 
     def __init__(self, nodes: list[UnitNode], useful: Tensor) -> None:
         self.nodes = [_Crossing(node, useful) for node in nodes]

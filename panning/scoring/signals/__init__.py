@@ -26,14 +26,14 @@ from panning.scoring.signals.site import Site
 
 @dataclass(frozen=True)
 class Pass:
-    """How a signal is made.
+    """A pass over the network that makes a signal.
 
     Attributes:
-        run: gives this signal, and what else it comes by.
-        needs_data: it reads a scoring batch with its targets.
-        second_order: it differentiates a gradient.
-        stays_at_mask: it is taken at the mask also where the loss is asked for at the dense network.
-        more_batches: it reads others beside the round's scoring batch.
+        run: gives the signal, and other signals that the pass makes on its way.
+        needs_data: the pass reads a scoring batch with its targets.
+        second_order: the pass differentiates a gradient.
+        stays_at_mask: the signal is taken at the mask also where the method takes the loss at the dense network.
+        more_batches: the pass reads other batches beside the round's scoring batch.
     """
 
     run: Callable[[Site], dict[str, Tensor]]
@@ -84,7 +84,7 @@ class Signals:
     def at(self, mask: Tensor, round_number: int) -> Signals:
         """The signals at another mask and in another round.
 
-        What was taken at the dense network stays known where the scoring batch is the same one: a user's only batch is.
+        Signals of the dense network stay known where both rounds have the same scoring batch, as with a user's only batch.
         """
         signals = Signals(self.problem, mask, round_number, self.scoring)
         if self.scoring.dense_loss and self._known and signals._at_loss.has_batch_of(self._at_loss):
@@ -102,7 +102,7 @@ class Signals:
                         self._known[found] = self._checked(found, values)
 
     def free(self) -> None:
-        """Let go of what is per weight; the scalars stay. Asked for again, a signal is computed again."""
+        """Forget all signals but scalars. A forgotten signal is computed again when it is needed."""
         self._known = {name: values for name, values in self._known.items() if values.dim() == 0}
 
     def __getattr__(self, name: str) -> Tensor:
