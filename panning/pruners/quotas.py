@@ -31,7 +31,7 @@ QUOTAS: dict[str, Callable[[Layout, int], list[int]]] = {
 
 @dataclass(frozen=True)
 class RandomQuotas:
-    """A pruner that keeps random weights in each layer, as many as the row ``quotas`` of ``QUOTAS`` says. It has one round."""
+    """A pruner that keeps random weights in each layer, as many as a row of ``QUOTAS`` says. It has one round."""
 
     quotas: str
     n_rounds: int = 1
