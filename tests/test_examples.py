@@ -33,10 +33,10 @@ TABLES = {
 FRESH = {"__name__": "__main__"}
 #: Public names without an example, by room; no name may join them.
 LACKING = {
-    "tables": "DYNAMICS",
-    "panning": "Masks MovingMasks PanningError apply_masks compact enforce_masks load_compact load_masks make_dynamic "
+    "tables": "",
+    "panning": "Masks MovingMasks PanningError apply_masks compact enforce_masks load_compact load_masks "
     "save_compact save_masks",
-    "panning.training": "Movement Recipe TrainResult evaluate evaluate_mean make_dynamic n_epochs train",
+    "panning.training": "Movement TrainResult evaluate_mean",
 }
 
 

@@ -1,4 +1,4 @@
-"""Training the compact network in a masked one's place, where that is worth making it."""
+"""Whether the compact network is trained in the masked network's place."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ COMPACT_BELOW_IN_PARTS = 0.25
 
 
 def worthwhile_compact(model: nn.Module, masks: Masks, n_steps: int, inputs: Tensor) -> CompactResult | None:
-    """The compact network if training it is worth making it; decided by counts, so equally on every machine.
+    """The compact network if training it repays making it; decided by counts, so equally on every machine.
 
-    None for a network that draws random numbers in training: with fewer units it would draw others.
+    None for a network that draws random numbers in training: its compact network would draw others.
 
     Args:
         inputs: a small batch.
@@ -41,8 +41,9 @@ def worthwhile_compact(model: nn.Module, masks: Masks, n_steps: int, inputs: Ten
 
 
 def _draws(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether a forward pass in training draws random numbers: dropout, for instance."""
+    """Whether a forward pass in training draws random numbers on its device: dropout, for instance."""
+    generators = torch if inputs.device.type == "cpu" else torch.get_device_module(inputs.device)
     with as_it_was(model), torch.no_grad(), isolated_torch_rng(0):
-        before = torch.get_rng_state()
+        before = generators.get_rng_state()
         model.train()(inputs)
-        return not torch.equal(before, torch.get_rng_state())
+        return not torch.equal(before, generators.get_rng_state())

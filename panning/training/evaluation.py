@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from panning.compaction.image_format import image_format
 from panning.data import ImageData, Split
 from panning.foundation.device import device_of
+from panning.foundation.modes import in_evaluation_mode
 
 EVALUATION_BATCH = 1000
 
@@ -28,7 +29,16 @@ def forward(model: nn.Module, inputs: Tensor, precision: str, images: torch.memo
 
 
 def evaluate(model: nn.Module, data: ImageData, split: Split, precision: str = "float32") -> dict[str, float]:
-    """Accuracy in [0, 1] and mean cross-entropy of ``model`` on a part of the data; modes and weights stay."""
+    """Accuracy in [0, 1] and mean cross-entropy of ``model`` on a part of the data; modes and weights stay.
+
+    >>> from panning.data import load_data
+    >>> from panning.models import build_model
+    >>> from panning.training import evaluate
+    >>> data = load_data("digits", n_train=200)
+    >>> model = build_model("mlp", input_shape=data.input_shape, n_classes=10, seed=0)
+    >>> sorted(evaluate(model, data, data.validation))
+    ['accuracy', 'loss']
+    """
     return evaluate_mean([model], data, split, precision)
 
 
@@ -36,23 +46,17 @@ def evaluate_mean(
     models: list[nn.Module], data: ImageData, split: Split, precision: str = "float32"
 ) -> dict[str, float]:
     """Accuracy and loss of an ensemble that averages softmax probabilities."""
-    modes, device = [model.training for model in models], device_of(models[0])
+    device = device_of(models[0])
     hits, losses = [], []  # read once, at the end: the device need not be waited for after each batch
     formats: list[torch.memory_format] = []
-    for model in models:
-        model.eval()
-    try:
-        with torch.no_grad():
-            for indices in torch.arange(len(split)).split(EVALUATION_BATCH):
-                inputs, labels = data.batch(split, indices, device)
-                formats = formats or [image_format(model, inputs[:2]) for model in models]
-                logits = [forward(m, inputs, precision, images) for m, images in zip(models, formats, strict=True)]
-                mean = logits[0] if len(models) == 1 else _log_mean(logits)
-                hits.append((mean.argmax(1) == labels).sum())
-                losses.append(F.cross_entropy(mean, labels, reduction="sum"))
-    finally:
-        for model, was_training in zip(models, modes, strict=True):
-            model.train(was_training)
+    with torch.no_grad(), in_evaluation_mode(*models):
+        for indices in torch.arange(len(split)).split(EVALUATION_BATCH):
+            inputs, labels = data.batch(split, indices, device)
+            formats = formats or [image_format(model, inputs[:2]) for model in models]
+            logits = [forward(m, inputs, precision, images) for m, images in zip(models, formats, strict=True)]
+            mean = logits[0] if len(models) == 1 else _log_mean(logits)
+            hits.append((mean.argmax(1) == labels).sum())
+            losses.append(F.cross_entropy(mean, labels, reduction="sum"))
     n_right = int(torch.stack(hits).sum())
     loss = reduce(operator.add, torch.stack(losses).tolist(), 0.0)
     return {"accuracy": n_right / len(split), "loss": loss / len(split)}

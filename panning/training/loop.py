@@ -67,6 +67,15 @@ def train(
         NonFiniteError: if the loss becomes NaN or infinite.
         MaskError: if the mask belongs to another network, or cannot move so.
         PanningError: if the checkpoint is of another network, recipe, seed, mask or movement.
+
+    >>> from panning.data import load_data
+    >>> from panning.models import build_model
+    >>> from panning.training import Recipe, train
+    >>> data = load_data("digits", n_train=200)
+    >>> model = build_model("mlp", input_shape=data.input_shape, n_classes=10, seed=0)
+    >>> result = train(model, data, Recipe(epochs=2, batch_size=50), seed=0)
+    >>> len(result.history), result.images_seen
+    (2, 400)
     """
     started = time.perf_counter()
     plan, device = Plan.of(recipe, len(data.train)), device_of(model)
@@ -144,7 +153,12 @@ def _train_epoch(regime: Dense, data: ImageData, epoch: int, seed: int, images: 
 
 
 def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, masks: Masks | None = None) -> int:
-    """Number of entries in a training's history; methods that repeat the schedule have more than the recipe's epochs."""
+    """Number of entries in a training's history; methods that repeat the schedule have more than the recipe's epochs.
+
+    >>> from panning.training import Recipe, n_epochs
+    >>> n_epochs(Recipe(epochs=2.5), n_train=1000)
+    3
+    """
     plan = Plan.of(recipe, n_train)
     if movement is None:
         return plan.n_epochs(plan.n_steps)

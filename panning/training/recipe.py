@@ -22,6 +22,10 @@ class Recipe(Config):
         precision: ``bfloat16`` runs the forward pass under autocast; weights stay float32.
         n_images: train on the first so many images of each epoch's order only; None uses all. Short trainings use it.
         compact: train the compact network (``panning.compact``) where that is worth it.
+
+    >>> from panning.training import Recipe
+    >>> Recipe(epochs=2, schedule="constant").learning_rate
+    0.1
     """
 
     epochs: Annotated[float, Field(gt=0)] = 10.0

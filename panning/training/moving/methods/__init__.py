@@ -1,5 +1,9 @@
 """Methods that change masks while a network trains: a row in ``DYNAMICS`` makes one visible to the library, the command
 line, the configs and the tests.
+
+>>> from panning.training import DYNAMICS
+>>> DYNAMICS["rigl"].method
+RigL(every=100, until=0.75, fraction=0.3)
 """
 
 from __future__ import annotations
@@ -108,6 +112,10 @@ def make_dynamic(name: str, options: dict[str, Any] | None = None, source: str =
 
     Raises:
         UnknownNameError, ConfigError: with the nearest right name, and every error of the options.
+
+    >>> from panning.training import make_dynamic
+    >>> make_dynamic("rigl", {"every": 50})
+    RigL(every=50, until=0.75, fraction=0.3)
     """
     method = lookup(DYNAMICS, name, "dynamic method").method
     return parse_config(type(method), {**method.model_dump(), **(options or {})}, source) if options else method

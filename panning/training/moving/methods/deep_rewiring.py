@@ -26,7 +26,8 @@ TINY = 1e-12
 
 
 class DeepRewiring(Dynamic):
-    """
+    """Drops weights whose sign flips, grows at random.
+
     Attributes:
         l1: at each move a kept weight shrinks by rate * l1.
         noise: and is shaken by rate * noise * N(0, 1).

@@ -21,7 +21,8 @@ from panning.training.moving.timing import Ramp
 
 
 class DPF(KeepsDenseWeights, Ramp):
-    """
+    """Keeps the largest dense weights; the network runs without the others, which learn on.
+
     Attributes:
         scope: the largest weights over all layers, or of each layer the same share.
         units: prune whole filters and neurons by their norm, of each hidden layer the same share.

@@ -20,7 +20,8 @@ from panning.training.moving.method import Clock, Dynamic, Move, View
 
 
 class Early(Dynamic):
-    """
+    """Prunes once, after a few steps of dense training.
+
     Attributes:
         method: a row of ``PRUNERS``.
         after: steps of dense training; None: the share ``after_share`` of the training.

@@ -21,7 +21,8 @@ from panning.training.moving.timing import DropAndGrow
 
 
 class SET(DropAndGrow):
-    """
+    """Drops the weights nearest to zero, grows at random.
+
     Attributes:
         fraction: of the positive and of the negative weights of a layer that a move exchanges.
         anneal: let ``fraction`` fall to 0 along a cosine until ``until``.

@@ -25,7 +25,8 @@ from panning.training.recipe import Recipe
 
 
 class EDST(LooksAtGradients, SetsLearningRate, GivesSeveralNetworks, Dynamic):
-    """
+    """Explores as RigL does, then refines several networks one after the other.
+
     Attributes:
         exploration: share of the training.
         fraction: of a layer's weights that a move exchanges while exploring.

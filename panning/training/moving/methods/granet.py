@@ -20,7 +20,8 @@ from panning.training.moving.timing import Ramp
 
 
 class GraNet(LooksAtGradients, Ramp):
-    """
+    """Prunes by magnitude along a ramp, then exchanges the smallest weights for those with the largest gradient.
+
     Attributes:
         fraction, last_fraction: of a layer's weights that are exchanged, at the start and at the end.
     """

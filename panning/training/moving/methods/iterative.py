@@ -30,7 +30,8 @@ from panning.training.recipe import Recipe, learning_rate_at
 
 
 class IterativeMagnitude(RepeatsSchedule, Dynamic):
-    """
+    """Prunes by magnitude at the end of each training round.
+
     Attributes:
         kept_each: share of the weights that a round leaves.
         rewind_to: share of the schedule.

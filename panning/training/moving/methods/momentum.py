@@ -21,7 +21,8 @@ from panning.training.moving.selection import cosine, drop, free_places, regrow,
 
 
 class SparseMomentum(FollowsWholeGradient, Dynamic):
-    """
+    """Drops the smallest weights, grows where the momentum is largest.
+
     Attributes:
         fraction: of a layer's weights that the first move takes; falls to 0 along a cosine.
     """

@@ -31,7 +31,8 @@ RANKS = "ranks"
 
 
 class PartiallyMasked(TrainsWholeNetwork, Dynamic):
-    """
+    """Trains a core and the whole network by turns.
+
     Attributes:
         core: ``mask``, ``narrow`` or ``low_rank``.
         core_share: of the steps that run with the core.

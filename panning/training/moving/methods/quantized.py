@@ -42,7 +42,8 @@ NO_INPUTS = ("attn_mask", "key_padding_mask", "hx")
 
 
 class Quantized(KeepsDenseWeights, HooksNetwork, Ramp):
-    """
+    """Quantises weights and inputs of layers, and prunes by magnitude along a ramp.
+
     Attributes:
         weight_bits, activation_bits: None leaves them in full precision.
         order: which operator comes first.

@@ -28,7 +28,8 @@ THRESHOLD = "threshold"
 
 
 class Reparameterization(DropAndGrow):
-    """
+    """Drops weights below one adaptive threshold, grows at random in layers that keep much.
+
     Attributes:
         every: steps from move to move at first; twice as many after each of ``slower_at``.
         threshold: the first.

@@ -22,7 +22,8 @@ from panning.training.moving.timing import Ramp
 
 
 class NetworkSurgery(KeepsDenseWeights, Ramp):
-    """
+    """Keeps the largest dense weights, with a band around the threshold in which masks stay.
+
     Attributes:
         band: half the width of the band around the threshold, as a share of it.
         decay, power: after t steps masks change with probability (1 + decay t)^-power.
