@@ -15,7 +15,7 @@ demo: $(VENV)/.demo ## prune, train and compare a small network, from nothing, o
 	$(BIN)/panning demo
 
 test: $(VENV)/.dev ## run the default set of tests, a worker for each core
-	$(BIN)/python -m pytest -n auto --dist loadgroup --durations=10
+	$(BIN)/python -m pytest -n auto --durations=10
 
 test-oldest: ## run them with every dependency at the lower bound in pyproject.toml, in .venv-oldest
 	mkdir -p build
