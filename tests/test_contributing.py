@@ -281,11 +281,37 @@ def test_collapsed_layers_are_counted() -> None:
     ("tests/test_episode.py", "-k", "collapsed_layers or shipped_policies or observations"),
 )  # fmt: skip
 
+REWARD_TERM = Addition(
+    "collapse",
+    {
+        "panning/episode/round_reward.py": all_of(
+            instead(
+                "ROUND_TERMS: dict",
+                "def collapse(state: EpisodeState) -> float:\n"
+                '    """-(layers without an alive weight) / layers."""\n'
+                "    counts = state.problem.layout.counts(state.alive)\n"
+                "    return -counts.count(0) / len(counts)\n\n\n"
+                "ROUND_TERMS: dict",
+            ),
+            instead('"gradient": gradient}', '"gradient": gradient, "collapse": collapse}'),
+        ),
+        "envs/ending.py": instead("    training: Weight", "    collapse: Weight = 0.0\n    training: Weight"),
+        "tests/test_env.py": at_end('''
+
+def test_collapsed_layers_are_told() -> None:
+    env = make(reward={"collapse": 1.0})
+    assert env.reset(seed=0)[1]["collapse"] == 0.0 and "collapse" in env.spec_of_reward.figures
+'''),
+    },
+    ("tests/test_env.py", "-k", "collapsed_layers or every_term or papers"),
+)  # fmt: skip
+
 ADDITIONS = {
     "An index": INDEX,
     "A signal": SIGNAL,
     "A method before training": METHOD,
     "An observation": OBSERVATION,
+    "A reward term": REWARD_TERM,
     "A layer kind": LAYER_KIND,
     "A model": MODEL,
     "A data set": DATA_SET,
