@@ -29,9 +29,10 @@ class Checkpoint:
     """What a resumed run must know beside the present tensors; the random streams follow from seed and epoch.
 
     Attributes:
+        history: the entries of all epochs so far.
         best: for each network that the training gives, the entry and the ``state_dict`` of the epoch that was best on the
-            validation part; empty if none is kept.
-        masks: theirs, flat bool; empty where masks do not move.
+            validation part; empty without ``keep_best``.
+        masks: the masks of these epochs, flat bool; empty unless masks move.
     """
 
     history: list[Entry] = field(default_factory=list)

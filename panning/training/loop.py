@@ -34,7 +34,7 @@ from panning.training.moving.checks import check_movement
 from panning.training.moving.method import Movement
 from panning.training.recipe import Plan, Recipe
 from panning.training.regimes import Dense, regime_of
-from panning.training.result import TrainResult
+from panning.training.result import Entry, TrainResult
 
 
 def train(
@@ -68,17 +68,14 @@ def train(
         MaskError: if the mask belongs to another network, or cannot move so.
         PanningError: if the checkpoint is of another network, recipe, seed, mask or movement.
 
-    >>> from panning.data import load_data
-    >>> from panning.models import build_model
+    >>> from panning.tasks import TaskSpec, load_task
     >>> from panning.training import Recipe, train
-    >>> data = load_data("digits", n_train=200)
-    >>> model = build_model("mlp", input_shape=data.input_shape, n_classes=10, seed=0)
-    >>> result = train(model, data, Recipe(epochs=2, batch_size=50), seed=0)
+    >>> task = load_task(TaskSpec(model="mlp", data="digits", n_train=200), seed=0)
+    >>> result = train(task.network(), task.data, Recipe(epochs=2, batch_size=50), seed=0)
     >>> len(result.history), result.images_seen
     (2, 400)
     """
-    started = time.perf_counter()
-    plan, device = Plan.of(recipe, len(data.train)), device_of(model)
+    started, plan, device = time.perf_counter(), Plan.of(recipe, len(data.train)), device_of(model)
     data = data.to(device)
     few, _ = data.batch(data.train, torch.arange(min(2, len(data.train))), device)
     regime = regime_of(model, recipe, plan, masks, movement, few)
@@ -94,16 +91,22 @@ def train(
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
                 loss = _train_epoch(regime, data, epoch, seed, images)
             entry = {"epoch": epoch + 1.0, "train_loss": loss, **regime.facts(done.history)}
-            with regime.shipped():
-                if validate_every_epoch or keep_best or epoch + 1 == n_epochs:
-                    entry.update(evaluate(regime.network, data, data.validation, recipe.precision))
-                done.history.append(entry)
-                if keep_best:
-                    done.keep_if_best(regime.member, entry, regime.network, regime.moving)
+            looks = validate_every_epoch or keep_best or epoch + 1 == n_epochs
+            _close_epoch(regime, data, done, entry, looks, keep_best)
             listen(Event("training", epoch + 1, n_epochs, "epoch", entry))
             if checkpoint is not None:
                 save_checkpoint(checkpoint, *parts, done, training, regime.moving)
     return _result(regime, data, done, started)
+
+
+def _close_epoch(regime: Dense, data: ImageData, done: Checkpoint, entry: Entry, looks: bool, keep_best: bool) -> None:
+    """Add an epoch's entry to the history, with the figures of the validation part if one ``looks`` at it."""
+    with regime.shipped():
+        if looks:
+            entry.update(evaluate(regime.network, data, data.validation, regime.recipe.precision))
+        done.history.append(entry)
+        if keep_best:
+            done.keep_if_best(regime.member, entry, regime.network, regime.moving)
 
 
 def _result(regime: Dense, data: ImageData, done: Checkpoint, started: float) -> TrainResult:
