@@ -90,6 +90,20 @@ def compact(
         MaskError: if the mask belongs to another network, or the input shape is not known.
         ModelError: if the network does not run on one tensor of that shape, or cannot be run with other weights; if the
             outputs, which are compared at the end, are not the same.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> import panning
+        >>> model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 2))
+        >>> first = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]])  # the second unit has no input
+        >>> masks = panning.Masks.from_tensors({"0.weight": first, "2.weight": torch.ones(2, 3)})
+        >>> small = panning.compact(model, masks, input_shape=(4,))
+        >>> small.model.get_submodule("0")
+        Linear(in_features=4, out_features=2, bias=False)
+        >>> inputs = torch.randn(5, 4)
+        >>> torch.allclose(small.model(inputs), small.expand()(inputs), atol=1e-6)
+        True
     """
     prunable_layout(model)  # refuses what cannot be run with other weights
     check_masks_fit(model, masks)

@@ -38,6 +38,15 @@ def save_compact(result: CompactResult, masks: Masks, folder: str | Path) -> Non
         ModelError: if constants were folded, or an input has more values than ``load_compact`` takes.
         MaskError: if ``result`` was made by other masks.
         OutputError: if the folder cannot be written.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> import panning
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> masks = panning.prune(model, input_shape=(4,), density=0.25)
+        >>> small = panning.compact(model, masks)
+        >>> panning.save_compact(small, masks, "small")
     """
     if result.fold:
         raise ModelError(
@@ -64,6 +73,19 @@ def load_compact(model: nn.Module, folder: str | Path) -> CompactResult:
 
     Raises:
         MaskError: if a file is missing, broken, or belongs to another network.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> import panning
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> masks = panning.prune(model, input_shape=(4,), density=0.25)
+        >>> small = panning.compact(model, masks)
+        >>> panning.save_compact(small, masks, "small")
+        >>> again = panning.load_compact(model, "small")
+        >>> inputs = torch.randn(3, 4)
+        >>> torch.equal(again.model(inputs), small.model(inputs))
+        True
     """
     folder = Path(folder)
     masks = load_masks(folder / MASK)

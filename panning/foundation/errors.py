@@ -9,7 +9,17 @@ MAX_MESSAGE = 10_000
 
 
 class PanningError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Examples:
+        >>> import torch
+        >>> import panning
+        >>> try:
+        ...     panning.prune(torch.nn.Linear(4, 2), input_shape=(4,), density=2.0)
+        ... except panning.PanningError as error:
+        ...     print(error)
+        Density is 2.0, but must be in (0, 1]: the fraction of weights that is kept.
+    """
 
     exit_code = 2
 

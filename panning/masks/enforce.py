@@ -167,6 +167,21 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
         MaskError: if the mask belongs to another network, a masked parameter is in no optimizer, the ranks of a
             distributed training hold different masks, masks of the network move (``move_masks``), or an argument is of
             another kind. Nothing has changed then.
+
+    Examples:
+        >>> import torch
+        >>> import panning
+        >>> model = torch.nn.Linear(4, 4)
+        >>> masks = panning.prune(model, input_shape=(4,), density=0.25, method="magnitude")
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> enforcement = panning.enforce_masks(model, masks, optimizer)
+        >>> for _ in range(3):
+        ...     optimizer.zero_grad()
+        ...     model(torch.ones(2, 4)).square().sum().backward()
+        ...     optimizer.step()
+        >>> int(model.weight.count_nonzero())
+        4
+        >>> enforcement.remove()  # from now on all weights learn
     """
     if not isinstance(masks, Masks):
         raise MaskError(

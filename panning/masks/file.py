@@ -69,6 +69,14 @@ def save_masks(masks: Masks, path: str | Path, *, packed: bool = True) -> None:
     Raises:
         MaskError: if the manifest is no JSON, or a name or shape cannot be stored.
         OutputError: if the file cannot be written.
+
+    Examples:
+        >>> import torch
+        >>> import panning
+        >>> masks = panning.Masks.from_tensors({"weight": torch.tensor([[1, 0], [1, 1]])})
+        >>> panning.save_masks(masks, "mask.safetensors")
+        >>> panning.load_masks("mask.safetensors") == masks
+        True
     """
     data = dump_masks(masks, packed=packed)
     write_atomic(path, data)
@@ -96,6 +104,14 @@ def load_masks(path: str | Path) -> Masks:
 
     Raises:
         MaskError: with the file, what was found in it and what is expected.
+
+    Examples:
+        >>> import torch
+        >>> import panning
+        >>> masks = panning.Masks.from_tensors({"weight": torch.tensor([1, 0])}, {"method": "mine"})
+        >>> panning.save_masks(masks, "mask.safetensors")
+        >>> panning.load_masks("mask.safetensors").manifest["method"]
+        'mine'
     """
     try:
         return parse_masks(read_regular(path, MAX_FILE_BYTES), str(path))

@@ -60,6 +60,17 @@ class Masks(Mapping[str, Tensor]):
         layout: names and shapes.
         flat: bool [n_prunable]; do not write into it, a new mask is a new object.
         manifest: JSON-able facts about where the mask comes from (method, seed, data, ...); saved with it.
+
+    Examples:
+        >>> import torch
+        >>> import panning
+        >>> masks = panning.Masks.from_tensors({"weight": torch.tensor([[1, 0], [1, 1]])})
+        >>> masks.n_kept, masks.density, masks.layer_densities()
+        (3, 0.75, {'weight': 0.75})
+        >>> masks["weight"].tolist()
+        [[True, False], [True, True]]
+        >>> masks.overlap(panning.Masks.dense(masks.layout))
+        0.75
     """
 
     layout: Layout
@@ -234,6 +245,15 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
 
     Raises:
         MaskError: if the mask belongs to another network; the model is then untouched.
+
+    Examples:
+        >>> import torch
+        >>> import panning
+        >>> model = torch.nn.Linear(4, 4)
+        >>> masks = panning.prune(model, input_shape=(4,), density=0.25, method="magnitude")
+        >>> panning.apply_masks(model, masks)
+        >>> int(model.weight.count_nonzero())
+        4
     """
     parameters = check_masks_fit(model, masks)
     with torch.no_grad():

@@ -45,7 +45,18 @@ def evaluate(model: nn.Module, data: ImageData, split: Split, precision: str = "
 def evaluate_mean(
     models: list[nn.Module], data: ImageData, split: Split, precision: str = "float32"
 ) -> dict[str, float]:
-    """Accuracy and loss of an ensemble that averages softmax probabilities."""
+    """Accuracy and loss of an ensemble that averages softmax probabilities.
+
+    Examples:
+        >>> from panning.data import load_data
+        >>> from panning.models import build_model
+        >>> from panning.training import evaluate, evaluate_mean
+        >>> digits = load_data("digits")
+        >>> model = build_model("mlp", input_shape=digits.input_shape, n_classes=digits.n_classes, seed=0)
+        >>> together = evaluate_mean([model, model], digits, digits.validation)
+        >>> together["accuracy"] == evaluate(model, digits, digits.validation)["accuracy"]
+        True
+    """
     device = device_of(models[0])
     hits, losses = [], []  # read once, at the end: the device need not be waited for after each batch
     formats: list[torch.memory_format] = []

@@ -30,6 +30,13 @@ class TrainResult:
         dense_epochs: multiply-adds of the training, counted in passes of the dense network over the training part.
         member_masks: the masks of each member, if they moved.
         whole: ``state_dict`` of the unmasked network, for methods that also train it.
+
+    Examples:
+        >>> from panning.training import TrainResult
+        >>> epochs = ({"epoch": 1.0, "accuracy": 0.5}, {"epoch": 2.0, "accuracy": 0.75})
+        >>> result = TrainResult(history=epochs, images_seen=200, wall_s=1.0, final=epochs[-1])
+        >>> result.final["accuracy"], result.members
+        (0.75, ())
     """
 
     history: tuple[Entry, ...]

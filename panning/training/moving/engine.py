@@ -47,6 +47,23 @@ class MovingMasks(Mover):
         n_grown: weights that came in so far, at all moves together.
         identity: what another's state must agree in to be loaded.
         clock: where the training stands.
+
+    Examples:
+        >>> import torch
+        >>> import panning
+        >>> model = torch.nn.Linear(8, 4)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> moving = panning.move_masks(model, optimizer, "dpf", density=0.5, n_steps=100, input_shape=(8,))
+        >>> for _ in range(100):
+        ...     optimizer.zero_grad()
+        ...     model(torch.ones(1, 8)).square().sum().backward()
+        ...     optimizer.step()
+        >>> moving.clock.step, moving.masks.density
+        (100, 0.5)
+        >>> with moving.shipped():  # the network as it would be given away now
+        ...     int(model.weight.count_nonzero())
+        16
+        >>> masks = moving.finish()
     """
 
     def __init__(

@@ -182,6 +182,13 @@ class Movement:
         problem: the network, with its input's shape and, for methods that score it, batches.
         density: at the end of the training.
         all_alive: after every move, give the budget of dead weights to the best-ranked weights that can be alive.
+
+    Examples:
+        >>> from panning.tasks import TaskSpec, load_task
+        >>> from panning.training import Movement, make_dynamic
+        >>> task = load_task(TaskSpec(model="mlp", data="digits"), seed=0)
+        >>> Movement(make_dynamic("dpf"), task.problem, density=0.1).all_alive
+        False
     """
 
     method: Dynamic
