@@ -32,6 +32,7 @@ from panning.foundation.config import parse_config
 from panning.foundation.device import accelerator_name, find_device, scoring_device
 from panning.foundation.errors import ConfigError, DeviceError
 from panning.foundation.machine import environment_info
+from panning.foundation.progress import Event
 from panning.foundation.ray_gpus import gpu_share
 from panning.foundation.records import read_records
 from panning.jobs.outcome import CellOutcome
@@ -97,6 +98,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         for name in devices.ACCELERATORS:
             monkeypatch.setitem(devices.ACCELERATORS, name, lambda n=int(name == kind): n)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a pretended GPU")
+        monkeypatch.setattr(f"torch.{kind}.get_rng_state", torch.get_rng_state)  # what is computed there draws here
     with pretending.pretended(kind) if pretended else nullcontext([]) as waits:
         yield Place(torch.device(kind), bool(pretended), waits)
 
@@ -384,14 +386,14 @@ def test_a_checkpoint_of_one_device_is_gone_on_with_on_another(place: Place, reg
     tasks, longer = on_and_off(place), RECIPE.model_copy(update={"epochs": 2.0})
     whole = trained(tasks[1], regime, longer)[1].final["loss"]
 
-    def stop_in_the_second(entry: dict[str, float]) -> None:
-        if entry["epoch"] == 2:
+    def stop_in_the_second(event: Event) -> None:
+        if event.done == 2:
             raise KeyboardInterrupt
 
     for number, (first, second) in enumerate((tasks, tasks[::-1])):
         path = tmp_path / f"{number}.safetensors"
         with pytest.raises(KeyboardInterrupt):
-            trained(first, regime, longer, checkpoint=path, on_epoch=stop_in_the_second)
+            trained(first, regime, longer, checkpoint=path, listen=stop_in_the_second)
         _, result = trained(second, regime, longer, checkpoint=path)
         assert [entry["epoch"] for entry in result.history] == [1, 2]
         assert place.agrees(torch.tensor(result.final["loss"]), torch.tensor(whole))
