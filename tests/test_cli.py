@@ -136,11 +136,11 @@ def test_a_training_that_goes_on_shows_the_epochs_behind_it(
 @pytest.mark.parametrize(
     ("place", "method"),
     [
-        ("cli.train._figures", ""),
-        ("cli.train._figures", "dpf"),
-        ("cli.train._write_networks", "edst"),
-        ("cli.report.write_record", "dpf"),
-        ("cli.report.draw_lines", "dpf"),
+        ("jobs.single.training_figures", ""),
+        ("jobs.single.training_figures", "dpf"),
+        ("jobs.single.write_networks", "edst"),
+        ("jobs.single._write_record", "dpf"),
+        ("jobs.single._draw_lines", "dpf"),
     ],
 )
 def test_a_training_that_was_killed_when_it_had_ended_is_not_done_again(

@@ -53,17 +53,14 @@ def prune(
 
     Example: panning prune --model lenet5 --data fashion_mnist --density 0.02 --method snip --all-alive
     """
-    from panning.alive.connectivity import Connectivity, report
-    from panning.episode.episode import run_policy
     from panning.episode.policy_net import load_policy
-    from panning.foundation.device import accelerator_name
     from panning.foundation.errors import PolicyError
-    from panning.foundation.files import claim_folder
-    from panning.foundation.machine import environment_info
-    from panning.foundation.records import RunRecord, content_key
-    from panning.masks.file import save_masks
+    from panning.foundation.records import content_key
+    from panning.jobs.single import write_mask
+    from panning.jobs.spec import Agent, Method, Way
+    from panning.jobs.work import make_mask
     from panning.masks.masks import n_kept_at
-    from panning.pruners import Rounds, make_all_alive, prune_problem
+    from panning.pruners import Rounds, variant_of
     from panning.tasks import DataSource, TaskSpec, load_task
 
     if policy is not None and (rounds is not None or schedule is not None or released or control is not None):
@@ -72,43 +69,24 @@ def prune(
         )
     variant = {"released": released, "control": control}
     net = load_policy(policy) if policy is not None else None
-    name = "panning" if net is not None else method
-    source = DataSource.at(data_root, download, device)
+    if net is not None:
+        way = Way(by=Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec), all_alive=all_alive)
+    else:
+        variant_of(method, released, control)  # says best what is wrong with them
+        way = Way(by=Method(method=method, released=released, control=control), all_alive=all_alive)
     spec = TaskSpec(model=model, data=data, include=tuple(include) if include else None, exclude=tuple(exclude or ()))
-    task = load_task(spec, seed, source, allow_import=True)
-    problem = task.problem
-    n_kept_at(density, problem.layout.n_prunable)
+    task = load_task(spec, seed, DataSource.at(data_root, download, device), allow_import=True)
+    n_kept_at(density, task.problem.layout.n_prunable)
     with output.listener() as listen:
-        if net is None:
-            chosen = Rounds(rounds, schedule, listen)
-            result = prune_problem(
-                problem, density, method, all_alive_weights=all_alive, rounds=chosen, released=released, control=control
-            )
-        else:
-            result, _ = run_policy(problem, density, net, net.spec, net.n_rounds)
-            result = make_all_alive(problem, result) if all_alive else result
-    facts = report(Connectivity.of(problem), result.mask)
-    masks = result.masks.with_manifest(
-        model=model, data=task.data.label, method=name, all_alive=all_alive, seed=seed,
-        input_shape=list(problem.input_shape), n_classes=task.data.n_classes, **facts.facts(),
-        **{name: value for name, value in variant.items() if value},
-    )  # fmt: skip
+        made, _ = make_mask(task, way, density, net, Rounds(rounds, schedule, listen), **variant)
+    masks, facts, name = made.masks, made.facts, made.masks.manifest["method"]
     identity = {
         "model": model, "data": data, "density": density, "method": name, "all_alive": all_alive, "seed": seed,
         "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None, **variant,
         "include": list(spec.include) if spec.include else None, "exclude": list(spec.exclude),
     }  # fmt: skip
     folder = out or Path("runs") / f"prune-{content_key(identity)[:10]}"
-    claim_folder(folder, identity)
-    save_masks(masks, folder / "mask.safetensors")
-    figures = {
-        "n_kept": facts.n_kept, "density": facts.density, **facts.facts(), "layer_densities": masks.layer_densities(),
-    }  # fmt: skip
-    environment = environment_info(accelerator_name(str(problem.weight.device)))
-    record = RunRecord(content_key(identity), "prune", identity, figures, environment)
-    from panning.cli.report import write_mask_report
-
-    write_mask_report(folder, masks, record)
+    figures = write_mask(made, task, identity, folder)
     if as_json:
         output.print_json({"mask": str(folder / "mask.safetensors"), **figures})
         return

@@ -1,0 +1,193 @@
+"""One mask, or one training, in a folder of its own, as ``panning prune`` and ``panning train`` leave it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from panning.export.folder import write_tensors
+from panning.foundation.device import accelerator_name
+from panning.foundation.files import claim_folder, write_atomic
+from panning.foundation.machine import environment_info
+from panning.foundation.pictures import figure, png
+from panning.foundation.progress import Listener
+from panning.foundation.records import RunRecord, content_key
+from panning.foundation.tables import write_table
+from panning.jobs.spec import DynamicSpec
+from panning.jobs.trained import Ensemble, Trained, train_one
+from panning.masks.file import save_masks
+from panning.masks.masks import Masks
+from panning.pruners.described import Described
+from panning.tasks import Task
+from panning.training import DYNAMICS, Movement, Recipe, TrainResult
+from panning.training.loop import check_training
+from panning.training.moving.methods import first_mask
+
+#: Label of a figure of an epoch -> its name in the history, factor and format.
+SHOWN = {
+    "train loss": ("train_loss", 1.0, ".4f"), "validation accuracy %": ("accuracy", 100.0, ".2f"),
+    "density": ("density", 1.0, ".5g"), "effective density": ("effective_density", 1.0, ".5g"),
+}  # fmt: skip
+
+
+def write_mask(made: Described, task: Task, identity: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Leave ``mask.safetensors``, ``records.jsonl``, ``table.md``, ``table.csv`` and ``layers.png``; returns the figures."""
+    claim_folder(folder, identity)
+    save_masks(made.masks, folder / "mask.safetensors")
+    densities = made.masks.layer_densities()
+    facts = made.facts
+    figures = {"n_kept": facts.n_kept, "density": facts.density, **facts.facts(), "layer_densities": densities}
+    _write_record("prune", identity, figures, folder, task.problem.weight.device)
+    counts = made.masks.layout.counts(made.masks.flat)
+    rows = [[name, n, f"{density:.6f}"] for (name, density), n in zip(densities.items(), counts, strict=True)]
+    write_table(folder, ["layer", "kept", "density"], rows)
+    lines = {"density of the layer": [max(density, 1e-6) for density in densities.values()]}
+    _draw_lines(folder / "layers.png", lines, [name.removesuffix(".weight") for name in densities], log=True)
+    return figures
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is trained.
+
+    Attributes:
+        first: the masks that the training starts from; None is the dense network.
+        movement: how they move, if they do.
+        moves: the same by name.
+    """
+
+    task: Task
+    recipe: Recipe
+    seed: int
+    first: Masks | None
+    movement: Movement | None = None
+    moves: DynamicSpec | None = None
+
+    def moving(self, moves: DynamicSpec, density: float, all_alive: bool) -> TrainingPlan:
+        """The same with masks that move; without first masks from those of the method.
+
+        Raises:
+            PanningError: if this network, recipe and density do not go with the method.
+        """
+        first, problem = self.first, self.task.problem
+        problem = problem if first is None else replace(problem, layout=first.layout)
+        first = first or first_mask(problem, moves.method, density, DYNAMICS[moves.name])
+        movement = Movement(moves.method, problem, density, all_alive)
+        check_training(self.recipe, len(self.task.data.train), movement, first)
+        return replace(self, first=first, movement=movement, moves=moves)
+
+
+@dataclass(frozen=True)
+class TrainedFolder:
+    """What a training left: its figures, and an epoch a row."""
+
+    figures: dict[str, Any]
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def train_in_folder(plan: TrainingPlan, identity: dict[str, Any], folder: Path, listen: Listener) -> TrainedFolder:
+    """Train, or go on training, and leave weights, masks that moved, ``records.jsonl``, a table and ``curve.png``.
+
+    Raises:
+        ConfigError: if the folder holds another run.
+    """
+    claim_folder(folder, identity)
+    checkpoint = folder / "checkpoint.safetensors"
+
+    trained = train_one(
+        plan.task, plan.recipe, plan.seed, plan.first, plan.movement, keep_best=plan.movement is not None,
+        checkpoint=checkpoint, listen=listen,
+    )  # fmt: skip
+    figures = training_figures(Ensemble(plan.task, plan.recipe, [trained]))
+    write_networks(trained, plan, folder)
+    _write_record("train", identity, figures, folder, plan.task.device)
+    columns, rows = _write_history(trained.result, folder)
+    checkpoint.unlink(missing_ok=True)  # only now: until all is written, it is what there is of the training
+    return TrainedFolder(figures, columns, rows)
+
+
+def training_figures(networks: Ensemble) -> dict[str, Any]:
+    """Accuracies, of several networks together, and the mean density of their masks.
+
+    The test part is read here, once, for every network that the training gives.
+    """
+    (trained,), last, task = networks.parts, networks.last, networks.task
+    result = trained.result
+    of_each = result.member_masks if len(last) > 1 else (trained.masks,)
+    masks = [one for one in of_each if one is not None]
+    effective = [one.effective_density(trained.model, task.data.input_shape) for one in masks]
+    full = {} if (whole := result.whole_network(trained.model)) is None else {"full": [whole]}
+    test = networks.read_test(last=last, **full)
+    figures: dict[str, Any] = {
+        "test_accuracy": test["last"]["accuracy"], "validation_accuracy": networks.validation["accuracy"],
+        "density": mean(one.density for one in masks) if masks else 1.0,
+        "effective_density": mean(effective) if masks else 1.0,
+        "images_seen": result.images_seen, "wall_s": result.wall_s, "train_epochs": result.dense_epochs,
+        "n_networks": len(last), "history": list(result.history),
+    }  # fmt: skip
+    for networks_of_full in full.values():
+        figures["validation_accuracy_of_full"] = networks.judged(networks_of_full, task.data.validation)["accuracy"]
+        figures["test_accuracy_of_full"] = test["full"]["accuracy"]
+    return figures
+
+
+def write_networks(trained: Trained, plan: TrainingPlan, folder: Path) -> None:
+    """``model.safetensors`` and, if masks moved, ``mask.safetensors``, as training ended; of several networks each.
+
+    ``model_full.safetensors`` is the network without its mask, where that was trained to work, too.
+    """
+    result = trained.result
+    files = [("", trained.model.state_dict(), result.masks)]
+    if result.whole is not None:
+        files.append(("_full", result.whole, None))
+    if len(result.members) > 1:
+        members = zip(result.members, result.member_masks, strict=True)
+        files += [(str(number), weights, mask) for number, ((_, weights), mask) in enumerate(members, start=1)]
+    method, spec = None if plan.moves is None else plan.moves.name, plan.task.spec
+    for which, weights, mask in files:
+        write_tensors(weights, folder / f"model{which}.safetensors")
+        if mask is not None:
+            said = mask.with_manifest(method=method, model=spec.model_name, data=spec.data, seed=plan.seed)
+            save_masks(said, folder / f"mask{which}.safetensors")
+
+
+def _write_history(result: TrainResult, folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Table and picture of the epochs; returns the table's columns and rows."""
+    kept = {label: row for label, row in SHOWN.items() if row[0] in result.history[0]}
+    columns = ["epoch", *kept]
+    rows = [
+        [f"{e['epoch']:g}", *(f"{scale * e[name]:{form}}" for name, scale, form in kept.values())]
+        for e in result.history
+    ]
+    write_table(folder, columns, rows)
+    lines = {label: [scale * e[name] for e in result.history] for label, (name, scale, _) in kept.items()}
+    _draw_lines(folder / "curve.png", lines, [row[0] for row in rows])
+    return columns, rows
+
+
+def _write_record(
+    kind: str, identity: dict[str, Any], figures: dict[str, Any], folder: Path, device: torch.device
+) -> None:
+    environment = environment_info(accelerator_name(str(device)))
+    record = RunRecord(content_key(identity), kind, identity, figures, environment)
+    write_atomic(folder / "records.jsonl", json.dumps(asdict(record), sort_keys=True) + "\n")
+
+
+def _draw_lines(path: Path, lines: dict[str, list[float]], ticks: Sequence[Any], *, log: bool = False) -> None:
+    """A picture with one panel a line."""
+    whole, panels = figure(len(lines), width=4.6, height=3.4)
+    for axes, (label, values) in zip(panels, lines.items(), strict=True):
+        axes.plot(range(len(values)), values, "o-", markersize=3)
+        axes.set_xticks(range(len(ticks)), list(ticks), rotation=60, fontsize=7)
+        axes.set_ylabel(label)
+        if log:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    write_atomic(path, png(whole))
