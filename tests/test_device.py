@@ -99,6 +99,9 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
             monkeypatch.setitem(devices.ACCELERATORS, name, lambda n=int(name == kind): n)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a pretended GPU")
         monkeypatch.setattr(f"torch.{kind}.get_rng_state", torch.get_rng_state)  # what is computed there draws here
+        monkeypatch.setattr(
+            "torch.backends.mps.is_macos_or_newer", lambda *version: True
+        )  # older torch asks for bfloat16
     with pretending.pretended(kind) if pretended else nullcontext([]) as waits:
         yield Place(torch.device(kind), bool(pretended), waits)
 
