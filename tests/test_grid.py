@@ -319,7 +319,7 @@ def test_masks_that_move_are_rows_like_others(tmp_path: Path) -> None:
         "DPF (every 2) + all-alive",
         "GraNet-ST (every 2) from SNIP",
         "IMP (rate rewinding) (kept_each 0.3)",
-        "EDST ensemble (n_members 2, exploration 0.0)",
+        "EDST ensemble (exploration 0.0, n_members 2)",
         "random (ERK), 2 together",
     }
     assert all(record.metrics["error"] is None for record in records.values())
@@ -337,11 +337,11 @@ def test_masks_that_move_are_rows_like_others(tmp_path: Path) -> None:
     assert found["random (ERK), 2 together"]["images_seen"] == 2 * found["random (ERK)"]["images_seen"]
     assert [
         found[name].get("n_members")
-        for name in ("random (ERK), 2 together", "EDST ensemble (n_members 2, exploration 0.0)")
+        for name in ("random (ERK), 2 together", "EDST ensemble (exploration 0.0, n_members 2)")
     ] == [2, 2]
     for name in (
         "DPF (every 2) + all-alive",
-        "EDST ensemble (n_members 2, exploration 0.0)",
+        "EDST ensemble (exploration 0.0, n_members 2)",
         "random (ERK), 2 together",
     ):
         assert differences(rows[name], run_again(rows[name], DataSource())) == [], name
