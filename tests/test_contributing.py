@@ -259,6 +259,57 @@ def test_snip3_is_iterative_snip_in_three_rounds() -> None:
     {"docs/methods.md": METHOD_TABLES},
 )  # fmt: skip
 
+DYNAMIC = Addition(
+    "wander",
+    {
+        "panning/training/moving/methods/wander.py": new('''"""Wander: the smallest weights for others, by lot."""
+
+from __future__ import annotations
+
+from panning.training.moving.method import Move, Share, View
+from panning.training.moving.selection import exchange, noise_like, shares
+from panning.training.moving.timing import DropAndGrow
+
+
+class Wander(DropAndGrow):
+    """Drops the smallest weights, grows at random.
+
+    Attributes:
+        fraction: of a layer's weights that a move exchanges.
+    """
+
+    every: int | None = 100
+    fraction: Share = 0.3
+
+    def move(self, view: View) -> Move:
+        counts = shares(self.fraction, view.mask, view.layout)
+        return exchange(view, counts, grow_by=noise_like(view.weight, view.generator))
+'''),
+        "panning/training/moving/methods/__init__.py": all_of(
+            behind(
+                "from panning.training.moving.methods.surgery",
+                "from panning.training.moving.methods.wander import Wander\n",
+            ),
+            behind('    "dpf": DynamicRow(', '    "wander": DynamicRow(Wander(), "wander", "nobody", "erk"),\n'),
+        ),
+        "configs/dynamics/wander.yaml": new(
+            "settings:\n  lenet5-fashion_mnist/short: {recipe: lenet5-fashion_mnist/short, options: {every: 50}}\n"
+        ),
+        "tests/test_dynamic_methods.py": at_end('''
+
+def test_wander_drops_the_smallest() -> None:
+    seen = view([4.0, 1.0, 3.0, 2.0], [1.0] * 4, mask=[1, 1, 0, 0] * 2)
+    moved = kept(make_dynamic("wander", {"fraction": 0.5}).move(seen))
+    assert moved[0] == 1 and [sum(moved[:4]), sum(moved[4:])] == [2, 2]
+'''),
+    },
+    (
+        "tests/test_dynamics.py", "tests/test_dynamic_methods.py", "tests/test_grid.py", "tests/test_readme.py",
+        "-k", "wander or table_of_methods or preset",
+    ),
+    {"docs/methods.md": METHOD_TABLES},
+)  # fmt: skip
+
 OBSERVATION = Addition(
     "collapsed_layers",
     {
@@ -310,6 +361,7 @@ ADDITIONS = {
     "An index": INDEX,
     "A signal": SIGNAL,
     "A method before training": METHOD,
+    "A method while training": DYNAMIC,
     "An observation": OBSERVATION,
     "A reward term": REWARD_TERM,
     "A layer kind": LAYER_KIND,

@@ -1,9 +1,9 @@
 """Pruners: problem and density -> ``PruneResult``. A row in ``PRUNERS`` makes one visible to the library, the command
 line, the configs and the tests; ``prune_problem`` runs any of them, with a control or all-alive around it where asked.
 
->>> from panning.pruners import PRUNERS
->>> PRUNERS["snip"].label, PRUNERS["snip"].needs_data, PRUNERS["iter_snip"].pruner.n_rounds
-('SNIP', True, 60)
+    >>> from panning.pruners import PRUNERS
+    >>> PRUNERS["snip"].label, PRUNERS["snip"].needs_data, PRUNERS["iter_snip"].pruner.n_rounds
+    ('SNIP', True, 60)
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 All use the dense weight w, so that a masked weight has a score too and may return; whether it may is the pruner's
 decision. A new index is a function here, a row in ``INDICES`` and an exact-value test.
 
->>> from panning.scoring.indices import INDICES
->>> INDICES["snip"].needs, INDICES["grasp"].second_order
-(('weight', 'grad'), True)
+    >>> from panning.scoring.indices import INDICES
+    >>> INDICES["snip"].needs, INDICES["grasp"].second_order
+    (('weight', 'grad'), True)
 """
 
 from __future__ import annotations

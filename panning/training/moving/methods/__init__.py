@@ -1,9 +1,9 @@
 """Methods that change masks while a network trains: a row in ``DYNAMICS`` makes one visible to the library, the command
 line, the configs and the tests.
 
->>> from panning.training import DYNAMICS
->>> DYNAMICS["rigl"].method
-RigL(every=100, until=0.75, fraction=0.3)
+    >>> from panning.training import DYNAMICS
+    >>> DYNAMICS["rigl"].method
+    RigL(every=100, until=0.75, fraction=0.3)
 """
 
 from __future__ import annotations
