@@ -29,7 +29,8 @@ from panning.foundation.errors import ConfigError, DensityError, OutputError, Pa
 from panning.foundation.files import sole_writer
 from panning.foundation.progress import silent
 from panning.foundation.records import RunRecord, read_records
-from panning.jobs.spec import CONTROLLED, CellSpec
+from panning.jobs.spec import CellSpec
+from panning.jobs.ways import CONTROLLED
 from panning.pruners.controls import CONTROLS
 from panning.search import Job, Outcome, SerialExecutor, execute
 from panning.tasks import DataSource

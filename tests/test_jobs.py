@@ -13,7 +13,8 @@ from panning.compare.cells import check_cell
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord, content_key, read_records
 from panning.jobs.outcome import CellOutcome
-from panning.jobs.spec import Agent, CellSpec, FixedPolicy, Method, PruneSpec, ReplayedEpisode, TrainSpec, Way
+from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec
+from panning.jobs.ways import Agent, FixedPolicy, Method, ReplayedEpisode, Way
 from panning.jobs.work import Job
 from panning.tasks import TaskSpec
 from panning.training import Recipe

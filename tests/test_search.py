@@ -26,8 +26,9 @@ from panning.foundation.errors import (
 )
 from panning.foundation.progress import silent
 from panning.foundation.records import RunRecord, read_records
-from panning.jobs.spec import Method, PruneSpec, TrainSpec, digest
+from panning.jobs.spec import PruneSpec, TrainSpec, digest
 from panning.jobs.store import JobStore
+from panning.jobs.ways import Method
 from panning.masks.file import load_masks
 from panning.search import Job, Outcome, SearchConfig, SearchResult, SerialExecutor, check_search, execute, run_search
 from panning.search.candidates import fixed_candidates

@@ -57,7 +57,7 @@ def prune(
     from panning.foundation.errors import PolicyError
     from panning.foundation.records import content_key
     from panning.jobs.single import write_mask
-    from panning.jobs.spec import Agent, Method, Way
+    from panning.jobs.ways import Agent, Method, Way
     from panning.jobs.work import make_mask
     from panning.masks.masks import n_kept_at
     from panning.pruners import Rounds, variant_of

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord, content_key, read_records
 from panning.jobs.outcome import CellOutcome
-from panning.jobs.spec import CellSpec, Way
+from panning.jobs.spec import CellSpec
+from panning.jobs.ways import Way
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pydantic import Field, field_validator, model_validator
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import Config
 from panning.jobs.outcome import CellOutcome
-from panning.jobs.spec import Agent, CellSpec, Method, Way, digest_of_any
+from panning.jobs.spec import CellSpec, digest_of_any
+from panning.jobs.ways import Agent, Method, Way
 from panning.jobs.work import Job
 from panning.masks.masks import Density
 from panning.pruners import PRUNERS

@@ -19,8 +19,8 @@ from panning.foundation.pictures import figure, png
 from panning.foundation.progress import Listener
 from panning.foundation.records import RunRecord, content_key
 from panning.foundation.tables import write_table
-from panning.jobs.spec import DynamicSpec
 from panning.jobs.trained import Ensemble, Trained, train_one
+from panning.jobs.ways import DynamicSpec
 from panning.masks.file import save_masks
 from panning.masks.masks import Masks
 from panning.pruners.described import Described

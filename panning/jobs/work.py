@@ -23,8 +23,9 @@ from panning.foundation.errors import DensityError, MaskError, NonFiniteError
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed
 from panning.jobs.outcome import CellOutcome, Outcome, OutcomeT, PruneOutcome, Timing, TrainOutcome
-from panning.jobs.spec import Actions, CellSpec, PruneSpec, TrainSpec, Way, digest
+from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec, digest
 from panning.jobs.trained import Ensemble, Trained, train_one
+from panning.jobs.ways import Actions, Way
 from panning.masks.file import dump_masks, parse_masks
 from panning.masks.masks import Masks
 from panning.pruners.described import Described, described

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from panning.episode.policies import available_policies
-from panning.jobs.spec import Actions, Agent, FixedPolicy, MaskSpec, Method, ReplayedEpisode, Way
+from panning.jobs.ways import Actions, Agent, FixedPolicy, MaskSpec, Method, ReplayedEpisode, Way
 from panning.search.config import AgentPart
 
 

@@ -27,8 +27,9 @@ from panning.foundation.progress import Listener
 from panning.foundation.records import RunRecord, read_records
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import PruneOutcome, TrainOutcome
-from panning.jobs.spec import Method, PruneSpec, TrainSpec, Way, digest, digest_of_any
+from panning.jobs.spec import PruneSpec, TrainSpec, digest, digest_of_any
 from panning.jobs.store import JobStore
+from panning.jobs.ways import Method, Way
 from panning.jobs.work import Job
 from panning.masks.file import parse_masks
 from panning.masks.masks import n_kept_at

@@ -7,7 +7,8 @@ import pytest
 from panning.foundation.errors import DataError
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import PruneOutcome
-from panning.jobs.spec import Method, PruneSpec
+from panning.jobs.spec import PruneSpec
+from panning.jobs.ways import Method
 from panning.jobs.work import Job, execute
 from panning.tasks import TaskSpec
 
