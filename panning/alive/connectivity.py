@@ -1,4 +1,4 @@
-"""Connectivity: which kept weights are alive (METHODS B2).
+"""Connectivity: which kept weights are alive.
 
 A weight is alive if it is kept, some unmasked path leads from the input to it, and some unmasked path from it to the
 output. Computed exactly by booleans: one forward and one backward pass of a single all-ones input through the network's

@@ -1,4 +1,4 @@
-"""All-alive pruning: exactly k weights, every one of them alive (after Kim et al. 2021, 2023; METHODS B3).
+"""All-alive pruning: exactly k weights, every one of them alive (after Kim et al. 2021, 2023).
 
 Every method leaves dead weights at high sparsity: kept, but on no path from input to output. The budget they waste is
 given back to the highest-ranked weights that can be alive.

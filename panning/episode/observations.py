@@ -1,6 +1,6 @@
 """Observations: what a policy sees of an episode. Each is a number in [-1, 1] that every architecture has.
 
-The first seven are the paper's (METHODS A11): loss, gradient norm, their change by the last mask, effective density,
+The first seven are the paper's: loss, gradient norm, their change by the last mask, effective density,
 target, progress. The rest says where the budget lies and what kind of network it is. A new observation is a function and a
 row in ``OBSERVATIONS``. A policy names the observations that it was made for, in the order of its input, so that a new
 row changes no policy that exists.

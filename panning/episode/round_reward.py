@@ -1,6 +1,6 @@
 """The reward of a round: pure functions of a state, whose normalisers are the dense network's values, fixed at reset.
 
-The terms are the paper's (Kang et al. 2022; METHODS A11), each in [-1, 0] and divided by the number of rounds. A dead
+The terms are the paper's (Kang et al. 2022), each in [-1, 0] and divided by the number of rounds. A dead
 network ends the episode and loses 1 for each round that it did not live to see. A new term is a function, a row in
 ``ROUND_TERMS`` and its weight in ``RewardSpec``; the environment then tells it and the agent's training logs it.
 """

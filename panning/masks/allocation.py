@@ -79,7 +79,7 @@ def allocate(
         scores: flat [n_prunable], finite; higher is kept.
         candidates: flat bool; only these may be kept (a method without revival passes its previous mask). None: all.
         spread: 0 places a layer's weights by score, 1 by ``noise`` alone; between, by the mean of the two ranks
-            weighted with it (METHODS A13: quotas and concentration are two different levers).
+            weighted with it (quotas and concentration are two different levers).
         noise: flat, one uniform draw per weight; needed if ``spread`` > 0.
 
     Raises:

@@ -38,7 +38,7 @@ class Kind:
     by_default: bool = True
 
 
-#: What can be pruned. Biases and norm parameters never are (every method agrees, METHODS 0). Attention's output
+#: What can be pruned. Biases and norm parameters never are (every method agrees). Attention's output
 #: projection is a Linear.
 KINDS: tuple[Kind, ...] = (
     Kind(nn.Linear),

@@ -1,4 +1,4 @@
-"""Controls: what a method's mask is worth apart from its layer quotas (Frankle et al. 2021; Su et al. 2020; METHODS A12).
+"""Controls: what a method's mask is worth apart from its layer quotas (Frankle et al. 2021; Su et al. 2020).
 
 A method whose mask trains no better than its control has found layer quotas, not weights. Compare at equal effective
 density: a shuffled mask has dead weights that cost accuracy by themselves (``all_alive`` mends them).

@@ -1,4 +1,4 @@
-"""Random masks with layer quotas: exact counts per layer, positions drawn uniformly (METHODS A1)."""
+"""Random masks with layer quotas: exact counts per layer, positions drawn uniformly."""
 
 from __future__ import annotations
 

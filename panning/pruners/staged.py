@@ -1,4 +1,4 @@
-"""Staged ("artificial") Panning (Kang et al., ACCV 2022, arXiv 2209.13378; METHODS A11).
+"""Staged ("artificial") Panning (Kang et al., ACCV 2022, arXiv 2209.13378).
 
 Many rounds, each ranking all weights by a mix of SynFlow (P), SNIP (C) and GraSP (F) whose weights change in stages with
 the sparsity reached. SynFlow is taken at the masked network; SNIP and GraSP at the dense one, as the authors do. Masked

@@ -88,12 +88,12 @@ def prospr_first_order(signals: Signals) -> Tensor:
 
 
 def gcs(signals: Signals) -> Tensor:
-    """|w q_12|: how the weight couples the gradients of two groups of samples (Kang, METHODS A10)."""
+    """|w q_12|: how the weight couples the gradients of two groups of samples (Kang)."""
     return (signals.weight * signals.coupled_grad).abs()
 
 
 def gcs_group(signals: Signals) -> Tensor:
-    """|w| sqrt(sum of q_ab^2) over all pairs of five groups (Kang, METHODS A10)."""
+    """|w| sqrt(sum of q_ab^2) over all pairs of five groups (Kang)."""
     return signals.weight.abs() * signals.coupled_grad_norm
 
 

@@ -1,5 +1,5 @@
 """PHEW: paths with higher edge weights, by biased random walks (Patil and Dovrolis, ICML 2021,
-https://arxiv.org/abs/2010.11354; METHODS A7). It reads the initial weights alone.
+https://arxiv.org/abs/2010.11354). It reads the initial weights alone.
 
 Even walks go forward from an input unit, odd ones backward from an output unit, start units in turn. A walk goes from unit
 a to unit b with a probability proportional to the L1 norm of the kernel between them (uniform where all are zero), and

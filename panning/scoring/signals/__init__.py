@@ -1,6 +1,6 @@
 """Signals: what passes over the masked network yield, flat over all prunable weights.
 
-With the effective weights u = w * m and the loss L on one batch (METHODS 0), ``weight`` is w, the dense initial weights,
+With the effective weights u = w * m and the loss L on one batch, ``weight`` is w, the dense initial weights,
 ``noise`` one uniform draw a weight, fixed for the run, and every other signal a row of ``PASSES``: the function of its pass
 says what it is.
 

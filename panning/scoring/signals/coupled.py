@@ -1,4 +1,4 @@
-"""Gradient coupled flow (GCS, Kang; METHODS A10): how much a weight couples the gradients of groups of samples.
+"""Gradient coupled flow (GCS, Kang): how much a weight couples the gradients of groups of samples.
 
 The scoring batch is split into groups with the same labels; g_a is the gradient of group a. For two groups
 q_ab = d<g_a, g_b>/du = H_a g_b + H_b g_a.
