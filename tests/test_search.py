@@ -106,7 +106,7 @@ def test_a_search_leaves_config_records_masks_table_and_pictures(whole: tuple[Pa
     assert all(len(row["test_accuracy"]) == 2 and 0 < row["test_accuracy"]["0"] <= 1 for row in rows)
     text = (out / "table.md").read_text()
     for density, way in result.winners.items():
-        assert f"At density {density:g}, panning is {way.label}." in choices(result) and way.label in text
+        assert f"At density {density:g}, the search chose {way.label}." in choices(result) and way.label in text
     shown = tables(read_records(out / "records.jsonl"))  # the records alone make the benchmark's tables
     assert {row.method for row in shown[0].rows} >= {"SNIP", "random (ERK)"}
 

@@ -42,7 +42,7 @@ def markdown(result: SearchResult, table: Table) -> str:
 
 def choices(result: SearchResult) -> list[str]:
     """One sentence a density: what the search found."""
-    return [f"At density {density:g}, panning is {way.label}." for density, way in result.winners.items()]
+    return [f"At density {density:g}, the search chose {way.label}." for density, way in result.winners.items()]
 
 
 def cost_epochs(result: SearchResult) -> dict[str, float]:
