@@ -29,7 +29,7 @@ from panning.pruners import prune_problem
 from panning.scoring.problem import Problem
 from panning.tasks import TaskSpec, load_task
 from panning.training import DYNAMICS, Movement, Recipe, evaluate, evaluate_mean, make_dynamic, train
-from panning.training.moving.abilities import FollowsWholeGradient, runs_whole
+from panning.training.moving.abilities import FollowsWholeGradient
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Dynamic
 from panning.training.moving.methods import first_mask, pruning_aware, quantized
@@ -155,7 +155,7 @@ def test_masked_weights_are_and_learn_what_the_method_says(name: str, kind: str)
         if method.holds == "zero":
             assert not weights[masked].any()
             assert isinstance(method, FollowsWholeGradient) or not state_of(moving, optimizer)[masked].any()
-        elif method.holds == "feedback" and not runs_whole(method, moving.clock):
+        elif method.holds == "feedback" and not method.runs_whole(moving.clock):
             assert not weights[masked].any()
     masked = ~moving.finish().flat
     assert not weights_of(model)[masked].any() and weights_of(model)[~masked].any()
@@ -472,7 +472,7 @@ def test_a_step_of_the_core_moves_the_core_alone(rest: dict[str, float]) -> None
     flat = [torch.cat([w.flatten() for w in moving.dense_weights().values()])]
     ran_whole = []
     for _ in range(6):
-        ran_whole.append(runs_whole(moving.method, moving.clock))
+        ran_whole.append(moving.method.runs_whole(moving.clock))
         next(steps(moving, optimizer, 1))
         flat.append(torch.cat([w.flatten() for w in moving.dense_weights().values()]))
     for whole, before, after in zip(ran_whole, flat, flat[1:], strict=False):

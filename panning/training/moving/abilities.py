@@ -29,13 +29,13 @@ class KeepsDenseWeights:
         """Whether the next step moves kept weights only; the gradient of the others is then 0."""
         return False
 
-
-class TrainsWholeNetwork(KeepsDenseWeights, ABC):
-    """Trains the network with its dense weights to work, too; the result holds both networks."""
-
-    @abstractmethod
     def runs_whole(self, clock: Clock) -> bool:
         """Whether the next step runs with the dense weights."""
+        return False
+
+
+class TrainsWholeNetwork(KeepsDenseWeights):
+    """Trains the network with its dense weights to work, too (``runs_whole``); the result holds both networks."""
 
 
 class LooksAtGradients:
@@ -100,8 +100,3 @@ def length_of(method: Dynamic, n_steps: int, start: float, density: float, n_pru
 
 def wants_gradient(method: Dynamic) -> bool:
     return isinstance(method, LooksAtGradients) and method.wants_gradient
-
-
-def runs_whole(method: Dynamic, clock: Clock) -> bool:
-    """Whether the next step runs with the dense weights."""
-    return isinstance(method, TrainsWholeNetwork) and method.runs_whole(clock)

@@ -29,8 +29,7 @@ from panning.masks.masks import Masks, check_density, n_kept_at
 from panning.training.moving.abilities import GivesSeveralNetworks, HooksNetwork, LooksAtGradients, wants_gradient
 from panning.training.moving.checks import check_movement, check_parts, start_density
 from panning.training.moving.method import Clock, Movement
-from panning.training.moving.moves import Mover
-from panning.training.moving.spending import Spending
+from panning.training.moving.moves import Mover, Spending
 from panning.training.moving.state import Kinds, start_identity
 
 
@@ -71,7 +70,6 @@ class MovingMasks(Mover):
         movement: Movement,
         optimizer: Optimizer,
         start: Tensor,
-        *,
         n_steps: int,
         epoch: int,
         copied: tuple[Mapping[str, Any], Kinds] | None = None,
@@ -255,7 +253,7 @@ class MovingMasks(Mover):
         if not self._handles:
             raise MaskError("Moving masks that have ended cannot be copied; their masks can.")
         rest = (self.first, self.clock.schedule, self.clock.epoch, (self.state_dict(), self.begun))
-        return _rebuilt, (self.movement, self.optimizer, *rest)
+        return MovingMasks, (self.movement, self.optimizer, *rest)
 
     # A step
 
@@ -353,9 +351,3 @@ class BeforeForward:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BeforeForward, ()
-
-
-def _rebuilt(
-    movement: Movement, optimizer: Optimizer, first: Tensor, n_steps: int, epoch: int, copied: tuple[Any, Kinds]
-) -> MovingMasks:
-    return MovingMasks(movement, optimizer, first, n_steps=n_steps, epoch=epoch, copied=copied)

@@ -24,6 +24,9 @@ from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
 #: How masked weights behave between two moves. ``zero``: they stay 0. ``feedback``: the network runs without them, but its
 #: gradients move all dense weights, from which the next mask is made. ``free``: a move zeroes them, then they learn again.
 Holds = Literal["zero", "feedback", "free"]
@@ -135,7 +138,7 @@ class Dynamic(Config):
     counts_epochs: ClassVar[bool] = False
     defers: ClassVar[bool] = False
 
-    every: Annotated[int, Field(ge=1)] | None = None
+    every: Count | None = None
 
     @property
     def prunes_units(self) -> bool:

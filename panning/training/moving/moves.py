@@ -1,10 +1,9 @@
-"""The present mask, and how a method's decision becomes the next one."""
+"""The present mask, how a method's decision becomes the next one, and what the steps between cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,9 +12,11 @@ from torch.optim import Optimizer
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
+from panning.compaction.cost import multiply_adds
 from panning.foundation.errors import MaskError, NonFiniteError
 from panning.foundation.seeding import torch_generator
 from panning.masks.masks import Masks, n_kept_at
+from panning.scoring.problem import Problem
 from panning.training.moving.abilities import RepeatsSchedule, wants_gradient
 from panning.training.moving.flat import FlatParameters
 from panning.training.moving.method import Clock, Memory, Move, Movement, View
@@ -38,6 +39,7 @@ class Mover:
         grad: the gradient that the next move looks at, flat; None without one.
         n_grown: weights that came in so far, at all moves together.
         begun: the kinds of the tensors in the memory when it began.
+        hidden: as in ``View``.
     """
 
     def __init__(self, movement: Movement, optimizer: Optimizer, first: Tensor, start: float) -> None:
@@ -51,16 +53,12 @@ class Mover:
         self.grad: Tensor | None = None
         self.n_grown = 0
         self.begun: Kinds = {}
+        self.hidden = hidden_layers(self.problem) if self.method.prunes_units else self.problem.layout.names
 
     @property
     def masks(self) -> Masks:
         """The present masks, on the CPU."""
         return Masks(self.problem.layout, self.mask.cpu())
-
-    @cached_property
-    def hidden(self) -> tuple[str, ...]:
-        """As in ``View``."""
-        return hidden_layers(self.problem) if self.method.prunes_units else self.problem.layout.names
 
     @torch.no_grad()
     def begin(self, clock: Clock) -> None:
@@ -171,3 +169,32 @@ class Mover:
             revival = self.memory[LAST]
         scores = magnitude if revival is None else torch.where(move.mask, magnitude, revival.float())
         return all_alive(self.connectivity, move.mask, scores)
+
+
+class Spending:
+    """Counts multiply-adds. A step is a forward pass, the gradient by activations and the gradient by weights, a third each.
+
+    Attributes:
+        dense_steps: the multiply-adds of all steps so far, in steps of the dense network.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        few = None if problem.batches is None else problem.batches(0)[0][:1]
+        self._adds = multiply_adds(problem.model, problem.input_shape, problem.layout, few)
+        self._last: tuple[Tensor, float] | None = None
+        self.dense_steps = 0.0
+
+    def share(self, mask: Tensor) -> float:
+        """What a flat mask leaves of the dense network's multiply-adds; counted once while the mask stays."""
+        if self._last is None or self._last[0] is not mask:
+            self._last = (mask, self._adds.left(mask) / max(self._adds.total, 1))
+        return self._last[1]
+
+    def count(self, share_run: float, whole_gradient: bool) -> None:
+        """Count one step.
+
+        Args:
+            share_run: of the dense network's multiply-adds.
+            whole_gradient: the weight-gradient third is counted in full, for methods that read gradients of masked weights.
+        """
+        self.dense_steps += (2.0 * share_run + (1.0 if whole_gradient else share_run)) / 3.0

@@ -7,7 +7,7 @@ which are all 0, are drawn among at random: by position, the first inputs of a l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -84,6 +84,11 @@ def full_layers(mask: Tensor, layout: Layout) -> list[bool]:
     return [n == size for n, size in zip(layout.counts(mask), layout.sizes, strict=True)]
 
 
+def kept_magnitude(view: View) -> Tensor:
+    """The magnitude of kept weights, and -inf of the others."""
+    return view.weight.abs().masked_fill(~view.mask, -torch.inf)
+
+
 def free_places(mask: Tensor, layout: Layout) -> list[int]:
     """How many weights of each layer are masked."""
     return [size - n for n, size in zip(layout.counts(mask), layout.sizes, strict=True)]
@@ -113,18 +118,25 @@ def top_units(problem: Problem, weight: Tensor, hidden: Sequence[str], density: 
 
     At least one of each stays; all other layers are kept.
     """
-    mask = torch.ones_like(weight, dtype=torch.bool)
-    rows, views = problem.by_unit(weight), problem.layout.views(mask)
-    for name in hidden:
-        norms = rows[name].norm(dim=1)
-        put_units(problem, views, name, top_k(norms, max(1, int(density * len(norms) + 0.5))))
+    rows = problem.by_unit(weight)
+    norms = {name: rows[name].norm(dim=1) for name in hidden}
+    kept = {name: top_k(norm, n_units_at(density, len(norm))) for name, norm in norms.items()}
+    return keep_units(problem, torch.ones_like(weight, dtype=torch.bool), kept)
+
+
+def n_units_at(density: float, n_units: int) -> int:
+    """So many of ``n_units`` are the share ``density``; at least one."""
+    return max(1, int(density * n_units + 0.5))
+
+
+def keep_units(problem: Problem, mask: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
+    """The flat ``mask`` without those units of the layers in ``kept`` that are False there, bool [units]."""
+    mask = mask.clone()
+    views = problem.layout.views(mask)
+    for name, units in kept.items():
+        # units_of positions, not of the mask: where it is a copy, writing to it would be lost
+        view = views[name]
+        positions = torch.arange(view.numel(), device=view.device)
+        rows = problem.units_of(name, positions.view(view.shape))
+        view.view(-1)[rows[~units].flatten()] = False
     return mask
-
-
-def put_units(problem: Problem, views: dict[str, Tensor], name: str, units: Tensor) -> None:
-    """Write which ``units`` [n] of a layer are kept into the views of a flat mask."""
-    # by_unit of positions, not of the mask: where it is a copy, writing to it would be lost
-    view = views[name]
-    positions = torch.arange(view.numel(), device=view.device)
-    rows = problem.units_of(name, positions.view(view.shape))
-    view.view(-1)[rows[~units].flatten()] = False

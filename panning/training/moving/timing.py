@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import islice
 from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from panning.foundation.config import Name
 from panning.masks.masks import n_kept_at
 from panning.scoring.schedules import SCHEDULES
-from panning.training.moving.method import Clock, Dynamic, Share, View
+from panning.training.moving.method import Clock, Dynamic, Share, ShareAboveZero, View
 
 #: A density that falls in fewer moves than this is no ramp.
 FEWEST_FALLS = 3
@@ -25,7 +25,7 @@ class DropAndGrow(Dynamic):
 
     keeps_count: ClassVar[bool] = True
 
-    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    until: ShareAboveZero = 1.0
 
     def acts(self, clock: Clock) -> bool:
         return super().acts(clock) and clock.progress < self.until
@@ -40,7 +40,7 @@ class Ramp(Dynamic):
     """
 
     begin_at: Share = 0.0
-    end_at: Annotated[float, Field(gt=0, le=1)] = 0.75
+    end_at: ShareAboveZero = 0.75
     schedule: Annotated[str, Name(SCHEDULES, "schedule")] = "cubic"
 
     @model_validator(mode="after")

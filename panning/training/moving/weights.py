@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from panning.masks.enforce import MaskEnforcement, enforce_masks, remove_all
 from panning.masks.masks import Masks
-from panning.training.moving.abilities import FollowsWholeGradient, KeepsDenseWeights, runs_whole
+from panning.training.moving.abilities import FollowsWholeGradient, KeepsDenseWeights
 from panning.training.moving.flat import FlatParameters
 from panning.training.moving.method import Clock, Memory, Movement
 
@@ -164,7 +164,7 @@ class DenseWeights(_Unenforced):
             return
         now = self.flat.read()
         changed = now != self._written  # by value: what is written through ``data`` counts no version
-        if not self._runs_whole(clock):
+        if not self._method.runs_whole(clock):
             changed &= mask
         new = torch.where(self._written == self._dense, now, self._dense + (now - self._written))
         self._dense = torch.where(changed, new, self._dense)
@@ -187,7 +187,7 @@ class DenseWeights(_Unenforced):
         self.run(mask, clock)
 
     def run(self, mask: Tensor, clock: Clock) -> None:
-        self.write(self._dense if self._runs_whole(clock) else self.shipped(mask))
+        self.write(self._dense if self._method.runs_whole(clock) else self.shipped(mask))
 
     def write(self, flat: Tensor) -> None:
         self.flat.write(flat)
@@ -206,13 +206,10 @@ class DenseWeights(_Unenforced):
         self._trusts_loads = True
 
     def share_run(self, of_mask: float, of_first: float, clock: Clock) -> float:
-        return 1.0 if self._runs_whole(clock) else of_mask
+        return 1.0 if self._method.runs_whole(clock) else of_mask
 
     def needs_whole_gradient(self, looks: bool, clock: Clock) -> bool:
         return not self._method.learns_kept_only(clock)
-
-    def _runs_whole(self, clock: Clock) -> bool:
-        return runs_whole(self.movement.method, clock)
 
 
 def weights_of(movement: Movement, flat: FlatParameters, first: Tensor, memory: Memory) -> ZeroWeights:

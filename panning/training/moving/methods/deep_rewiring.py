@@ -11,12 +11,12 @@ keep all their weights are left alone.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import NonNegativeFloat
 
-from panning.training.moving.method import Clock, Dynamic, Move, View
+from panning.training.moving.method import Clock, Count, Dynamic, Move, View
 from panning.training.moving.selection import full_layers, noise_like, regrow
 
 #: In the memory: +1 or -1 for each weight.
@@ -35,9 +35,9 @@ class DeepRewiring(Dynamic):
 
     keeps_count: ClassVar[bool] = True
 
-    every: Annotated[int, Field(ge=1)] | None = 1
-    l1: Annotated[float, Field(ge=0)] = 1e-5
-    noise: Annotated[float, Field(ge=0)] = 1e-5
+    every: Count | None = 1
+    l1: NonNegativeFloat = 1e-5
+    noise: NonNegativeFloat = 1e-5
 
     def begin(self, view: View) -> Move:
         drawn = torch.where(noise_like(view.weight, view.generator) < 0.5, -1.0, 1.0)

@@ -8,14 +8,13 @@ weight that was pruned too early grows until it returns. Momentum and weight dec
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import Tensor
 
 from panning.masks.allocation import allocate_by_layer, top_k, uniform_counts
 from panning.training.moving.abilities import KeepsDenseWeights
-from panning.training.moving.method import Clock, Memory, Move, Share, View
+from panning.training.moving.method import Clock, Count, Memory, Move, Share, View
 from panning.training.moving.selection import top_units
 from panning.training.moving.timing import Ramp
 
@@ -29,7 +28,7 @@ class DPF(KeepsDenseWeights, Ramp):
         frozen: the last share of the training keeps its mask, and trains kept weights alone.
     """
 
-    every: Annotated[int, Field(ge=1)] | None = 16
+    every: Count | None = 16
     scope: Literal["global", "layerwise"] = "global"
     units: bool = False
     frozen: Share = 0.0

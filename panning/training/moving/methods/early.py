@@ -16,7 +16,7 @@ from panning.foundation.config import Name
 from panning.foundation.errors import MaskError
 from panning.pruners import PRUNERS, prune_problem
 from panning.scoring.problem import Problem
-from panning.training.moving.method import Clock, Dynamic, Move, View
+from panning.training.moving.method import Clock, Dynamic, Move, ShareBelowOne, View
 
 
 class Early(Dynamic):
@@ -29,7 +29,7 @@ class Early(Dynamic):
 
     method: Annotated[str, Name(PRUNERS, "method")] = "synflow"
     after: Annotated[int, Field(ge=0)] | None = None
-    after_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    after_share: ShareBelowOne = 0.05
 
     def _step(self, clock: Clock) -> int:
         return round(self.after_share * clock.n_steps) if self.after is None else self.after

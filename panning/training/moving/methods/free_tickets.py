@@ -12,14 +12,12 @@ The recipe's learning rate is that of the exploration, and its schedule is not l
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from panning.foundation.errors import MaskError
 from panning.scoring.problem import Problem
 from panning.training.moving.abilities import GivesSeveralNetworks, LooksAtGradients, SetsLearningRate
-from panning.training.moving.method import Clock, Dynamic, Move, Share, View
+from panning.training.moving.method import Clock, Count, Dynamic, Move, Share, ShareBelowOne, View
 from panning.training.moving.selection import exchange, gradient, shares
 from panning.training.recipe import Recipe
 
@@ -37,9 +35,9 @@ class EDST(LooksAtGradients, SetsLearningRate, GivesSeveralNetworks, Dynamic):
     keeps_count: ClassVar[bool] = True
     defers: ClassVar[bool] = True
 
-    every: Annotated[int, Field(ge=1)] | None = 1000
-    n_members: Annotated[int, Field(ge=1)] = 3
-    exploration: Annotated[float, Field(ge=0, lt=1)] = 1 / 3
+    every: Count | None = 1000
+    n_members: Count = 3
+    exploration: ShareBelowOne = 1 / 3
     fraction: Share = 0.5
     escape: Share = 0.8
     refinement_rates: tuple[Share, Share] = (0.1, 0.01)

@@ -8,14 +8,10 @@ the exchange goes on when the schedule has ended, until the last step.
 from __future__ import annotations
 
 import math
-from typing import Annotated
-
-import torch
-from pydantic import Field
 
 from panning.training.moving.abilities import LooksAtGradients
-from panning.training.moving.method import Move, Share, View
-from panning.training.moving.selection import cosine, exchange, gradient, highest, shares
+from panning.training.moving.method import Count, Move, Share, ShareAboveZero, View
+from panning.training.moving.selection import cosine, exchange, gradient, highest, kept_magnitude, shares
 from panning.training.moving.timing import Ramp
 
 
@@ -26,14 +22,13 @@ class GraNet(LooksAtGradients, Ramp):
         fraction, last_fraction: of a layer's weights that are exchanged, at the start and at the end.
     """
 
-    every: Annotated[int, Field(ge=1)] | None = 1000
-    end_at: Annotated[float, Field(gt=0, le=1)] = 0.6875  # epoch 110 of 160
+    every: Count | None = 1000
+    end_at: ShareAboveZero = 0.6875  # epoch 110 of 160
     fraction: Share = 0.5
     last_fraction: Share = 0.005
 
     def move(self, view: View) -> Move:
-        kept = view.weight.abs().masked_fill(~view.mask, -torch.inf)
-        left = highest(kept, self.n_kept(view), view.generator)
+        left = highest(kept_magnitude(view), self.n_kept(view), view.generator)
         if view.clock.is_over:  # what would be grown now would never learn
             return Move(left, revival=gradient(view))
         fraction = cosine(self.fraction, self.last_fraction, view.clock.progress)

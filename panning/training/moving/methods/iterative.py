@@ -17,15 +17,14 @@ from __future__ import annotations
 from itertools import count
 from typing import Annotated, ClassVar, Literal
 
-import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from panning.foundation.errors import MaskError
 from panning.masks.masks import n_kept_at
 from panning.scoring.problem import Problem
 from panning.training.moving.abilities import RepeatsSchedule
-from panning.training.moving.method import Clock, Dynamic, Move, View
-from panning.training.moving.selection import highest
+from panning.training.moving.method import Clock, Dynamic, Move, ShareBelowOne, View
+from panning.training.moving.selection import highest, kept_magnitude
 from panning.training.recipe import Recipe, learning_rate_at
 
 
@@ -43,8 +42,8 @@ class IterativeMagnitude(RepeatsSchedule, Dynamic):
 
     rewind: Literal["weights", "rate", "none"] = "rate"
     kept_each: Annotated[float, Field(gt=0, le=0.99)] = 0.8
-    rewind_to: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    fine_tuning_rate: Annotated[float, Field(gt=0)] = 0.01
+    rewind_to: ShareBelowOne = 0.0
+    fine_tuning_rate: PositiveFloat = 0.01
 
     def _round(self, schedule: int) -> tuple[int, int]:
         """The step of the schedule that rounds after the first begin with, and how many they have."""
@@ -79,8 +78,7 @@ class IterativeMagnitude(RepeatsSchedule, Dynamic):
         number = 1 + (view.clock.step - view.clock.schedule) // self._round(view.clock.schedule)[1]
         last = n_rounds(view.start, view.density, self.kept_each, view.layout.n_prunable)
         density = view.density if number >= last else view.start * self.kept_each**number
-        scores = view.weight.abs().masked_fill(~view.mask, -torch.inf)
-        mask = highest(scores, n_kept_at(density, view.layout.n_prunable), view.generator)
+        mask = highest(kept_magnitude(view), n_kept_at(density, view.layout.n_prunable), view.generator)
         return Move(mask, rewind=self.rewind == "weights", restart=True)
 
 

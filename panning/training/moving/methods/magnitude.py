@@ -9,14 +9,13 @@ ranks the weights of all layers together.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 
 from panning.masks.allocation import round_counts
-from panning.training.moving.method import Clock, Move, View
-from panning.training.moving.selection import by_layer, highest
+from panning.training.moving.method import Clock, Count, Move, View
+from panning.training.moving.selection import by_layer, highest, kept_magnitude
 from panning.training.moving.timing import Ramp
 
 #: In the memory: how many weights each layer had at the start.
@@ -28,7 +27,7 @@ class GradualMagnitude(Ramp):
 
     only_prunes: ClassVar[bool] = True
 
-    every: Annotated[int, Field(ge=1)] | None = 100
+    every: Count | None = 100
     scope: Literal["global", "layerwise"] = "global"
 
     def acts(self, clock: Clock) -> bool:
@@ -40,7 +39,7 @@ class GradualMagnitude(Ramp):
 
     def move(self, view: View) -> Move:
         n_kept = self.n_kept(view)
-        scores = view.weight.abs().masked_fill(~view.mask, -torch.inf)
+        scores = kept_magnitude(view)
         if self.scope == "global":
             return Move(highest(scores, n_kept, view.generator))
         at_start = view.memory[AT_START].tolist()

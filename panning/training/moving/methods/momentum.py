@@ -10,9 +10,7 @@ into a layer goes to the others in equal numbers.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from panning.masks.allocation import round_counts
 from panning.training.moving.abilities import FollowsWholeGradient
@@ -31,7 +29,6 @@ class SparseMomentum(FollowsWholeGradient, Dynamic):
     defers: ClassVar[bool] = True
     counts_epochs: ClassVar[bool] = True
 
-    every: Annotated[int, Field(ge=1)] | None = None
     fraction: Share = 0.5
 
     def move(self, view: View) -> Move:

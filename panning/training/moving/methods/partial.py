@@ -24,7 +24,7 @@ from panning.alive.connectivity import Connectivity
 from panning.scoring.problem import Problem
 from panning.training.moving.abilities import TrainsWholeNetwork
 from panning.training.moving.method import Clock, Dynamic, Memory, Move, Share, View
-from panning.training.moving.selection import put_units
+from panning.training.moving.selection import keep_units, n_units_at
 
 #: In the memory: of each layer's matrix, for ``low_rank``.
 RANKS = "ranks"
@@ -84,11 +84,9 @@ class PartiallyMasked(TrainsWholeNetwork, Dynamic):
 
 def narrow(problem: Problem, hidden: Sequence[str], density: float) -> Tensor:
     """The flat mask of a narrower network: of each hidden layer the first units, the share ``density``, one at least."""
-    mask = torch.ones(problem.layout.n_prunable, dtype=torch.bool, device=problem.weight.device)
-    views = problem.layout.views(mask)
-    for name in hidden:
-        n_units = len(problem.units_of(name, views[name]))
-        put_units(problem, views, name, torch.arange(n_units) < max(1, int(density * n_units + 0.5)))
+    rows = problem.by_unit(problem.weight)
+    kept = {name: torch.arange(len(rows[name])) < n_units_at(density, len(rows[name])) for name in hidden}
+    mask = keep_units(problem, torch.ones_like(problem.weight, dtype=torch.bool), kept)
     return Connectivity.of(problem).alive(mask)  # without what reads the units that are gone
 
 

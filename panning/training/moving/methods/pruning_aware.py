@@ -22,8 +22,8 @@ from panning.foundation.errors import MaskError
 from panning.masks.allocation import top_k
 from panning.scoring.problem import Problem
 from panning.training.moving.abilities import LooksAtGradients
-from panning.training.moving.method import Clock, Dynamic, Memory, Move, Share, View
-from panning.training.moving.selection import put_units
+from panning.training.moving.method import Clock, Count, Dynamic, Memory, Move, Share, View
+from panning.training.moving.selection import keep_units, n_units_at
 
 #: In the memory: n_l of each epoch [epochs, layers], the indicator of each [epochs], and whether it has pruned.
 COUNTS, INDICATOR, DONE = "unit counts", "early pruning indicator", "pruned"
@@ -43,7 +43,7 @@ class PruningAware(LooksAtGradients, Dynamic):
 
     criterion: Literal["magnitude", "gradient"] = "magnitude"
     threshold: Share = 0.983
-    n_past: Annotated[int, Field(ge=1)] = 5
+    n_past: Count = 5
     latest: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
     @property
@@ -87,11 +87,7 @@ class PruningAware(LooksAtGradients, Dynamic):
         if not settled and view.clock.step < self._latest(view.clock):
             return Move(view.mask)
         view.memory[DONE] = torch.tensor(True)
-        mask = view.mask.clone()
-        views = view.layout.views(mask)
-        for name, units in kept.items():
-            put_units(view.problem, views, name, units)
-        return Move(mask)
+        return Move(keep_units(view.problem, view.mask, kept))
 
     def _kept_units(self, view: View) -> dict[str, Tensor]:
         """Which units of each hidden layer are among the best of all; of each layer one at least."""
@@ -103,8 +99,8 @@ class PruningAware(LooksAtGradients, Dynamic):
             weights = view.problem.by_unit(view.weight)
             raw = [weights[name].norm(dim=1) for name in view.hidden]
         scores = [score / score.square().mean().sqrt().clamp(min=1e-30) for score in raw]
-        n_units = sum(len(score) for score in scores)
-        chosen = top_k(torch.cat(scores), max(1, int(view.density * n_units + 0.5)))
+        together = torch.cat(scores)
+        chosen = top_k(together, n_units_at(view.density, len(together)))
         parts = chosen.split([len(score) for score in scores])
         return {
             name: part if part.any() else top_k(score, 1)

@@ -31,7 +31,7 @@ from panning.foundation.torch_private import drop_forward_pre_hooks
 from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
 from panning.training.moving.abilities import HooksNetwork, KeepsDenseWeights
-from panning.training.moving.method import Clock, Memory, Move, Share, View
+from panning.training.moving.method import Clock, Count, Memory, Move, Share, View
 from panning.training.moving.selection import highest
 from panning.training.moving.timing import Ramp
 
@@ -50,7 +50,7 @@ class Quantized(KeepsDenseWeights, HooksNetwork, Ramp):
         quantize_from: share of the training; before, only pruning acts.
     """
 
-    every: Annotated[int, Field(ge=1)] | None = 16
+    every: Count | None = 16
     weight_bits: Annotated[int, Field(ge=2, le=16)] | None = 8
     activation_bits: Annotated[int, Field(ge=2, le=16)] | None = 8
     order: Literal["prune_quantize", "quantize_prune"] = "prune_quantize"

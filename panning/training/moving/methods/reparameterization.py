@@ -12,14 +12,13 @@ equal numbers.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from panning.masks.allocation import round_counts
-from panning.training.moving.method import Clock, Move, Share, View
+from panning.training.moving.method import Clock, Count, Move, Share, ShareAboveZero, View
 from panning.training.moving.selection import free_places, full_layers, highest, noise_like, regrow
 from panning.training.moving.timing import DropAndGrow
 
@@ -37,12 +36,12 @@ class Reparameterization(DropAndGrow):
         slower_at: shares of the training.
     """
 
-    every: Annotated[int, Field(ge=1)] | None = 100
-    threshold: Annotated[float, Field(gt=0)] = 1e-3
-    n_moved: Annotated[int, Field(ge=1)] | None = None
+    every: Count | None = 100
+    threshold: PositiveFloat = 1e-3
+    n_moved: Count | None = None
     fraction: Share = 0.05
     slower_at: tuple[Share, ...] = (0.125, 0.4, 0.7)
-    until: Annotated[float, Field(gt=0, le=1)] = 0.95
+    until: ShareAboveZero = 0.95
 
     def acts(self, clock: Clock) -> bool:
         period = (self.every or clock.epoch) * 2 ** sum(clock.progress >= share for share in self.slower_at)

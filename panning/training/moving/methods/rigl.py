@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from panning.training.moving.abilities import LooksAtGradients
-from panning.training.moving.method import Move, Share, View
+from panning.training.moving.method import Move, Share, ShareAboveZero, View
 from panning.training.moving.selection import cosine, exchange, gradient, shares
 from panning.training.moving.timing import DropAndGrow
 
@@ -30,7 +30,7 @@ class RigL(LooksAtGradients, DropAndGrow):
 
     every: Annotated[int, Field(ge=2)] | None = 100  # every step skipped would be no training
     fraction: Share = 0.3
-    until: Annotated[float, Field(gt=0, le=1)] = 0.75
+    until: ShareAboveZero = 0.75
 
     def move(self, view: View) -> Move:
         fraction = cosine(self.fraction, 0.0, view.clock.progress / self.until)

@@ -10,14 +10,13 @@ Whether masks change is one draw for all layers, so that this number is kept ove
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
+from pydantic import NonNegativeFloat
 
 from panning.masks.allocation import top_k
 from panning.training.moving.abilities import KeepsDenseWeights
-from panning.training.moving.method import Move, View
+from panning.training.moving.method import Count, Move, ShareAboveZero, ShareBelowOne, View
+from panning.training.moving.selection import kept_magnitude
 from panning.training.moving.timing import Ramp
 
 
@@ -29,16 +28,16 @@ class NetworkSurgery(KeepsDenseWeights, Ramp):
         decay, power: after t steps masks change with probability (1 + decay t)^-power.
     """
 
-    every: Annotated[int, Field(ge=1)] | None = 1
-    end_at: Annotated[float, Field(gt=0, le=1)] = 0.5
-    band: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    decay: Annotated[float, Field(ge=0)] = 1e-4
-    power: Annotated[float, Field(ge=0)] = 1.0
+    every: Count | None = 1
+    end_at: ShareAboveZero = 0.5
+    band: ShareBelowOne = 0.1
+    decay: NonNegativeFloat = 1e-4
+    power: NonNegativeFloat = 1.0
 
     def move(self, view: View) -> Move:
-        magnitude, n_kept = view.weight.abs(), self.n_kept(view)
+        n_kept = self.n_kept(view)
         probability = (1.0 + self.decay * view.clock.step) ** -self.power
         if float(torch.rand((), generator=view.generator)) < probability:
             factor = torch.where(view.mask, 1.0 / (1.0 - self.band), 1.0 / (1.0 + self.band))
-            return Move(top_k(magnitude * factor, n_kept))
-        return Move(top_k(magnitude.masked_fill(~view.mask, -torch.inf), n_kept))  # only what the schedule takes goes
+            return Move(top_k(view.weight.abs() * factor, n_kept))
+        return Move(top_k(kept_magnitude(view), n_kept))  # only what the schedule takes goes
