@@ -106,7 +106,7 @@ class RunConfig(Config):
             update={
                 "data_root": str(root) if root else self.data_root,
                 "download": download or self.download,
-                "device": check_device_name(device or self.device),
+                "device": check_device_name(self.device if device is None else device),
             }
         )
 

@@ -335,6 +335,16 @@ def test_a_pruner_of_the_callers_own_may_score_by_known_indices_alone() -> None:
         panning.prune(model(), (IMAGES, LABELS), density=0.1, method=unknown)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("indices", "synflow"), ("indices", None), ("n_rounds", None), ("n_rounds", 1.5)]
+)
+def test_a_pruner_of_the_callers_own_must_say_its_indices_and_rounds(name: str, value: Any) -> None:
+    wrong = SmallestFirst()
+    setattr(wrong, name, value)
+    with pytest.raises(MaskError, match=f"SmallestFirst has .*{name} {value!r}.* but must have a tuple of names"):
+        panning.prune(model(), (IMAGES, LABELS), density=0.1, method=wrong)
+
+
 # --- a task whose model is a factory ---
 
 

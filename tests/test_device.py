@@ -130,7 +130,7 @@ def on_and_off(place: Place) -> tuple[Task, Task]:
     return small(load_task(SPEC, 0, place.source)), small(load_task(SPEC, 0))
 
 
-@pytest.mark.parametrize("name", ["tpu", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "CUDA", ""])
+@pytest.mark.parametrize("name", ["tpu", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:007", "cpu:0", "CUDA", ""])
 def test_a_name_that_is_no_device_is_refused(name: str) -> None:
     with pytest.raises(DeviceError, match=f"'{name}' is no device; allowed are auto, cpu, cuda, cuda:N or mps"):
         find_device(name)
@@ -140,6 +140,9 @@ def test_a_device_that_is_not_there_is_refused_with_what_is(monkeypatch: pytest.
     monkeypatch.setattr(devices, "ACCELERATORS", {"cuda": lambda: 2, "mps": lambda: 0})
     with pytest.raises(DeviceError, match="'cuda:7' is not there; this machine has cpu, cuda:0, cuda:1. Take one of"):
         find_device("cuda:7")
+    for number in (200, 256, 10**30):  # as eight bits, which torch takes, -56 and 0
+        with pytest.raises(DeviceError, match=f"'cuda:{number}' is not there"):
+            find_device(f"cuda:{number}")
     with pytest.raises(DeviceError, match="'mps' is not there"):
         find_device("mps")
     monkeypatch.setitem(devices.ACCELERATORS, "cuda", lambda: 0)
@@ -180,6 +183,8 @@ def test_a_device_in_a_config_reaches_its_jobs_and_is_no_part_of_the_run() -> No
     assert run.identity(None) == run.with_data(None, False, "cpu").identity(None)
     with pytest.raises(DeviceError, match="'tpu' is no device"):
         run.with_data(None, False, "tpu")
+    with pytest.raises(DeviceError, match="'' is no device"):
+        run.with_data(None, False, "")
 
 
 @pytest.mark.parametrize(

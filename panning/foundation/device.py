@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -30,8 +31,7 @@ def check_device_name(name: str) -> str:
         >>> check_device_name("cuda:1")
         'cuda:1'
     """
-    kind, colon, number = name.partition(":")
-    if name in ("auto", "cpu", *ACCELERATORS) or (kind == "cuda" and number.isascii() and number.isdigit()):
+    if name in ("auto", "cpu", *ACCELERATORS) or re.fullmatch("cuda:(0|[1-9][0-9]*)", name):
         return name
     raise DeviceError(f"'{name}' is no device; allowed are {NAMES}.")
 
@@ -50,13 +50,13 @@ def find_device(name: str) -> torch.device:
     there = {kind: count() for kind, count in ACCELERATORS.items()}
     if check_device_name(name) == "auto":
         return torch.device(next((kind for kind, n in there.items() if n), "cpu"))
-    device = torch.device(name)
-    if device.type == "cpu" or (device.index or 0) < there[device.type]:
-        return device
+    kind, _, number = name.partition(":")
+    if kind == "cpu" or int(number or 0) < there[kind]:  # torch reads a number above 127 as another, or not at all
+        return torch.device(name)
     found = [f"cuda:{i}" for i in range(there["cuda"])] + ["mps"] * there["mps"]
     raise DeviceError(
         f"The device '{name}' is not there; this machine has {', '.join(['cpu', *found])}. Take one of them, or 'auto'"
-        + (f" ({_why_no_cuda()})." if device.type == "cuda" and not there["cuda"] else ".")
+        + (f" ({_why_no_cuda()})." if kind == "cuda" and not there["cuda"] else ".")
     )
 
 

@@ -8,6 +8,7 @@ line, the configs and the tests; ``prune_problem`` runs any of them, with a cont
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -198,6 +199,11 @@ def pruner_row(method: str | Pruner) -> PrunerRow:
             f"method is {f'the class {method.__name__}' if isinstance(method, type) else f'a {type(method).__name__}'}; "
             "pass a name of panning.pruners.PRUNERS, or an object that is called with (problem, density, rounds) and has "
             "the attributes indices and n_rounds (panning.pruners.Pruner)."
+        )
+    if not isinstance(method.indices, Sequence) or isinstance(method.indices, str) or type(method.n_rounds) is not int:
+        raise MaskError(
+            f"{type(method).__name__} has indices {method.indices!r} and n_rounds {method.n_rounds!r}, but must have a "
+            "tuple of names of panning.scoring.INDICES, which may be empty, and a whole number."
         )
     for name in method.indices:
         lookup(INDICES, name, "index")
