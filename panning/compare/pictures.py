@@ -18,6 +18,7 @@ from panning.foundation.pictures import figure, png
 
 #: Method -> colour in a table of many methods; all others are grey, because nobody can tell so many colours apart.
 COLOURS = {
+    "panning": "black",
     "panning (agent)": "tab:red", "panning (agent) + all-alive": "tab:pink", "staged Panning": "tab:orange",
     "SynFlow": "tab:blue", "SynFlow (shuffled, as many alive)": "tab:cyan", "SNIP": "tab:green", "GraSP": "tab:olive",
     "magnitude": "tab:brown", "random (ERK)": "tab:purple",
@@ -59,7 +60,12 @@ def _lines(table: Table) -> list[Line]:
     few = dict.fromkeys(name.removesuffix(ALIVE) for name in by_method)
     if table.has_moving and len(few) > len(FEW):
         few = dict.fromkeys(name.removesuffix(ALIVE) for name, rows in by_method.items() if not rows[0].is_control)
-    own = dict(zip(few, FEW, strict=False)) if len(few) <= len(FEW) else {}
+    # What a search has chosen is red whatever stands beside it.
+    first = {"panning": "tab:red"} if "panning" in few else {}
+    own = first | dict(
+        zip((n for n in few if n not in first), (c for c in FEW if c not in first.values()), strict=False)
+    )
+    own = own if len(few) <= len(FEW) else {}
     lines = []
     for name, rows in by_method.items():
         base = name.removesuffix(ALIVE)
