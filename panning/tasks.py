@@ -89,7 +89,8 @@ class RunConfig(Config):
             which a seed gives the same result everywhere.
     """
 
-    PLACES: ClassVar[set[str]] = {"data_root", "download", "device"}  # fields that say where a run runs, not which one it is
+    # Fields that say where a run runs, not which one it is.
+    PLACES: ClassVar[set[str]] = {"data_root", "download", "device"}
 
     data_root: str | None = None
     download: bool = False

@@ -189,6 +189,8 @@ def _graph(model: nn.Module, opaque: set[str]) -> tuple[fx.Graph, dict[Any, Tens
         left = {
             name: vars(model).pop(name) for name in set(vars(model)) - before if name.startswith("_tensor_constant")
         }
+    for node in graph.nodes:  # of the signature: torch 2.6 cannot pickle an annotation that is a string
+        node.type = None
     return graph, left
 
 
