@@ -124,8 +124,6 @@ class TestADynamicMethodOfTheUsersOwn(DynamicContract):
 class Backwards:
     """An executor: the last job first."""
 
-    n_workers = 1
-
     def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         for job in reversed(jobs):
             yield job, execute(job)

@@ -29,10 +29,12 @@ from panning.foundation.errors import ConfigError, DensityError, OutputError, Pa
 from panning.foundation.files import sole_writer
 from panning.foundation.progress import silent
 from panning.foundation.records import RunRecord, read_records
+from panning.jobs.executor import SerialExecutor
+from panning.jobs.outcome import Outcome
 from panning.jobs.spec import CellSpec
 from panning.jobs.ways import CONTROLLED
+from panning.jobs.work import Job, execute
 from panning.pruners.controls import CONTROLS
-from panning.search import Job, Outcome, SerialExecutor, execute
 from panning.tasks import DataSource
 from panning.training import DYNAMICS, make_dynamic
 from panning.training.presets import dynamic_preset_names, load_dynamic_preset, load_recipe, recipe_names
@@ -75,8 +77,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Run
 
 class Interrupting:
     """Runs ``n`` jobs and raises KeyboardInterrupt."""
-
-    n_workers = 1
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -209,7 +209,7 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
         ({"tasks": CONFIG["tasks"] * 2}, "tasks is named twice"),
         ({"short": [{**SHORT, "learning_rate": 0.1}]}, "list the rate under learning_rates"),
         ({"short": [{**SHORT, "epochs": 1}] * 2}, "short is named twice"),
-        ({"tasks": [{**CONFIG["tasks"][0], "learning_rates": [0.1, 0.1]}]}, "a rate is named twice"),
+        ({"tasks": [{**CONFIG["tasks"][0], "learning_rates": [0.1, 0.1]}]}, "learning_rates is named twice"),
         (
             {
                 "tasks": [

@@ -26,13 +26,17 @@ from panning.foundation.errors import (
 )
 from panning.foundation.progress import silent
 from panning.foundation.records import RunRecord, read_records
+from panning.jobs.executor import SerialExecutor
+from panning.jobs.outcome import Outcome
 from panning.jobs.spec import PruneSpec, TrainSpec, digest
 from panning.jobs.store import JobStore
 from panning.jobs.ways import Method
+from panning.jobs.work import Job, execute
 from panning.masks.file import load_masks
-from panning.search import Job, Outcome, SearchConfig, SearchResult, SerialExecutor, check_search, execute, run_search
 from panning.search.candidates import fixed_candidates
+from panning.search.config import SearchConfig
 from panning.search.report import choices, cost_epochs, write_report
+from panning.search.run import SearchResult, check_search, run_search
 from panning.tasks import DataSource, TaskSpec
 from panning.training import Recipe
 
@@ -170,8 +174,6 @@ def test_a_dear_candidate_loses_by_the_weight_of_its_cost(whole: tuple[Path, Sea
 
 class Interrupting:
     """Runs jobs one by one and raises KeyboardInterrupt after ``n``."""
-
-    n_workers = 1
 
     def __init__(self, n: int) -> None:
         self.left = n

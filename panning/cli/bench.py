@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from panning.cli import options, output
-
-if TYPE_CHECKING:
-    from panning.compare.run import Share
 
 
 class _ConfigOrCommand(TyperGroup):
@@ -22,6 +19,10 @@ class _ConfigOrCommand(TyperGroup):
             args = ["run", *args]
         return super().resolve_command(ctx, args)
 
+
+Records = Annotated[
+    list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders of grids.", show_default=False)
+]
 
 app = typer.Typer(
     name="bench", help="Compare methods (panning bench CONFIG), and measure what pruning costs on this machine.",
@@ -85,9 +86,7 @@ def merge(
 
 @app.command()
 def fidelity(
-    records: Annotated[
-        list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders of grids.", show_default=False)
-    ],
+    records: Records,
     out: Annotated[Path | None, typer.Option("--out", help="Write the table there, as fidelity.md.")] = None,
 ) -> None:
     """Say how well the short trainings of a grid foresee its full ones.
@@ -106,9 +105,7 @@ def fidelity(
 
 @app.command()
 def report(
-    records: Annotated[
-        list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders of grids.", show_default=False)
-    ],
+    records: Records,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -141,7 +138,8 @@ def report(
     output.say(f"Report, tables and pictures: {folder / 'report.md'}")
 
 
-def _share(text: str) -> Share:
+def _share(text: str) -> tuple[int, int]:
+    """The part's number, from 0, and the number of parts."""
     first, _, n = text.partition("/")
     if not (first.isdecimal() and n.isdecimal() and 1 <= int(first) <= int(n)):
         raise typer.BadParameter(f"--share is '{text}', but must be I/N with 1 <= I <= N, as 1/4.")

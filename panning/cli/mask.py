@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from panning.cli import output
+from panning.cli import options, output
 from panning.foundation.errors import MaskError
 
 if TYPE_CHECKING:
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 app = typer.Typer(name="mask", help="Show, compare, check and convert mask files.", no_args_is_help=True)
 
 MaskFile = Annotated[Path, typer.Argument(help="A mask file.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
-def show(file: MaskFile, as_json: AsJson = False) -> None:
+def show(file: MaskFile, as_json: options.AsJson = False) -> None:
     """Show which layers keep how much, and where the mask comes from.
 
     Example: panning mask show runs/demo/panning-density0.01-seed0.safetensors
@@ -33,7 +32,8 @@ def show(file: MaskFile, as_json: AsJson = False) -> None:
     masks = load_masks(file)
     layers = _layers(masks)
     if as_json:
-        facts = {"fingerprint": fingerprint(masks.layout), **_totals(masks), "layers": layers}
+        totals = {"n_prunable": masks.n_prunable, "n_kept": masks.n_kept, "density": masks.density}
+        facts = {"fingerprint": fingerprint(masks.layout), **totals, "layers": layers}
         output.print_json({**facts, "manifest": masks.manifest})
         return
     rows = [
@@ -55,7 +55,7 @@ def show(file: MaskFile, as_json: AsJson = False) -> None:
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="A mask file.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another for the same network.", show_default=False)],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare two masks of one network, layer by layer.
 
@@ -158,16 +158,11 @@ def _check_model(file: Path, masks: Masks, name: str, input_shape: tuple[int, ..
 
 def _layers(masks: Masks) -> list[dict[str, Any]]:
     layout = masks.layout
+    columns = (layout.names, layout.shapes, layout.sizes, layout.counts(masks.flat))
     return [
         {"name": name, "shape": list(shape), "n_weights": n_weights, "n_kept": n_kept, "density": n_kept / n_weights}
-        for name, shape, n_weights, n_kept in zip(
-            layout.names, layout.shapes, layout.sizes, layout.counts(masks.flat), strict=True
-        )
+        for name, shape, n_weights, n_kept in zip(*columns, strict=True)
     ]
-
-
-def _totals(masks: Masks) -> dict[str, Any]:
-    return {"n_prunable": masks.n_prunable, "n_kept": masks.n_kept, "density": masks.density}
 
 
 def _parse_shape(text: str) -> tuple[int, ...]:

@@ -39,9 +39,8 @@ def methods(
         for row in rows:
             if row["released"]:
                 output.note(f"{row['name']} --released: {row['released']}")
-        columns, lines = _dynamic_lines(dynamic)
         output.say("")
-        output.print_table(columns, lines)
+        output.print_table(*_dynamic_lines(dynamic))
 
 
 def method_rows() -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from panning.search import Executor
+    from panning.jobs.executor import Executor
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of this run; an interrupted run goes on there.")]
 Workers = Annotated[
@@ -41,10 +41,10 @@ def worker_count(workers: int | None) -> int:
 
 
 @contextmanager
-def executor(n_workers: int, ray_address: str | None, job_timeout_s: float, device: str = "cpu") -> Iterator[Executor]:
+def executor(n_workers: int, ray_address: str | None, job_timeout_s: float, device: str) -> Iterator[Executor]:
     """Where jobs run: in this process for 0 workers, else on Ray, which runs for the time of the block."""
     from panning.foundation.device import find_device
-    from panning.search import SerialExecutor
+    from panning.jobs.executor import SerialExecutor
 
     if n_workers == 0:
         find_device(device)  # said at once

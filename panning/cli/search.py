@@ -28,7 +28,29 @@ def search(
 
     Example: panning search configs/search/fashion-lenet5.yaml --data-root DIR
     """
-    _run(config, out or Path("runs") / config.stem, workers, ray_address, data_root, download, device, as_json)
+    from panning.compare.report import findings, short_cells
+    from panning.foundation.config import load_config
+    from panning.search import report
+    from panning.search.config import SearchConfig
+    from panning.search.run import check_search, run_search
+
+    settings = load_config(SearchConfig, config).with_data(data_root, download, device)
+    ready = check_search(settings)  # before Ray starts: wrong input is answered at once
+    folder = out or Path("runs") / config.stem
+    n_workers = options.worker_count(workers)
+    with (
+        options.executor(n_workers, ray_address, settings.job_timeout_s, settings.device) as executor,
+        output.listener() as listen,
+    ):
+        result = run_search(ready, folder, executor, agent_workers=n_workers, listen=listen)
+    table = report.write_report(result, folder)
+    if as_json:
+        output.print_json(report.as_json(result, table))
+        return
+    output.print_table(*short_cells(table))
+    for sentence in (*report.choices(result), *findings(table)):
+        output.say(sentence)
+    output.say(f"Masks, table, pictures and records: {folder}")
 
 
 @app.command()
@@ -41,32 +63,4 @@ def demo(
 ) -> None:
     """Run the whole job on the embedded digits in a few minutes; run it again to go on after an interruption."""
     with resources.as_file(resources.files("panning.configs") / "demo" / "digits.yaml") as config:
-        _run(config, out or Path("runs") / "demo", workers, ray_address, None, False, device, as_json)
-
-
-def _run(
-    path: Path, out: Path, workers: int | None, ray_address: str | None, data_root: Path | None, download: bool,
-    device: str | None, as_json: bool,
-) -> None:  # fmt: skip
-    from panning.compare.report import findings, short_cells
-    from panning.foundation.config import load_config
-    from panning.search import SearchConfig, check_search, run_search
-    from panning.search.report import as_json as search_as_json
-    from panning.search.report import choices, write_report
-
-    config = load_config(SearchConfig, path).with_data(data_root, download, device)
-    ready = check_search(config)  # before Ray starts: wrong input is answered at once
-    n_workers = options.worker_count(workers)
-    with (
-        options.executor(n_workers, ray_address, config.job_timeout_s, config.device) as executor,
-        output.listener() as listen,
-    ):
-        result = run_search(ready, out, executor, agent_workers=n_workers, listen=listen)
-    table = write_report(result, out)
-    if as_json:
-        output.print_json(search_as_json(result, table))
-        return
-    output.print_table(*short_cells(table))
-    for sentence in (*choices(result), *findings(table)):
-        output.say(sentence)
-    output.say(f"Masks, table, pictures and records: {out}")
+        search(config, out or Path("runs") / "demo", workers, ray_address, device=device, as_json=as_json)

@@ -40,9 +40,8 @@ def train_agent(
 
     settings = load_config(agents.AgentConfig, config).with_data(data_root, download, device)
     for task in settings.env.tasks:
-        load_task(
-            task, settings.env.seeds[0], settings.source.on_cpu
-        )  # before Ray starts: wrong input is answered at once
+        # Before Ray starts: wrong input is answered at once.
+        load_task(task, settings.env.seeds[0], settings.source.on_cpu)
     folder = out or Path("runs") / f"agent-{config.stem}"
     n_workers = options.worker_count(workers)
     running: AbstractContextManager[None] = nullcontext()

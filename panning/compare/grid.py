@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from panning.episode.policy_net import load_policy
-from panning.foundation.config import Config
+from panning.foundation.config import DISTINCT, Config
 from panning.jobs.outcome import CellOutcome
-from panning.jobs.spec import CellSpec, digest_of_any
+from panning.jobs.spec import CellSpec, digest
 from panning.jobs.ways import Agent, Method, Way
 from panning.jobs.work import Job
 from panning.masks.masks import Density
@@ -86,16 +86,9 @@ class GridTask(Config):
 
     task: TaskSpec
     recipe: Recipe
-    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], DISTINCT] = ()
 
     _names = field_validator("task")(check_task_names)
-
-    @field_validator("learning_rates")
-    @classmethod
-    def _differ(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(rates)) < len(rates):
-            raise ValueError("a rate is named twice")
-        return rates
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -114,11 +107,11 @@ class GridConfig(RunConfig):
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-    tasks: Annotated[tuple[GridTask, ...], Field(min_length=1)]
-    densities: Annotated[tuple[Density, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    methods: Annotated[tuple[Contender, ...], Field(min_length=1)]
-    short: tuple[Recipe, ...] = ()
+    tasks: Annotated[tuple[GridTask, ...], Field(min_length=1), DISTINCT]
+    densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), DISTINCT]
+    methods: Annotated[tuple[Contender, ...], Field(min_length=1), DISTINCT]
+    short: Annotated[tuple[Recipe, ...], DISTINCT] = ()
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
     @model_validator(mode="after")
@@ -138,9 +131,6 @@ class GridConfig(RunConfig):
             raise ValueError(
                 f"a benchmark without controls is not believed; add to methods: {'; '.join(missing)} (see docs/benchmark.md)"
             )
-        for name in ("tasks", "methods", "densities", "seeds", "short"):
-            if len({repr(value) for value in getattr(self, name)}) < len(getattr(self, name)):
-                raise ValueError(f"one of the {name} is named twice")
         return self
 
     @model_validator(mode="after")
@@ -190,7 +180,7 @@ class Group:
 
     def jobs(self, recipe: Recipe, *, test: bool) -> list[Job[CellOutcome]]:
         """A cell for each seed; the test part is read only with ``test``."""
-        policy = digest_of_any(self.policy)
+        policy = digest(self.policy)
         return [
             Job(
                 CellSpec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,11 +103,9 @@ def accuracy_picture(table: Table) -> bytes:
         if line.colour and not any(math.isnan(low) for low, _ in bounds):
             axes.fill_between(x, *zip(*bounds, strict=True), color=line.colour, alpha=0.15)
     axes.axhline(100 * table.dense.mean("test_accuracy"), linestyle="--", color="black", linewidth=0.8, label="dense")
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel="effective compression (all weights / alive weights)", ylabel="test accuracy, %")
     axes.set_xticks([1 / density for density in table.densities], [f"{1 / density:.4g}" for density in table.densities])
     axes.minorticks_off()  # whose labels run into each other
-    axes.set_xlabel("effective compression (all weights / alive weights)")
-    axes.set_ylabel("test accuracy, %")
     axes.set_title(table.title, parse_math=False)
     axes.grid(alpha=0.3)
     _legend([axes], fontsize=7)
@@ -142,49 +140,51 @@ def rank_picture(table: Table) -> bytes | None:
     return png(whole)
 
 
-def layer_picture(table: Table) -> bytes | None:
-    """Density of each layer, one panel for each density."""
+def _by_density(table: Table, ylabel: str, draw: Callable[[Any, list[tuple[Line, Row]]], None]) -> bytes | None:
+    """One panel for each density, into which ``draw`` puts the rows that did not fail everywhere, with their lines."""
     if not (densities := table.densities):
         return None
     whole, panels = figure(len(densities), width=3.4, height=3.6)
     for axes, density in zip(panels, densities, strict=True):
-        for line in _lines(table):
-            for row in (r for r in line.rows if r.density == density and line.colour):
-                layers = dict(next(iter(row.good.values()))["layer_densities"])
-                axes.plot(
-                    range(len(layers)), [max(d, 1e-6) for d in layers.values()], marker="o", markersize=3, **line.style
-                )
-                axes.set_xticks(
-                    range(len(layers)), [n.removesuffix(".weight") for n in layers], rotation=60, fontsize=6
-                )
-        axes.set_yscale("log")
+        draw(axes, [(line, row) for line in _lines(table) for row in line.rows if row.density == density])
         axes.set_title(f"density {density:g}", fontsize=9)
-    panels[0].set_ylabel("density of the layer")
+    panels[0].set_ylabel(ylabel)
     _legend(panels, fontsize=6)
     return png(whole)
+
+
+def layer_picture(table: Table) -> bytes | None:
+    """Density of each layer, one panel for each density."""
+
+    def draw(axes: Any, rows: list[tuple[Line, Row]]) -> None:
+        for line, row in rows:
+            if line.colour:
+                layers = dict(next(iter(row.good.values()))["layer_densities"])
+                shown = [max(density, 1e-6) for density in layers.values()]
+                names = [name.removesuffix(".weight") for name in layers]
+                axes.plot(range(len(layers)), shown, marker="o", markersize=3, **line.style)
+                axes.set_xticks(range(len(layers)), names, rotation=60, fontsize=6)
+        axes.set_yscale("log")
+
+    return _by_density(table, "density of the layer", draw)
 
 
 def cost_picture(table: Table) -> bytes | None:
     """Accuracy against the cost of search, scoring and training, one panel for each density."""
-    if not (densities := table.densities):
-        return None
-    whole, panels = figure(len(densities), width=3.4, height=3.6)
-    for axes, density in zip(panels, densities, strict=True):
-        for line in _lines(table):
-            for row in (r for r in line.rows if r.density == density):
-                size, marker = 24 if line.colour else 10, "^" if line.is_dashed else "o"
-                style = {"color": line.style["color"], "label": line.style["label"], "s": size, "marker": marker}
-                axes.scatter([table.work(row)], [100 * row.mean("test_accuracy")], **style)
-        shown = [table.work(row) for row in table.at(density) if row.good]
+
+    def draw(axes: Any, rows: list[tuple[Line, Row]]) -> None:
+        for line, row in rows:
+            size, marker = 24 if line.colour else 10, "^" if line.is_dashed else "o"
+            style = {"color": line.style["color"], "label": line.style["label"], "s": size, "marker": marker}
+            axes.scatter([table.work(row)], [100 * row.mean("test_accuracy")], **style)
+        shown = [table.work(row) for _, row in rows]
         if shown and min(shown) > 0 and max(shown) > 10 * min(shown):
             axes.set_xscale("log")  # on less than a decade its ticks run into each other
         axes.xaxis.set_minor_formatter("")  # labels of minor ticks run into each other
         axes.set_xlabel("multiply-adds, dense epochs" if table.counts_adds else "cost, dense epochs")
-        axes.set_title(f"density {density:g}", fontsize=9)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("test accuracy, %")
-    _legend(panels, fontsize=6)
-    return png(whole)
+
+    return _by_density(table, "test accuracy, %", draw)
 
 
 def course_picture(table: Table) -> bytes | None:
@@ -201,8 +201,7 @@ def course_picture(table: Table) -> bytes | None:
             axes.plot(compression, values, marker="o", markersize=3, **line.style)
     for axes, label in ((dead, "dead weights among the kept, %"), (accuracy, "validation accuracy, %")):
         axes.set_xscale("log", base=2)
-        axes.set_xlabel("compression (all weights / kept weights)")
-        axes.set_ylabel(label)
+        axes.set(xlabel="compression (all weights / kept weights)", ylabel=label)
         axes.grid(alpha=0.3)
     dead.set_title(table.title, fontsize=9, parse_math=False)
     _legend([dead, accuracy], fontsize=7)

@@ -10,7 +10,7 @@ from typing import Any
 from panning.compare.cells import without_timing
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord
-from panning.jobs.spec import CellSpec, digest_of_any
+from panning.jobs.spec import CellSpec, digest
 from panning.jobs.work import Job, execute
 from panning.tasks import DataSource
 
@@ -41,7 +41,7 @@ def run_again(record: RunRecord, source: DataSource, policy: Path | None = None)
         PanningError: if the row needs another policy file than this.
     """
     data = policy.read_bytes() if policy is not None else None
-    if record.config["policy"] != digest_of_any(data):
+    if record.config["policy"] != digest(data):
         wanted = (
             "the policy file that it was made with, beside its grid's config"
             if record.config["policy"]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from panning.foundation.config import Config, Name
+from panning.foundation.config import DISTINCT, Config, Name
 
 if TYPE_CHECKING:
     from panning.episode.state import EpisodeState
@@ -147,16 +147,9 @@ class ObservationSpec(Config):
         observations: rows of ``OBSERVATIONS``.
     """
 
-    observations: Annotated[tuple[Annotated[str, Name(OBSERVATIONS, "observation")], ...], Field(min_length=1)] = (
-        STANDARD
-    )
-
-    @field_validator("observations")
-    @classmethod
-    def _once_each(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) < len(names):
-            raise ValueError("an observation is named twice")
-        return names
+    observations: Annotated[
+        tuple[Annotated[str, Name(OBSERVATIONS, "observation")], ...], Field(min_length=1), DISTINCT
+    ] = STANDARD
 
     @model_serializer(mode="wrap")
     def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

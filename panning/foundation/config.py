@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from panning.foundation.errors import ConfigError, UnknownNameError
 from panning.foundation.files import read_regular
@@ -40,6 +40,15 @@ def Name(table: Mapping[str, Any], kind: str) -> AfterValidator:
 
     return AfterValidator(known)
 
+
+def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+    if len({repr(value) for value in values}) < len(values):
+        raise ValueError(f"one of the {info.field_name} is named twice")
+    return values
+
+
+#: The type of a tuple in which nothing stands twice: ``Annotated[tuple[int, ...], DISTINCT]``.
+DISTINCT = AfterValidator(_distinct)
 
 #: Ours have 2 KiB; the YAML reader needs a second and more for a hostile megabyte.
 MAX_CONFIG_BYTES = 1 << 16

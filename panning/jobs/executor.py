@@ -12,11 +12,6 @@ from panning.jobs.work import Job, execute
 class Executor(Protocol):
     """Where jobs run."""
 
-    @property
-    def n_workers(self) -> int:
-        """Jobs that run at the same time."""
-        ...
-
     def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         """Every job with its outcome, in the order in which they end.
 
@@ -28,8 +23,6 @@ class Executor(Protocol):
 
 class SerialExecutor:
     """One job after the other, in this process; the one for tests and for debugging."""
-
-    n_workers = 1
 
     def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         for job in jobs:

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
-from panning.foundation import errors
 from panning.foundation.errors import PanningError, WorkerError
 from panning.foundation.memory import keep_freed_memory
 from panning.foundation.ray_gpus import gpu_share
 from panning.jobs.outcome import Outcome, OutcomeT
-from panning.jobs.work import Job
+from panning.jobs.work import Job, execute
 
 #: A job whose worker died so often is not tried again.
 MAX_ATTEMPTS = 3
@@ -35,14 +34,8 @@ class _JobWorker:
     def pid(self) -> int:
         return os.getpid()
 
-    def execute(self, job: Job[Any]) -> Outcome | tuple[str, str]:
-        """The outcome, or the name and message of the PanningError it raised."""
-        from panning.jobs.work import execute
-
-        try:
-            return execute(job)
-        except PanningError as error:
-            return type(error).__name__, str(error)
+    def execute(self, job: Job[Any]) -> Outcome:
+        return execute(job)
 
 
 _RemoteJobWorker: Any = ray.remote(num_cpus=1, max_restarts=0)(_JobWorker)
@@ -79,11 +72,6 @@ class RayExecutor:
             ray.kill(worker)
         self._workers = []
 
-    def start(self) -> None:
-        """Start the actors, if they are not there yet."""
-        if not self._workers:
-            self._workers = [self._new_worker() for _ in range(self.n_workers)]
-
     def _new_worker(self) -> Any:
         return _RemoteJobWorker.options(num_gpus=gpu_share(self.device, self.n_workers)).remote()
 
@@ -95,9 +83,10 @@ class RayExecutor:
     def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         if not jobs:
             return
-        self.start()
+        if not self._workers:
+            self._workers = [self._new_worker() for _ in range(self.n_workers)]
         waiting = deque(jobs)
-        attempts: dict[str, int] = {}
+        deaths: Counter[str] = Counter()
         idle = list(range(self.n_workers))
         flights: dict[Any, _Flight] = {}
         try:
@@ -105,46 +94,44 @@ class RayExecutor:
                 while waiting and idle:
                     self._send(waiting.popleft(), idle.pop(0), flights)
                 ready, _ = ray.wait(list(flights), num_returns=1, timeout=POLL_S)
-                for call in [*ready, *self._overdue(flights)]:
-                    flight = flights.pop(call, None)
-                    if flight is None:
+                overdue = [call for call, flight in flights.items() if flight.deadline < time.monotonic()]
+                for call in [*ready, *overdue]:
+                    if (flight := flights.pop(call, None)) is None:
                         continue
-                    outcome = self._land(call, flight) if call in ready else None
-                    if outcome is None:  # the worker died, or was silent for too long
-                        self._replace(flight, attempts)
-                        waiting.appendleft(flight.job)
                     idle.append(flight.worker)
+                    outcome = self._land(call) if call in ready else None
                     if outcome is not None:
                         yield flight.job, outcome
+                    else:  # the worker died, or was silent for too long
+                        self._count_death(flight.job, deaths)
+                        self._replace(flight.worker)
+                        waiting.appendleft(flight.job)
         finally:
             for flight in flights.values():  # the caller stopped early: what still runs is not wanted any more
-                ray.kill(self._workers[flight.worker])
-                self._workers[flight.worker] = self._new_worker()
+                self._replace(flight.worker)
 
     def _send(self, job: Job[Any], worker: int, flights: dict[Any, _Flight]) -> None:
         call = self._workers[worker].execute.remote(job)
         flights[call] = _Flight(job, worker, time.monotonic() + self.job_timeout_s)
 
-    def _overdue(self, flights: dict[Any, _Flight]) -> list[Any]:
-        now = time.monotonic()
-        return [call for call, flight in flights.items() if flight.deadline < now]
-
-    def _land(self, call: Any, flight: _Flight) -> Any:
+    def _land(self, call: Any) -> Any:
         try:
-            answer = ray.get(call)
+            return ray.get(call)
         except RayActorError:
             return None
-        if isinstance(answer, Outcome):
-            return answer
-        name, message = answer
-        raise getattr(errors, name, PanningError)(message)
+        except RayTaskError as error:
+            if isinstance(error.cause, PanningError):
+                raise error.cause from None
+            raise
 
-    def _replace(self, flight: _Flight, attempts: dict[str, int]) -> None:
-        attempts[flight.job.key] = attempts.get(flight.job.key, 0) + 1
-        if attempts[flight.job.key] >= MAX_ATTEMPTS:
+    def _count_death(self, job: Job[Any], deaths: Counter[str]) -> None:
+        deaths[job.key] += 1
+        if deaths[job.key] >= MAX_ATTEMPTS:
             raise WorkerError(
-                f"The workers of a {flight.job.spec.kind} job died or were silent for {self.job_timeout_s:.0f} s, "
-                f"{MAX_ATTEMPTS} times; is the memory enough? The job: {flight.job.config}"
+                f"The workers of a {job.spec.kind} job died or were silent for {self.job_timeout_s:.0f} s, "
+                f"{MAX_ATTEMPTS} times; is the memory enough? The job: {job.config}"
             )
-        ray.kill(self._workers[flight.worker])
-        self._workers[flight.worker] = self._new_worker()
+
+    def _replace(self, worker: int) -> None:
+        ray.kill(self._workers[worker])
+        self._workers[worker] = self._new_worker()

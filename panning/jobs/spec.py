@@ -22,14 +22,9 @@ from panning.tasks import TaskSpec, check_task_names
 from panning.training import Recipe
 
 
-def digest(data: bytes) -> str:
-    """The hash by which a description names a mask or a policy."""
-    return hashlib.sha256(data).hexdigest()[:20]
-
-
-def digest_of_any(data: bytes | None) -> str | None:
-    """The same where there may be none."""
-    return None if data is None else digest(data)
+def digest(data: bytes | None) -> str | None:
+    """The hash by which a description names a mask or a policy, if there is one."""
+    return None if data is None else hashlib.sha256(data).hexdigest()[:20]
 
 
 class _OfOneNetwork(Config):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from panning.agents.config import AgentConfig, EnvSpec, EpisodeSpec, PPOSpec
-from panning.foundation.config import Config, Name
+from panning.foundation.config import DISTINCT, Config, Name
 from panning.masks.masks import Density
 from panning.pruners import PRUNERS
 from panning.tasks import RunConfig, TaskSpec, check_task_names
@@ -65,8 +65,8 @@ class SearchConfig(RunConfig):
 
     name: str
     task: TaskSpec
-    densities: Annotated[tuple[Density, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), DISTINCT] = (0, 1, 2)
     agent: AgentPart = AgentPart()
     n_samples: Annotated[int, Field(ge=0)] = 8
     cost_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -86,8 +86,6 @@ class SearchConfig(RunConfig):
         for number, rung in enumerate(self.rungs):
             if rung.n_seeds > len(self.seeds):
                 raise ValueError(f"rung {number} wants {rung.n_seeds} seeds, there are {len(self.seeds)}")
-        if len(set(self.seeds)) < len(self.seeds) or len(set(self.densities)) < len(self.densities):
-            raise ValueError("a seed or a density is named twice")
         return self
 
     def identity(self, policy: bytes | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from panning.foundation.progress import Listener
 from panning.foundation.records import RunRecord, read_records
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import PruneOutcome, TrainOutcome
-from panning.jobs.spec import PruneSpec, TrainSpec, digest, digest_of_any
+from panning.jobs.spec import PruneSpec, TrainSpec, digest
 from panning.jobs.store import JobStore
 from panning.jobs.ways import Method, Way
 from panning.jobs.work import Job
@@ -185,21 +185,22 @@ class Search:
 
     def _group(self, way: Way = Way(), density: float = 1.0) -> Group:  # noqa: B008
         config = self.config
-        policy = self.policy if way.needs_policy else None
         task = GridTask(task=config.task, recipe=config.recipe)
-        return Group(task, config.seeds, config.source, way, density, policy)
+        return Group(task, config.seeds, config.source, way, density, self._policy_of(way))
 
     def _prune(self, stage: str, networks: Sequence[Network]) -> dict[Network, PruneOutcome]:
         jobs = {network: self._prune_job(*network) for network in networks}
         outcomes = self.store.run(list(jobs.values()), self.executor, self.listen, stage)
         return {network: outcomes[job.key] for network, job in jobs.items()}
 
+    def _policy_of(self, way: Way) -> bytes | None:
+        return self.policy if way.needs_policy else None
+
     def _prune_job(self, density: float, way: Way, seed: int) -> Job[PruneOutcome]:
-        policy = self.policy if way.needs_policy else None
+        policy = self._policy_of(way)
         spec = PruneSpec(
-            task=self.config.task, seed=seed, density=density, by=way.by, all_alive=way.all_alive,
-            policy=digest_of_any(policy),
-        )  # fmt: skip
+            task=self.config.task, seed=seed, density=density, by=way.by, all_alive=way.all_alive, policy=digest(policy)
+        )
         return Job(spec, self.config.source, policy)
 
     def _train(self, stage: str, pruned: dict[Network, PruneOutcome], recipe: Recipe) -> dict[Network, TrainOutcome]:

@@ -29,7 +29,7 @@ class ExecutorContract:
     def test_every_job_comes_once_with_the_outcome_that_it_has_in_this_process(self, executor: Executor) -> None:
         jobs = [job(seed, method) for seed in (0, 1) for method in ("magnitude", "erk", "synflow")]
         found = {done.key: outcome for done, outcome in executor.run(jobs)}
-        assert executor.n_workers >= 1 and found == {asked.key: execute(asked) for asked in jobs}
+        assert found == {asked.key: execute(asked) for asked in jobs}
 
     def test_no_jobs_have_no_outcomes(self, executor: Executor) -> None:
         assert list(executor.run([])) == []
