@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from panning.envs import PanningEnv, RewardSpec
 from panning.episode.actions import ActionSpec
 from panning.episode.observations import ObservationSpec
 from panning.foundation.config import Config
 from panning.masks.masks import Density
-from panning.tasks import DataSource, RunConfig, TaskSpec, check_task_names
+from panning.tasks import DataSource, NamedTask, RunConfig
 
 
 class EpisodeSpec(ObservationSpec):
@@ -30,11 +30,9 @@ class EnvSpec(EpisodeSpec):
     6
     """
 
-    tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[NamedTask, ...], Field(min_length=1)]
     densities: Annotated[tuple[Density, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
-
-    _names = field_validator("tasks")(check_task_names)
 
     def make(self, source: DataSource) -> PanningEnv:
         """A fresh environment."""

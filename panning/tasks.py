@@ -8,7 +8,7 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Self, TypeVar
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import AfterValidator, Field
@@ -112,25 +112,25 @@ class RunConfig(Config):
         )
 
 
-Tasks = TypeVar("Tasks", TaskSpec, tuple[TaskSpec, ...])
-
-
-def check_task_names(tasks: Tasks) -> Tasks:
-    """``tasks``, for validators of configs: models and data must be in the tables; import paths and factories are refused.
+def check_task_names(task: TaskSpec) -> TaskSpec:
+    """``task``, for validators of configs: model and data must be in the tables; import paths and factories are refused.
 
     Raises:
         ValueError: with the nearest right name.
     """
-    for task in (tasks,) if isinstance(tasks, TaskSpec) else tasks:
-        if not isinstance(task.model, str):
-            raise ValueError(
-                f"model is the factory '{task.model_name}', but results are filed by configs, which hold names"
-            )
-        if task.model not in model_names() and not task.model.startswith("torchvision:"):
-            raise ValueError(unknown_name_message("model", task.model, model_names()))
-        if task.data not in data_names() and not task.data.startswith(("npz:", "folder:")):
-            raise ValueError(unknown_name_message("data set", task.data, data_names()))
-    return tasks
+    if not isinstance(task.model, str):
+        raise ValueError(
+            f"model is the factory '{task.model_name}', but results are filed by configs, which hold names"
+        )
+    if task.model not in model_names() and not task.model.startswith("torchvision:"):
+        raise ValueError(unknown_name_message("model", task.model, model_names()))
+    if task.data not in data_names() and not task.data.startswith(("npz:", "folder:")):
+        raise ValueError(unknown_name_message("data set", task.data, data_names()))
+    return task
+
+
+#: The type of a task in a config that names its results.
+NamedTask = Annotated[TaskSpec, AfterValidator(check_task_names)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,8 +50,7 @@ def executor(n_workers: int, ray_address: str | None, job_timeout_s: float, devi
         find_device(device)  # said at once
         yield SerialExecutor()
         return
-    from panning.jobs.ray_cluster import ray_running
-    from panning.jobs.ray_executor import RayExecutor
+    from panning.jobs.ray_executor import RayExecutor, ray_running
 
     with ray_running(n_workers, ray_address, device), RayExecutor(n_workers, job_timeout_s, device) as workers:
         yield workers

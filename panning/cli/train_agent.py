@@ -46,7 +46,7 @@ def train_agent(
     n_workers = options.worker_count(workers)
     running: AbstractContextManager[None] = nullcontext()
     if n_workers:
-        from panning.jobs.ray_cluster import ray_running
+        from panning.jobs.ray_executor import ray_running
 
         running = ray_running(n_workers, ray_address, settings.device)
     with running, output.listener() as listen:

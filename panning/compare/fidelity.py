@@ -37,6 +37,8 @@ N_RESAMPLES = 2000
 MethodSeed = tuple[str, int]
 #: Task and recipe as text, density.
 Setting = tuple[str, float]
+#: Training and its share of the cost -> the last figures of every mask in it.
+Predictions = dict[tuple[str, float], dict[Setting, dict[MethodSeed, dict[str, float]]]]
 Array = NDArray[np.floating]
 
 
@@ -133,11 +135,8 @@ def _trainings(
 
 def _predictions(
     full: Mapping[Setting, Mapping[MethodSeed, RunRecord]], short: Mapping[str, Sequence[RunRecord]]
-) -> dict[tuple[str, float], dict[Setting, dict[MethodSeed, dict[str, float]]]]:
-    """Training and its share of the cost -> the last figures of every mask in it."""
-    found: dict[tuple[str, float], dict[Setting, dict[MethodSeed, dict[str, float]]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
+) -> Predictions:
+    found: Predictions = defaultdict(lambda: defaultdict(dict))
     for setting, masks in full.items():
         for mask, whole in masks.items():
             history = whole.metrics["history"]

@@ -19,7 +19,7 @@ from panning.jobs.ways import Agent, Method, Way
 from panning.jobs.work import Job
 from panning.masks.masks import Density
 from panning.pruners import PRUNERS
-from panning.tasks import DataSource, RunConfig, TaskSpec, check_task_names
+from panning.tasks import DataSource, NamedTask, RunConfig
 from panning.training import Recipe
 from panning.training.presets import load_recipe
 
@@ -84,11 +84,9 @@ class GridTask(Config):
             A fixed rate favours some masks; this costs as many trainings more as there are rates.
     """
 
-    task: TaskSpec
+    task: NamedTask
     recipe: Recipe
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], DISTINCT] = ()
-
-    _names = field_validator("task")(check_task_names)
 
     @field_validator("recipe", mode="before")
     @classmethod

@@ -18,7 +18,7 @@ from panning.jobs.outcome import CellOutcome
 from panning.jobs.store import JobStore
 from panning.jobs.work import Job
 from panning.masks.masks import n_kept_at
-from panning.tasks import load_task
+from panning.tasks import DataSource, Task, TaskSpec, load_task
 from panning.training import Recipe
 
 #: (i, n): every n-th group of a grid, from the i-th on.
@@ -42,17 +42,17 @@ def run_grid(
     claim_folder(out, {"command": "bench", "name": config.name})
     with sole_writer(out):
         write_atomic(out / "config.yaml", dump_config(config))
-        store = _checked(JobStore(out))
+        store = JobStore(out)
+        for record in join_records(_held(store.records)).values():
+            check_cell(record)  # it may come from elsewhere, and cells are built on it
 
         def work(stage: str, jobs: Sequence[Job[CellOutcome]]) -> dict[str, CellOutcome]:
             return store.run(jobs, executor, listen, stage)
 
         first, n_shares = share
         mine = groups(config, folder)[first::n_shares]
-        if any(group.task.learning_rates for group in mine):
-            tried = work("learning rates", [job for group in mine for jobs in _by_rate(group).values() for job in jobs])
-        else:
-            tried = {}
+        trials = [job for group in mine for jobs in _by_rate(group).values() for job in jobs]
+        tried = work("learning rates", trials) if trials else {}
         work("cells", _seed_by_seed(group.jobs(_tuned(group, tried), test=True) for group in mine))
         if config.short:
             short = (group.jobs(recipe, test=False) for group in mine for recipe in config.short)
@@ -60,12 +60,18 @@ def run_grid(
         return list(store.records)
 
 
-def _checked(store: JobStore) -> JobStore:
-    """Records that may come from elsewhere are checked before anything is built on them."""
-    if store.records.path.exists():
-        for record in join_records([store.records.path]).values():
-            check_cell(record)
-    return store
+def _held(records: RecordStore) -> list[Path]:
+    """The file of a store, if it is there."""
+    return [records.path] if records.path.exists() else []
+
+
+def check_task(spec: TaskSpec, seed: int, source: DataSource, densities: Sequence[float]) -> Task:
+    """The task, on the CPU, if each density may leave a path through its network."""
+    task = load_task(spec, seed, source.on_cpu)
+    connectivity = Connectivity.of(task.problem)
+    for density in densities:
+        connectivity.check_reachable(n_kept_at(density, task.problem.layout.n_prunable))
+    return task
 
 
 def check_grid(config: GridConfig, folder: Path) -> tuple[int, int]:
@@ -75,10 +81,7 @@ def check_grid(config: GridConfig, folder: Path) -> tuple[int, int]:
         The number of cells, and that of trainings, with short ones and those that try learning rates.
     """
     for task in config.tasks:
-        problem = load_task(task.task, config.seeds[0], config.source.on_cpu).problem
-        connectivity = Connectivity.of(problem)
-        for density in config.densities:
-            connectivity.check_reachable(n_kept_at(density, problem.layout.n_prunable))
+        check_task(task.task, config.seeds[0], config.source, config.densities)
     made = groups(config, folder)
     n_trainings = sum(1 + len(config.short) + len(group.task.learning_rates) for group in made)
     return len(made) * len(config.seeds), n_trainings * len(config.seeds)
@@ -92,8 +95,7 @@ def merge_records(files: Sequence[Path], out: Path) -> int:
     """
     with sole_writer(out):
         store = RecordStore(out / "records.jsonl")
-        held = [store.path] if store.path.exists() else []
-        joined = join_records([*held, *files])
+        joined = join_records([*_held(store), *files])
         new = [record for key, record in joined.items() if record.kind == "cell" and key not in store]
         for record in new:
             store.append(record)

@@ -157,9 +157,9 @@ def tables(records: Iterable[RunRecord]) -> list[Table]:
 
 def _parted(text: str, rows: Sequence[Row]) -> tuple[Row, tuple[Row, ...]]:
     """The dense network's row, and the others in order."""
+    task, _ = json.loads(text)
     dense = next((row for row in rows if row.method == "dense"), None)
     if dense is None or not dense.good:
-        task, _ = json.loads(text)
         why = (
             "no dense network was trained; run the grid to its end, or join its shares"
             if dense is None
@@ -169,7 +169,6 @@ def _parted(text: str, rows: Sequence[Row]) -> tuple[Row, tuple[Row, ...]]:
     n_failed = {row: len(row.cells) - len(row.good) for row in rows}
     others = [row for row in rows if row is not dense]
     if len(data := {cell.metrics["data"] for row in rows for cell in row.cells if "data" in cell.metrics}) > 1:
-        task, _ = json.loads(text)
         raise PanningError(
             f"{task['model']} on {task['data']}: these records come from {len(data)} different data sets of that name, and "
             "are no pairs. Report those of one machine, or let all have the same files."

@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 from typing import ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from panning.foundation.config import Config
 from panning.jobs.outcome import CellOutcome, PruneOutcome, TrainOutcome
 from panning.jobs.ways import Way
 from panning.masks.masks import Density
-from panning.tasks import TaskSpec, check_task_names
+from panning.tasks import NamedTask
 from panning.training import Recipe
 
 
@@ -34,10 +34,8 @@ class _OfOneNetwork(Config):
         seed: of the network, its batches and its training.
     """
 
-    task: TaskSpec
+    task: NamedTask
     seed: int
-
-    _names = field_validator("task")(check_task_names)
 
 
 class _OfOneMask(Way, _OfOneNetwork):

@@ -6,14 +6,7 @@ import dataclasses
 from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    SerializerFunctionWrapHandler,
-    Tag,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import Policy, run_policy

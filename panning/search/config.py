@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from panning.agents.config import AgentConfig, EnvSpec, EpisodeSpec, PPOSpec
 from panning.foundation.config import DISTINCT, Config, Name
 from panning.masks.masks import Density
 from panning.pruners import PRUNERS
-from panning.tasks import RunConfig, TaskSpec, check_task_names
+from panning.tasks import NamedTask, RunConfig
 from panning.training import Recipe
 
 #: Rows of ``PRUNERS`` that every search is compared with.
@@ -28,12 +28,10 @@ class AgentPart(EpisodeSpec):
     """
 
     policy: str | None = None
-    tasks: tuple[TaskSpec, ...] = ()
+    tasks: tuple[NamedTask, ...] = ()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
     seed: int = 0
     ppo: PPOSpec = PPOSpec()
-
-    _names = field_validator("tasks")(check_task_names)
 
 
 class Rung(Config):
@@ -64,7 +62,7 @@ class SearchConfig(RunConfig):
     """
 
     name: str
-    task: TaskSpec
+    task: NamedTask
     densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]
     seeds: Annotated[tuple[int, ...], Field(min_length=1), DISTINCT] = (0, 1, 2)
     agent: AgentPart = AgentPart()
@@ -74,8 +72,6 @@ class SearchConfig(RunConfig):
     recipe: Recipe
     baselines: tuple[Annotated[str, Name(PRUNERS, "method")], ...] = DEFAULT_BASELINES
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
-
-    _names = field_validator("task")(check_task_names)
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from panning.agents.train import train_agent
-from panning.alive.connectivity import Connectivity
 from panning.compare.cells import NamedCell
 from panning.compare.grid import GridTask, Group
+from panning.compare.run import check_task
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import dump_config
 from panning.foundation.errors import JobError, PolicyError
@@ -32,10 +32,8 @@ from panning.jobs.store import JobStore
 from panning.jobs.ways import Method, Way
 from panning.jobs.work import Job
 from panning.masks.file import parse_masks
-from panning.masks.masks import n_kept_at
 from panning.search.candidates import fixed_candidates, replay_candidates, sample_of
 from panning.search.config import Rung, SearchConfig
-from panning.tasks import load_task
 from panning.training import Recipe
 
 #: What tables call the winner of each density.
@@ -228,10 +226,7 @@ def run_search(ready: Ready, out: Path, executor: Executor, *, agent_workers: in
 
 def check_search(config: SearchConfig) -> Ready:
     """Raise what is wrong with a search's data, model or densities before anything is started or written."""
-    task = load_task(config.task, config.seeds[0], config.source.on_cpu)
-    connectivity = Connectivity.of(task.problem)
-    for density in config.densities:
-        connectivity.check_reachable(n_kept_at(density, task.problem.layout.n_prunable))
+    task = check_task(config.task, config.seeds[0], config.source, config.densities)
     if config.agent.policy is None:
         return Ready(config, None, len(task.data.train))
     policy = load_policy(config.agent.policy)
