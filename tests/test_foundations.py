@@ -30,6 +30,10 @@ class Inner(Config):
     n_steps: int = 5
 
 
+class Layers(Config):
+    layers: Annotated[tuple[Inner, ...], Field(min_length=1)]
+
+
 class Outer(Config):
     method: str
     inner: Inner = Inner()
@@ -77,6 +81,14 @@ def test_all_errors_of_a_file_come_in_one_message(tmp_path: Path) -> None:
     assert "  inner.n_steps: " in message and "(given: 'many')" in message
     assert "  layers.0.learning_rate: " in message and "(given: -1)" in message
     assert "  other.n_step: unknown key. Did you mean 'n_steps'?" in message
+
+
+def test_a_list_that_holds_a_wrong_item_is_not_also_too_short() -> None:
+    """Pydantic counts the right items alone."""
+    with pytest.raises(errors.ConfigError, match=r"1 error\(s\)\n  layers\.0\.learning_rate: "):
+        parse_config(Layers, {"layers": [{"learning_rate": -1}]}, "request")
+    with pytest.raises(errors.ConfigError, match=r"1 error\(s\)\n  layers: Tuple should have at least 1 item"):
+        parse_config(Layers, {"layers": []}, "request")
 
 
 def test_an_unknown_key_like_no_other_lists_the_allowed() -> None:

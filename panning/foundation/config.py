@@ -108,7 +108,10 @@ def parse_config(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_line(kind, entry) for entry in error.errors(include_url=False)]
+        errors = error.errors(include_url=False)
+        # Pydantic counts the right items of a tuple alone: one with a wrong item would be too short besides.
+        around = {entry["loc"][:n] for entry in errors for n in range(len(entry["loc"]))}
+        lines = [_line(kind, entry) for entry in errors if entry["type"] != "too_short" or entry["loc"] not in around]
         raise ConfigError("\n".join([f"{source}: {len(lines)} error(s)", *lines])) from None
 
 
