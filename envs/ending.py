@@ -27,7 +27,7 @@ from panning.foundation.errors import DensityError, NonFiniteError
 from panning.pruners import PruneResult, make_all_alive
 from panning.tasks import Task, TaskSpec
 from panning.training import Recipe
-from panning.training.short import train_copy
+from panning.training.loop import train_copy
 
 Weight = Annotated[float, Field(ge=0)]
 Figures = dict[str, float]

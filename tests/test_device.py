@@ -328,7 +328,7 @@ def trained(task: Task, regime: str, recipe: Recipe = RECIPE, **options: Any) ->
 def test_a_training_on_the_device_is_that_of_the_cpu(
     place: Place, regime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("panning.training.compact_training.COMPACT_FROM_STEPS", 1)
+    monkeypatch.setattr("panning.training.regimes.COMPACT_FROM_STEPS", 1)
     task, reference = on_and_off(place)
     model, result = trained(task, regime)
     wanted_model, wanted = trained(reference, regime)

@@ -26,15 +26,15 @@ from panning.training import (
     Movement,
     Recipe,
     TrainResult,
-    compact_training,
     evaluate,
     loop,
     make_dynamic,
+    regimes,
     train,
 )
+from panning.training.loop import train_copy
 from panning.training.moving.methods.partial import RANKS
 from panning.training.recipe import learning_rate_at
-from panning.training.short import train_copy
 
 DATA = load_data("digits", n_train=300)
 RECIPE = Recipe(epochs=3, batch_size=50, learning_rate=0.05)
@@ -346,8 +346,8 @@ def test_the_best_epoch_of_a_compact_network_comes_back_in_the_original() -> Non
 def test_a_network_with_dropout_is_trained_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer units it would draw other numbers: two masks of one seed could not be compared."""
     made: list[str] = []
-    real = compact_training.compact
-    monkeypatch.setattr(compact_training, "compact", lambda *rest: made.append("compact") or real(*rest))
+    real = regimes.compact
+    monkeypatch.setattr(regimes, "compact", lambda *rest: made.append("compact") or real(*rest))
     trained = []
     real_epoch = loop._train_epoch
     monkeypatch.setattr(

@@ -32,8 +32,8 @@ from panning.pruners.described import Described, described
 from panning.pruners.rounds import METHODS_OWN, Rounds
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
 from panning.training import DYNAMICS, Movement
+from panning.training.loop import train_copy
 from panning.training.moving.methods import first_mask
-from panning.training.short import train_copy
 
 Gives = TypeVar("Gives", bound=Outcome, covariant=True)
 

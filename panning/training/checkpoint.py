@@ -91,12 +91,10 @@ def load_checkpoint(
         history = _history(facts["history"])
         own = {name: t for name, t in tensors.items() if name.startswith(("model.", "optimizer."))}
         epochs = {int(member): epoch for member, epoch in facts["best"].items()}
-        prefixes = (
-            "model.",
-            "optimizer.",
-            *(f"best.{member}." for member in epochs),
-            *(["moving.", "masks."] if moving else []),
-        )
+        if (moving is None) != (facts["moving"] is None):
+            raise ValueError("its masks move, or do not")
+        of_moving = () if moving is None else ("moving.", "masks.")
+        prefixes = ("model.", "optimizer.", *of_moving, *(f"best.{member}." for member in epochs))
         if loose := [name for name in tensors if not name.startswith(prefixes)]:
             raise ValueError(f"{loose[0]} belongs to nothing")
         if not all(1 <= epoch <= len(history) for epoch in epochs.values()):
@@ -104,14 +102,11 @@ def load_checkpoint(
         best = {member: (history[epoch - 1], _take(tensors, f"best.{member}.")) for member, epoch in epochs.items()}
         if any(kinds_of(weights) != kinds_of(model.state_dict()) for _, weights in best.values()):
             raise ValueError("its best tensors are not those of this network")
-        masks = {member: tensors[f"masks.{member}"] for member in epochs} if moving else {}
-        if moving is not None and any(
-            (mask.dtype, mask.shape) != (moving.mask.dtype, moving.mask.shape) for mask in masks.values()
-        ):
-            raise ValueError("the masks of its best networks are not those of this network")
-        if (moving is None) != (facts["moving"] is None):
-            raise ValueError("its masks move, or do not")
+        masks: dict[int, Tensor] = {}
         if moving is not None:  # first: what the optimizer's state may hold follows from the mask
+            masks = {member: tensors[f"masks.{member}"] for member in epochs}
+            if any((m.dtype, m.shape) != (moving.mask.dtype, moving.mask.shape) for m in masks.values()):
+                raise ValueError("the masks of its best networks are not those of this network")
             if facts["moving"]["step"] != min(len(history) * moving.clock.epoch, moving.n_steps):
                 raise ValueError("its masks are of another step")
             moving.load_state_dict({**facts["moving"], "tensors": _take(tensors, "moving.")})

@@ -27,6 +27,7 @@ from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.masks.masks import Masks, digest_of
+from panning.tasks import Task
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from panning.training.evaluation import evaluate, forward
 from panning.training.moving.abilities import length_of
@@ -168,6 +169,17 @@ def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, mas
     start = 1.0 if masks is None else masks.density
     n_prunable = movement.problem.layout.n_prunable
     return plan.n_epochs(length_of(movement.method, plan.n_steps, start, movement.density, n_prunable))
+
+
+def train_copy(task: Task, masks: Masks | None, recipe: Recipe, seed: int) -> tuple[nn.Module, TrainResult]:
+    """How good is this mask, cheaply? Train a copy of the task's network under it; looks at the validation part only.
+
+    The task's own model keeps its initial weights. Equal (task, masks, recipe, seed) give equal results, and two masks with
+    one seed see the same batches.
+    """
+    model = task.network()
+    result = train(model, task.data, recipe, seed=seed, masks=masks, validate_every_epoch=False)
+    return model, result
 
 
 def check_training(recipe: Recipe, n_train: int, movement: Movement, masks: Masks) -> None:

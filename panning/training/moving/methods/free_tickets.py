@@ -67,18 +67,14 @@ class EDST(LooksAtGradients, SetsLearningRate, GivesSeveralNetworks, Dynamic):
         return recipe.learning_rate * self.refinement_rates[self._refinement(step, n_steps)[1] >= 0.5]
 
     def acts(self, clock: Clock) -> bool:
-        if clock.is_over:
-            return False
         if clock.step < self._explored(clock.n_steps):
             return super().acts(clock)
-        return self._is_boundary(clock)
+        return not clock.is_over and self._is_boundary(clock)
 
     def _is_boundary(self, clock: Clock) -> bool:
         """Whether the next step begins a member other than the first."""
-        if clock.step <= self._explored(clock.n_steps):
-            return False
-        member = self._refinement(clock.step, clock.n_steps)[0]
-        return member != self._refinement(clock.step - 1, clock.n_steps)[0]
+        last = self.member(clock)
+        return last is not None and last != self._refinement(clock.step, clock.n_steps)[0]
 
     def move(self, view: View) -> Move:
         fraction = self.escape if self._is_boundary(view.clock) else self.fraction
