@@ -195,9 +195,9 @@ def test_taylor_is_as_computed_by_hand() -> None:
 )  # fmt: skip
 
 SIGNAL = Addition(
-    "fisher",
+    "example_signal",
     {
-        "panning/scoring/signals/fisher.py": new('''"""Fisher information: how much a single sample pulls at a weight."""
+        "panning/scoring/signals/example_signal.py": new('''"""How much a single sample pulls at a weight."""
 
 from __future__ import annotations
 
@@ -208,28 +208,30 @@ from panning.scoring.signals.site import Site, gradient
 
 
 def squares(site: Site) -> dict[str, Tensor]:
-    """``square_grad`` = mean of (dL/du)^2 over the samples of the scoring batch."""
+    """``example_square`` = mean of (dL/du)^2 over the samples of the scoring batch."""
     inputs, targets = site.batch
     found = []
     for sample in zip(inputs.split(1), targets.split(1), strict=True):
         effective = site.effective()
         found.append(gradient(site.loss(effective, sample), effective).square())
-    return {"square_grad": torch.stack(found).mean(0)}
+    return {"example_square": torch.stack(found).mean(0)}
 '''),
         "panning/scoring/signals/__init__.py": all_of(
-            instead("import coupled, loss,", "import coupled, fisher, loss,"),
-            behind('    "coupled_grad_norm": Pass(', '    "square_grad": Pass(fisher.squares),\n'),
+            behind(
+                "from panning.scoring.signals import", "from panning.scoring.signals import example_signal\n"
+            ),
+            behind('    "coupled_grad_norm": Pass(', '    "example_square": Pass(example_signal.squares),\n'),
         ),
         "tests/test_signals.py": at_end('''
 
-def test_fisher_is_as_computed_by_hand() -> None:
+def test_example_signal_is_as_computed_by_hand() -> None:
     model = chain([[2.0]], [[-3.0]])
     batch = torch.tensor([[5.0], [1.0]]), torch.zeros(2)
     problem = Problem.of(model, (1,), lambda n: batch, loss=lambda y, t: y.sum())
-    assert Signals(problem, dense(problem)).square_grad.tolist() == [(225 + 9) / 2, (100 + 4) / 2]
+    assert Signals(problem, dense(problem)).example_square.tolist() == [(225 + 9) / 2, (100 + 4) / 2]
 '''),
     },
-    ("tests/test_signals.py", "-k", "fisher"),
+    ("tests/test_signals.py", "-k", "example_signal"),
 )  # fmt: skip
 
 #: What prints the tables of docs/methods.md.
@@ -310,26 +312,33 @@ def test_wander_drops_the_smallest() -> None:
     {"docs/methods.md": METHOD_TABLES},
 )  # fmt: skip
 
+END_OF_OBSERVATIONS = "    )\n}  # fmt: skip\n\n#: The observations of a policy"
+
 OBSERVATION = Addition(
-    "collapsed_layers",
+    "example_observation",
     {
         "panning/episode/observations.py": all_of(
             instead(
                 "def _layer_densities(",
-                "def collapsed_layers(state: EpisodeState) -> float:\n"
+                "def example_observation(state: EpisodeState) -> float:\n"
                 '    """The share of layers without an alive weight."""\n'
                 "    return float(np.mean([density == 0.0 for density in _layer_densities(state)]))\n\n\n"
                 "def _layer_densities(",
             ),
-            instead("network_depth, linear_share,\n", "network_depth, linear_share,\n        collapsed_layers,\n"),
+            instead(END_OF_OBSERVATIONS, f"        example_observation,\n{END_OF_OBSERVATIONS}"),
         ),
         "tests/test_episode.py": at_end('''
 
-def test_collapsed_layers_are_counted() -> None:
-    assert observe(initial(mlp_problem(), 0.1, 2), ("loss", "collapsed_layers")).tolist() == [0.0, 0.0]
+def test_example_observation_counts_collapsed_layers() -> None:
+    state = initial(mlp_problem(), 0.1, 2)
+    assert observe(state, ("example_observation",)).tolist() == [0.0]
+    alive = state.alive.clone()
+    alive[: state.problem.layout.sizes[0]] = False
+    state = dataclasses.replace(state, alive=alive)
+    assert observe(state, ("example_observation",)).tolist() == [pytest.approx(1 / 3)]
 '''),
     },
-    ("tests/test_episode.py", "-k", "collapsed_layers or shipped_policies or observations"),
+    ("tests/test_episode.py", "-k", "example_observation or shipped_policies or observations"),
 )  # fmt: skip
 
 REWARD_TERM = Addition(
