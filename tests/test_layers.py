@@ -83,6 +83,23 @@ def test_imports_point_downwards() -> None:
     assert not (found := [line for path in source_files() for line in refused(path)]), "\n".join(found)
 
 
+def lines_of(node: ast.FunctionDef) -> int:
+    """Lines of a function, its docstring apart."""
+    first = node.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return node.end_lineno - node.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
+
+
+def test_files_and_functions_are_short() -> None:
+    long = [str(path) for path in source_files() if len((ROOT / path).read_text().splitlines()) > 350]
+    for path in source_files():
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            declares = any("command" in ast.unparse(decorator) for decorator in getattr(node, "decorator_list", []))
+            if isinstance(node, ast.FunctionDef) and not declares and lines_of(node) > 60:
+                long.append(f"{path}:{node.name}")
+    assert long == []
+
+
 def test_the_order_has_no_dead_names() -> None:
     assert {room_of(path) for path in source_files()} == set(ORDER)
 

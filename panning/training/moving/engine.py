@@ -1,9 +1,5 @@
 """Masks that move, in any training loop: a method of ``DYNAMICS`` driven by the hooks of an optimizer.
 
-    moving = panning.move_masks(model, optimizer, "rigl", density=0.05, n_steps=10_000, input_shape=(1, 28, 28))
-    ... the loop as it was ...
-    moving.finish()
-
 Outside of a step, the model's parameters are always those that the next forward pass runs with (``weights``).
 """
 
@@ -34,17 +30,16 @@ from panning.training.moving.state import Kinds, start_identity
 
 
 class MovingMasks(Mover):
-    """One method, one network and one optimizer; see ``panning.move_masks``. Also a context manager that ends it.
+    """One method that moves the masks of one network under one optimizer; ``panning.move_masks`` makes it.
 
-    Pickled or deep-copied in one object with the network and the optimizer, it goes on with those copies; a copy of the
-    network alone is free.
+    Also a context manager that ends it. Pickled or deep-copied in one object with the network and the optimizer, it goes on
+    with those copies; a copy of the network alone is free.
 
     Attributes:
-        problem: the network, its input's shape and its batches.
-        method: a row's, or one with other numbers.
+        problem, method: the network with its input's shape and batches; a row's method, or one with other numbers.
         first, mask: the first and the present mask, flat bool.
         n_grown: weights that came in so far, at all moves together.
-        identity: what another's state must agree in to be loaded.
+        identity: what a state must agree in to be loaded.
         clock: where the training stands.
 
     Examples:
