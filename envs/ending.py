@@ -68,7 +68,7 @@ class RewardSpec(Config):
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """What the environment tells of an episode's reward at its end."""
+        """Names of the reward's figures that the environment puts into ``info`` when an episode ends."""
         return (*ROUND_TERMS, *(figure for row in self.endings.values() for figure in row.figures))
 
 

@@ -145,7 +145,7 @@ def compact(
 
 
 class _Parts:
-    """What compacts a network as a whole or, where torch.fx cannot trace the whole, the parts that it can trace."""
+    """Compactor of a network: of the whole network or, where torch.fx cannot trace it, of the parts that torch.fx traces."""
 
     def __init__(
         self, original: nn.Module, masks: Masks, fold: bool, inputs: dict[str, Tensor], look_inside: bool = True

@@ -24,7 +24,7 @@ NOTHING = Layout((), ())
 
 @dataclass(frozen=True)
 class Cost:
-    """What one forward pass of one input costs.
+    """The parameters of a network, and the multiply-adds of one forward pass of one input.
 
     Attributes:
         n_parameters: all parameters, biases and norms included.

@@ -28,7 +28,7 @@ def _bilinear(first: Shape, weight: Shape, second: Shape, *_: object, **__: obje
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
-    """Of shapes [..., positions, features]. A causal one is counted whole."""
+    """Operations of attention on [..., positions, features]; causal attention is counted as if it were not masked."""
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 

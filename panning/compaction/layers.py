@@ -46,7 +46,7 @@ class Layer(Rule):
         return [at_least_one(used) if x is None else at_least_one(used & ~self._told_apart(at, node, x), x.is_constant)]
 
     def folded(self, at: Analysis, node: fx.Node, computed: Tensor | None = None) -> Tensor:
-        """What constant inputs add to each output, float64 [outputs]; the inputs in ``computed`` are left out."""
+        """Sum what constant inputs, those in ``computed`` apart, add to each output; float64 [outputs]."""
         module: Any = at.module(node)
         x = at.units[self.operands(node)[0]]
         if x is None or not at.fold or is_transposed(module) or getattr(module, "groups", 1) > 1:

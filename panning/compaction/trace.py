@@ -79,7 +79,7 @@ class _Tracer(fx.Tracer):
 
 
 def _autocast_depth() -> int:
-    """How many autocast contexts are around, including those that turn autocast off."""
+    """Count the autocast contexts that surround this call; a context that turns autocast off counts, too."""
     depth: int = torch.autocast_increment_nesting()
     torch.autocast_decrement_nesting()
     return depth

@@ -18,6 +18,9 @@ from panning.jobs.outcome import CellOutcome
 from panning.jobs.spec import CellSpec
 from panning.jobs.ways import Way
 
+#: What tables call the mask that a search has chosen.
+CHOSEN = "panning"
+
 
 @dataclass(frozen=True)
 class NamedCell(RunRecord):
@@ -27,7 +30,7 @@ class NamedCell(RunRecord):
 
 
 def row_name(config: dict[str, Any]) -> str:
-    """What tables call a cell, from its record's config."""
+    """The name of a cell's row in tables, from the config of the cell's record."""
     return Way(by=config["by"], all_alive=config["all_alive"]).label
 
 

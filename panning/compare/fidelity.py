@@ -33,7 +33,7 @@ JUDGES = {"train_loss": False, "accuracy": True, "loss": False}
 JUDGE_NAMES = {"train_loss": "training loss", "accuracy": "validation accuracy", "loss": "validation loss"}
 N_RESAMPLES = 2000
 
-#: What tells the masks of one setting apart.
+#: Method and seed: they tell the masks of one setting apart.
 MethodSeed = tuple[str, int]
 #: Task and recipe as text, density.
 Setting = tuple[str, float]

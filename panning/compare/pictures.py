@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from panning.compare.cells import CHOSEN
 from panning.compare.rows import Row
 from panning.compare.statistics import interval
 from panning.compare.tables import Table
@@ -18,12 +19,14 @@ from panning.foundation.pictures import figure, png
 
 #: Method -> colour in a table of many methods; all others are grey, because nobody can tell so many colours apart.
 COLOURS = {
-    "panning": "black",
+    CHOSEN: "black",
     "panning (agent)": "tab:red", "panning (agent) + all-alive": "tab:pink", "staged Panning": "tab:orange",
     "SynFlow": "tab:blue", "SynFlow (shuffled, as many alive)": "tab:cyan", "SNIP": "tab:green", "GraSP": "tab:olive",
     "magnitude": "tab:brown", "random (ERK)": "tab:purple",
 }  # fmt: skip
 OTHERS = "other methods"
+#: The colour of what a search has chosen in a table of few methods.
+RED = "tab:red"
 #: The colours of a table of at most as many methods.
 FEW = [f"tab:{c}" for c in ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan")]
 ALIVE = " + all-alive"
@@ -60,12 +63,7 @@ def _lines(table: Table) -> list[Line]:
     few = dict.fromkeys(name.removesuffix(ALIVE) for name in by_method)
     if table.has_moving and len(few) > len(FEW):
         few = dict.fromkeys(name.removesuffix(ALIVE) for name, rows in by_method.items() if not rows[0].is_control)
-    # What a search has chosen is red whatever stands beside it.
-    first = {"panning": "tab:red"} if "panning" in few else {}
-    own = first | dict(
-        zip((n for n in few if n not in first), (c for c in FEW if c not in first.values()), strict=False)
-    )
-    own = own if len(few) <= len(FEW) else {}
+    own = _few_colours(few) if len(few) <= len(FEW) else {}
     lines = []
     for name, rows in by_method.items():
         base = name.removesuffix(ALIVE)
@@ -75,6 +73,14 @@ def _lines(table: Table) -> list[Line]:
     return sorted(
         lines, key=lambda line: (line.colour is not None, order.index(line.name) if line.name in order else -1)
     )
+
+
+def _few_colours(names: Collection[str]) -> dict[str, str]:
+    """A colour for each of a few methods; red is kept for the mask that a search has chosen, if it is among them."""
+    if CHOSEN not in names:
+        return dict(zip(names, FEW, strict=False))
+    others = (name for name in names if name != CHOSEN)
+    return {CHOSEN: RED, **dict(zip(others, (colour for colour in FEW if colour != RED), strict=False))}
 
 
 def _legend(panels: Sequence[Any], fontsize: int) -> None:

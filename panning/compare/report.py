@@ -122,7 +122,7 @@ def _mean_costs(table: Table, rows: Sequence[Row]) -> list[str]:
 
 
 def findings(table: Table) -> list[str]:
-    """What the statistics say: a few sentences for each density."""
+    """One text for each density: which method is best, and which methods differ from it significantly."""
     return [f"At density {density:g}, {_finding(table, density)}" for density in table.densities]
 
 

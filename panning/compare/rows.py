@@ -59,7 +59,8 @@ class Row:
 
     @property
     def rank(self) -> tuple[int, float, float, str]:
-        """What a row is chosen by, higher is better: seeds that did not fail, accuracy and loss on validation, name.
+        """The key by which the best row is chosen; higher is better. It holds the number of seeds that did not fail, then
+        accuracy and loss on the validation part, then the name.
 
         The test part never decides.
         """

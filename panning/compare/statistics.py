@@ -1,4 +1,5 @@
-"""What differs, and how surely, by seed: paired figures. Statistics but Holm's are scipy's and scikit-posthocs'."""
+"""Paired comparisons by seed: differences, intervals, tests and ranks. scipy and scikit-posthocs compute all but Holm's
+correction."""
 
 from __future__ import annotations
 

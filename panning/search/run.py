@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from panning.agents.train import train_agent
-from panning.compare.cells import NamedCell
+from panning.compare.cells import CHOSEN, NamedCell
 from panning.compare.grid import GridTask, Group
 from panning.compare.run import check_task
 from panning.episode.policy_net import load_policy
@@ -36,8 +36,6 @@ from panning.search.candidates import fixed_candidates, replay_candidates, sampl
 from panning.search.config import Rung, SearchConfig
 from panning.training import Recipe
 
-#: What tables call the winner of each density.
-WINNER = "panning"
 Candidates = dict[float, list[Way]]
 #: Density, way, seed.
 Network = tuple[float, Way, int]
@@ -254,7 +252,7 @@ def _distinct(density: float, tried: Iterable[tuple[Way, PruneOutcome]]) -> list
 def _winner(cell: RunRecord, images: int) -> NamedCell:
     """A winner's cell as tables show it, with the images that the search for it was trained on."""
     metrics = {**cell.metrics, "search_images": images}
-    return NamedCell(cell.key, cell.kind, cell.config, metrics, cell.environment, name=WINNER)
+    return NamedCell(cell.key, cell.kind, cell.config, metrics, cell.environment, name=CHOSEN)
 
 
 @dataclass(frozen=True)
