@@ -43,7 +43,7 @@ from panning.masks.masks import Masks
 from panning.measure.items import ITEMS, Workbench
 from panning.measure.run import cases
 from panning.scoring.problem import Problem
-from panning.search.config import SearchConfig
+from panning.searches.config import SearchConfig
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
 from panning.training import DYNAMICS, Movement, Recipe, TrainResult, evaluate, train
 from panning.training.moving.methods import first_mask

@@ -50,7 +50,7 @@ from panning.masks.file import load_masks, save_masks
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks
 from panning.scoring.problem import Problem
-from panning.search.config import SearchConfig
+from panning.searches.config import SearchConfig
 from panning.training import make_dynamic
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from panning.training.moving.engine import MovingMasks

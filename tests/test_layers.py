@@ -20,7 +20,7 @@ LAYERS = [
     "compaction export pruners episode tasks training api",
     "envs",
     "agents",
-    "jobs measure compare search",
+    "jobs measure compare searches",
     "cli testing",
 ]
 ORDER = [room for rooms in LAYERS for room in rooms.split()]
@@ -118,7 +118,7 @@ NOT_LOADED = {
     "import panning.envs, panning.training": "ray stable_baselines3 matplotlib scipy sklearn",
     "import gymnasium, importlib; importlib.reload(panning)": "ray stable_baselines3 matplotlib scipy sklearn",
     "assert gymnasium.make('panning:Panning-v0').spec.id == 'Panning-v0'": "ray stable_baselines3 matplotlib",
-    "import panning.agents, panning.search, panning.compare.grid": "ray",  # stable-baselines3 before 2.9 loads matplotlib
+    "import panning.agents, panning.searches, panning.compare.grid": "ray",  # stable-baselines3 before 2.9 loads matplotlib
 }
 
 

@@ -33,10 +33,10 @@ from panning.jobs.store import JobStore
 from panning.jobs.ways import Method
 from panning.jobs.work import Job, execute
 from panning.masks.file import load_masks
-from panning.search.candidates import fixed_candidates
-from panning.search.config import SearchConfig
-from panning.search.report import choices, cost_epochs, write_report
-from panning.search.run import SearchResult, check_search, run_search
+from panning.searches.candidates import fixed_candidates
+from panning.searches.config import SearchConfig
+from panning.searches.report import choices, cost_epochs, write_report
+from panning.searches.run import SearchResult, check_search, run_search
 from panning.tasks import DataSource, TaskSpec
 from panning.training import Recipe
 

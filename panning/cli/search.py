@@ -30,9 +30,9 @@ def search(
     """
     from panning.compare.report import findings, short_cells
     from panning.foundation.config import load_config
-    from panning.search import report
-    from panning.search.config import SearchConfig
-    from panning.search.run import check_search, run_search
+    from panning.searches import report
+    from panning.searches.config import SearchConfig
+    from panning.searches.run import check_search, run_search
 
     settings = load_config(SearchConfig, config).with_data(data_root, download, device)
     ready = check_search(settings)  # before Ray starts: wrong input is answered at once

@@ -24,7 +24,7 @@ def validate(
     from panning.compare.grid import GridConfig
     from panning.foundation.config import Config, parse_config, read_yaml
     from panning.foundation.errors import ConfigError
-    from panning.search.config import SearchConfig
+    from panning.searches.config import SearchConfig
     from panning.training.presets import Preset
 
     kinds: dict[str, type[Config]] = {

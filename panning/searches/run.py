@@ -32,8 +32,8 @@ from panning.jobs.store import JobStore
 from panning.jobs.ways import Method, Way
 from panning.jobs.work import Job
 from panning.masks.file import parse_masks
-from panning.search.candidates import fixed_candidates, replay_candidates, sample_of
-from panning.search.config import Rung, SearchConfig
+from panning.searches.candidates import fixed_candidates, replay_candidates, sample_of
+from panning.searches.config import Rung, SearchConfig
 from panning.training import Recipe
 
 Candidates = dict[float, list[Way]]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from panning.episode.policies import available_policies
 from panning.jobs.ways import Actions, Agent, FixedPolicy, MaskSpec, Method, ReplayedEpisode, Way
-from panning.search.config import AgentPart
+from panning.searches.config import AgentPart
 
 
 def fixed_candidates(part: AgentPart, baselines: Sequence[str]) -> list[Way]:

@@ -11,7 +11,7 @@ from panning.compare import report as grid_report
 from panning.compare.tables import Table
 from panning.foundation.files import write_atomic
 from panning.foundation.machine import environment_info
-from panning.search.run import SearchResult
+from panning.searches.run import SearchResult
 
 
 def write_report(result: SearchResult, out: Path) -> Table:

@@ -1,6 +1,6 @@
 """Search: candidates, short trainings, successive halving; the winner is trained in full beside the baselines."""
 
-from panning.search.config import SearchConfig
-from panning.search.run import SearchResult, check_search, run_search
+from panning.searches.config import SearchConfig
+from panning.searches.run import SearchResult, check_search, run_search
 
 __all__ = ["SearchConfig", "SearchResult", "check_search", "run_search"]
