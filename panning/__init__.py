@@ -11,6 +11,7 @@ below are imported when first used, so that the command line starts fast.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -65,6 +66,13 @@ if "Panning-v0" not in gymnasium.registry:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("panning")
     if name not in _HOMES:
         raise AttributeError(f"module 'panning' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """What Tab shows: the public names, loaded or not."""
+    return sorted([*__all__, "__version__"])

@@ -379,7 +379,7 @@ def bad_config(**change: Any) -> str:
         ([*PRUNE, "--method", "uniform_plus"], 2, "not defined for a network without one"),
         ([*PRUNE, "--method", "smart_ratio", "--density", "0.001"], 2, "The smallest density is"),
         ([*PRUNE, "--exclude", "conv*"], 2, "matches none of the prunable weights: hidden.linear1.weight"),
-        ([*PRUNE, "--policy", "p", "--control", "shuffle"], 2, "do not go with it"),
+        ([*PRUNE, "--policy", "p", "--control", "shuffle"], 2, "--control cannot go with --policy"),
         (["bench", "speed", "--model", "lenet_5"], 2, "Did you mean 'lenet5'"),
         ([*PRUNE, "--policy", "absent"], 2, "No policy file"),
         (["prune", "--model", "lenet5", "--data", "mnist", "--density", "0.1"], 2, "--data-root"),

@@ -5,11 +5,14 @@ Command files import torch and the rest of the package inside their functions, s
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
+from typing import Annotated
 
 import typer
 
-from panning.cli import bench, export, mask, methods, prune, reproduce, search, train, train_agent, validate
+from panning.cli import bench, export, mask, methods, output, prune, reproduce, search, train, train_agent, validate
+from panning.cli.shape import Command, Group
 from panning.foundation.errors import PanningError
 from panning.foundation.memory import keep_freed_memory
 
@@ -31,18 +34,31 @@ app = typer.Typer(
     help="Find, before training, which weights of a network may go.",
     epilog="Start with: panning demo",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 for command in COMMANDS:
+    for declared in command.app.registered_commands:
+        declared.cls = Command
     app.add_typer(command.app)
 
 INTERRUPTED = 130
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        output.say(importlib.metadata.version("panning"))
+        raise typer.Exit
+
+
 @app.callback()
-def panning() -> None:
+def panning(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
     """Find, before training, which weights of a network may go."""
 
 

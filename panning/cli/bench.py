@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from panning.cli import options, output
+from panning.cli.shape import Group
 
 
-class _ConfigOrCommand(TyperGroup):
+class _ConfigOrCommand(Group):
     """``panning bench CONFIG`` is ``panning bench run CONFIG``."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panning.cli import options, output
-from panning.foundation.errors import MaskError
+from panning.cli.shape import Group
+from panning.foundation.errors import MaskError, OutputError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from panning.masks.masks import Masks
 
-app = typer.Typer(name="mask", help="Show, compare, check and convert mask files.", no_args_is_help=True)
+app = typer.Typer(name="mask", help="Show, compare, check and convert mask files.", cls=Group, no_args_is_help=True)
 
 MaskFile = Annotated[Path, typer.Argument(help="A mask file.", show_default=False)]
 
@@ -120,6 +121,7 @@ def convert(
     to: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="Default: what the suffix of OUT stands for.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
 ) -> None:
     """Convert masks between formats: panning, panning-bytes, safetensors, csr, pth, openlth, prune.
 
@@ -133,6 +135,8 @@ def convert(
 
     form = format_of(target) if to is None else to
     lookup(FORMATS, form, "mask format")  # before a large file is read
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} is there already: give another name, or --overwrite to replace it.")
     masks = read_any(source)
     write_as(masks, target, form)
     output.say(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from panning.cli import output
+from panning.foundation.machine import usable_cores
+
 if TYPE_CHECKING:
     from panning.jobs.executor import Executor
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of this run; an interrupted run goes on there.")]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=0, help="Ray workers; 0 runs in this process, without Ray. Default: one a core."),
+    typer.Option(
+        "--workers", min=0, help="Ray workers; 0 runs here, without Ray. Default: one for each core that we may use."
+    ),
 ]
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", help="Join this Ray cluster. Default: $RAY_ADDRESS, else start one here.")
@@ -37,7 +41,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Of initial weights, batches a
 
 def worker_count(workers: int | None) -> int:
     """What ``--workers`` means: one a core where nothing is said."""
-    return os.cpu_count() or 1 if workers is None else workers
+    return usable_cores() if workers is None else workers
 
 
 @contextmanager
@@ -46,11 +50,29 @@ def executor(n_workers: int, ray_address: str | None, job_timeout_s: float, devi
     from panning.foundation.device import find_device
     from panning.jobs.executor import SerialExecutor
 
-    if n_workers == 0:
-        find_device(device)  # said at once
-        yield SerialExecutor()
-        return
-    from panning.jobs.ray_executor import RayExecutor, ray_running
+    with ray(n_workers, ray_address, device):
+        if n_workers == 0:
+            find_device(device)  # said at once
+            yield SerialExecutor()
+            return
+        from panning.jobs.ray_executor import RayExecutor
 
-    with ray_running(n_workers, ray_address, device), RayExecutor(n_workers, job_timeout_s, device) as workers:
-        yield workers
+        with RayExecutor(n_workers, job_timeout_s, device) as workers:
+            yield workers
+
+
+@contextmanager
+def ray(n_workers: int, address: str | None, device: str) -> Iterator[None]:
+    """Ray for the time of the block; nothing where there are no workers. A busy machine takes minutes to start it."""
+    if n_workers == 0:
+        if address is not None:
+            raise typer.BadParameter(
+                "--ray-address joins a cluster, and --workers 0 runs without Ray; leave one of them out."
+            )
+        yield
+        return
+    from panning.jobs.ray_executor import ray_running
+
+    output.note(f"Starting Ray ({n_workers} worker{'s' if n_workers > 1 else ''}) ...")
+    with ray_running(n_workers, address, device):
+        yield

@@ -17,7 +17,9 @@ def prune(
     model: options.Model,
     data: options.Data,
     density: Annotated[float, typer.Option("--density", help="Fraction of weights to keep, in (0, 1].")],
-    method: Annotated[str, typer.Option("--method", help="A pruning method; panning methods lists all.")] = "synflow",
+    method: Annotated[
+        str | None, typer.Option("--method", help="A pruning method; panning methods lists all. Default: synflow.")
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Prune with this trained agent instead of a method.")
     ] = None,
@@ -55,6 +57,7 @@ def prune(
     """
     from panning.episode.policy_net import load_policy
     from panning.foundation.errors import PolicyError
+    from panning.foundation.files import check_claim
     from panning.foundation.records import content_key
     from panning.jobs.single import write_mask
     from panning.jobs.ways import Agent, Method, Way
@@ -63,29 +66,35 @@ def prune(
     from panning.pruners import Rounds, variant_of
     from panning.tasks import DataSource, TaskSpec, load_task
 
-    if policy is not None and (rounds is not None or schedule is not None or released or control is not None):
-        raise PolicyError(
-            "A policy goes its own way: --rounds, --schedule, --released and --control do not go with it."
-        )
+    of_methods = {"method": method, "rounds": rounds, "schedule": schedule, "released": released, "control": control}
+    if policy is not None and (
+        given := [f"--{name}" for name, value in of_methods.items() if value not in (None, False)]
+    ):
+        raise PolicyError(f"A policy goes its own way: {' and '.join(given)} cannot go with --policy.")
+    method = method or "synflow"
     variant = {"released": released, "control": control}
     net = load_policy(policy) if policy is not None else None
     if net is not None:
-        way = Way(by=Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec), all_alive=all_alive)
+        by: Agent | Method = Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec)
     else:
         variant_of(method, released, control)  # says best what is wrong with them
-        way = Way(by=Method(method=method, released=released, control=control), all_alive=all_alive)
+        by = Method(method=method, released=released, control=control)
     spec = TaskSpec(model=model, data=data, include=tuple(include) if include else None, exclude=tuple(exclude or ()))
     task = load_task(spec, seed, DataSource.at(data_root, download, device), allow_import=True)
     n_kept_at(density, task.problem.layout.n_prunable)
-    with output.listener() as listen:
-        made, _ = make_mask(task, way, density, net, Rounds(rounds, schedule, listen), **variant)
-    masks, facts, name = made.masks, made.facts, made.masks.manifest["method"]
+    name = by.method_name
     identity = {
         "model": model, "data": data, "density": density, "method": name, "all_alive": all_alive, "seed": seed,
         "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None, **variant,
         "include": list(spec.include) if spec.include else None, "exclude": list(spec.exclude),
     }  # fmt: skip
     folder = out or Path("runs") / f"prune-{content_key(identity)[:10]}"
+    check_claim(folder, identity)
+    with output.listener() as listen:
+        made, _ = make_mask(
+            task, Way(by=by, all_alive=all_alive), density, net, Rounds(rounds, schedule, listen), **variant
+        )
+    masks, facts = made.masks, made.facts
     figures = write_mask(made, task, identity, folder)
     if as_json:
         output.print_json({"mask": str(folder / "mask.safetensors"), **figures})

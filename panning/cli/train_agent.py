@@ -28,8 +28,6 @@ def train_agent(
 
     Example: panning train-agent configs/agent/digits.yaml
     """
-    from contextlib import AbstractContextManager, nullcontext
-
     from panning import agents
     from panning.agents.pictures import reward_picture
     from panning.foundation.config import dump_config, load_config
@@ -44,12 +42,7 @@ def train_agent(
         load_task(task, settings.env.seeds[0], settings.source.on_cpu)
     folder = out or Path("runs") / f"agent-{config.stem}"
     n_workers = options.worker_count(workers)
-    running: AbstractContextManager[None] = nullcontext()
-    if n_workers:
-        from panning.jobs.ray_executor import ray_running
-
-        running = ray_running(n_workers, ray_address, settings.device)
-    with running, output.listener() as listen:
+    with options.ray(n_workers, ray_address, settings.device), output.listener() as listen:
         agents.train_agent(settings, folder, n_workers=n_workers, listen=listen)
     write_atomic(folder / "config.yaml", dump_config(settings))
     records = sorted(read_records(folder / "rollouts.jsonl"), key=lambda record: record.config["rollout"])

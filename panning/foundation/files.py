@@ -86,9 +86,15 @@ def claim_folder(out: Path, identity: dict[str, Any]) -> None:
     Raises:
         ConfigError: if the folder holds another run, naming what differs.
     """
+    check_claim(out, identity)
+    if not (path := out / "run.json").exists():
+        write_atomic(path, json.dumps(identity, indent=2))
+
+
+def check_claim(out: Path, identity: dict[str, Any]) -> None:
+    """Raise what ``claim_folder`` would raise; nothing is written."""
     path = out / "run.json"
     if not path.exists():
-        write_atomic(path, json.dumps(identity, indent=2))
         return
     try:
         held = strict_json(read_regular(path, MAX_IDENTITY_BYTES))

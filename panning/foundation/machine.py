@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -12,6 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+#: Where Linux tells a process of its control groups, and where their files lie.
+CGROUPS_OF_PROCESS = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 VERSIONED_PACKAGES = ("panning", "torch", "torchvision", "numpy", "gymnasium", "stable-baselines3", "ray")
 
 
@@ -47,6 +51,52 @@ def environment_info(accelerator: str | None = None) -> dict[str, Any]:
     if accelerator is not None:
         info["hardware"]["accelerator"] = accelerator
     return info
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use: those of its affinity, or fewer if its container has a quota.
+
+    Examples:
+        >>> from panning.foundation.machine import usable_cores
+        >>> usable_cores() >= 1
+        True
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota(CGROUPS_OF_PROCESS, CGROUPS)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def cpu_quota(of_process: Path, root: Path) -> float | None:
+    """The cores that control groups, of version 1 or 2, leave a process; None where nothing bounds them.
+
+    Args:
+        of_process: the process's file ``cgroup``.
+        root: where the groups' files lie. A container may see its own group there, in place of the whole tree.
+    """
+    try:
+        groups = [line.split(":", 2) for line in of_process.read_text().splitlines()]
+    except OSError:
+        return None
+    found = []
+    for _, controllers, path in (group for group in groups if len(group) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        tops = [root / controllers, root / "cpu"] if controllers else [root]
+        parts = Path(path.lstrip("/")).parts
+        found += [_quota_in(top.joinpath(*parts[:n])) for top in tops for n in range(len(parts) + 1)]
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _quota_in(group: Path) -> float | None:
+    """The cores that one control group has."""
+    try:
+        if (of_two := group / "cpu.max").exists():
+            quota, period = of_two.read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def _commit() -> str | None:

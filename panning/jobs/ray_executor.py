@@ -150,7 +150,7 @@ def ray_running(n_workers: int, address: str | None = None, device: str = "cpu")
         device: on which workers will compute.
 
     Raises:
-        WorkerError: if there is no cluster at the address, or it has fewer cores than workers.
+        WorkerError: if Ray does not start, if there is no cluster at the address, or it has fewer cores than workers.
         DeviceError: if it has no such device.
     """
     if ray.is_initialized():
@@ -165,8 +165,10 @@ def ray_running(n_workers: int, address: str | None = None, device: str = "cpu")
             ray.init("local", num_cpus=n_workers, include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise WorkerError(f"No Ray cluster at '{address}': {error}") from None
+    except Exception as error:  # Ray has no type of its own for a start that fails: some of it is a bare Exception
+        ray.shutdown()
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WorkerError(_no_ray(address, reason)) from error
     try:
         if (n_cores := int(ray.cluster_resources().get("CPU", 0))) < n_workers:
             raise WorkerError(
@@ -176,6 +178,15 @@ def ray_running(n_workers: int, address: str | None = None, device: str = "cpu")
         yield
     finally:
         ray.shutdown()
+
+
+def _no_ray(address: str | None, reason: str) -> str:
+    if address is None or address == "local":
+        return (
+            f"Ray did not start on this machine ({reason}): try --workers 0, which gives the same results without Ray, or "
+            "fewer workers."
+        )
+    return f"No Ray cluster at '{address}': {reason}"
 
 
 def _check_answers(address: str | None) -> None:

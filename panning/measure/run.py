@@ -17,7 +17,7 @@ from typing import Any
 from panning.foundation.device import accelerator_name, find_device, scoring_device
 from panning.foundation.errors import ConfigError, DeviceError, JobError
 from panning.foundation.files import claim_folder
-from panning.foundation.machine import environment_info
+from panning.foundation.machine import environment_info, usable_cores
 from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.measure.items import ITEMS
@@ -50,11 +50,6 @@ class Case:
         return {**asked, "input_shape": list(self.input_shape), "item": item}
 
 
-def all_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def cases(
     models: Sequence[str] = (), threads: Sequence[int] = (), n_samples: int | None = None, device: str = "cpu"
 ) -> list[Case]:
@@ -76,7 +71,7 @@ def cases(
         else:
             shape, n_classes, n = LARGE_SHAPE, 1000, SAMPLES_LARGE
             build_model(name, input_shape=shape, n_classes=n_classes, seed=0)  # a wrong name is answered at once
-        for number in dict.fromkeys(threads or (1, all_cores())):
+        for number in dict.fromkeys(threads or (1, usable_cores())):
             found.append(Case(name, shape, n_classes, n_samples or n, number, device))
     return found
 

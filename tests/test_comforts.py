@@ -1,0 +1,185 @@
+"""What makes commands pleasant: help, versions, contradictions, cores, the start of Ray, files that are there already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from typer.main import get_command
+
+import panning
+from panning import cli
+from panning.cli import options
+from panning.foundation import machine
+from panning.foundation.errors import WorkerError
+from panning.foundation.machine import cpu_quota, usable_cores
+from panning.jobs import ray_executor
+from panning.masks.masks import Masks
+
+PRUNE = ["prune", "--model", "mlp", "--data", "digits", "--density", "0.05", "--out", "p"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command runs in an empty folder, without a data root."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PANNING_DATA", raising=False)
+
+
+def run(*arguments: str) -> int:
+    """The exit code of a command run in this process."""
+    try:
+        cli.main(list(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """How each command and group is called."""
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+# --- names, versions, help ---
+
+
+def test_tab_shows_the_public_names_before_and_after_their_use() -> None:
+    names = dir(panning)
+    assert {"prune", "compact", "__version__"} <= set(names) and set(panning.__all__) < set(names)
+    assert panning.prune is not None and dir(panning) == names
+
+
+def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert panning.__version__ == machine.environment_info()["versions"]["panning"]
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"{panning.__version__}\n"
+
+
+def test_every_help_answers_to_h_and_shows_flags_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    for path in commands(get_command(cli.app)):
+        assert run(*path, "-h") == 0, path
+        short = capsys.readouterr().out
+        assert run(*path, "--help") == 0
+        assert capsys.readouterr().out == short
+        assert "Usage: panning" in short and "bool>" not in short and "BOOLEAN" not in short, path
+
+
+def test_a_shell_can_complete_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {"--install-completion", "--show-completion"} <= {
+        option for parameter in get_command(cli.app).params for option in parameter.opts
+    }
+
+
+# --- options that contradict each other ---
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["--method", "snip"], "--method cannot go with --policy"),
+        (["--method", "synflow"], "--method cannot go with --policy"),
+        (["--rounds", "3", "--released"], "--rounds and --released cannot go with --policy"),
+    ],
+)
+def test_what_says_how_a_method_goes_does_not_go_with_a_policy(
+    given: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*PRUNE, "--policy", "p", *given) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_cluster_does_not_go_with_no_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.BadParameter, match="--workers 0 runs without Ray"), options.ray(0, "10.0.0.1:1", "cpu"):
+        pass
+
+
+def test_a_mask_for_a_folder_of_another_run_is_not_made_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(*PRUNE) == 0
+    monkeypatch.setattr("panning.jobs.work.make_mask", lambda *_, **__: pytest.fail("it pruned"))
+    assert run(*PRUNE, "--seed", "1") == 2
+    assert "holds another run (it differs in: seed)" in capsys.readouterr().err
+
+
+def test_convert_replaces_a_file_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, bits in (("a", [1, 0]), ("b", [0, 1])):
+        panning.save_masks(Masks.from_tensors({"0.weight": torch.tensor([bits])}), f"{name}.safetensors")
+    assert run("mask", "convert", "a.safetensors", "out.pth") == 0
+    before = Path("out.pth").read_bytes()
+    assert run("mask", "convert", "b.safetensors", "out.pth") == 2
+    assert "out.pth is there already: give another name, or --overwrite" in capsys.readouterr().err
+    assert Path("out.pth").read_bytes() == before
+    assert run("mask", "convert", "b.safetensors", "out.pth", "--overwrite") == 0
+    assert Path("out.pth").read_bytes() != before
+
+
+# --- cores ---
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "quota"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2.0),  # the group above bounds it
+        ("0::/a/b\n", {"cpu.max": "400000 100000", "a/b/cpu.max": "300000 100000"}, 3.0),
+        ("0::/\n", {"cpu.max": "max 100000"}, None),
+        ("0::/\n", {"cpu.max": "none of this"}, None),
+        ("0::/\n", {}, None),
+        (
+            "3:memory:/m\n4:cpu,cpuacct:/docker/x\n",
+            {"cpu,cpuacct/docker/x/cpu.cfs_quota_us": "250000", "cpu,cpuacct/docker/x/cpu.cfs_period_us": "100000"},
+            2.5,
+        ),
+        ("4:cpu,cpuacct:/docker/x\n", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ("3:cpuset:/\n", {"cpuset/cpu.cfs_quota_us": "1", "cpuset/cpu.cfs_period_us": "1"}, None),
+        ("nonsense", {"cpu.max": "100000 100000"}, None),
+    ],
+)
+def test_the_quota_of_a_container(groups: str, files: dict[str, str], quota: float | None, tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text(groups)
+    for name, text in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(text)
+    assert cpu_quota(tmp_path / "cgroup", tmp_path / "root") == quota
+    assert cpu_quota(tmp_path / "absent", tmp_path / "root") is None
+
+
+@pytest.mark.parametrize(("affinity", "quota", "n"), [(3, None, 3), (8, 2.5, 3), (2, 16.0, 2), (4, 0.2, 1)])
+def test_workers_are_as_many_as_the_cores_that_may_be_used(
+    affinity: int, quota: float | None, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
+    monkeypatch.setattr(machine, "cpu_quota", lambda *_: quota)
+    assert usable_cores() == options.worker_count(None) == n
+    assert options.worker_count(0) == 0
+
+
+# --- Ray ---
+
+
+def test_the_start_of_ray_is_announced_and_its_failure_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def times_out(*_: Any, **__: Any) -> None:
+        assert "Starting Ray (2 workers) ..." in capsys.readouterr().err
+        raise Exception("The current node timed out during startup.\nmore of it")
+
+    monkeypatch.setattr(ray_executor.ray, "init", times_out)
+    monkeypatch.setattr(ray_executor.ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(WorkerError) as caught, options.ray(2, None, "cpu"):
+        pass
+    assert str(caught.value) == (
+        "Ray did not start on this machine (The current node timed out during startup.): try --workers 0, which gives the "
+        "same results without Ray, or fewer workers."
+    )
+    assert WorkerError.exit_code == 1
