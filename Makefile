@@ -62,7 +62,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.created pyproject.toml
-	$(PIP) --editable .
+	$(PIP) --editable '.[cli,search,bench]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.created pyproject.toml

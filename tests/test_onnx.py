@@ -17,7 +17,7 @@ from toys import ResidualNet, flat_mask
 from panning.compaction import compact
 from panning.export import onnx as onnx_form
 from panning.export.onnx import save_onnx
-from panning.foundation.errors import ModelError, OutputError
+from panning.foundation.errors import MissingExtraError, ModelError
 from panning.masks.layout import prunable_layout
 from panning.masks.masks import Masks
 
@@ -60,7 +60,7 @@ def test_what_cannot_be_exported_or_run_here_is_said(tmp_path: Path, monkeypatch
     with pytest.raises(ModelError, match="cannot export"):
         save_onnx(Unexportable(), tmp_path / "net.onnx", (4,))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(OutputError, match=r"panning\[onnx\]"):
+    with pytest.raises(MissingExtraError, match=r"panning\[onnx\]"):
         save_onnx(nn.Linear(4, 2), tmp_path / "net.onnx", (4,))
     assert not list(tmp_path.iterdir())
 

@@ -14,6 +14,7 @@ import typer
 from panning.cli import bench, export, mask, methods, output, prune, reproduce, search, train, train_agent, validate
 from panning.cli.shape import Command, Group
 from panning.foundation.errors import PanningError
+from panning.foundation.extras import extra_packages
 from panning.foundation.memory import keep_freed_memory
 
 COMMANDS = (
@@ -70,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     keep_freed_memory()
     try:
-        app(args=arguments, prog_name="panning")
+        with extra_packages():
+            app(args=arguments, prog_name="panning")
     except PanningError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import fx, nn
 
 from panning.compaction.elementwise import Activation, BehindUnits, KeepsZero, Pass, SpatialSlice, WithNumber
@@ -57,8 +57,7 @@ FUNCTIONS: dict[Any, Rule] = {
         _PASS,
     ),
     **dict.fromkeys(
-        (F.dropout, F.dropout1d, F.dropout2d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
-         torchvision.ops.stochastic_depth),
+        (F.dropout, F.dropout1d, F.dropout2d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
         _KEEPS_ZERO,
     ),
     torch.mean: _BEHIND,
@@ -72,6 +71,11 @@ FUNCTIONS: dict[Any, Rule] = {
     operator.getitem: SpatialSlice(),
     F.pad: ZeroPad(),
 }  # fmt: skip
+
+with contextlib.suppress(ImportError):  # a network that needs the function has torchvision
+    from torchvision.ops import stochastic_depth
+
+    FUNCTIONS[stochastic_depth] = _KEEPS_ZERO
 
 METHODS: dict[str, Rule] = {
     **dict.fromkeys(("relu", "relu_", "sigmoid", "tanh", "clamp", "abs", "square"), _ACTIVATION),

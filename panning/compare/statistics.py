@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from panning.foundation.extras import extra_packages
+
 LEVEL = 0.05
 N_RESAMPLES = 9999
 #: Fewer values have Student's interval. NOTE of so few a bootstrap interval is far too narrow: BCa's of 95 % holds the mean
@@ -49,6 +51,7 @@ class Difference:
         return self.n > 0 and self.mean == self.low == self.high == 0.0
 
 
+@extra_packages()
 def difference(row: BySeed, reference: BySeed) -> Difference:
     """``row`` minus ``reference``."""
     from scipy.stats import binomtest, ttest_rel
@@ -66,6 +69,7 @@ def difference(row: BySeed, reference: BySeed) -> Difference:
     return Difference(float(differences.mean()), low, high, float(p), len(seeds))
 
 
+@extra_packages()
 def interval(values: NDArray[np.floating]) -> tuple[float, float]:
     """The interval of 95 % of the mean: Student's for few values, BCa's bootstrap for more; equal values have no width."""
     from scipy.stats import bootstrap, sem, t
@@ -86,6 +90,7 @@ def _equal(values: NDArray[np.floating]) -> bool:
     return float(np.ptp(values)) < 1e-12
 
 
+@extra_packages()
 def detectable(n_seeds: int, n_comparisons: int) -> float:
     """The least mean difference that can be significant among so many comparisons, in standard deviations of the paired
     differences: the paired t-test at the strictest level that Holm's correction asks for."""
@@ -123,6 +128,7 @@ class Ranks:
     n_blocks: int
 
 
+@extra_packages()
 def ranks(values: Mapping[str, Mapping[object, float]]) -> Ranks | None:
     """Rank names within blocks that all of them have; None for fewer than three names or two blocks.
 

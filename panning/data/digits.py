@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from panning.data.splits import SPLIT_SEED, InMemorySplit, Parts, stratified_holdout
+from panning.foundation.extras import extra_packages
 from panning.foundation.seeding import torch_generator
 
 TEST_FRACTION = 0.2
@@ -22,6 +23,7 @@ def read_digits(root: Path | None = None, download: bool = False) -> Parts:
     return Parts(_read(test=False), None, partial(_read, test=True))
 
 
+@extra_packages()
 def _read(test: bool) -> InMemorySplit:
     from sklearn.datasets import load_digits  # slow to import, and only this source needs it
 

@@ -12,15 +12,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from panning.data.splits import InMemorySplit, Parts, Split
 from panning.foundation.errors import DataError
+from panning.foundation.extras import extra_packages
 from panning.foundation.files import read_regular
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: A part whose decoded images take no more than this is kept in memory.
 MAX_IN_MEMORY_BYTES = 2 * 2**30
@@ -65,12 +69,15 @@ class FolderSplit(Split):
         return InMemorySplit(self.images(torch.arange(len(self))), self.labels)
 
 
+@extra_packages()
 def decode_image(path: Path, size: tuple[int, int]) -> Tensor:
     """An image file as uint8 RGB [3, height, width].
 
     Raises:
         DataError: if the file is not an image, is damaged, or is so large that it must be an attack.
     """
+    from PIL import Image, ImageOps
+
     height, width = size
     with _opened(path) as image:
         fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BILINEAR)
@@ -133,6 +140,8 @@ def _first_size(path: Path) -> tuple[int, int]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The image, once its size is checked; what breaks while it is decoded becomes a DataError."""
+    with extra_packages():
+        from PIL import Image
     try:
         # From memory: of a file, Pillow asks for as much as a chunk says it has.
         with Image.open(io.BytesIO(read_regular(path, MAX_FILE_BYTES)), formats=FORMATS) as image:

@@ -15,6 +15,7 @@ import torch
 
 from panning.data.splits import InMemorySplit, Parts
 from panning.foundation.errors import DataError
+from panning.foundation.extras import extra_packages
 
 
 def read_torchvision(class_name: str, root: Path | None, download: bool) -> Parts:
@@ -33,7 +34,8 @@ def read_torchvision(class_name: str, root: Path | None, download: bool) -> Part
 
 
 def _read(class_name: str, root: Path, *, train: bool, download: bool) -> InMemorySplit:
-    from torchvision import datasets  # slow to import, and only this source needs it
+    with extra_packages():
+        from torchvision import datasets  # slow to import, and only this source needs it
 
     try:
         source: Any = getattr(datasets, class_name)(str(root), train=train, download=download)

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from panning.foundation.errors import ModelError, OutputError
+from panning.foundation.errors import ModelError
+from panning.foundation.extras import extra_packages
 from panning.foundation.files import write_atomic
 
 #: How far onnxruntime may be from torch, relative to the largest output: other kernels add in another order.
 TOLERANCE = 1e-3
 
 
+@extra_packages()
 def save_onnx(model: nn.Module, path: str | Path, input_shape: Sequence[int]) -> float:
     """Write ``model`` in evaluation as ONNX, for batches of any size; the largest relative difference that was seen.
 
@@ -29,18 +31,15 @@ def save_onnx(model: nn.Module, path: str | Path, input_shape: Sequence[int]) ->
         input_shape: of one input, without the batch.
 
     Raises:
-        OutputError: if onnx, onnxscript or onnxruntime is not installed, or the file cannot be written.
+        MissingExtraError: if onnx, onnxscript or onnxruntime is not installed.
+        OutputError: if the file cannot be written.
         ModelError: if the network does not make one finite tensor of such inputs, torch cannot export it, or onnxruntime
             cannot run it or gives other outputs.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise OutputError(
-            f"ONNX needs packages that are not here ({error.name}): pip install 'panning[onnx]'."
-        ) from None
+    import onnx  # noqa: F401
+    import onnxruntime
+    import onnxscript  # noqa: F401
+
     model, inputs = _ready(model, input_shape)
     expected = _outputs(model, inputs)
     data = _exported(model, inputs)

@@ -66,6 +66,10 @@ class OutputError(PanningError):
     """A file or folder that cannot be written."""
 
 
+class MissingExtraError(PanningError, ModuleNotFoundError):
+    """An optional package that is not installed; the message names the extra that brings it."""
+
+
 class JobError(PanningError):
     """A job that was well asked for and failed while running."""
 

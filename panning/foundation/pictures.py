@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from panning.foundation.extras import extra_packages
 
+
+@extra_packages()
 def figure(n_panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
     """A figure and its panels, side by side; ``width`` inches each."""
     from matplotlib.figure import Figure  # slow to import, and only pictures need it

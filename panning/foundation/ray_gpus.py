@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
-import ray
-
 from panning.foundation.device import check_device_name
 from panning.foundation.errors import DeviceError
+from panning.foundation.extras import extra_packages
+
+with extra_packages():
+    import ray
 
 
 def gpu_share(device: str, n_workers: int) -> float:

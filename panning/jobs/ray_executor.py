@@ -16,14 +16,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray.exceptions import RayActorError, RayTaskError
-
 from panning.foundation.errors import PanningError, WorkerError
+from panning.foundation.extras import extra_packages
 from panning.foundation.memory import keep_freed_memory
 from panning.foundation.ray_gpus import gpu_share
 from panning.jobs.outcome import Outcome, OutcomeT
 from panning.jobs.work import Job, execute
+
+with extra_packages():
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
 
 #: A job whose worker died so often is not tried again.
 MAX_ATTEMPTS = 3

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from panning.foundation.errors import ModelError
+from panning.foundation.extras import extra_packages
 
 PREFIX = "torchvision:"
 
@@ -20,6 +21,7 @@ _EXTRA_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+@extra_packages()
 def torchvision_names() -> list[str]:
     """Names of torchvision's classification models."""
     import torchvision
@@ -27,6 +29,7 @@ def torchvision_names() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
+@extra_packages()
 def build_torchvision(name: str, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """The torchvision model ``name``, which must be in ``torchvision_names()``, initialised as torchvision does.
 
