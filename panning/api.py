@@ -16,9 +16,9 @@ from panning.data.batches import Batch, batch_source
 from panning.foundation.device import device_of, find_device, scoring_device
 from panning.foundation.errors import DataError, DensityError, MaskError, ModelError
 from panning.foundation.registry import lookup
-from panning.masks.holders import unwrapped
+from panning.foundation.wrappers import unwrapped
 from panning.masks.layout import Layout, prunable_layout
-from panning.masks.masks import Masks, check_masks_fit
+from panning.masks.masks import Masks, fitted
 from panning.pruners import Pruner, Rounds, prune_problem, pruner_row
 from panning.pruners.described import described
 from panning.scoring.problem import Loss, Problem
@@ -68,7 +68,8 @@ def prune(
     (12, 48, ['0.weight', '2.weight'])
 
     Args:
-        model: at its initial weights.
+        model: at its initial weights, bare or inside DistributedDataParallel, ``torch.compile`` and the like; the masks'
+            names are those of the network inside.
         data: one batch (inputs, targets), a DataLoader or a Dataset. Of a Dataset with whole-number ``targets``, every class
             is drawn equally often, of any other all samples alike. A method without data needs only ``input_shape``.
         density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept.
@@ -91,7 +92,7 @@ def prune(
         PanningError: with what was given, what is allowed and what to do.
     """
     _check_numbers(density, n_rounds, input_shape)
-    row = pruner_row(method)
+    model, row = unwrapped(model), pruner_row(method)
     problem = _problem(model, data, input_shape, _prunable(model, include, exclude), loss, seed)
     with _on_device(model, device):
         if problem.batches is not None and row.needs_data:
@@ -167,7 +168,7 @@ def move_masks(
     if masks is None:
         layout = _prunable(model, include, exclude)
     else:
-        check_masks_fit(model, masks)
+        masks = fitted(model, masks)
         if include is not None or exclude:
             raise MaskError("The masks say what is prunable: leave include and exclude away.")
         layout, input_shape = masks.layout, input_shape or masks.input_shape

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: From the ground up. A room may import what stands in a row above it and, in its own row, to its left.
 LAYERS = [
     "foundation",
-    "data models flow masks",
+    "data models flow masks maskconvert",
     "scoring alive",
     "compaction export pruners episode tasks training api",
     "envs",
@@ -25,7 +25,7 @@ LAYERS = [
 ]
 ORDER = [room for rooms in LAYERS for room in rooms.split()]
 #: Of foundation, the files that know torch; what stands on the others starts without it.
-WITH_TORCH = {"device", "modes", "seeding", "tensorfile", "torch_private"}
+WITH_TORCH = {"device", "modes", "seeding", "tensorfile", "torch_private", "wrappers"}
 #: Masks.effective_density calls up, inside the function.
 EXCEPTIONS = {("panning/masks/masks.py", "panning.alive.connectivity")}
 #: Third-party packages and where alone they may be imported.

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from panning import flow
 from panning.foundation.device import device_of
 from panning.foundation.errors import DensityError, MaskError, ModelError
+from panning.foundation.wrappers import own_parameters, unwrapped
 from panning.masks.layout import KINDS, Layout, by_unit, prunable_parameters
-from panning.masks.masks import Masks, check_masks_fit
+from panning.masks.masks import Masks, fitted
 from panning.scoring.problem import Problem
 
 #: In ``smallest_alive``, how much less a path counts for being one layer longer, in powers of two.
@@ -150,8 +151,8 @@ class Connectivity:
 
         Told from the graph of one pass: from the output back, up to the first product with a parameter of ``KINDS``.
         """
-        names = [name for name, _ in self.model.named_parameters() if name in prunable_parameters(self.model)]
-        registered = dict(self.model.named_parameters())
+        registered = own_parameters(self.model)
+        names = [name for name in registered if name in prunable_parameters(self.model)]
         with torch.enable_grad():
             gates = {n: torch.ones_like(registered[n], dtype=torch.float32, requires_grad=True) for n in names}
             views = {n: gate.view(gate.shape) for n, gate in gates.items()}
@@ -207,7 +208,7 @@ class Connectivity:
 def _ones(model: nn.Module, layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:
     """Ones for every parameter that is not masked: it cuts nothing, and flows drop what it adds."""
     masked = set(layout.names)
-    return {name: torch.ones_like(p, dtype=dtype) for name, p in model.named_parameters() if name not in masked}
+    return {name: torch.ones_like(p, dtype=dtype) for name, p in own_parameters(model).items() if name not in masked}
 
 
 def alive_flat(model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | None = None) -> Tensor:
@@ -216,7 +217,8 @@ def alive_flat(model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | No
     Raises:
         MaskError: if the mask belongs to another network, or neither it nor the caller gives the input shape.
     """
-    check_masks_fit(model, masks)
+    model = unwrapped(model)
+    masks = fitted(model, masks)
     shape = input_shape or masks.input_shape
     if shape is None:
         raise MaskError("This mask does not say the network's input shape; pass input_shape=(channels, height, width).")

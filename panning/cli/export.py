@@ -96,6 +96,7 @@ def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple
     from panning.export.folder import with_tensors
     from panning.foundation.errors import ModelError
     from panning.foundation.tensorfile import DAMAGE, read_tensors
+    from panning.foundation.wrappers import prefix_of
 
     shape, n_classes, seed = shape_in(mask, masks), masks.manifest.get("n_classes"), masks.manifest.get("seed")
     if shape is None or type(n_classes) is not int:
@@ -105,6 +106,8 @@ def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple
         return model, n_classes
     try:
         _, tensors = read_tensors(weights, None)
+        prefix = prefix_of(tensors)  # of a wrapper around the network that was saved
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         if missing := set(model.state_dict()) - set(tensors):
             raise ValueError(f"it has no '{min(missing)}'")
         return with_tensors(model, tensors), n_classes

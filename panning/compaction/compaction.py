@@ -28,9 +28,10 @@ from panning.foundation.errors import MaskError, ModelError
 from panning.foundation.modes import as_it_was
 from panning.foundation.seeding import isolated_torch_rng
 from panning.foundation.torch_private import gradient_hooks, slots, slots_apart, tree_leaves
+from panning.foundation.wrappers import unwrapped
 from panning.masks.file import fingerprint
 from panning.masks.layout import prunable_layout
-from panning.masks.masks import Masks, apply_masks, check_masks_fit
+from panning.masks.masks import Masks, apply_masks, fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,8 @@ def compact(
     """Make a smaller network that computes what ``model`` computes under ``masks``; ``model`` is left as it is.
 
     Args:
-        model: any network; parts that torch.fx cannot trace stay as they are, and ``notes`` says so.
+        model: any network (of DistributedDataParallel or ``torch.compile`` what is inside); parts that torch.fx cannot
+            trace stay as they are, and ``notes`` says so.
         input_shape: of one input, without the batch; needed if the mask does not carry it.
         fold: make a network that is not trained any more smaller still: what constant units contribute in evaluation goes
             into the next layer's bias. In further training these constants stay as they are.
@@ -105,8 +107,9 @@ def compact(
         >>> torch.allclose(small.model(inputs), small.expand()(inputs), atol=1e-6)
         True
     """
+    model = unwrapped(model)
     prunable_layout(model)  # refuses what cannot be run with other weights
-    check_masks_fit(model, masks)
+    masks = fitted(model, masks, wrapped=True)
     _check_forwards(model)
     shape = input_shape or masks.input_shape
     if shape is None:

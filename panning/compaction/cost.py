@@ -14,6 +14,7 @@ from panning.compaction.compaction import CompactResult, compact
 from panning.foundation.errors import ModelError
 from panning.foundation.modes import as_it_was
 from panning.foundation.seeding import isolated_torch_rng
+from panning.foundation.wrappers import owners
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks
 from panning.scoring.problem import Problem
@@ -97,10 +98,10 @@ def multiply_adds(
             "are of another kind, pass data."
         ) from error
     by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
-    by_layer = []
+    by_layer, modules = [], owners(model)
     for name in layout.names:
-        owner = name.rpartition(".")[0]
-        attention = isinstance(model.get_submodule(owner), nn.MultiheadAttention)
+        owner, module = modules[name]
+        attention = isinstance(module, nn.MultiheadAttention)
         by_layer.append(0 if attention else by_module.get(f"{type(model).__name__}.{owner}".rstrip("."), 0))
     return MultiplyAdds(layout, by_module.get("Global", 0), by_layer)
 

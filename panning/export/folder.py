@@ -22,7 +22,7 @@ from panning.foundation.errors import MaskError, ModelError
 from panning.foundation.files import write_atomic
 from panning.foundation.tensorfile import DAMAGE, packed, read_tensors
 from panning.masks.file import load_masks, save_masks
-from panning.masks.masks import Masks, check_input_shape, check_masks_fit
+from panning.masks.masks import Masks, check_input_shape, check_masks_fit, fitted
 
 WEIGHTS, MASK, VECTORS = "weights.safetensors", "mask.safetensors", "vectors.safetensors"
 
@@ -101,6 +101,7 @@ def load_compact(model: nn.Module, folder: str | Path) -> CompactResult:
 
 def _check_made_by(result: CompactResult, masks: Masks) -> None:
     """The small network's own mask, or one that was made since, makes another network from the original."""
+    masks = fitted(result.original, masks, wrapped=True)
     parameters = check_masks_fit(result.original, masks)
     left = {name for name, _ in result.mapping.values() if name in masks}
     made_by = left == {result.mapping[name][0] for name in result.masks or ()} and all(

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode, get_testing_overrides
 from panning.foundation.errors import ModelError
 from panning.foundation.modes import in_evaluation_mode
 from panning.foundation.seeding import isolated_torch_rng
+from panning.foundation.wrappers import own_parameters
 
 Rule = Callable[..., Any]  # called as rule(function, *args, **kwargs) in place of function(*args, **kwargs)
 
@@ -55,7 +56,7 @@ def run(
     Buffers are cloned (floating ones cast to ``dtype``), all modules are in evaluation mode during the pass, and its random
     draws neither depend on nor change the global random state.
     """
-    replacements: dict[int, Tensor] = {id(p): parameters[name] for name, p in model.named_parameters()}
+    replacements: dict[int, Tensor] = {id(p): parameters[name] for name, p in own_parameters(model).items()}
     for buffer in model.buffers():
         floating = buffer.is_floating_point()
         replacements[id(buffer)] = buffer.detach().to(dtype, copy=True) if floating else buffer.clone()

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from panning.foundation.errors import MaskError
-from panning.masks.masks import Masks
+from panning.masks.masks import Masks, without_prefix
 
 #: A larger file, or an archive that unpacks to more, is refused before it is read.
 MAX_FILE_BYTES = 4 * 2**30
@@ -32,13 +32,13 @@ def broken(found: str, expected: str = READABLE) -> NoReturn:
 
 
 def masks_of(tensors: Mapping[str, Tensor]) -> Masks:
-    """Masks from named tensors that came from outside."""
+    """Masks from named tensors that came from outside, without the wrappers' prefix that all names may begin with."""
     for name, tensor in tensors.items():
         if tensor.is_complex() or tensor.is_quantized:
             broken(f"'{short(name)}' of {tensor.dtype}", "bool, integer or float entries that are 0 or 1")
     check_sizes((name, tuple(tensor.shape)) for name, tensor in tensors.items())
     try:
-        return Masks.from_tensors(tensors)
+        return without_prefix(Masks.from_tensors(tensors))
     except (MaskError, RuntimeError) as error:
         broken(short(error))
 

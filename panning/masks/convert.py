@@ -13,7 +13,7 @@
 ``read_any`` reads all of these, the ``state_dict`` of a ``torch.nn.utils.prune`` model, and an .npz of arrays; entries are 0
 and 1 in any bool, integer or float type. The content of a file says what it is, not its suffix. A file may come from anyone:
 torch's files are loaded with ``weights_only=True``, sizes are checked before memory is asked for, and nothing is run. Names
-keep the file's order.
+keep the file's order; a prefix of wrappers (``module.``, ``_orig_mod.``) that all names begin with is left out.
 """
 
 from __future__ import annotations

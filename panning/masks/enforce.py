@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from panning.foundation.errors import MaskError
 from panning.masks.gates import INTEGERS, Gate, clear, is_plain
-from panning.masks.holders import bare, check_held, check_ranks_agree, first_moving
+from panning.masks.holders import check_held, check_ranks_agree, first_moving
 from panning.masks.masks import Masks, check_masks_fit
 
 
@@ -194,7 +194,6 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
             f"A {type(wrong[0]).__name__} is no torch.optim.Optimizer; pass the optimizer itself or a list of several, "
             "of a trainer's wrapper what is inside."
         )
-    model = bare(model, masks)
     parameters = check_masks_fit(model, masks)
     if wide := [name for name, parameter in parameters.items() if parameter.element_size() not in INTEGERS]:
         raise MaskError(f"'{wide[0]}' is {parameters[wide[0]].dtype}, whose numbers are too wide; use torch.complex64.")

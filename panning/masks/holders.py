@@ -17,9 +17,6 @@ from panning.foundation.torch_private import gradient_hooks
 from panning.masks.gates import Gate
 from panning.masks.masks import Masks
 
-#: The attributes under which wrappers hold the network.
-INSIDE = ("module", "_orig_mod")
-
 
 class Mover(Protocol):
     @property
@@ -61,24 +58,6 @@ def check_held(parameters: Mapping[str, nn.Parameter], optimizers: Iterable[Opti
             f"{len(loose)} masked parameters are in no optimizer, '{loose[0]}' first: pass the optimizers that train "
             "this very model. An optimizer made for a copy, or before the parameters were replaced, trains others."
         )
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel, ``torch.compile`` and the like."""
-    while len(children := dict(model.named_children())) == 1 and set(INSIDE) & set(children):
-        (model,) = children.values()
-    return model
-
-
-def bare(model: nn.Module, masks: Masks) -> nn.Module:
-    """The network inside its wrappers: the first whose parameters have the mask's names."""
-    inner = model
-    while masks.layout.names[0] not in dict(inner.named_parameters()):
-        children = dict(inner.named_children())
-        if len(children) != 1 or not set(INSIDE) & set(children):
-            return model
-        (inner,) = children.values()
-    return inner
 
 
 def check_ranks_agree(masks: Masks) -> None:

@@ -19,6 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from panning.foundation.errors import ModelError
 from panning.foundation.torch_private import forward_pre_hooks
+from panning.foundation.wrappers import own_names, own_parameters
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,14 @@ def prunable_parameters(model: nn.Module) -> dict[str, tuple[Kind, nn.Module]]:
     """Every parameter that ``KINDS`` has a row for, by all its names, with its kind and its module."""
     # A weight that is computed (weight_norm, parametrizations) is no parameter and cannot be masked as one.
     registered = dict(model.named_parameters(remove_duplicate=False))
+    own = own_names(model)
     found = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         kind = next((kind for kind in KINDS if isinstance(module, kind.module)), None)
         for parameter in kind.parameters if kind is not None else ():
             name = f"{prefix}.{parameter}" if prefix else parameter
             if name in registered:
-                found[name] = (kind, module)
+                found[own[name]] = (kind, module)
     return found  # type: ignore[return-value]
 
 
@@ -150,7 +152,7 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
     """
     _check_modules(model)
     found = prunable_parameters(model)
-    registered = dict(model.named_parameters(remove_duplicate=False))
+    registered = own_parameters(model, remove_duplicate=False)
     found = {name: row for name, row in found.items() if registered[name].numel()}
     names: dict[int, list[str]] = {}
     opted_in: set[int] = set()
@@ -175,7 +177,7 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
         raise ModelError(
             "The model has no prunable weight: no Linear, Conv or attention layer is left after include and exclude."
         )
-    canonical = {id(tensor): name for name, tensor in model.named_parameters()}
+    canonical = {id(tensor): name for name, tensor in own_parameters(model).items()}
     layout = {canonical[key]: registered[names[key][0]] for key in chosen}
     _check_memory(layout)
     return Layout(tuple(layout), tuple(tuple(tensor.shape) for tensor in layout.values()))

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from panning.foundation.errors import DensityError, MaskError
+from panning.foundation.wrappers import matching, own_names, own_parameters, prefix_of
 from panning.masks.layout import Layout
 
 #: A network is run on inputs of the shape that a file names: more values than this are an attack, not an image.
@@ -166,6 +167,11 @@ class Masks(Mapping[str, Tensor]):
         union = int((self.flat | other.flat).sum())
         return int((self.flat & other.flat).sum()) / union if union else 1.0
 
+    def renamed(self, names: Mapping[str, str]) -> Masks:
+        """The same mask with other names for some of its parameters."""
+        layout = Layout(tuple(names.get(name, name) for name in self.layout.names), self.layout.shapes)
+        return self if layout == self.layout else Masks(layout, self.flat, self.manifest)
+
     def effective_density(self, model: nn.Module, input_shape: tuple[int, ...] | None = None) -> float:
         """Alive weights / prunable weights: a kept weight that no path from input to output uses does not count.
 
@@ -182,7 +188,8 @@ class Masks(Mapping[str, Tensor]):
         return Masks(self.layout, self.flat, {**self.manifest, **facts})
 
     def _check_same_layout(self, other: Masks) -> None:
-        if self.layout != other.layout:
+        mine, others = self.layout, other.layout
+        if mine != others and without_prefix(self).layout != without_prefix(other).layout:
             raise MaskError(
                 "The two masks belong to different networks.\n" + layout_difference(self.layout, other.layout)
             )
@@ -217,7 +224,10 @@ def layout_difference(mask_layout: Layout, model_layout: Layout, limit: int = 8)
 
 
 def check_masks_fit(model: nn.Module, masks: Masks) -> dict[str, nn.Parameter]:
-    """The masked parameters of ``model`` by name.
+    """The masked parameters of ``model`` by the mask's names.
+
+    Names may have prefixes of wrappers (DistributedDataParallel, FSDP, ``torch.compile``) that the model has not, or the
+    model prefixes that the names have not.
 
     Raises:
         MaskError: if a masked name is absent or has another shape; the message says which.
@@ -227,17 +237,44 @@ def check_masks_fit(model: nn.Module, masks: Masks) -> dict[str, nn.Parameter]:
             f"masks is a {type(masks).__name__}; make a dict of tensors into masks by panning.Masks.from_tensors, and "
             "read a file by panning.load_masks."
         )
-    parameters = dict(model.named_parameters())
+    parameters = own_parameters(model)
+    names = matching(masks.layout.names, parameters) or {}
+    found = {name: parameters.get(names.get(name, name)) for name in masks.layout.names}
     wrong = [
         f"  {name}: mask {shape}, model "
-        + (str(tuple(parameters[name].shape)) if name in parameters else "has no such parameter")
-        for name, shape in zip(masks.layout.names, masks.layout.shapes, strict=True)
-        if name not in parameters or tuple(parameters[name].shape) != shape
+        + (str(tuple(parameter.shape)) if parameter is not None else "has no such parameter")
+        for (name, parameter), shape in zip(found.items(), masks.layout.shapes, strict=True)
+        if parameter is None or tuple(parameter.shape) != shape
     ]
     if wrong:
         shown = wrong[:8] + ([f"  and {len(wrong) - 8} more"] if len(wrong) > 8 else [])
+        if prefix := prefix_of(masks.layout.names):
+            shown.append(
+                f"The mask's names begin with '{prefix}', the prefix of a wrapper such as DistributedDataParallel or "
+                "torch.compile. Without the prefix they do not fit either."
+            )
         raise MaskError("\n".join(["The mask belongs to another network:", *shown]))
-    return {name: parameters[name] for name in masks.layout.names}
+    return {name: parameter for name, parameter in found.items() if parameter is not None}
+
+
+def fitted(model: nn.Module, masks: Masks, *, wrapped: bool = False) -> Masks:
+    """``masks`` under the names that ``model`` has for its parameters, without prefixes of wrappers.
+
+    Args:
+        wrapped: the names as ``model.named_parameters()`` has them, with prefixes.
+
+    Raises:
+        MaskError: if the mask belongs to another network.
+    """
+    check_masks_fit(model, masks)
+    masks = masks.renamed(matching(masks.layout.names, own_parameters(model)) or {})
+    return masks.renamed({own: name for name, own in own_names(model).items()}) if wrapped else masks
+
+
+def without_prefix(masks: Masks) -> Masks:
+    """``masks`` without the prefix of wrappers with which all their names begin, if there is one."""
+    prefix = prefix_of(masks.layout.names)
+    return masks.renamed({name: name.removeprefix(prefix) for name in masks.layout.names})
 
 
 def apply_masks(model: nn.Module, masks: Masks) -> None:

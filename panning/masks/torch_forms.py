@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize, prune
 
 from panning.foundation.errors import MaskError
 from panning.foundation.torch_private import drop_forward_pre_hooks, forward_pre_hooks, pruned_by
+from panning.foundation.wrappers import own_names
 from panning.masks.masks import Masks, check_masks_fit
 
 
@@ -40,15 +41,17 @@ def as_prune(model: nn.Module, masks: Masks) -> None:
 
 
 def from_prune(model: nn.Module) -> Masks:
-    """The masks of a model in the form of ``torch.nn.utils.prune``, under the parameters' original names.
+    """The masks of a model in the form of ``torch.nn.utils.prune``, under the parameters' original names without wrappers'.
 
     Raises:
         MaskError: if nothing is pruned, if a mask has other entries than 0 and 1, or if a shared tensor has two masks.
     """
     found: dict[int, tuple[str, Tensor]] = {}
+    own = own_names(model)
     for prefix, module in model.named_modules():
         for name in _pruned_names(module):
-            full, mask = f"{prefix}.{name}" if prefix else name, module.get_buffer(f"{name}_mask")
+            registered = f"{prefix}.{name}_orig" if prefix else f"{name}_orig"
+            full, mask = own[registered].removesuffix("_orig"), module.get_buffer(f"{name}_mask")
             first, known = found.setdefault(id(module.get_parameter(f"{name}_orig")), (full, mask))
             if not torch.equal(known, mask):
                 raise MaskError(

@@ -17,6 +17,7 @@ from panning.data.batches import Batch, BatchSource
 from panning.foundation.device import device_of, scoring_device
 from panning.foundation.errors import DataError
 from panning.foundation.seeding import torch_generator
+from panning.foundation.wrappers import own_parameters
 from panning.masks.layout import Kind, Layout, by_unit, prunable_layout, prunable_parameters
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -56,7 +57,7 @@ class Problem:
         """The dense initial weights, flat [n_prunable], detached."""
         if self.initial is not None:
             return self.initial
-        return _at_least_float32(self.layout.flatten(dict(self.model.named_parameters())))
+        return _at_least_float32(self.layout.flatten(dict(own_parameters(self.model))))
 
     @cached_property
     def where_scored(self) -> Problem:
@@ -112,7 +113,7 @@ class Problem:
     def other_parameters(self) -> dict[str, Tensor]:
         """The parameters that are not prunable (biases, norms), detached."""
         masked = set(self.layout.names)
-        return {n: _at_least_float32(p.detach()) for n, p in self.model.named_parameters() if n not in masked}
+        return {n: _at_least_float32(p.detach()) for n, p in own_parameters(self.model).items() if n not in masked}
 
     def ones(self, dtype: torch.dtype) -> Tensor:
         """A batch of one input, all ones."""

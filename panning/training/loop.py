@@ -26,7 +26,7 @@ from panning.foundation.errors import NonFiniteError
 from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed, isolated_torch_rng, torch_generator
-from panning.masks.masks import Masks, digest_of
+from panning.masks.masks import Masks, digest_of, fitted
 from panning.tasks import Task
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from panning.training.evaluation import evaluate, forward
@@ -79,6 +79,7 @@ def train(
     started, plan, device = time.perf_counter(), Plan.of(recipe, len(data.train)), device_of(model)
     data = data.to(device)
     few, _ = data.batch(data.train, torch.arange(min(2, len(data.train))), device)
+    masks = None if masks is None else fitted(model, masks)
     regime = regime_of(model, recipe, plan, masks, movement, few)
     images = put_channels_last(regime.network, few)
     bits = None if masks is None else digest_of(masks.flat)  # shapes alone do not tell two compact networks apart

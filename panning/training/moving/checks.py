@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from panning.alive.connectivity import Connectivity
 from panning.foundation.errors import MaskError
+from panning.foundation.wrappers import own_parameters
 from panning.masks.holders import check_held, check_ranks_agree, first_enforced, first_moving
 from panning.masks.masks import Masks, check_masks_fit, n_kept_at
 from panning.training.moving.abilities import FollowsWholeGradient, length_of
@@ -42,7 +43,7 @@ def check_parts(movement: Movement, optimizer: Optimizer, start: Tensor) -> None
         raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
     if isinstance(movement.method, FollowsWholeGradient):
         check_momentum(optimizer)
-    if first_moving(dict(problem.model.named_parameters())) is not None:
+    if first_moving(own_parameters(problem.model)) is not None:
         raise MaskError(
             "The masks of this network move already: call finish() of what move_masks gave before, or use it in a `with`."
         )

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from panning.alive.connectivity import MaskReport, report
 from panning.foundation.errors import MaskError
+from panning.foundation.wrappers import own_parameters
 from panning.masks.enforce import remove_all
 from panning.masks.holders import MOVERS
 from panning.masks.masks import Masks, check_density, n_kept_at
@@ -313,8 +314,7 @@ class MovingMasks(Mover):
 
         A flow (what is alive?) runs the network with other tensors in its parameters' place.
         """
-        owner, _, name = self.problem.layout.names[0].rpartition(".")
-        runs_itself = getattr(model.get_submodule(owner), name) is self.parameters[0]
+        runs_itself = own_parameters(model).get(self.problem.layout.names[0]) is self.parameters[0]
         if runs_itself and model is self.problem.model and (waiting := self._waiting) is not None:
             self._waiting = None
             self.move(waiting)

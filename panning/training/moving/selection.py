@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from panning.alive.connectivity import Connectivity
+from panning.foundation.wrappers import owners
 from panning.masks.allocation import top_k
 from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
@@ -104,12 +105,11 @@ def hidden_layers(problem: Problem) -> tuple[str, ...]:
 
     A depthwise unit reads one unit alone. Ranked by itself it would seldom be kept together with that one.
     """
-    outputs = Connectivity.of(problem).output_layers
-    return tuple(name for name in problem.layout.names if name not in outputs and not _is_depthwise(problem, name))
+    outputs, modules = Connectivity.of(problem).output_layers, owners(problem.model)
+    return tuple(name for name in problem.layout.names if name not in outputs and not _is_depthwise(modules[name][1]))
 
 
-def _is_depthwise(problem: Problem, name: str) -> bool:
-    module = problem.model.get_submodule(name.rpartition(".")[0])
+def _is_depthwise(module: nn.Module) -> bool:
     return 1 < getattr(module, "groups", 1) == getattr(module, "in_channels", 1)
 
 

@@ -28,6 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from panning.foundation.torch_private import drop_forward_pre_hooks
+from panning.foundation.wrappers import owners
 from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
 from panning.training.moving.abilities import HooksNetwork, KeepsDenseWeights
@@ -104,7 +105,8 @@ def quantize_inputs(model: nn.Module, names: Sequence[str], bits: int, memory: M
         memory: of a method, which says when it begins; None: at once.
     """
     run_in_full(model)
-    layers = dict.fromkeys(model.get_submodule(name.rpartition(".")[0]) for name in names)
+    modules = owners(model)
+    layers = dict.fromkeys(modules[name][1] for name in names)
     for layer in list(layers)[1:]:
         layer.register_forward_pre_hook(QuantizedInput(layer, bits, memory or {}), with_kwargs=True)
 
