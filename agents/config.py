@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from panning.envs import PanningEnv, RewardSpec
 from panning.episode.actions import ActionSpec
 from panning.episode.observations import ObservationSpec
+from panning.episode.round_reward import ROUND_TERMS
 from panning.foundation.config import Config
+from panning.foundation.registry import origins
 from panning.masks.masks import Density
+from panning.scoring.indices import INDICES
 from panning.tasks import DataSource, NamedTask, RunConfig
 
 
@@ -33,6 +36,12 @@ class EnvSpec(EpisodeSpec):
     tasks: Annotated[tuple[NamedTask, ...], Field(min_length=1)]
     densities: Annotated[tuple[Density, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The installed packages whose rows its episodes use (``registry.origins``)."""
+        models = {name: package for task in self.tasks for name, package in task.plugins.items()}
+        return {**models, **origins((INDICES, self.action.indices), (ROUND_TERMS, self.reward.terms))}
 
     def make(self, source: DataSource) -> PanningEnv:
         """A fresh environment."""
@@ -94,3 +103,8 @@ class AgentConfig(RunConfig):
     env: EnvSpec
     ppo: PPOSpec = PPOSpec()
     seed: int = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON."""
+        return self.model_dump(mode="json", exclude=self.PLACES)

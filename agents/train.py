@@ -59,8 +59,7 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
     """
     if n_workers == 0:
         find_device(config.device)  # said at once; Ray's workers have devices of their own
-    identity = config.model_dump(mode="json", exclude=config.PLACES)
-    claim_folder(out, identity)
+    claim_folder(out, config.identity)
     store = RecordStore(out / "rollouts.jsonl")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the workers, or the last bits of the scores would differ
@@ -81,11 +80,12 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
                     for rollout in range(done, config.ppo.n_rollouts):
                         figures = _one_rollout(model, config, rollout)
                         # The record first: killed in between, the rollout is run again and its record is there.
-                        _record(store, identity, rollout, figures, config.device)
+                        _record(store, config, rollout, figures)
                         save_agent(out / "agent.safetensors", model, {"rollouts": rollout + 1})
                         listen(Event("training the agent", rollout + 1, config.ppo.n_rollouts, "rollout", figures))
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
-            facts = {"config": identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
+            facts = {"config": config.identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
+            facts |= {"plugins": plugins} if (plugins := config.env.plugins) else {}
             policy = export_policy(model, config.env, facts)
     finally:
         torch.set_num_threads(threads)
@@ -185,7 +185,8 @@ def _logger(folder: Path) -> Iterator[Logger]:
         logger.close()
 
 
-def _record(store: RecordStore, identity: dict[str, Any], rollout: int, figures: dict[str, float], device: str) -> None:
-    config = {"agent": content_key(identity), "rollout": rollout}
+def _record(store: RecordStore, agent: AgentConfig, rollout: int, figures: dict[str, float]) -> None:
+    config = {"agent": content_key(agent.identity), "rollout": rollout}
     if (key := content_key(config)) not in store:
-        store.append(RunRecord(key, "rollout", config, figures, environment_info(accelerator_name(device))))
+        environment = environment_info(accelerator_name(agent.device), agent.env.plugins)
+        store.append(RunRecord(key, "rollout", config, figures, environment))

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from panning.compaction.cost import compute_left
 from panning.episode.actions import ActionSpec
@@ -46,6 +46,7 @@ class RewardSpec(Config):
         recipe: of the short training.
         reference: the fixed policy that the advantage is taken over.
         all_alive: give the budget of dead weights back before training and cost are looked at, for both policies.
+        terms: weights of the terms that installed packages add (entry points ``panning.rewards``).
     """
 
     alive: Weight = 1.0
@@ -56,10 +57,28 @@ class RewardSpec(Config):
     recipe: Recipe = Recipe(epochs=1, learning_rate=0.05)
     reference: Annotated[str, Name(POLICIES, "policy")] = "synflow"
     all_alive: bool = True
+    terms: dict[Annotated[str, Name(ROUND_TERMS, "reward term")], Weight] = {}
+
+    @field_validator("terms")
+    @classmethod
+    def _of_packages(cls, terms: dict[str, float]) -> dict[str, float]:
+        if own := sorted(terms.keys() & cls.model_fields):
+            raise ValueError(f"{', '.join(own)} are panning's own: give their weights beside terms")
+        return terms
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there were packages with terms, so that agents and searches that exist go on."""
+        return {name: value for name, value in handler(self).items() if name != "terms" or value}
+
+    @property
+    def round_terms(self) -> tuple[str, ...]:
+        """The terms of a round that are told: panning's own, and those of packages that have a weight."""
+        return (*ROUND_TERMS.data, *self.terms)
 
     def weights(self, terms: Iterable[str]) -> dict[str, float]:
         """The weight of each term."""
-        return {name: getattr(self, name) for name in terms}
+        return {name: self.terms[name] if name in self.terms else getattr(self, name) for name in terms}
 
     @property
     def endings(self) -> dict[str, EndingTerm]:
@@ -69,7 +88,7 @@ class RewardSpec(Config):
     @property
     def figures(self) -> tuple[str, ...]:
         """Names of the reward's figures that the environment puts into ``info`` when an episode ends."""
-        return (*ROUND_TERMS, *(figure for row in self.endings.values() for figure in row.figures))
+        return (*self.round_terms, *(figure for row in self.endings.values() for figure in row.figures))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +161,16 @@ def ending_reward(spec: RewardSpec, figures: Mapping[str, float]) -> float:
 
 
 #: Accuracies of the last reference policies, shared by all environments of a process.
-_REFERENCES: dict[tuple[TaskSpec, int, float, RewardSpec, int], float] = {}
+_REFERENCES: dict[tuple[TaskSpec, int, float, Recipe, str, bool, int], float] = {}
 _MAX_REFERENCES = 10_000
 
 
 def _reference(final: Final) -> float:
     """Accuracy of the fixed policy on the same task and target."""
     task, spec = final.task, final.spec
-    key = (task.spec, task.problem.seed, final.target_density, spec, final.n_rounds)
+    key = (
+        task.spec, task.problem.seed, final.target_density, spec.recipe, spec.reference, spec.all_alive, final.n_rounds
+    )  # fmt: skip
     if key not in _REFERENCES:
         if len(_REFERENCES) >= _MAX_REFERENCES:
             del _REFERENCES[next(iter(_REFERENCES))]  # the oldest

@@ -15,7 +15,7 @@ from panning.envs.ending import RewardSpec, ending_reward, ending_terms
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import decode, initial, is_terminated, transition
 from panning.episode.observations import STANDARD, ObservationSpec, observe
-from panning.episode.round_reward import ROUND_TERMS, round_reward, round_terms
+from panning.episode.round_reward import round_reward, round_terms
 from panning.episode.state import EpisodeState
 from panning.foundation.config import parse_config
 from panning.foundation.device import check_device_name
@@ -155,7 +155,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self._state = transition(self.state, decode(self.spec_of_action, action, self.state))
         self._frames.append(rendering.frame(self._state))
         terminated = is_terminated(self._state)
-        reward = round_reward(self.spec_of_reward.weights(ROUND_TERMS), self._state)
+        reward = round_reward(self.spec_of_reward.weights(self.spec_of_reward.round_terms), self._state)
         info = self._info()
         if terminated:
             figures = ending_terms(self.spec_of_reward, self._task, self._state)
@@ -185,7 +185,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
             "task": self._task_number,
             "seed": self.state.problem.seed,
             "round": self.state.round_number,
-            **round_terms(self.state),
+            **round_terms(self.state, self.spec_of_reward.round_terms),
         }
 
 

@@ -19,7 +19,7 @@ from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
 from panning.masks.layout import Layout, prunable_layout
 from panning.masks.masks import Masks, fitted
-from panning.pruners import Pruner, Rounds, prune_problem, pruner_row
+from panning.pruners import Pruner, Rounds, plugins_of, prune_problem, pruner_row
 from panning.pruners.described import described
 from panning.scoring.problem import Loss, Problem
 from panning.training.moving.engine import MovingMasks
@@ -102,7 +102,10 @@ def prune(
             control=control,
         )  # fmt: skip
         name = row.name_of(method)
-        return described(problem, result, method=name, all_alive=all_alive, released=released, control=control).masks
+        return described(
+            problem, result, method=name, all_alive=all_alive, released=released, control=control,
+            plugins=plugins_of(method),
+        ).masks  # fmt: skip
 
 
 @_apart_from_the_caller()

@@ -18,10 +18,10 @@ from panning.data import ImageData, balanced_batch, data_names, load_data
 from panning.foundation.config import Config
 from panning.foundation.device import check_device_name, find_device, scoring_device
 from panning.foundation.errors import ModelError
-from panning.foundation.registry import unknown_name_message
+from panning.foundation.registry import origins, unknown_name_message
 from panning.foundation.seeding import torch_generator
 from panning.masks.layout import prunable_layout
-from panning.models import Factory, build_model, factory_name, model_names
+from panning.models import MODELS, Factory, build_model, factory_name, model_names
 from panning.scoring.problem import Problem
 
 
@@ -51,6 +51,11 @@ class TaskSpec(Config):
     def model_name(self) -> str:
         """What messages and tables call the model."""
         return self.model if isinstance(self.model, str) else factory_name(self.model)
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The installed package that the model comes from, if it is one's (``registry.origins``)."""
+        return origins((MODELS, [self.model] if isinstance(self.model, str) else []))
 
 
 class DataSource(Config):

@@ -346,12 +346,12 @@ REWARD_TERM = Addition(
     {
         "panning/episode/round_reward.py": all_of(
             instead(
-                "ROUND_TERMS: dict",
+                "Term = Callable",
                 "def collapse(state: EpisodeState) -> float:\n"
                 '    """-(layers without an alive weight) / layers."""\n'
                 "    counts = state.problem.layout.counts(state.alive)\n"
                 "    return -counts.count(0) / len(counts)\n\n\n"
-                "ROUND_TERMS: dict",
+                "Term = Callable",
             ),
             instead('"gradient": gradient}', '"gradient": gradient, "collapse": collapse}'),
         ),

@@ -2,14 +2,18 @@
 
 The terms are the paper's (Kang et al. 2022), each in [-1, 0] and divided by the number of rounds. A dead
 network ends the episode and loses 1 for each round that it did not live to see. A new term is a function, a row in
-``ROUND_TERMS`` and its weight in ``RewardSpec``; the environment then tells it and the agent's training logs it.
+``ROUND_TERMS`` and its weight in ``RewardSpec``; the environment then tells it and the agent's training logs it. A term of
+an installed package (entry points ``panning.rewards``) is told where ``RewardSpec.terms`` names it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 
 from panning.episode.state import EpisodeState
+from panning.foundation.errors import NonFiniteError
+from panning.foundation.registry import Table
 
 TINY = 1e-12
 
@@ -34,19 +38,31 @@ def gradient(state: EpisodeState) -> float:
     return -min(1.0, abs(state.signals.grad_norm**2 - dense_energy) / dense_energy)
 
 
-ROUND_TERMS: dict[str, Callable[[EpisodeState], float]] = {"alive": alive, "loss": loss, "gradient": gradient}
+Term = Callable[[EpisodeState], float]
+_OWN: dict[str, Term] = {"alive": alive, "loss": loss, "gradient": gradient}
+ROUND_TERMS: Table[Term] = Table(
+    _OWN, "panning.rewards", "a function of an EpisodeState", lambda found, *_: found if callable(found) else None
+)
 
 
-def round_terms(state: EpisodeState) -> dict[str, float]:
-    """The terms after a round, unweighted."""
-    return {name: term(state) for name, term in ROUND_TERMS.items()}
+def round_terms(state: EpisodeState, names: Iterable[str] = tuple(_OWN)) -> dict[str, float]:
+    """The terms after a round, unweighted.
+
+    Raises:
+        NonFiniteError: if one is NaN or infinite.
+    """
+    terms = {name: float(ROUND_TERMS[name](state)) for name in names}
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(f"The reward term '{name}' is {value} in round {state.round_number}.")
+    return terms
 
 
 def round_reward(weights: Mapping[str, float], state: EpisodeState) -> float:
     """The weighted terms of one round; over an episode that loses nothing they add up to 0, else to less.
 
     Args:
-        weights: of each row of ``ROUND_TERMS``.
+        weights: of rows of ``ROUND_TERMS``.
     """
-    reward = sum(weights[name] * value for name, value in round_terms(state).items()) / state.n_rounds
+    reward = sum(weights[name] * value for name, value in round_terms(state, weights).items()) / state.n_rounds
     return reward - state.rounds_left / state.n_rounds if state.is_dead else reward

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
-from panning.foundation.errors import ConfigError, UnknownNameError
+from panning.foundation.errors import ConfigError, PanningError
 from panning.foundation.files import read_regular
 from panning.foundation.registry import lookup, nearest
 
@@ -34,7 +34,7 @@ def Name(table: Mapping[str, Any], kind: str) -> AfterValidator:
     def known(name: str) -> str:
         try:
             lookup(table, name, kind)
-        except UnknownNameError as error:
+        except PanningError as error:
             raise ValueError(str(error)) from None
         return name
 

@@ -34,6 +34,10 @@ class UnknownNameError(PanningError, KeyError):
     """A name that is not in its table; the message lists the nearest and all allowed names."""
 
 
+class PluginError(PanningError):
+    """A row that an installed package adds to a table and that cannot be imported or used; the message names the package."""
+
+
 class ConfigError(PanningError):
     """A configuration file or option with at least one wrong key or value; all of them are in one message."""
 

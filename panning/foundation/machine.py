@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,18 @@ def _environment() -> str:
     )
 
 
-def environment_info(accelerator: str | None = None) -> dict[str, Any]:
+def environment_info(accelerator: str | None = None, plugins: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Versions of what computes, commit of the checkout (None outside one) and hardware; no path, no host name.
 
     Args:
         accelerator: what its maker calls the one that was used; None, and not said, where all was done by the processor.
+        plugins: the rows that installed packages gave (``registry.origins``); not said where there are none.
     """
     info: dict[str, Any] = json.loads(_environment())
     if accelerator is not None:
         info["hardware"]["accelerator"] = accelerator
+    if plugins:
+        info["plugins"] = dict(plugins)
     return info
 
 

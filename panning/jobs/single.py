@@ -43,7 +43,7 @@ def write_mask(made: Described, task: Task, identity: dict[str, Any], folder: Pa
     densities = made.masks.layer_densities()
     facts = made.facts
     figures = {"n_kept": facts.n_kept, "density": facts.density, **facts.facts(), "layer_densities": densities}
-    _write_record("prune", identity, figures, folder, task.problem.weight.device)
+    _write_record("prune", identity, figures, folder, task.problem.weight.device, made.masks.manifest.get("plugins"))
     counts = made.masks.layout.counts(made.masks.flat)
     rows = [[name, n, f"{density:.6f}"] for (name, density), n in zip(densities.items(), counts, strict=True)]
     write_table(folder, ["layer", "kept", "density"], rows)
@@ -107,7 +107,7 @@ def train_in_folder(plan: TrainingPlan, identity: dict[str, Any], folder: Path, 
     )  # fmt: skip
     figures = training_figures(Ensemble(plan.task, plan.recipe, [trained]))
     write_networks(trained, plan, folder)
-    _write_record("train", identity, figures, folder, plan.task.device)
+    _write_record("train", identity, figures, folder, plan.task.device, plan.task.spec.plugins)
     columns, rows = _write_history(trained.result, folder)
     checkpoint.unlink(missing_ok=True)  # only now: until all is written, it is what there is of the training
     return TrainedFolder(figures, columns, rows)
@@ -173,9 +173,10 @@ def _write_history(result: TrainResult, folder: Path) -> tuple[list[str], list[l
 
 
 def _write_record(
-    kind: str, identity: dict[str, Any], figures: dict[str, Any], folder: Path, device: torch.device
-) -> None:
-    environment = environment_info(accelerator_name(str(device)))
+    kind: str, identity: dict[str, Any], figures: dict[str, Any], folder: Path, device: torch.device,
+    plugins: dict[str, str] | None,
+) -> None:  # fmt: skip
+    environment = environment_info(accelerator_name(str(device)), plugins)
     record = RunRecord(content_key(identity), kind, identity, figures, environment)
     write_atomic(folder / "records.jsonl", json.dumps(asdict(record), sort_keys=True) + "\n")
 

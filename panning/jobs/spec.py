@@ -37,6 +37,11 @@ class _OfOneNetwork(Config):
     task: NamedTask
     seed: int
 
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The installed packages whose rows the job uses (``registry.origins``)."""
+        return self.task.plugins
+
 
 class _OfOneMask(Way, _OfOneNetwork):
     """Base of descriptions of jobs that make a mask.
@@ -47,6 +52,10 @@ class _OfOneMask(Way, _OfOneNetwork):
 
     density: Density = 1.0
     policy: str | None = None
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        return {**self.task.plugins, **(self.by.plugins if self.by else {})}
 
     @model_validator(mode="after")
     def _agent_has_a_file(self) -> _OfOneMask:

@@ -42,7 +42,7 @@ class JobStore:
         if isinstance(outcome, PruneOutcome) and outcome.mask is not None:
             write_atomic(self._mask_path(job), outcome.mask)
         if job.key not in self.records:
-            environment = environment_info(outcome.accelerator)
+            environment = environment_info(outcome.accelerator, job.spec.plugins)
             self.records.append(RunRecord(job.key, job.spec.kind, job.config, outcome.metrics, environment))
 
     def _mask_path(self, job: Job[Any]) -> Path:

@@ -15,9 +15,11 @@ from panning.episode.policy_net import PolicyNet
 from panning.foundation.config import Config, Name
 from panning.foundation.errors import PanningError
 from panning.foundation.records import content_key
+from panning.foundation.registry import origins
 from panning.foundation.seeding import numpy_rng
-from panning.pruners import PRUNERS, PruneResult, Rounds, make_all_alive, prune_problem, variant_of
+from panning.pruners import PRUNERS, PruneResult, Rounds, make_all_alive, plugins_of, prune_problem, variant_of
 from panning.pruners.rounds import METHODS_OWN
+from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem
 from panning.training import DYNAMICS, make_dynamic
 from panning.training.moving.method import Dynamic
@@ -102,6 +104,11 @@ class By(Config):
             name = self.dynamic.label + (f" from {name}" if name else "")
         return name + (f", {self.members} together" if self.members > 1 else "")
 
+    @property
+    @abstractmethod
+    def plugins(self) -> dict[str, str]:
+        """The installed packages whose rows it uses (``registry.origins``)."""
+
     @abstractmethod
     def prune(
         self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds
@@ -165,6 +172,10 @@ class Method(By):
     def method_name(self) -> str:
         return self.method or ""
 
+    @property
+    def plugins(self) -> dict[str, str]:
+        return {} if self.method is None else plugins_of(self.method)
+
 
 class Episode(By):
     """Base of what prunes in rounds by the actions of a policy."""
@@ -175,6 +186,10 @@ class Episode(By):
     @property
     def first(self) -> str:
         return "the policy"
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        return origins((INDICES, self.action.indices))
 
     @abstractmethod
     def actor(self, seed: int, net: PolicyNet | None) -> Policy:

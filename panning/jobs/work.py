@@ -49,6 +49,8 @@ class Spec(Protocol[Gives]):
     def task(self) -> TaskSpec: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def plugins(self) -> dict[str, str]: ...
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
@@ -103,10 +105,10 @@ def make_mask(
         said: more for the manifest.
     """
     result, actions = way.prune(task.problem, density, net, rounds)
-    method = "dense" if way.by is None else way.by.method_name
+    method, plugins = ("dense", {}) if way.by is None else (way.by.method_name, way.by.plugins)
     made = described(
         task.problem, result, method=method, all_alive=way.all_alive, model=task.spec.model, data=task.data.label,
-        n_classes=task.data.n_classes, **said,
+        n_classes=task.data.n_classes, plugins={**task.spec.plugins, **plugins}, **said,
     )  # fmt: skip
     return made, actions
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from panning.foundation.errors import ModelError, UnknownNameError
-from panning.foundation.registry import nearest
+from panning.foundation.errors import MissingExtraError, ModelError, UnknownNameError
+from panning.foundation.registry import Table, nearest
 from panning.foundation.seeding import derive_seed, isolated_torch_rng
 from panning.models.check import check_model_fits
 from panning.models.imported import Factory, build_imported, call_factory, factory_name
@@ -32,13 +32,13 @@ class ModelRow:
     """A network with a name.
 
     Attributes:
-        factory: called with ``input_shape`` and ``n_classes``; draws its initial weights from torch's global generator.
+        factory: called with ``input_shape`` and ``n_classes`` or with nothing; draws from torch's global generator.
         label: its name in tables.
         source: the paper.
         natural_shape: the inputs it is mostly used with, (channels, height, width).
     """
 
-    factory: Callable[[Any, int], nn.Module]
+    factory: Factory
     label: str
     source: str
     natural_shape: tuple[int, int, int]
@@ -46,7 +46,7 @@ class ModelRow:
 
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
 
-MODELS: dict[str, ModelRow] = {
+_OWN: dict[str, ModelRow] = {
     "mlp": ModelRow(partial(MLP, hidden=(256, 128)), "MLP-256-128", "for the digits", (1, 8, 8)),
     "lenet300_100": ModelRow(partial(MLP, hidden=(300, 100)), "LeNet-300-100", _LENET, _GREY),
     "lenet5": ModelRow(LeNet5, "LeNet-5", _LENET, _GREY),
@@ -58,6 +58,20 @@ MODELS: dict[str, ModelRow] = {
     "vgg16": ModelRow(partial(VGG, n_convs=(2, 2, 3, 3, 3)), "VGG-16", _VGG, _COLOUR),
     "vgg19": ModelRow(partial(VGG, n_convs=(2, 2, 4, 4, 4)), "VGG-19", _VGG, _COLOUR),
 }
+
+
+def _added(found: Any, name: str, package: str) -> ModelRow | None:
+    """The row of an installed package, which may be a bare factory."""
+    with contextlib.suppress(MissingExtraError):
+        if name in torchvision_names():
+            raise ModelError(f"'{name}' is one of torchvision's models; the package must call its own otherwise.")
+    if isinstance(found, nn.Module) or not (isinstance(found, ModelRow) or callable(found)):
+        return None
+    return found if isinstance(found, ModelRow) else ModelRow(found, name, package, _COLOUR)
+
+
+#: The networks, with those that installed packages add (entry points ``panning.models``).
+MODELS = Table(_OWN, "panning.models", "a function or class that makes a torch.nn.Module, or a ModelRow", _added)
 
 
 def model_names() -> list[str]:
@@ -86,16 +100,19 @@ def build_model(
         raise ModelError(
             f"A model needs a positive input_shape and n_classes, given {tuple(input_shape)} and {n_classes}."
         )
+    shape = tuple(input_shape)
+    factory: str | Factory = model
+    if isinstance(model, str) and model in MODELS:
+        if MODELS.origin(model) is None and len(shape) != 3:
+            raise ModelError(f"'{model}' takes inputs (channels, height, width), given {shape}.")
+        factory = MODELS[model].factory  # here: a package's first import must not draw from the generator below
     with isolated_torch_rng(derive_seed(seed, "init")):
-        if isinstance(model, str) and model in MODELS:
-            if len(input_shape) != 3:
-                raise ModelError(f"'{model}' takes inputs (channels, height, width), given {tuple(input_shape)}.")
-            return MODELS[model].factory(tuple(input_shape), n_classes)
-        if isinstance(model, str):
-            built = _build_named(model, tuple(input_shape), n_classes, allow_import)
+        if isinstance(factory, str):
+            built = _build_named(factory, shape, n_classes, allow_import)
         else:
-            built = call_factory(model, factory_name(model), tuple(input_shape), n_classes)
-    check_model_fits(built, tuple(input_shape), n_classes)
+            name = model if isinstance(model, str) else factory_name(model)
+            built = call_factory(factory, name, shape, n_classes)
+    check_model_fits(built, shape, n_classes)
     return built
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from panning.foundation.errors import ModelError
+from panning.foundation.errors import ModelError, PanningError
 from panning.foundation.seeding import isolated_torch_rng
 
 #: Makes a network, from ``input_shape`` and ``n_classes`` or from nothing.
@@ -53,6 +53,8 @@ def call_factory(factory: Factory, name: str, input_shape: tuple[int, ...], n_cl
         keywords = {}
     try:
         model = factory(**keywords)
+    except PanningError:
+        raise
     except Exception as error:  # the user's code may raise anything
         raise ModelError(f"'{name}' failed when called: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):

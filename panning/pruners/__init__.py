@@ -9,8 +9,8 @@ line, the configs and the tests; ``prune_problem`` runs any of them, with a cont
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
 from panning.foundation.errors import MaskError, NonFiniteError, PanningError
-from panning.foundation.registry import lookup
+from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
 from panning.pruners.controls import CONTROLS, Control
 from panning.pruners.phew.method import PHEW
@@ -40,7 +40,7 @@ from panning.scoring.problem import Problem, Scoring
 
 __all__ = [
     "CONTROLS", "METHODS_OWN", "PRUNERS", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds",
-    "all_alive", "make_all_alive", "prune_problem", "prune_round", "pruner_row", "variant_of",
+    "all_alive", "make_all_alive", "plugins_of", "prune_problem", "prune_round", "pruner_row", "variant_of",
 ]  # fmt: skip
 
 
@@ -122,7 +122,7 @@ _REDRAWN = (
 _AT_200 = Scoring(temperature=RELEASE_TEMPERATURE)
 _ONE_BATCH = Scoring(same_batch=True)
 
-PRUNERS: dict[str, PrunerRow] = {
+_OWN: dict[str, PrunerRow] = {
     "random": PrunerRow(RandomQuotas("uniform"), "random (uniform)", "control"),
     "uniform_plus": PrunerRow(
         RandomQuotas("uniform_plus"), "random (uniform+)", "Gale et al. 2019, arXiv 1902.09574"
@@ -185,6 +185,18 @@ PRUNERS: dict[str, PrunerRow] = {
 }  # fmt: skip
 
 
+def _added(found: Any, name: str, package: str) -> PrunerRow:
+    """The row of an installed package, which may be a bare pruner."""
+    row = found if isinstance(found, PrunerRow) else replace(pruner_row(found), label=name, paper=package)
+    if row.label in {own.label for own in _OWN.values()}:
+        raise PanningError(f"its label '{row.label}' is one of panning's own, and tables would mix the two up.")
+    return row
+
+
+#: The methods, with those that installed packages add (entry points ``panning.methods``).
+PRUNERS = Table(_OWN, "panning.methods", "a panning.pruners.Pruner or PrunerRow", _added)
+
+
 def pruner_row(method: str | Pruner) -> PrunerRow:
     """The row of a name, or a row around a pruner of the caller's own.
 
@@ -208,6 +220,12 @@ def pruner_row(method: str | Pruner) -> PrunerRow:
     for name in method.indices:
         lookup(INDICES, name, "index")
     return PrunerRow(method, type(method).__name__, "the caller's own")
+
+
+def plugins_of(method: str | Pruner) -> dict[str, str]:
+    """The installed packages that a method and its indices come from (``registry.origins``)."""
+    names = [method] if isinstance(method, str) else []
+    return origins((PRUNERS, names), (INDICES, pruner_row(method).pruner.indices))
 
 
 def variant_of(method: str | Pruner, released: bool, control: str | None) -> tuple[Pruner, Control | None]:

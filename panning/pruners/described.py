@@ -23,11 +23,12 @@ def described(problem: Problem, result: PruneResult, *, method: str, all_alive: 
     """The masks of a pruner's result.
 
     Args:
-        said: more for the manifest; what is None or False is not said.
+        said: more for the manifest; what is None, False or empty is not said.
     """
     facts = report(Connectivity.of(problem), result.mask)
     masks = result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=problem.seed, input_shape=list(problem.input_shape),
-        **{name: value for name, value in said.items() if value is not None and value is not False}, **facts.facts(),
+        **{name: value for name, value in said.items() if value is not None and value is not False and value != {}},
+        **facts.facts(),
     )  # fmt: skip
     return Described(masks, facts)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from panning.foundation.registry import Table
 from panning.scoring.signals import PASSES, Signals
 
 
@@ -124,7 +125,7 @@ class Index:
         return any(PASSES[need].second_order for need in self.needs if need in PASSES)
 
 
-INDICES: dict[str, Index] = {
+_OWN: dict[str, Index] = {
     "random": Index(random, ("noise",), "control"),
     "magnitude": Index(magnitude, ("weight",), "Han et al. 2015, at initialisation"),
     "snip": Index(snip, ("weight", "grad"), "Lee et al. 2019, arXiv 1810.02340", with_sign=snip_signed),
@@ -145,3 +146,11 @@ INDICES: dict[str, Index] = {
     "gcs": Index(gcs, ("weight", "coupled_grad"), "Kang, gradient coupled flow"),
     "gcs_group": Index(gcs_group, ("weight", "coupled_grad_norm"), "Kang, gradient coupled flow"),
 }
+
+#: The indices, with those that installed packages add (entry points ``panning.indices``).
+INDICES = Table(
+    _OWN,
+    "panning.indices",
+    "a panning.scoring.indices.Index",
+    lambda found, *_: found if isinstance(found, Index) else None,
+)
