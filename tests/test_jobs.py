@@ -46,7 +46,7 @@ def test_every_committed_record_has_the_key_of_its_description(file: Path) -> No
         (
             {"policy": "actions", "actions": [[0.5, -1.0, 0.0, 0.25]], **EPISODE},
             ReplayedEpisode,
-            f"panning (episode {content_key([[0.5, -1.0, 0.0, 0.25]])[:6]})",
+            f"panning (agent's episode {content_key([[0.5, -1.0, 0.0, 0.25]])[:6]})",
         ),
     ],
 )

@@ -7,13 +7,14 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from panning.compare.cells import NamedCell, check_cell, row_name, without_timing
-from panning.compare.tables import tables
+from panning.compare.cells import CHOSEN, NamedCell, check_cell, row_name, without_timing
+from panning.compare.tables import Table, tables
 from panning.episode.policies import POLICIES
 from panning.foundation.config import load_config, parse_config
 from panning.foundation.errors import (
@@ -30,10 +31,10 @@ from panning.jobs.executor import SerialExecutor
 from panning.jobs.outcome import Outcome
 from panning.jobs.spec import PruneSpec, TrainSpec, digest
 from panning.jobs.store import JobStore
-from panning.jobs.ways import Method
+from panning.jobs.ways import Method, Way
 from panning.jobs.work import Job, execute
 from panning.masks.file import load_masks
-from panning.searches.candidates import fixed_candidates
+from panning.searches.candidates import agent_itself, fixed_candidates
 from panning.searches.config import SearchConfig
 from panning.searches.report import choices, cost_epochs, write_report
 from panning.searches.run import SearchResult, check_search, run_search
@@ -104,13 +105,17 @@ def test_a_search_leaves_config_records_masks_table_and_pictures(whole: tuple[Pa
     masks = load_masks(out / "panning-density0.1-seed0.safetensors")
     assert masks.n_kept == round(0.1 * masks.n_prunable) and masks.manifest["seed"] == 0
     rows = json.loads((out / "result.json").read_text())["rows"]
-    assert sorted((row["density"], row["method"]) for row in rows) == [
-        *((density, method) for density in (0.05, 0.1) for method in ("SNIP", "panning", "random (ERK)")), (1.0, "dense")
-    ]  # fmt: skip
-    assert all(len(row["test_accuracy"]) == 2 and 0 < row["test_accuracy"]["0"] <= 1 for row in rows)
-    text = (out / "table.md").read_text()
     for density, way in result.winners.items():
-        assert f"At density {density:g}, the search chose {way.label}." in choices(result) and way.label in text
+        there = [row["method"] for row in rows if row["density"] == density]
+        assert sorted(there) == ["SNIP", "panning (agent)", "random (ERK)", f"search's choice: {way.label}"]
+    assert rows[-1]["method"] == "dense" and len(rows) == 9
+    assert all(len(row["test_accuracy"]) == 2 and 0 < row["test_accuracy"]["0"] <= 1 for row in rows)
+    (table,) = tables(result.cells)
+    text = (out / "table.md").read_text()
+    for sentence, (density, way) in zip(choices(result, table), result.winners.items(), strict=True):
+        assert (
+            sentence.startswith(f"At density {density:g} the search chose {way.label}: ") and f"- {sentence}\n" in text
+        )
     shown = tables(read_records(out / "records.jsonl"))  # the records alone make the benchmark's tables
     assert {row.method for row in shown[0].rows} >= {"SNIP", "random (ERK)"}
 
@@ -120,9 +125,55 @@ def test_the_cost_of_a_winner_is_that_of_its_search(whole: tuple[Path, SearchRes
     (table,) = tables(result.cells)
     short = [r for r in read_records(out / "records.jsonl") if r.kind == "train"]
     assert result.search_images == sum(record.metrics["images_seen"] for record in short)
-    costs = {row.density: table.cost(row)[0] for row in table.rows if row.method == "panning"}
+    costs = {row.density: table.cost(row)[0] for row in table.rows if row.method == CHOSEN}
     assert sum(costs.values()) * 200 == pytest.approx(2 * result.agent_images + result.search_images)
-    assert {table.cost(row)[0] for row in table.rows if row.method != "panning"} == {0.0}
+    assert {table.cost(row)[0] for row in table.rows if row.method != CHOSEN} == {0.0}  # this agent trained no network
+
+
+def test_a_choice_is_compared_with_the_best_baseline_of_validation_and_with_the_agent() -> None:
+    """The test part says the opposite of validation, and neither names nor orders by it."""
+    from test_grid_report import cell
+
+    agent = agent_itself(config().agent).by.model_dump(mode="json")
+    levels = {
+        "dense": (None, 0.9, 0.9),
+        "erk": ("erk", 0.5, 0.8),
+        "snip": ("snip", 0.6, 0.4),
+        "agent": (agent, 0.55, 0.7),
+    }
+
+    def judged(name: str, seed: int, **change: Any) -> RunRecord:
+        by, validation, test = levels[name]
+        change = {"by": by, **change} if isinstance(by, dict) else change
+        record = cell(name if name != "dense" else None, test + 0.01 * seed, seed, policy=None, **change)
+        return replace(record, metrics={**record.metrics, "accuracy": validation})
+
+    def table_of(choice: str, gain: float, n_seeds: int = 3) -> Table:
+        cells = [judged(name, seed) for name in levels for seed in range(n_seeds)]
+        for seed in range(n_seeds):
+            chosen = judged(choice, seed)
+            metrics = {
+                **chosen.metrics,
+                "test_accuracy": chosen.metrics["test_accuracy"] + gain * (1 + seed),
+                "mask": "m",
+            }
+            metrics = metrics if gain else chosen.metrics
+            cells.append(NamedCell(chosen.key, chosen.kind, chosen.config, metrics, chosen.environment, name=CHOSEN))
+        (table,) = tables(cells)
+        return table
+
+    result = SearchResult(config(), {0.05: Way(by=Method(method="snip"))}, [], [], 0, 0, 200)
+    table = table_of("snip", 0.1)
+    assert [row.label for row in table.rows] == ["search's choice: SNIP", "SNIP", "panning (agent)", "random (ERK)"]
+    # Minus SNIP: 10, 20, 30 points, t = 20 / (10 / sqrt(3)) = 3.4641, p 0.0742; half-width 4.3027 * 10 / sqrt(3) = 24.84.
+    # Minus the agent: -20, -10, 0, t = -1.7321, p 0.2254. Holm's: 2 * 0.0742 = 0.148, then 0.2254.
+    assert choices(result, table) == [
+        "At density 0.05 the search chose SNIP: 61.00 ± 11.00 % on test, 3 seeds. Minus the best baseline on validation, "
+        "SNIP: +20.00 [-4.84, +44.84], p 0.15, no significant difference. Minus the agent itself, panning (agent): -10.00 "
+        "[-34.84, +14.84], p 0.23, no significant difference."
+    ]
+    # A choice that is a baseline is compared with the next one, and one seed is not tested.
+    assert "baseline on validation, random (ERK): -40.00, one seed" in choices(result, table_of("snip", 0.0, 1))[0]
 
 
 def test_the_test_part_is_read_by_the_final_cells_only(whole: tuple[Path, SearchResult]) -> None:
@@ -130,8 +181,8 @@ def test_the_test_part_is_read_by_the_final_cells_only(whole: tuple[Path, Search
     final = [check_cell(record) for record in records if record.kind == "cell"]
     assert {r.config["recipe"]["epochs"] for r in final} == {2.0} and all(r.config["test"] for r in final)
     assert all("test_accuracy" not in r.metrics for r in records if r.kind != "cell")
-    # Per seed: dense, and for each density the winner and two baselines, of which the winner may be one
-    assert 2 * (1 + 2 * 2) <= len(final) <= 2 * (1 + 2 * 3)
+    # Per seed: dense, and for each density the winner, the agent and two baselines, of which the winner may be one
+    assert 2 * (1 + 2 * 3) <= len(final) <= 2 * (1 + 2 * 4)
 
 
 def test_every_baseline_policy_and_the_agent_are_candidates_and_no_mask_twice(
@@ -297,7 +348,7 @@ def test_a_trained_policy_can_be_searched_with(tmp_path: Path) -> None:
     part = {**CONFIG["agent"], "n_rounds": 4, "policy": str(policy_file(tmp_path))}
     result = search(tmp_path / "s", densities=[0.1], agent=part, baselines=[])
     assert result.agent_images == 0 and not (tmp_path / "s" / "agent").exists()
-    assert [row_name_of(cell) for cell in result.cells] == ["dense"] * 2 + ["panning"] * 2
+    assert [row_name_of(cell) for cell in result.cells] == ["dense"] * 2 + ["panning (agent)"] * 2 + [CHOSEN] * 2
 
 
 def test_a_policy_made_for_other_actions_is_refused(tmp_path: Path) -> None:

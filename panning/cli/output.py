@@ -40,19 +40,26 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout, numbers to the right; without a terminal one line for each row, at any width."""
+    """Print a table on stdout, numbers to the right; without a terminal one line for each row, at any width.
+
+    On a terminal that is too narrow headings stand in a word a line and spreads below their means, so that the first column
+    keeps its room.
+    """
     console = Console()
     cells = [[str(cell) for cell in row] for row in rows]
-    right = [bool(rows) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
+    right = [_is_of_numbers([row[i] for row in cells]) for i in range(len(columns))]
+    widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
     if console.is_terminal:
+        narrow = sum(widths) + 3 * len(widths) + 1 > console.width  # two of padding and a rule for each column
         table = Table(header_style="bold")
         for column, to_right in zip(columns, right, strict=True):
-            table.add_column(Text(column), justify="right" if to_right else "left", overflow="fold")
+            stacked = narrow and to_right
+            heading = column.replace(" ", "\n") if stacked else column
+            table.add_column(Text(heading), justify="right" if to_right else "left", overflow="fold", no_wrap=stacked)
         for row in cells:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(cell.replace(" ± ", "\n± ") if narrow else cell) for cell in row))
         console.print(table)
         return
-    widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
     for row in [list(columns), *cells]:
         padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
         print("  ".join(padded).rstrip())
@@ -104,9 +111,15 @@ def _note(facts: Mapping[str, Any]) -> str:
     return ", ".join(form.format(facts[name]) for name, form in SHOWN.items() if name in facts)
 
 
+def _is_of_numbers(cells: Sequence[str]) -> bool:
+    """Whether a column's cells are numbers, apart from those where there is none."""
+    given = [cell for cell in cells if cell not in ("", "-", "failed")]
+    return bool(given) and all(map(_is_number, given))
+
+
 def _is_number(cell: str) -> bool:
     try:
-        float(cell.rstrip("%"))
+        float(cell.partition(" ± ")[0].rstrip("%"))
     except ValueError:
         return False
     return True

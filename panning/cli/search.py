@@ -24,11 +24,11 @@ def search(
     device: options.RunDevice = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train an agent, search for masks, train the winner and all baselines, write the table.
+    """Train an agent, search for masks, train the winner, the agent's masks and all baselines, write the table.
 
     Example: panning search configs/search/fashion-lenet5.yaml --data-root DIR
     """
-    from panning.compare.report import findings, short_cells
+    from panning.compare.report import short_cells
     from panning.foundation.config import load_config
     from panning.searches import report
     from panning.searches.config import SearchConfig
@@ -48,7 +48,7 @@ def search(
         output.print_json(report.as_json(result, table))
         return
     output.print_table(*short_cells(table))
-    for sentence in (*report.choices(result), *findings(table)):
+    for sentence in report.choices(result, table):
         output.say(sentence)
     output.say(f"Masks, table, pictures and records: {folder}")
 

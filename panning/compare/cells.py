@@ -19,7 +19,7 @@ from panning.jobs.spec import CellSpec
 from panning.jobs.ways import Way
 
 #: What tables call the mask that a search has chosen.
-CHOSEN = "panning"
+CHOSEN = "search's choice"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from panning.compare.rows import Identity, Row
+from panning.compare.cells import CHOSEN
+from panning.compare.rows import Identity, Row, line_label
 from panning.compare.statistics import Difference, difference, holm
 
 #: Density -> the row of one method.
@@ -31,11 +32,11 @@ class Contrast:
 
     @property
     def method(self) -> str:
-        return _first(self.row).method
+        return line_label(self.row.values())
 
     @property
     def name(self) -> str:
-        return f"{self.method} − {_first(self.reference).method}"
+        return f"{self.method} − {line_label(self.reference.values())}"
 
     @property
     def is_shuffle(self) -> bool:
@@ -55,7 +56,7 @@ class Contrast:
 def planned_pairs(rows: Sequence[Row]) -> list[Pair]:
     """A method and its control, a method with and without all-alive pruning, and two rivals whose masks move."""
     by_identity: dict[Identity, ByDensity] = defaultdict(dict)
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.method != CHOSEN):  # a row of its own comes before the search's
         by_identity[row.identity][row.density] = row
     found = []
     for part in by_identity.values():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from panning.compare.pictures import PICTURES
-from panning.compare.rows import Row
+from panning.compare.rows import Row, line_label
 from panning.compare.statistics import Difference, detectable
 from panning.compare.tables import Table, tables
 from panning.compare.text import COLUMNS, COST, TRAINING_ADDS, contrast_cells, table_cells, without_empty_columns
@@ -82,30 +82,28 @@ def _power(table: Table) -> str:
 def short_cells(table: Table, only: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Columns and lines of the short table: a line for each method, a column for each density, mean costs over densities.
 
-    The lines are ordered by mean rank where methods have one.
+    The lines are ordered by the validation part (``Table.methods``).
 
     Args:
         only: the methods to show; none means all.
     """
-    order = table.ranks.names if table.ranks is not None else ()
-    names = [*order, *(name for name in dict.fromkeys(row.method for row in table.rows) if name not in order)]
-    names = [name for name in names if not only or name in only]
+    ranked = {} if table.ranks is None else dict(zip(table.ranks.names, table.ranks.mean_ranks, strict=True))
+    names = [name for name in table.methods if not only or name in only]
     by_place = {(row.method, row.density): row for row in table.rows}
     costs = [COST, TRAINING_ADDS] if table.counts_adds else [COST]
     columns = [
         "method",
-        *([] if not order else ["mean rank"]),
+        *(["mean rank"] if ranked else []),
         *(f"{density:g}" for density in table.densities),
         *costs,
     ]
     lines = []
     for name in names:
-        rank = [f"{table.ranks.mean_ranks[order.index(name)]:.1f}" if name in order else "-"] if table.ranks else []
         shown = [by_place.get((name, density)) for density in table.densities]
         lines.append(
             [
-                name,
-                *rank,
+                line_label(table.rows_of(name)),
+                *([f"{ranked[name]:.1f}" if name in ranked else "-"] if ranked else []),
                 *("-" if row is None else row.spread("test_accuracy") for row in shown),
                 *_mean_costs(table, [row for row in shown if row is not None]),
             ]
@@ -133,11 +131,11 @@ def _finding(table: Table, density: float) -> str:
     said: dict[str, list[str]] = defaultdict(list)
     for row in table.at(density):
         if row is not best:
-            said[_verdict(table.differences.get((density, row.method)))].append(row.method)
+            said[_verdict(table.differences.get((density, row.method)))].append(row.label)
     verdicts = ("Significantly better on test", "No significant difference", "Significantly worse", "Not tested, with one "
                 "seed in common or none", "Failed on every seed")  # fmt: skip
     test = best.spread("test_accuracy")
-    return f"{best.method} is best on validation, with {test} % on test." + "".join(
+    return f"{best.label} is best on validation, with {test} % on test." + "".join(
         f" {verdict}: {', '.join(said[verdict])}." for verdict in verdicts if said[verdict]
     )
 
@@ -187,12 +185,12 @@ def _markdown(table: Table) -> str:
         "",
         f"Test accuracy after the last of {table.epochs:g} epochs, mean ± standard deviation over seeds {_range(seeds)}; "
         f"the dense network has {dense} %. Same initial weights, batches and recipe for all with one seed; choices on the "
-        "validation part; the test part was read once, at the end. Costs, which the last table has in full, are means over "
-        "the densities.",
+        "validation part, whose mean ranks order the lines; the test part was read once, at the end. Costs, which the last "
+        "table has in full, are means over the densities.",
         "",
         short_markdown(table),
         *([] if rank is None else [
-            f"Mean rank over {rank.n_blocks} pairs of density and seed; Friedman's test that all are equal: p = "
+            f"Mean rank on test over {rank.n_blocks} pairs of density and seed; Friedman's test that all are equal: p = "
             f"{rank.p_friedman:.2g}. The densities of one seed share weights and batches: ranks sum up, what holds is "
             "said by the paired tests.", "",
         ]),
@@ -213,7 +211,7 @@ def _markdown(table: Table) -> str:
     if failed:
         lines += ["Failed:", ""]
         lines += [
-            f"- {r.method} at {r.density:g}, seed {c.config['seed']}: {_line(c.metrics['error'])}" for r, c in failed
+            f"- {r.label} at {r.density:g}, seed {c.config['seed']}: {_line(c.metrics['error'])}" for r, c in failed
         ]
         lines += [""]
     return "\n".join(lines)
@@ -250,7 +248,7 @@ def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:
     """Every row, unrounded and by seed, as JSON."""
     return [
         {
-            "table": table.title, "method": row.method, "density": row.density,
+            "table": table.title, "method": row.label, "density": row.density,
             "effective_density": row.of_masks("effective_density"), "n_dead_units": row.of_masks("n_dead_units"),
             "n_collapsed_layers": row.n_collapsed_layers,
             "compute_left": row.of_masks("compute_left"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from panning.compare.cells import CHOSEN, row_name
 from panning.foundation.records import RunRecord, canonical_json
 from panning.foundation.tables import percent
 from panning.training import DYNAMICS
@@ -21,6 +23,7 @@ class Row:
     """A method at one density, or the dense network.
 
     Attributes:
+        method: the key of its line; what a search has chosen has one for all densities.
         cells: one record a seed.
         trials: the cells in which learning rates were tried for this row.
     """
@@ -29,6 +32,11 @@ class Row:
     density: float
     cells: tuple[RunRecord, ...]
     trials: tuple[RunRecord, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """As tables call it: what a search has chosen by what it is."""
+        return line_label([self])
 
     @cached_property
     def good(self) -> dict[int, dict[str, Any]]:
@@ -108,3 +116,11 @@ class Row:
         if self.is_control:
             return canonical_json({key: value for key, value in self.by.items() if key != "control"}), all_alive, policy
         return (by, False, policy) if all_alive else None
+
+
+def line_label(rows: Iterable[Row]) -> str:
+    """What tables call the rows of one method; of a search's choice all that it is, for it may differ by density."""
+    rows = list(rows)
+    if rows[0].method != CHOSEN:
+        return rows[0].method
+    return f"{CHOSEN}: " + "; ".join(dict.fromkeys(row_name(row.cells[0].config) for row in rows))

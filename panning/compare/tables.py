@@ -22,7 +22,7 @@ class Table:
     """All rows of one network, data set and recipe.
 
     Attributes:
-        rows: by falling density; at one density by mean test accuracy of the last epoch, best first, and rows that failed on
+        rows: by falling density; at one density by ``Row.rank``, best on the validation part first, and rows that failed on
             a seed last.
     """
 
@@ -94,7 +94,7 @@ class Table:
 
     def best(self, density: float) -> Row:
         """The row that is best on the validation part: the row to take, and what the others are compared with."""
-        return max(self.at(density), key=lambda row: row.rank)
+        return self.at(density)[0]
 
     @cached_property
     def differences(self) -> dict[tuple[float, str], Difference]:
@@ -123,11 +123,23 @@ class Table:
     @cached_property
     def ranks(self) -> Ranks | None:
         """Mean ranks over all densities and seeds; a training that failed is last."""
+        return self._ranked("test_accuracy")
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """All methods, by mean rank on the validation part where they have one: the order of the short table."""
+        ranked = self._ranked("accuracy")
+        return list(dict.fromkeys([*(() if ranked is None else ranked.names), *(row.method for row in self.rows)]))
+
+    def rows_of(self, method: str) -> list[Row]:
+        return [row for row in self.rows if row.method == method]
+
+    def _ranked(self, figure: str) -> Ranks | None:
         blocks: dict[str, dict[object, float]] = defaultdict(dict)
         for row in self.rows:
             for cell in row.cells:
                 good = cell.metrics["error"] is None
-                blocks[row.method][row.density, cell.config["seed"]] = cell.metrics["test_accuracy"] if good else -1.0
+                blocks[row.method][row.density, cell.config["seed"]] = cell.metrics[figure] if good else -1.0
         return ranks(blocks)  # a row that was added later, and a seed that was begun, wait where they lack blocks
 
 
@@ -166,16 +178,13 @@ def _parted(text: str, rows: Sequence[Row]) -> tuple[Row, tuple[Row, ...]]:
             else f"the dense network failed ({dense.cells[0].metrics['error']}); the recipe does not fit it"
         )
         raise PanningError(f"{task['model']} on {task['data']}: {why}.")
-    n_failed = {row: len(row.cells) - len(row.good) for row in rows}
     others = [row for row in rows if row is not dense]
     if len(data := {cell.metrics["data"] for row in rows for cell in row.cells if "data" in cell.metrics}) > 1:
         raise PanningError(
             f"{task['model']} on {task['data']}: these records come from {len(data)} different data sets of that name, and "
             "are no pairs. Report those of one machine, or let all have the same files."
         )
-    return dense, tuple(
-        sorted(others, key=lambda row: (-row.density, n_failed[row], -row.mean("test_accuracy"), row.method))
-    )
+    return dense, tuple(sorted(others, key=lambda row: (row.density, row.rank), reverse=True))
 
 
 def _with_titles(parts: Sequence[tuple[str, Row, tuple[Row, ...]]]) -> list[Table]:

@@ -35,7 +35,7 @@ def row_cells(table: Table, row: Row) -> list[str]:
     collapsed, trained = row.n_collapsed_layers, row.of_masks("train_epochs")
     return [
         f"{row.density:g}",
-        row.method,
+        row.label,
         f"{statistics.fmean(effective):.5f}" if effective else "-",
         f"{statistics.fmean(dead):.0f}" if dead else "-",
         f"{max(collapsed)}" if collapsed else "-",
@@ -74,7 +74,15 @@ def _against(table: Table, row: Row) -> str:
 
 def chance(found: Difference) -> str:
     """The p-value, never rounded from below 0.05 up to it."""
-    return "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}" if found.p < 0.0495 else f"p {found.p:.4f}"
+    digits = 3 if found.p < 0.0495 else 4 if found.p < 0.055 else 2
+    return "p < 0.001" if found.p < 0.001 else f"p {found.p:.{digits}f}"
+
+
+def judged(found: Difference) -> str:
+    """A difference with its interval, its p-value and what that says."""
+    if not found.is_tested or found.is_none:
+        return points(found)
+    return f"{points(found)}, {chance(found)}, {'significant' if found.is_significant else 'no significant difference'}"
 
 
 def points(found: Difference) -> str:

@@ -249,7 +249,7 @@ class ReplayedEpisode(Episode):
 
     @property
     def first_label(self) -> str:
-        return f"panning (episode {content_key(self.actions)[:6]})"
+        return f"panning (agent's episode {content_key(self.actions)[:6]})"
 
     def actor(self, seed: int, net: PolicyNet | None) -> Policy:
         return Replay(self.actions)

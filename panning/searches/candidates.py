@@ -16,8 +16,12 @@ def fixed_candidates(part: AgentPart, baselines: Sequence[str]) -> list[Way]:
     """The baselines, every fixed policy that the action space can express, and the agent itself."""
     n_rounds, action = part.n_rounds, part.action
     policies = [FixedPolicy(policy=name, n_rounds=n_rounds, action=action) for name in available_policies(action)]
-    agent = Agent(policy="agent", n_rounds=n_rounds, action=action)
-    return _both_forms(*(Method(method=name) for name in baselines), *policies, agent)
+    return _both_forms(*(Method(method=name) for name in baselines), *policies, agent_itself(part).by)
+
+
+def agent_itself(part: AgentPart) -> Way:
+    """The agent with its most likely actions."""
+    return Way(by=Agent(policy="agent", n_rounds=part.n_rounds, action=part.action))
 
 
 def sample_of(part: AgentPart, number: int) -> Way:
@@ -30,6 +34,6 @@ def replay_candidates(part: AgentPart, actions: Actions) -> list[Way]:
     return _both_forms(ReplayedEpisode(policy="actions", actions=actions, n_rounds=part.n_rounds, action=part.action))
 
 
-def _both_forms(*masks: MaskSpec) -> list[Way]:
+def _both_forms(*masks: MaskSpec | None) -> list[Way]:
     """With and without all-alive repair. Of two that give one mask on the first network, the first is tried further."""
     return [Way(by=by, all_alive=all_alive) for by in masks for all_alive in (True, False)]

@@ -3,7 +3,8 @@
 1. The agent is trained, on networks of other seeds (or a policy file is read).
 2. Every candidate prunes the first seed's network; dead networks go out.
 3. Rungs of short trainings, judged on the validation part, leave one winner for each density.
-4. The winner, the baselines and the dense network are cells of a benchmark on every seed; only now is the test part read.
+4. The winner, the agent, the baselines and the dense network are cells of a benchmark on every seed; only now is the test
+   part read.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from panning.jobs.store import JobStore
 from panning.jobs.ways import Method, Way
 from panning.jobs.work import Job
 from panning.masks.file import parse_masks
-from panning.searches.candidates import fixed_candidates, replay_candidates, sample_of
+from panning.searches.candidates import agent_itself, fixed_candidates, replay_candidates, sample_of
 from panning.searches.config import Rung, SearchConfig
 from panning.training import Recipe
 
@@ -160,9 +161,9 @@ class Search:
                 write_atomic(self.out / f"panning-density{density:g}-seed{seed}.safetensors", outcome.mask)
 
     def _final(self, winners: dict[float, Way], agent_images: int) -> list[RunRecord]:
-        """The comparison on the test part: winner, baselines, dense; the same recipe and seeds for all."""
-        baselines = [Way(by=Method(method=name)) for name in self.config.baselines]
-        others = [self._group(), *(self._group(way, d) for d in self.config.densities for way in baselines)]
+        """The comparison on the test part: winner, agent, baselines, dense; the same recipe and seeds for all."""
+        ways = [agent_itself(self.config.agent), *(Way(by=Method(method=name)) for name in self.config.baselines)]
+        others = [self._group(), *(self._group(way, d) for d in self.config.densities for way in ways)]
         best = [self._group(way, density) for density, way in winners.items()]
         jobs = {group: group.jobs(self.config.recipe, test=True) for group in (*others, *best)}
         every = [job for of_group in jobs.values() for job in of_group]
