@@ -38,7 +38,7 @@ from panning.jobs.ways import Method
 from panning.models import MODELS, build_model, model_names
 from panning.pruners import PRUNERS
 from panning.scoring.indices import INDICES
-from panning.search.config import SearchConfig
+from panning.searches.config import SearchConfig
 
 EXAMPLE = ROOT / "docs" / "examples" / "plugin"
 TABLES: dict[str, Table[Any]] = {table.group: table for table in (PRUNERS, INDICES, MODELS, ROUND_TERMS)}
