@@ -48,6 +48,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Together(config, log) if config.getvalue("dist") == "load" else None
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Networks that a test builds without a seed of its own are the same whatever ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny_mlp() -> nn.Module:
     """4 inputs, 3 hidden units, 2 outputs; 18 prunable weights, the same in every test."""
