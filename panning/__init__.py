@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from panning.masks.enforce import enforce_masks
     from panning.masks.file import load_masks, save_masks
     from panning.masks.masks import Masks, apply_masks
+    from panning.masks.start import reinitialise
     from panning.training.moving.engine import MovingMasks
     from panning.training.moving.methods import make_dynamic
 
@@ -39,6 +40,7 @@ __all__ = [
     "make_dynamic",
     "move_masks",
     "prune",
+    "reinitialise",
     "save_compact",
     "save_masks",
 ]
@@ -55,6 +57,7 @@ _HOMES = {
     "make_dynamic": "panning.training.moving.methods",
     "move_masks": "panning.api",
     "prune": "panning.api",
+    "reinitialise": "panning.masks.start",
     "save_compact": "panning.export.folder",
     "save_masks": "panning.masks.file",
 }

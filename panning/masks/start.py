@@ -1,0 +1,217 @@
+"""Starts: what the kept weights are worth before the first training step.
+
+A mask takes most of a unit's inputs away, and the dense initialisation was scaled for all of them. A row in ``STARTS``
+draws or rescales the kept weights for the inputs that are left.
+
+- ``gain``: each unit's kept weights, rescaled to a root mean square of g * sqrt(2 / kept inputs); signs and ratios stay.
+- ``fan_in``: drawn anew from N(0, g^2 * 2 / kept inputs) (Evci et al., AAAI 2022, arXiv 2010.03533, section 3).
+- ``isometry``: kept weights that bring A A^T near g^2 * 2 * I, A being a layer under its mask with its smaller side first
+  (Lee et al., ICLR 2020, arXiv 1906.06307, eq. 12).
+- ``supar``: hidden layers divided by the root of their density; their learning rates are to be divided by their density
+  (Dey et al., NeurIPS 2024, arXiv 2405.15743, table 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from panning.foundation.errors import ConfigError, MaskError
+from panning.foundation.registry import lookup
+from panning.foundation.seeding import torch_generator
+from panning.masks.layout import Kind, by_unit, prunable_parameters
+from panning.masks.masks import Masks, check_masks_fit
+
+#: Gradient steps of ``isometry`` for a layer, and the share of the distance by which the last hundred must have come nearer.
+ISOMETRY_STEPS, ISOMETRY_PROGRESS = 10_000, 1e-4
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a start knows of one masked parameter.
+
+    Attributes:
+        weights: float64 [output units, inputs of each], 0 where masked.
+        mask: bool, alike.
+        hidden: neither the first nor the last masked parameter.
+    """
+
+    name: str
+    weights: Tensor
+    mask: Tensor
+    hidden: bool
+    gain: float
+    generator: torch.Generator
+
+    @property
+    def kept_inputs(self) -> Tensor:
+        """Kept weights of each unit, [output units, 1]; at least 1, so that a unit without any divides nothing by 0."""
+        return self.mask.sum(1, keepdim=True).clamp(min=1)
+
+    @property
+    def density(self) -> float:
+        return float(self.mask.sum()) / self.mask.numel()
+
+
+def gained(layer: Layer) -> Tensor:
+    """A unit whose kept weights are all 0 stays as it is."""
+    size = (layer.weights.square().sum(1, keepdim=True) / layer.kept_inputs).sqrt()
+    wanted = layer.gain * (2.0 / layer.kept_inputs).sqrt()
+    return layer.weights * torch.where(size > 0, wanted / size, 1.0)
+
+
+def drawn(layer: Layer) -> Tensor:
+    noise = torch.randn(layer.weights.shape, generator=layer.generator, dtype=torch.float64)
+    return noise * layer.gain * (2.0 / layer.kept_inputs).sqrt()
+
+
+def near_isometry(layer: Layer) -> Tensor:
+    """Gradient descent from the weights that ``gain`` gives, with a step that halves whenever it leads away."""
+    if layer.mask.sum() < 2 or int(layer.mask.sum(1).max()) < 2:
+        raise MaskError(
+            f"isometry turns a unit's weights against one another, and no unit of '{layer.name}' has two kept weights. Keep "
+            "more weights, or start by gain or fan_in."
+        )
+    weights = gained(layer)
+    wide = weights if weights.shape[0] <= weights.shape[1] else weights.T
+    mask = layer.mask if weights.shape[0] <= weights.shape[1] else layer.mask.T
+    target = 2.0 * layer.gain**2 * torch.eye(len(wide), dtype=torch.float64)
+    apart = wide @ wide.T - target
+    distance, rate, before = float(apart.norm()), 0.1, math.inf
+    for step in range(ISOMETRY_STEPS):
+        if step % 100 == 0:
+            if before - distance < ISOMETRY_PROGRESS * distance:
+                break
+            before = distance
+        tried = wide - rate * 4.0 * (apart @ wide) * mask
+        tried_apart = tried @ tried.T - target
+        if (there := float(tried_apart.norm())) < distance:
+            wide, apart, distance = tried, tried_apart, there
+        else:
+            rate /= 2
+    return wide if weights.shape[0] <= weights.shape[1] else wide.T
+
+
+def over_density(layer: Layer) -> Tensor:
+    return layer.weights * (layer.density**-0.5 if layer.hidden else 1.0)
+
+
+@dataclass(frozen=True)
+class StartRow:
+    """One scheme.
+
+    Attributes:
+        weights: new weights of a layer, [output units, inputs of each]; what is masked becomes 0 afterwards.
+        learning_rate: by what a layer's learning rate is to be multiplied.
+        takes_gain: whether ``gain`` changes anything.
+    """
+
+    label: str
+    weights: Callable[[Layer], Tensor]
+    learning_rate: Callable[[Layer], float] = lambda layer: 1.0
+    takes_gain: bool = True
+
+
+STARTS: dict[str, StartRow] = {
+    "gain": StartRow("gain", gained),
+    "fan_in": StartRow("fan-in draws", drawn),
+    "isometry": StartRow("approximate isometry", near_isometry),
+    "supar": StartRow(
+        "SμPar", over_density, lambda layer: 1.0 / layer.density if layer.hidden else 1.0, takes_gain=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Started:
+    """What ``reinitialise`` did.
+
+    Attributes:
+        learning_rates: name -> by what the scheme multiplies the layer's learning rate; layers without one are left out.
+        untouched: masked parameters whose units the scheme cannot tell, as embeddings; their kept weights stay.
+    """
+
+    scheme: str
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    untouched: tuple[str, ...] = ()
+
+    def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
+        """Groups for an optimizer: one for all parameters without a factor, one for each with."""
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        plain = [parameter for name, parameter in named.items() if name not in self.learning_rates]
+        scaled = [
+            {"params": [named[name]], "lr": lr * factor}
+            for name, factor in self.learning_rates.items()
+            if name in named
+        ]
+        return [{"params": plain, "lr": lr}, *scaled]
+
+
+def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1.0, seed: int = 0) -> Started:
+    """Give the kept weights of ``model`` the start ``scheme``, in place; masked weights become 0.
+
+    Call it once, before the first training step and before ``enforce_masks`` or ``move_masks``. Biases and norms stay.
+
+    Args:
+        scheme: a row of ``panning.masks.start.STARTS``: ``gain``, ``fan_in``, ``isometry`` or ``supar``.
+        gain: 1 is the scale of He et al. for the kept inputs.
+        seed: of ``fan_in``'s draws; equal arguments give equal weights.
+
+    Returns:
+        the factors of the learning rates (``supar`` alone has some), and what was left as it was.
+
+    Raises:
+        PanningError: if there is no such scheme, the gain is no positive number, the mask belongs to another network, or the
+            scheme cannot serve a layer; the model is then untouched.
+
+    Examples:
+        >>> import torch
+        >>> import panning
+        >>> model = torch.nn.Sequential(torch.nn.Linear(100, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> masks = panning.prune(model, input_shape=(100,), density=0.1, method="erk")
+        >>> started = panning.reinitialise(model, masks, "gain")
+        >>> unit = model[0].weight[0][masks["0.weight"][0]]
+        >>> bool((unit.square().mean() * len(unit)).isclose(torch.tensor(2.0)))
+        True
+    """
+    row = lookup(STARTS, scheme, "start")
+    if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0.0 < gain < math.inf:
+        raise ConfigError(f"gain is {gain!r}, but must be a number above 0; 1 is the scale of He et al.")
+    if gain != 1.0 and not row.takes_gain:
+        raise ConfigError(f"Start '{scheme}' has no gain, given {gain}; leave gain away.")
+    parameters = check_masks_fit(model, masks)
+    kinds = prunable_parameters(model)
+    inner = list(parameters)[1:-1]
+    new: dict[str, Tensor] = {}
+    rates: dict[str, float] = {}
+    for name, parameter in parameters.items():
+        kind, module = kinds.get(name, (None, None))
+        if kind is None or module is None or not kind.by_default:
+            continue
+        mask = by_unit(masks[name], kind, module)
+        weights = by_unit(parameter.detach().cpu().double(), kind, module) * mask
+        layer = Layer(name, weights, mask, name in inner, gain, torch_generator(seed, "start", name))
+        if not layer.mask.any():
+            continue
+        new[name] = from_units(row.weights(layer) * layer.mask, parameter, kind, module)
+        if (factor := row.learning_rate(layer)) != 1.0:
+            rates[name] = factor
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if name in new:
+                parameter.copy_(new[name])
+            else:
+                parameter.masked_fill_(~masks[name].to(parameter.device), 0.0)
+    return Started(scheme, rates, tuple(name for name in parameters if name not in new))
+
+
+def from_units(by_units: Tensor, like: Tensor, kind: Kind, module: nn.Module) -> Tensor:
+    """``by_unit`` undone: the values in the shape of the parameter ``like``."""
+    positions = by_unit(torch.arange(like.numel()).view(like.shape), kind, module)
+    flat = by_units.new_empty(like.numel())
+    flat[positions.reshape(-1)] = by_units.reshape(-1)
+    return flat.view(like.shape)
