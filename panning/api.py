@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from panning import flow
-from panning.data.batches import Batch, batch_source
+from panning.data.batches import Batch
+from panning.flow import Forward
 from panning.foundation.device import device_of, find_device, scoring_device
 from panning.foundation.errors import DataError, DensityError, MaskError, ModelError
 from panning.foundation.registry import lookup
@@ -21,12 +20,14 @@ from panning.masks.layout import Layout, prunable_layout
 from panning.masks.masks import Masks, fitted
 from panning.pruners import Pruner, Rounds, plugins_of, prune_problem, pruner_row
 from panning.pruners.described import described
-from panning.scoring.problem import Loss, Problem
+from panning.scoring.interface import check_batch, problem_of
+from panning.scoring.problem import Loss
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Dynamic, Movement
 from panning.training.moving.methods import DYNAMICS, first_mask
 
-Data = Batch | DataLoader[Any] | Dataset[Any]
+#: One batch in a form that ``prune`` names, or what gives such batches.
+Data = Batch | Mapping[str, Any] | DataLoader[Any] | Dataset[Any] | Any
 
 
 @contextlib.contextmanager
@@ -49,7 +50,8 @@ def prune(
     method: str | Pruner = "synflow",
     all_alive: bool = False,
     seed: int = 0,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | None = None,
+    forward: Forward | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     schedule: str | None = None,
@@ -58,6 +60,7 @@ def prune(
     control: str | None = None,
     device: str | torch.device | None = None,
     input_shape: Sequence[int] | None = None,
+    example_inputs: Any = None,
 ) -> Masks:
     """Masks, on the CPU, of the weights of ``model`` to keep, found before it is trained. The model is not changed.
 
@@ -70,13 +73,20 @@ def prune(
     Args:
         model: at its initial weights, bare or inside DistributedDataParallel, ``torch.compile`` and the like; the masks'
             names are those of the network inside.
-        data: one batch (inputs, targets), a DataLoader or a Dataset. Of a Dataset with whole-number ``targets``, every class
-            is drawn equally often, of any other all samples alike. A method without data needs only ``input_shape``.
+        data: one batch, a DataLoader or a Dataset. A batch is a pair (inputs, targets), where several inputs are a tuple or
+            a mapping of keywords; or, as Hugging Face's networks take it, a mapping of the forward's own parameters, with
+            ``labels``; or with ``forward`` anything. Of a Dataset with whole-number ``targets``, every class is drawn
+            equally often, of any other all samples alike. A method without data needs only ``input_shape``.
         density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept.
         method: a row of ``panning.pruners.PRUNERS``, or a pruner of your own (``panning.pruners.Pruner``).
         all_alive: give the budget of dead weights to the best-ranked that can be alive.
         seed: of everything random. Equal arguments give equal masks.
-        loss: a scalar from outputs and targets.
+        loss: a function that makes one number of what the network gives and what it is compared with: of the outputs and
+            the targets of a batch (inputs, targets), of the outputs and the whole batch in all other cases. None takes the
+            network's own loss where it computes one, else cross-entropy.
+        forward: how ``model`` is run on one of your batches: a function of both that returns what the network gives, like
+            ``lambda model, batch: model(batch["image"])``. It may return a tensor, an output object, several outputs (a
+            nest of tensors), or the loss itself. Masks carry the names of ``model``.
         include: shell-style name patterns of prunable weights; None takes all but embeddings
             (``panning.masks.layout.KINDS``).
         exclude: patterns of weights that stay dense.
@@ -87,16 +97,26 @@ def prune(
         device: where to score: auto, cpu, cuda, cuda:N or mps; None takes the model's. The model comes back where it was.
             MPS has no float64, so what lies there is scored on the CPU.
         input_shape: of one input, without the batch.
+        example_inputs: in place of ``input_shape``, what the network is called with: a tensor, a tuple of positional inputs
+            or a mapping of keyword inputs; or what ``forward`` takes.
+
+    What reads no data (SynFlow, the alive test) runs the network on ones in place of real inputs, with tokens, masks and
+    booleans as they are in the first batch. A weight is alive if it lies on a path from any input to any output. Outputs are
+    the ``logits`` of what the network gives or, without them, all its tensors but ``loss``. Where ``forward`` returns the
+    loss alone, the loss stands for the outputs that it compares; let ``forward`` return outputs where it can.
 
     Raises:
         PanningError: with what was given, what is allowed and what to do.
     """
     _check_numbers(density, n_rounds, input_shape)
     model, row = unwrapped(model), pruner_row(method)
-    problem = _problem(model, data, input_shape, _prunable(model, include, exclude), loss, seed)
+    problem = problem_of(
+        model, _prunable(model, include, exclude), data, input_shape=input_shape, example_inputs=example_inputs,
+        forward=forward, loss=loss, seed=seed,
+    )  # fmt: skip
     with _on_device(model, device):
         if problem.batches is not None and row.needs_data:
-            _check_batch(problem)
+            check_batch(problem)
         result = prune_problem(
             problem, density, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,
             control=control,
@@ -121,8 +141,10 @@ def move_masks(
     all_alive: bool = False,
     data: Data | None = None,
     input_shape: Sequence[int] | None = None,
+    example_inputs: Any = None,
     seed: int = 0,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | None = None,
+    forward: Forward | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> MovingMasks:
@@ -155,6 +177,7 @@ def move_masks(
         all_alive: after every move, give the budget of dead weights to the best-ranked that can be alive.
         data: what a method that scores with a loss draws its batches from; gives the input's shape, too.
         input_shape: of one input, without the batch, unless ``data`` or the masks say it.
+        example_inputs, loss, forward: as for ``prune``.
         seed: of everything random.
         include, exclude: as for ``prune``; not with ``masks``, which say what is prunable.
 
@@ -174,8 +197,19 @@ def move_masks(
         masks = fitted(model, masks)
         if include is not None or exclude:
             raise MaskError("The masks say what is prunable: leave include and exclude away.")
-        layout, input_shape = masks.layout, input_shape or masks.input_shape
-    problem = _problem(model, data, input_shape, layout, loss, seed)
+        layout = masks.layout
+        if example_inputs is None:
+            input_shape = input_shape or masks.input_shape
+    problem = problem_of(
+        model,
+        layout,
+        data,
+        input_shape=input_shape,
+        example_inputs=example_inputs,
+        forward=forward,
+        loss=loss,
+        seed=seed,
+    )
     start = masks or first_mask(problem, chosen, density, row)
     movement = Movement(chosen, problem, density, all_alive)
     return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)
@@ -197,24 +231,6 @@ def _prunable(model: nn.Module, include: Sequence[str] | None, exclude: Sequence
     return prunable_layout(model, None if include is None else patterns[0], patterns[1])
 
 
-def _problem(
-    model: nn.Module,
-    data: Data | None,
-    input_shape: Sequence[int] | None,
-    layout: Layout,
-    loss: Loss,
-    seed: int,
-) -> Problem:
-    batches = None if data is None else batch_source(data, seed)
-    if input_shape is None:
-        if batches is None:
-            raise DataError(
-                "Pass data, or input_shape=(channels, height, width): which weights are alive depends on it."
-            )
-        input_shape = batches(0)[0].shape[1:]
-    return Problem(model, layout, tuple(input_shape), batches, loss, seed)
-
-
 def _check_numbers(density: float, n_rounds: int | None, input_shape: Sequence[int] | None) -> None:
     if isinstance(density, bool) or not isinstance(density, int | float):
         raise DensityError(f"Density must be a number in (0, 1], given {density!r}.")
@@ -226,29 +242,6 @@ def _check_numbers(density: float, n_rounds: int | None, input_shape: Sequence[i
         raise DataError(
             f"input_shape must be whole numbers >= 1 without the batch, like (3, 32, 32), given {input_shape!r}."
         )
-
-
-def _check_batch(problem: Problem) -> None:
-    """Say what is wrong where the model or the loss does not take the data, before a method runs into it."""
-    inputs, targets = problem.batch(0)
-    given = f"inputs {tuple(inputs.shape)} of {inputs.dtype}, targets {tuple(targets.shape)} of {targets.dtype}"
-    parameters = {**problem.other_parameters(), **problem.layout.views(problem.weight)}
-    try:
-        with torch.no_grad():
-            outputs = flow.run(problem.model, parameters, inputs, flow.BATCH_STATISTICS, problem.weight.dtype)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(
-            f"The model, of {problem.weight.dtype}, fails on the data ({given}): {type(error).__name__}: {error}"
-        ) from error
-    try:
-        value = problem.loss(outputs, targets)
-        if not isinstance(value, Tensor):
-            raise TypeError(f"it gives {type(value).__name__}, but must give a tensor")
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise DataError(
-            f"The loss fails on outputs {tuple(outputs.shape)} of {outputs.dtype} and the data ({given}): "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 @contextlib.contextmanager

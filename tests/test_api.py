@@ -253,7 +253,7 @@ def test_variants_are_in_the_manifest() -> None:
         ({"input_shape": (-1, 3)}, "input_shape must be"),
         ({"device": "foo"}, "'foo' is no device"),
         ({"loss": lambda outputs, targets: 1.0}, "must give a tensor"),
-        ({"data": DataLoader([{"x": 1, "y": 2}] * 4)}, "must give pairs of tensors"),
+        ({"data": DataLoader([{"x": 1, "y": 2}] * 4)}, "forward takes x, and the batch has x, y"),
     ],
 )
 def test_arguments_of_a_wrong_kind_are_said_to(change: dict[str, Any], message: str) -> None:

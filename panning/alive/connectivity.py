@@ -10,6 +10,7 @@ at any depth. Biases keep nothing alive; max-pooling counts every tap that could
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,15 +32,19 @@ LONGER_BY_BITS = 40
 
 @dataclass(frozen=True, eq=False)
 class Connectivity:
-    """The alive test of one network, ready for any number of masks."""
+    """The alive test of one network, ready for any number of masks.
+
+    Attributes:
+        example: what the network is run on, or the shape of its one input, without the batch.
+    """
 
     model: nn.Module
     layout: Layout
-    input_shape: tuple[int, ...]
+    example: tuple[int, ...] | flow.Example
 
     @classmethod
     def of(cls, problem: Problem) -> Connectivity:
-        return cls(problem.where_scored.model, problem.layout, problem.input_shape)
+        return cls(problem.where_scored.model, problem.layout, problem.example)
 
     def connected(self, mask: Tensor) -> Tensor:
         """Flat bool: where a kept weight would be alive, given all *other* kept weights.
@@ -53,10 +58,12 @@ class Connectivity:
     def _connected(self, mask: Tensor) -> Tensor:
         gates = mask.to(self._device, torch.float32).requires_grad_()
         others = _ones(self.model, self.layout, torch.float32)
-        parameters = {**others, **self.layout.views(gates)}
-        output = flow.run(self.model, parameters, self._ones(torch.float32), flow.BOOLEAN, torch.float32)
+        outputs = self._run({**others, **self.layout.views(gates)}, flow.BOOLEAN)
+        if not outputs:  # none of them depends on the input or on a weight
+            return torch.zeros_like(mask)
         # A weight that no output depends on is dead, like those of a head that is used in training only.
-        (grad,) = torch.autograd.grad(output.sum(), gates, materialize_grads=True)
+        starts = [torch.ones_like(output) for output in outputs]
+        (grad,) = torch.autograd.grad(outputs, gates, starts, materialize_grads=True)
         return (grad > 0.5).to(mask.device)
 
     def alive(self, mask: Tensor) -> Tensor:
@@ -121,10 +128,13 @@ class Connectivity:
         with torch.enable_grad():
             flat.requires_grad_()
             parameters = {**_ones(self.model, self.layout, torch.float64), **self.layout.views(flat)}
-            output = flow.run(self.model, parameters, self._ones(torch.float64) * start, flow.SHORTEST, torch.float64)
-            seed = torch.full_like(output, start)
-            (grad,) = torch.autograd.grad(output, flat, seed, materialize_grads=True)
-        return float((output.detach() * seed).sum()), flat.detach() * grad
+            outputs = self._run(parameters, flow.SHORTEST, torch.float64, start)
+            if not outputs:
+                return 0.0, torch.zeros_like(flat)
+            seeds = [torch.full_like(output, start) for output in outputs]
+            (grad,) = torch.autograd.grad(outputs, flat, seeds, materialize_grads=True)
+        total = sum(float((output.detach() * seed).sum()) for output, seed in zip(outputs, seeds, strict=True))
+        return total, flat.detach() * grad
 
     @cached_property
     def n_uses(self) -> tuple[int, ...]:
@@ -133,10 +143,10 @@ class Connectivity:
             flat = torch.ones(self.layout.n_prunable, device=self._device, requires_grad=True)
             views = self.layout.views(flat)
             parameters = {**_ones(self.model, self.layout, torch.float32), **views}
-            output = flow.run(self.model, parameters, self._ones(torch.float32), flow.BOOLEAN, torch.float32)
+            outputs = self._run(parameters, flow.BOOLEAN)
         uses: dict[Any, int] = {view.grad_fn: 0 for view in views.values()}
         seen: set[Any] = {None}
-        todo: list[Any] = [output.grad_fn]
+        todo: list[Any] = [output.grad_fn for output in outputs]
         while todo:
             if (node := todo.pop()) in uses:
                 uses[node] += 1  # every use is one more edge of the graph to the parameter
@@ -157,11 +167,11 @@ class Connectivity:
             gates = {n: torch.ones_like(registered[n], dtype=torch.float32, requires_grad=True) for n in names}
             views = {n: gate.view(gate.shape) for n, gate in gates.items()}
             others = {n: torch.ones_like(p, dtype=torch.float32) for n, p in registered.items() if n not in gates}
-            output = flow.run(self.model, {**others, **views}, self._ones(torch.float32), flow.BOOLEAN, torch.float32)
+            outputs = self._run({**others, **views}, flow.BOOLEAN)
         weights: dict[Any, str] = {view.grad_fn: name for name, view in views.items()}
         readers: dict[Any, list[Any]] = {}  # node -> the nodes that read what it makes
-        end: Any = output.grad_fn
-        todo, seen = [end], {None, end}
+        ends: list[Any] = [output.grad_fn for output in outputs]
+        todo, seen = [*ends], {None, *ends}
         while todo:
             node = todo.pop()
             for source, _ in node.next_functions:
@@ -178,7 +188,7 @@ class Connectivity:
                     products[node] = name
                 else:
                     reading += readers.get(node, ())
-        found, todo, seen = set(), [end], {None}
+        found, todo, seen = set(), [*ends], {None}
         while todo:
             if (node := todo.pop()) in products:
                 found.add(products[node])
@@ -191,9 +201,17 @@ class Connectivity:
     def _device(self) -> torch.device:
         return device_of(self.model)
 
-    def _ones(self, dtype: torch.dtype) -> Tensor:
-        """One input of ones; requires a gradient, by which flows tell it from constants."""
-        return torch.ones(1, *self.input_shape, dtype=dtype, device=self._device, requires_grad=True).clone()
+    @cached_property
+    def _example(self) -> flow.Example:
+        given = self.example
+        return given if isinstance(given, flow.Example) else flow.Example.of_shape(self.model, given)
+
+    def _run(
+        self, parameters: Mapping[str, Tensor], rules: Mapping[Any, flow.Rule], dtype: torch.dtype = torch.float32,
+        start: float = 1.0,
+    ) -> list[Tensor]:  # fmt: skip
+        """The outputs on an input whose entries are all ``start``."""
+        return self._example.paths(self.model, parameters, rules, dtype, start)
 
     def check_reachable(self, n_kept: int) -> int:
         """``smallest_alive``; raises DensityError if fewer weights are asked for."""
@@ -211,7 +229,10 @@ def _ones(model: nn.Module, layout: Layout, dtype: torch.dtype) -> dict[str, Ten
     return {name: torch.ones_like(p, dtype=dtype) for name, p in own_parameters(model).items() if name not in masked}
 
 
-def alive_flat(model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | None = None) -> Tensor:
+def alive_flat(
+    model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | None = None, example_inputs: Any = None,
+    forward: flow.Forward | None = None,
+) -> Tensor:  # fmt: skip
     """The alive weights of ``masks``, flat bool [n_prunable].
 
     Raises:
@@ -220,9 +241,17 @@ def alive_flat(model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | No
     model = unwrapped(model)
     masks = fitted(model, masks)
     shape = input_shape or masks.input_shape
-    if shape is None:
-        raise MaskError("This mask does not say the network's input shape; pass input_shape=(channels, height, width).")
-    return Connectivity(model, masks.layout, tuple(shape)).alive(masks.flat)
+    if example_inputs is None and shape is None:
+        raise MaskError(
+            "This mask does not say the network's input shape; pass input_shape=(channels, height, width), or "
+            "example_inputs= for a network that takes more than one tensor."
+        )
+    call = forward or flow.call
+    if example_inputs is not None or shape is None:
+        example = flow.Example(example_inputs, call)
+    else:
+        example = flow.Example.of_shape(model, shape, call)
+    return Connectivity(model, masks.layout, example).alive(masks.flat)
 
 
 @dataclass(frozen=True)

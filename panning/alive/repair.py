@@ -78,7 +78,7 @@ def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tenso
     if connectivity.n_alive(mask) == n_kept:
         return mask
     smallest = connectivity.check_reachable(n_kept)
-    search = _Search(connectivity.model, connectivity.layout, connectivity.input_shape, n_kept, smallest)
+    search = _Search(connectivity.model, connectivity.layout, connectivity.example, n_kept, smallest)
     fits: list[tuple[Tensor, int]] = []
     for order in _rankings(search, mask, scores, smallest):
         fits.append((order, _largest_fitting(search, order, n_kept)))

@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from panning.compaction import kernels
 from panning.compaction.compaction import CompactResult, compact
+from panning.flow import Example
 from panning.foundation.errors import ModelError
 from panning.foundation.modes import as_it_was
+from panning.foundation.nests import map_tensors, told
 from panning.foundation.seeding import isolated_torch_rng
 from panning.foundation.wrappers import owners
 from panning.masks.layout import Layout
@@ -39,18 +41,18 @@ class Cost:
     masked_multiply_adds: int
 
 
-def cost(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = None) -> Cost:
+def cost(model: nn.Module, example: Sequence[int] | Example, masks: Masks | None = None) -> Cost:
     """The cost of ``model`` in evaluation; the model is left as it is.
 
     Args:
-        input_shape: of one input, without the batch.
+        example: the shape of one input, without the batch, or what the network is run on.
         masks: of its weights; None means dense.
     """
     n_parameters = sum(p.numel() for p in model.parameters())
     if masks is None:
-        total = multiply_adds(model, input_shape, NOTHING).total
+        total = multiply_adds(model, example, NOTHING).total
         return Cost(n_parameters, total, total)
-    adds = multiply_adds(model, input_shape, masks.layout)
+    adds = multiply_adds(model, example, masks.layout)
     return Cost(n_parameters, adds.total, round(adds.left(masks.flat)))
 
 
@@ -73,29 +75,27 @@ class MultiplyAdds:
         return self.total - sum(n_ops * (1.0 - n / size) for n, size, n_ops in counts)
 
 
-def multiply_adds(
-    model: nn.Module, input_shape: Sequence[int], layout: Layout, inputs: Tensor | None = None
-) -> MultiplyAdds:
+def multiply_adds(model: nn.Module, example: Sequence[int] | Example, layout: Layout) -> MultiplyAdds:
     """Count the multiply-adds in one forward pass.
 
     Args:
+        example: as for ``cost``.
         layout: the parameters whose multiply-adds are wanted.
-        inputs: a batch of one; None takes zeros.
 
     Raises:
         ModelError: if the network does not run on the inputs.
     """
     reference = next(model.parameters())
-    if inputs is None:
-        inputs = torch.zeros(1, *input_shape, dtype=reference.dtype)
+    if not isinstance(example, Example):
+        example = Example.of_shape(model, example)
+    inputs = map_tensors(lambda x: x.to(reference.device), example.inputs)
     counter = FlopCounterMode(display=False, custom_mapping=kernels.rows())
     try:
         with as_it_was(model), kernels.plain_attention(), counter, torch.no_grad(), isolated_torch_rng(0):
-            model.eval()(inputs.to(reference.device))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            example.forward(model.eval(), inputs)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise ModelError(
-            f"The model fails on one input of shape {tuple(inputs.shape[1:])} and {inputs.dtype}: {error}. If its inputs "
-            "are of another kind, pass data."
+            f"The model fails on one input, {told(inputs)}: {error}. If its inputs are of another kind, pass data."
         ) from error
     by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     by_layer, modules = [], owners(model)
@@ -115,6 +115,8 @@ def multiply_adds_left(result: CompactResult) -> float:
 def compute_left(problem: Problem, masks: Masks) -> float:
     """The share of the dense network's multiply-adds that compaction leaves; 1 where there is no compact form."""
     try:
+        if problem.input_shape is None:
+            return 1.0
         return multiply_adds_left(compact(problem.model, masks, problem.input_shape))
     except ModelError:
         return 1.0

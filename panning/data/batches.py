@@ -1,9 +1,9 @@
-"""Scoring batches from what users have: one batch, a DataLoader or a Dataset."""
+"""Batches by number from what users have: one batch, a DataLoader or a Dataset."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, Subset, default_collate
 
 from panning.foundation.errors import DataError
 from panning.foundation.seeding import derive_seed, isolated_global_rngs, numpy_rng
 
-Batch = tuple[Tensor, Tensor]
+#: What a network is run on, and what its outputs are compared with: nests of tensors; one tensor each in simple cases.
+Batch = tuple[Any, Any]
 #: The scoring batch of round i; equal for equal i.
 BatchSource = Callable[[int], Batch]
 
@@ -24,33 +25,37 @@ BatchSource = Callable[[int], Batch]
 SCORING_BATCH = 128
 
 
-def batch_source(data: Any, seed: int) -> BatchSource:
-    if isinstance(data, DataLoader):
+def batch_source(data: Any, seed: int) -> Callable[[int], Any]:
+    """Batches by number, as users have them.
+
+    Args:
+        data: a Dataset of either style, a DataLoader or another object that gives batches as often as it is iterated;
+            anything else, a tuple or a mapping for instance, is one batch.
+
+    Raises:
+        DataError: of an iterator, which can be gone through once, or a Dataset without samples.
+    """
+    if isinstance(data, Tensor | Mapping | tuple | list):
+        return OneBatch(data)
+    if isinstance(data, IterableDataset):
+        return LoaderBatches(DataLoader(data, SCORING_BATCH), seed)
+    if isinstance(data, Iterator):
+        raise DataError(f"A {type(data).__name__} can be gone through once: pass the DataLoader, or one batch.")
+    if hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         return LoaderBatches(data, seed)
-    if isinstance(data, tuple | list):
-        if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
-            kinds = ", ".join(type(part).__name__ for part in data[:4])
-            raise DataError(f"A batch must be two tensors (inputs, targets), given {len(data)} parts: {kinds}.")
-        inputs, targets = data
-        if len(inputs) != len(targets) or len(inputs) == 0:
-            raise DataError(
-                f"A batch needs as many targets as inputs, given {len(inputs)} inputs and {len(targets)} targets."
-            )
-        return OneBatch(inputs, targets)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return DatasetBatches(data, seed)
-    raise DataError(f"Data must be a batch (inputs, targets), a DataLoader or a Dataset, given {type(data).__name__}.")
+    return OneBatch(data)
 
 
 @dataclass(frozen=True, eq=False)
 class OneBatch:
     """One batch, the same for every round."""
 
-    inputs: Tensor
-    targets: Tensor
+    batch: Any
 
-    def __call__(self, number: int) -> Batch:
-        return self.inputs, self.targets
+    def __call__(self, number: int) -> Any:
+        return self.batch
 
 
 class LoaderBatches:
@@ -61,16 +66,16 @@ class LoaderBatches:
 
     N_KEPT = 4
 
-    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+    def __init__(self, loader: Iterable[Any], seed: int) -> None:
         self.loader = loader
         self.seed = seed
-        self.kept: dict[int, Batch] = {}
+        self.kept: dict[int, Any] = {}
         self._start()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LoaderBatches, (self.loader, self.seed)  # a pass cannot be copied; another one has the same batches
 
-    def __call__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> Any:
         if number not in self.kept and number < self.next_number:
             self._start()
         while number not in self.kept:
@@ -88,31 +93,28 @@ class LoaderBatches:
         self.batches: Iterator[Any] | None = None
         self.place = 0  # in this pass
 
-    def _next(self) -> Batch:
+    def _next(self) -> Any:
         try:
             # A shuffling loader draws from the global random state or its generator's: equal calls shall give equal masks
             # and leave both as they were.
             with _isolated(_generators(self.loader), derive_seed(self.seed, "loader", self.place)):
                 self.batches = iter(self.loader) if self.batches is None else self.batches
-                inputs, targets = next(self.batches)
+                batch = next(self.batches)
         except StopIteration:
             if self.place == 0:
                 raise DataError("The DataLoader is empty.") from None
             self._start_pass()
             return self._next()
-        except (TypeError, ValueError):
-            raise DataError("The DataLoader must give pairs (inputs, targets).") from None
-        if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
-            kinds = f"{type(inputs).__name__}, {type(targets).__name__}"
-            raise DataError(f"The DataLoader must give pairs of tensors (inputs, targets), given ({kinds}).")
+        except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+            raise DataError(f"The DataLoader fails on its next batch: {type(error).__name__}: {error}") from error
         self.place += 1
-        return inputs, targets
+        return batch
 
 
-def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+def _generators(loader: Any) -> list[torch.Generator]:
     """The generators of a loader's own that its order may come from."""
-    inner = getattr(loader.batch_sampler, "sampler", None)
-    owned = (getattr(owner, "generator", None) for owner in (loader, loader.sampler, inner))
+    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    owned = (getattr(owner, "generator", None) for owner in (loader, getattr(loader, "sampler", None), inner))
     return [generator for generator in owned if isinstance(generator, torch.Generator)]
 
 
@@ -141,16 +143,18 @@ class DatasetBatches:
         self.seed = seed
         self.labels = _labels(dataset)
 
-    def __call__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> Any:
         rng, n_all = numpy_rng(self.seed, "dataset", number), len(self.dataset)
         n = min(SCORING_BATCH, n_all)
         chosen = rng.choice(n_all, n, replace=False) if self.labels is None else _balanced(self.labels, n, rng)
         try:
             with isolated_global_rngs(derive_seed(self.seed, "dataset", number)):  # of random transforms
-                inputs, targets = default_collate([self.dataset[int(i)] for i in chosen])
-        except (TypeError, ValueError, RuntimeError):
-            raise DataError("The Dataset must give pairs (input, target) that stack into a batch.") from None
-        return inputs, targets
+                return default_collate([self.dataset[int(i)] for i in chosen])
+        except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+            raise DataError(
+                f"The samples of the Dataset do not stack into a batch ({type(error).__name__}: {error}): pass a DataLoader "
+                "with the collate_fn that you train with."
+            ) from error
 
 
 def _labels(dataset: Any) -> NDArray[np.integer[Any]] | None:

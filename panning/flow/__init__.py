@@ -8,7 +8,8 @@ training flags and the global random state are as they were afterwards.
 """
 
 from panning.flow.boolean import BOOLEAN
-from panning.flow.forward import Rule, run
+from panning.flow.example import Example, first_sample, logits_of, outputs_of
+from panning.flow.forward import Forward, Rule, call, run
 from panning.flow.functions import BATCH_NORMS
 from panning.flow.pools import AVERAGE_POOLS
 from panning.flow.positive import POSITIVE_LINEAR, SHORTEST
@@ -16,5 +17,5 @@ from panning.flow.scoring import BATCH_STATISTICS, TWICE_DIFFERENTIABLE, WITHOUT
 
 __all__ = [
     "AVERAGE_POOLS", "BATCH_NORMS", "BATCH_STATISTICS", "BOOLEAN", "POSITIVE_LINEAR", "SHORTEST", "TWICE_DIFFERENTIABLE",
-    "WITHOUT_BIAS", "Rule", "run",
+    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "first_sample", "logits_of", "outputs_of", "run",
 ]  # fmt: skip

@@ -32,6 +32,8 @@ class Gate:
 
 #: A divisor, an inverse root or a condition.
 SCALE = Gate(followed=False)
+#: Whole numbers that are inputs of the network: what is looked up by them depends on the input.
+TOKENS = Gate(mean=0.0, followed=False)
 
 
 def depends(x: Any) -> bool:
@@ -48,6 +50,16 @@ def marked(x: Any, gate: Gate | None) -> Any:
     if isinstance(x, Tensor) and gate != gate_of(x):
         x._panning_gate = gate  # type: ignore[attr-defined]
     return x
+
+
+def is_index(x: Any) -> bool:
+    """Whether ``x`` is a tensor of whole numbers that something can be looked up by."""
+    return isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32)
+
+
+def depending(x: Tensor) -> Tensor:
+    """``x``, which depends on nothing yet, as what depends on the input: looked up by tokens."""
+    return x * torch.ones((), dtype=x.dtype, device=x.device, requires_grad=True)
 
 
 def gate_of_sum(a: Any, b: Any) -> Gate | None:

@@ -71,6 +71,20 @@ RESHAPES = (
     torch.transpose, Tensor.view_as, Tensor.contiguous, Tensor.__getitem__, Tensor.repeat, F.interpolate,
 )  # fmt: skip
 TO_INTEGERS = (Tensor.long, Tensor.int)
+#: They read the shape of a tensor, not its values.
+CONSTANT_MAKERS = (
+    torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, Tensor.new_zeros, Tensor.new_ones,
+    Tensor.new_full, Tensor.new_empty, Tensor.new_tensor,
+)  # fmt: skip
+#: What compares outputs with targets, and how many of its first arguments are outputs.
+LOSSES: dict[Any, int] = {
+    **dict.fromkeys((
+        F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss, F.l1_loss,
+        F.smooth_l1_loss, F.huber_loss, F.kl_div, F.soft_margin_loss, F.poisson_nll_loss, F.gaussian_nll_loss,
+        F.multi_margin_loss, F.multilabel_margin_loss, F.multilabel_soft_margin_loss, F.hinge_embedding_loss, F.ctc_loss,
+    ), 1),
+    F.cosine_embedding_loss: 2, F.margin_ranking_loss: 2, F.triplet_margin_loss: 3,
+}  # fmt: skip
 MAX_POOLS: dict[Any, Any] = {
     torch.max_pool1d: F.avg_pool1d, torch.max_pool2d: F.avg_pool2d, torch.max_pool3d: F.avg_pool3d,
     F.max_pool1d: F.avg_pool1d, F.max_pool2d: F.avg_pool2d, F.max_pool3d: F.avg_pool3d,

@@ -24,7 +24,18 @@ from torch import Tensor
 
 from panning.flow import functions
 from panning.flow.attention import attention_forward
-from panning.flow.factors import SCALE, Gate, Multiply, Open, gate_of, gate_of_sum, marked, multiplication
+from panning.flow.factors import (
+    SCALE,
+    TOKENS,
+    Gate,
+    Multiply,
+    Open,
+    depending,
+    gate_of,
+    gate_of_sum,
+    marked,
+    multiplication,
+)  # fmt: skip
 from panning.flow.factors import depends as depends  # a name of this module too
 from panning.flow.forward import Rule
 from panning.flow.recurrent import recurrent_rules
@@ -82,6 +93,28 @@ def _join(function: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
 def _keep_gate(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     result = function(x, *args, **kwargs)
     return result if gate_of(x) is None else marked(result, gate_of(x))
+
+
+def _look_up(function: Any, x: Tensor, index: Any) -> Any:
+    """x[index]; what tokens find in a table comes from the input."""
+    found = _keep_gate(function, x, index)
+    by_tokens = any(gate_of(part) == TOKENS for part in (index if isinstance(index, tuple | list) else (index,)))
+    return depending(found) if by_tokens and found.is_floating_point() and not depends(found) else found
+
+
+def _one_hot(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    found: Tensor = function(x, *args, **kwargs)
+    if gate_of(x) != TOKENS:
+        return found
+    return depending(torch.ones_like(found, dtype=torch.get_default_dtype()))  # all tokens present, as for an embedding
+
+
+def _compared(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """The sum of what a loss compares: to a flow it is one more output, wherever its minimum lies."""
+    outputs = [x for x in args[: functions.LOSSES[function]] if depends(x)] or [x for x in args if depends(x)]
+    if not outputs:
+        return function(*args, **kwargs)
+    return torch.stack([x.sum() for x in outputs]).sum()
 
 
 def _condition(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
@@ -237,7 +270,8 @@ def _layers(linear: Rule, open_gate: Open, magnitude: Callable[[Any], Any], mult
     def embedding(function: Any, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         tokens = x if x.is_floating_point() else torch.ones_like(x, dtype=weight.dtype)
         every_token = torch.ones(1, weight.shape[0], dtype=weight.dtype, device=weight.device)
-        row: Tensor = layer(F.linear, every_token.requires_grad_(weight.requires_grad), weight.t())
+        follows = weight.requires_grad or gate_of(x) == TOKENS
+        row: Tensor = layer(F.linear, every_token.requires_grad_(follows), weight.t())
         return tokens.unsqueeze(-1) * row[0]
 
     def bilinear(function: Any, a: Tensor, b: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -265,6 +299,9 @@ COMMON_RULES: dict[Any, Rule] = {
     **dict.fromkeys(functions.ADDITIONS_IN_PLACE, _add_in_place),
     **dict.fromkeys(functions.CONCATENATIONS, _join),
     **dict.fromkeys(functions.RESHAPES, _keep_gate),
+    Tensor.__getitem__: _look_up,
+    F.one_hot: _one_hot,
+    **dict.fromkeys(functions.LOSSES, _compared),
     **dict.fromkeys((*functions.DIVISIONS, Tensor.__rdiv__), _divide),
     **dict.fromkeys(functions.INVERSES, _inverse),
     **dict.fromkeys(functions.POWERS, _power),

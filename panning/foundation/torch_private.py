@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.utils._pytree import tree_leaves as tree_leaves  # all tensors in whatever a network returns
+from torch.utils._pytree import tree_map as tree_map
 
 #: One call for a list of tensors, as torch's own optimizers step: [left *= right], [left := right].
 multiply_each = torch._foreach_mul_

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -172,16 +172,22 @@ class Masks(Mapping[str, Tensor]):
         layout = Layout(tuple(names.get(name, name) for name in self.layout.names), self.layout.shapes)
         return self if layout == self.layout else Masks(layout, self.flat, self.manifest)
 
-    def effective_density(self, model: nn.Module, input_shape: tuple[int, ...] | None = None) -> float:
+    def effective_density(
+        self, model: nn.Module, input_shape: tuple[int, ...] | None = None, *, example_inputs: Any = None,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+    ) -> float:  # fmt: skip
         """Alive weights / prunable weights: a kept weight that no path from input to output uses does not count.
 
         Args:
             model: the network the mask belongs to; only its structure is used.
             input_shape: shape of one input, without the batch; needed if the mask does not carry it.
+            example_inputs: in place of the shape, what the network is called with: a tensor, a tuple of positional inputs or
+                a mapping of keyword inputs; or what ``forward`` takes.
+            forward: as for ``panning.prune``.
         """
         from panning.alive.connectivity import alive_flat  # connectivity is a layer above; only this method needs it
 
-        return int(alive_flat(model, self, input_shape).sum()) / self.n_prunable
+        return int(alive_flat(model, self, input_shape, example_inputs, forward).sum()) / self.n_prunable
 
     def with_manifest(self, **facts: Any) -> Masks:
         """The same mask with more facts in its manifest."""

@@ -27,7 +27,8 @@ def described(problem: Problem, result: PruneResult, *, method: str, all_alive: 
     """
     facts = report(Connectivity.of(problem), result.mask)
     masks = result.masks.with_manifest(
-        method=method, all_alive=all_alive, seed=problem.seed, input_shape=list(problem.input_shape),
+        method=method, all_alive=all_alive, seed=problem.seed,
+        **({} if problem.input_shape is None else {"input_shape": list(problem.input_shape)}),
         **{name: value for name, value in said.items() if value is not None and value is not False and value != {}},
         **facts.facts(),
     )  # fmt: skip

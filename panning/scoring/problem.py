@@ -8,19 +8,23 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panning.data.batches import Batch, BatchSource
+from panning.flow import Example, Forward, call, first_sample
 from panning.foundation.device import device_of, scoring_device
 from panning.foundation.errors import DataError
+from panning.foundation.nests import map_tensors
 from panning.foundation.seeding import torch_generator
 from panning.foundation.wrappers import own_parameters
 from panning.masks.layout import Kind, Layout, by_unit, prunable_layout, prunable_parameters
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+#: (what the network gives, what it is compared with) -> one number.
+Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,20 +36,24 @@ class Problem:
     Attributes:
         model: the network at its initial weights; it is never changed.
         layout: the network's prunable parameters.
-        input_shape: of one input, without the batch.
+        input_shape: of one input, without the batch; None where the network takes no lone tensor.
         batches: the scoring batch of a round; None if the methods in use need no data.
-        loss: a scalar from logits [batch, classes] and targets.
+        loss: a scalar from what the network gives, logits [batch, classes] in simple cases, and targets.
         seed: of this pruning run.
         initial: flat initial weights in place of the model's own.
+        forward: how the network is called with the inputs of a batch.
+        example_inputs: of a batch, where there is no ``input_shape``.
     """
 
     model: nn.Module
     layout: Layout
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...] | None
     batches: BatchSource | None
     loss: Loss = F.cross_entropy
     seed: int = 0
     initial: Tensor | None = None
+    forward: Forward = call
+    example_inputs: Any = None
 
     @classmethod
     def of(cls, model: nn.Module, input_shape: tuple[int, ...], batches: BatchSource | None, **rest: object) -> Problem:
@@ -108,16 +116,35 @@ class Problem:
             DataError: if the problem has no data.
         """
         inputs, targets = self.source("This method")(number)
-        return _at_least_float32(inputs.to(self.weight.device)), targets.to(self.weight.device)
+        here = self.here(inputs)
+        if inputs is targets:  # a batch that only the user's own functions take apart
+            return here, here
+        return here, map_tensors(lambda tensor: tensor.to(self.weight.device), targets)
+
+    def here(self, inputs: Any) -> Any:
+        """Inputs where the network is, in the precision that it is scored in."""
+        return map_tensors(lambda tensor: _at_least_float32(tensor.to(self.weight.device)), inputs)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """All parameters, as they are scored."""
+        return {**self.other_parameters(), **self.layout.views(self.weight)}
 
     def other_parameters(self) -> dict[str, Tensor]:
         """The parameters that are not prunable (biases, norms), detached."""
         masked = set(self.layout.names)
         return {n: _at_least_float32(p.detach()) for n, p in own_parameters(self.model).items() if n not in masked}
 
-    def ones(self, dtype: torch.dtype) -> Tensor:
-        """A batch of one input, all ones."""
-        return torch.ones(1, *self.input_shape, dtype=dtype, device=self.weight.device)
+    @cached_property
+    def example(self) -> Example:
+        """What the network is run on where only its paths matter."""
+        if self.example_inputs is not None:
+            return Example(self.example_inputs, self.forward)
+        return Example.of_shape(self.model, self.input_shape or (), self.forward)
+
+    @property
+    def real_example(self) -> Example:
+        """The first sample of the data, where there are any, in place of ``example``."""
+        return self.example if self.batches is None else Example(first_sample(self.batches(0)[0]), self.forward)
 
 
 @dataclass(frozen=True)

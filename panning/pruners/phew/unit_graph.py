@@ -17,6 +17,7 @@ from panning import flow
 from panning.flow import functions
 from panning.flow.linear import depends
 from panning.foundation.errors import ModelError
+from panning.foundation.nests import map_tensors, tensors_in, told
 from panning.scoring.problem import Problem
 
 IN_PLACE = (*functions.ADDITIONS_IN_PLACE, Tensor.mul_, Tensor.div_)
@@ -59,18 +60,41 @@ class UnitNode:
 def trace(problem: Problem) -> tuple[list[UnitNode], Tensor]:
     """The nodes in the order of the forward pass, the output's last; and, for each unit, whether it leads to the output."""
     tracer = _Trace(problem.weight)
-    ids = tracer.input_units(problem.input_shape[0])
-    ids = ids.view(1, -1, *[1] * (len(problem.input_shape) - 1)).expand(1, *problem.input_shape)
     others = {name: p.double() if p.is_floating_point() else p for name, p in problem.other_parameters().items()}
     parameters = {**others, **problem.layout.views(tracer.flat)}
     with torch.enable_grad():  # what requires a gradient carries units, everything else is a constant
-        output = flow.run(problem.model, parameters, _planes(ids), tracer.rules(), torch.float64)
-    units = tracer.read(output).unique()
+        inputs = _numbered(problem.example, tracer)
+        outputs = problem.example.outputs(problem.model, parameters, inputs, tracer.rules(), torch.float64)
+    units = torch.cat([tracer.read(output).unique() for output in outputs]).unique()
     units = units[units > 0]
     if not units.numel():
         raise ModelError("PHEW finds no walk from the input of this network to its output; 'synflow_l2' needs none.")
     output_units = tracer.append(units.numel(), units, torch.arange(units.numel(), device=units.device))
     return tracer.nodes, tracer.above(output_units)
+
+
+def _numbered(example: flow.Example, tracer: _Trace) -> Any:
+    """The example's inputs, each with the numbers of its units: those along the first axis after the batch.
+
+    Raises:
+        ModelError: if the example is not one sample of real inputs, beside what stays the same for all.
+    """
+
+    def one(tensor: Tensor) -> Tensor:
+        if example.flows(tensor):
+            shape = tensor.shape[1:]
+            ids = tracer.input_units(shape[0])
+            return _planes(ids.view(1, -1, *[1] * (len(shape) - 1)).expand(1, *shape))
+        return tensor.to(tracer.flat.device).expand(3, *tensor.shape[1:]) if tensor.dim() else tensor
+
+    shaped = [tensor for tensor in tensors_in(example.inputs) if tensor.dim()]
+    flowing = any(example.flows(tensor) for tensor in shaped)
+    if not flowing or any(len(tensor) != 1 or tensor.dim() < 2 and example.flows(tensor) for tensor in shaped):
+        raise ModelError(
+            f"PHEW walks from the units of real inputs, one sample of each, and this network takes {told(example.inputs)}; "
+            "'synflow_l2' can follow it."
+        )
+    return map_tensors(one, example.inputs)
 
 
 def _key(ids: Tensor) -> Tensor:

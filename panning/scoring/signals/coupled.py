@@ -14,6 +14,8 @@ from torch import Tensor
 
 from panning.data.batches import Batch
 from panning.foundation.errors import DataError
+from panning.foundation.nests import n_samples, samples, told
+from panning.scoring.interface import labels_of
 from panning.scoring.signals.site import Site, gradient
 
 N_GROUPS = 5
@@ -51,19 +53,25 @@ def split_by_label(batch: Batch, n_groups: int) -> list[Batch]:
 
     Targets that are no labels (more than one number a sample, or not whole) are dealt in turn.
     """
-    inputs, targets = batch
-    if len(inputs) < n_groups:
-        raise DataError(f"This method needs a scoring batch of at least {n_groups} samples, given {len(inputs)}.")
-    order = torch.arange(len(inputs), device=targets.device)
-    if targets.dim() == 1 and not targets.is_floating_point():
-        order = targets.argsort(stable=True)
-        _, counts = targets[order].unique_consecutive(return_counts=True)
-        rank = torch.cat([torch.arange(int(count), device=targets.device) for count in counts])
+    n = n_samples(batch)
+    if n is None:
+        raise DataError(
+            f"This method splits the scoring batch into groups of samples, and its tensors do not agree on the first axis "
+            f"({told(batch[0])}): take another method, or a batch of one sample a row."
+        )
+    if n < n_groups:
+        raise DataError(f"This method needs a scoring batch of at least {n_groups} samples, given {n}.")
+    labels = labels_of(batch[1])
+    order = torch.arange(n)
+    if labels is not None and labels.dim() == 1 and not labels.is_floating_point():
+        labels = labels.cpu()
+        order = labels.argsort(stable=True)
+        _, counts = labels[order].unique_consecutive(return_counts=True)
+        rank = torch.cat([torch.arange(int(count)) for count in counts])
         order = order[rank.argsort(stable=True)]  # all first samples of a label, then all second ones
         group = rank.sort(stable=True).values % n_groups
         if len(group.unique()) < n_groups:  # fewer samples a label than groups
-            group = torch.arange(len(inputs), device=targets.device) % n_groups
+            group = torch.arange(n) % n_groups
     else:
         group = order % n_groups
-    chosen = [order[group == number].to(inputs.device) for number in range(n_groups)]
-    return [(inputs[part], targets[part.to(targets.device)]) for part in chosen]
+    return [samples(batch, order[group == number]) for number in range(n_groups)]

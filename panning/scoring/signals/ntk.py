@@ -19,6 +19,7 @@ from torch import Tensor
 
 from panning import flow
 from panning.foundation.errors import ModelError
+from panning.foundation.nests import map_tensors, n_samples, told
 from panning.foundation.seeding import torch_generator
 from panning.scoring.problem import Problem
 from panning.scoring.signals.site import Site
@@ -40,28 +41,41 @@ def sensitivity(site: Site) -> dict[str, Tensor]:
         def draw(*shape: int, generator: torch.Generator = generator) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float32).to(problem.weight)
 
-        images = draw(N_IMAGES, *problem.input_shape)
+        images = _random_inputs(problem.example, draw)
         fresh = draw(problem.layout.n_prunable) * he_deviations(problem).to(problem.weight)
         moved = fresh + EPSILON * draw(problem.layout.n_prunable)
         gates = site.mask.to(fresh.dtype).requires_grad_()
         statistics: list[tuple[Tensor, Tensor]] = []
 
-        def output(flat: Tensor, rules: dict[Any, flow.Rule], images: Tensor = images) -> Tensor:
+        def outputs(flat: Tensor, rules: dict[Any, flow.Rule], images: Any = images) -> list[Tensor]:
             parameters = {**others, **problem.layout.views(flat)}
-            return flow.run(problem.model, parameters, images, rules, flat.dtype)
+            return problem.example.outputs(problem.model, parameters, images, rules, flat.dtype)
 
         try:
             with torch.no_grad():
-                output(fresh * site.mask, _recording(statistics))
+                outputs(fresh * site.mask, _recording(statistics))
         except (RuntimeError, TypeError) as error:
             raise ModelError(
-                f"NTK-SAP feeds a network random real inputs of shape {problem.input_shape}, which this one does not take: "
-                f"{error}"
+                f"NTK-SAP feeds a network random real inputs ({told(images)}), which this one does not take: {error}"
             ) from error
-        difference = output(fresh * gates, _replaying(statistics)) - output(moved * gates, _replaying(statistics))
-        (grad,) = torch.autograd.grad(difference.square().sum(), gates, materialize_grads=True)
+        pairs = zip(
+            outputs(fresh * gates, _replaying(statistics)), outputs(moved * gates, _replaying(statistics)), strict=True
+        )
+        distance = torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
+        (grad,) = torch.autograd.grad(distance, gates, materialize_grads=True)
         total += grad * site.mask
     return {"ntk_grad": total}
+
+
+def _random_inputs(example: flow.Example, draw: Callable[..., Tensor]) -> Any:
+    """Random values in place of an example's real inputs; ``N_IMAGES`` samples where the example is one sample."""
+    n = N_IMAGES if n_samples(example.inputs) == 1 else None
+
+    def one(tensor: Tensor) -> Tensor:
+        several = tensor if n is None or not tensor.dim() else tensor.expand(n, *tensor.shape[1:])
+        return draw(*several.shape) if example.flows(tensor) else several
+
+    return map_tensors(one, example.inputs)
 
 
 def he_deviations(problem: Problem) -> Tensor:

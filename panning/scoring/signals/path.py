@@ -1,4 +1,5 @@
-"""SynFlow's path sum R: an all-ones input through the network of absolute weights, in float64 (Tanaka et al. 2020).
+"""SynFlow's path sum R: all-ones inputs through the network of absolute weights, in float64, all outputs summed (Tanaka et
+al. 2020).
 
 NOTE A norm counts with the magnitude of its weight, as any parameter that is not prunable. Where that is 0, as in the last
 norm of every residual block under zero-init (torchvision's ``zero_init_residual``), no path of R leads through the block:
@@ -34,11 +35,12 @@ def _path_gradient(site: Site, positive: Tensor) -> Tensor:
     others = {name: p.abs().double() for name, p in problem.other_parameters().items()}
     parameters = {**others, **problem.layout.views(positive)}
     for scale in SCALES:
-        inputs = problem.ones(torch.float64).requires_grad_() * 2.0**-scale
-        output = flow.run(problem.model, parameters, inputs, flow.POSITIVE_LINEAR, torch.float64)
-        (path_grad,) = torch.autograd.grad(
-            output, positive, torch.full_like(output, 2.0**-scale), materialize_grads=True
-        )
+        factor = 2.0**-scale
+        outputs = problem.example.paths(problem.model, parameters, flow.POSITIVE_LINEAR, torch.float64, factor)
+        if not outputs:
+            return torch.zeros_like(positive)
+        starts = [torch.full_like(output, factor) for output in outputs]
+        (path_grad,) = torch.autograd.grad(outputs, positive, starts, materialize_grads=True)
         if problem.layout.first_non_finite(path_grad) is None:
             break
     return path_grad

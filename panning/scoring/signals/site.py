@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from panning import flow
 from panning.data.batches import Batch
+from panning.flow.functions import LOSSES
 from panning.foundation.errors import ModelError, NonFiniteError
+from panning.foundation.nests import map_tensors, same_tensors, told
+from panning.scoring.interface import labels_of, own_loss
 from panning.scoring.problem import PLAIN, Problem, Scoring
 
 
@@ -46,7 +50,7 @@ class Site:
         """Whether both score the same samples, in the same order."""
         if self.round_number == other.round_number:
             return True
-        return all(torch.equal(mine, theirs) for mine, theirs in zip(self.batch, other.batch, strict=True))
+        return same_tensors(self.batch, other.batch)
 
     def effective(self) -> Tensor:
         """w * m, flat, a leaf that gradients are taken at."""
@@ -66,8 +70,15 @@ class Site:
         others = problem.other_parameters() if others is None else others
         rules = flow.BATCH_STATISTICS if scoring.batch_statistics else flow.TWICE_DIFFERENTIABLE
         parameters = {**others, **problem.layout.views(effective)}
-        logits = flow.run(problem.model, parameters, inputs, rules, effective.dtype)
-        loss = (scoring.loss or problem.loss)(logits / scoring.temperature, targets)
+        softened = Softened(scoring.temperature)
+        outputs = flow.run(
+            problem.model, parameters, inputs, {**rules, **softened.rules()}, effective.dtype, problem.forward
+        )
+        outputs = softened(outputs)
+        compared = (problem.loss, outputs, targets)
+        if scoring.loss is not None:
+            compared = (scoring.loss, *logits_and_labels(outputs, targets))
+        loss = compared[0](*compared[1:])
         if loss.numel() != 1:
             raise ModelError(f"The loss must be a scalar, given shape {tuple(loss.shape)}: use a mean over the batch.")
         if not torch.isfinite(loss):
@@ -76,6 +87,52 @@ class Site:
                 "check the model's initialisation, the input scaling and the loss."
             )
         return loss
+
+
+class Softened:
+    """Divides by a temperature what a loss compares: what the network gives, or what a loss inside the network takes."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+        self.inside = False
+
+    def rules(self) -> dict[Any, flow.Rule]:
+        return {} if self.temperature == 1.0 else dict.fromkeys(LOSSES, self._loss)
+
+    def _loss(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        self.inside = True
+        n_outputs = LOSSES[function]
+        return function(*(x / self.temperature for x in args[:n_outputs]), *args[n_outputs:], **kwargs)
+
+    def __call__(self, outputs: Any) -> Any:
+        """What the network gave, softened.
+
+        Raises:
+            ModelError: if the network has made a loss of it that no rule could soften.
+        """
+        if self.temperature == 1.0 or self.inside:
+            return outputs
+        if own_loss(outputs) is not None:
+            raise ModelError(
+                f"This method divides the outputs by {self.temperature:g} before the loss, and the network makes its loss "
+                "by code of its own. Let forward= return the outputs and loss= compare them, or take another method."
+            )
+        return map_tensors(lambda x: x / self.temperature if x.is_floating_point() else x, outputs)
+
+
+def logits_and_labels(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+    """What the losses of released code take.
+
+    Raises:
+        ModelError: if a network gives no tensor of logits, or the batch has no labels.
+    """
+    logits, labels = flow.logits_of(outputs), labels_of(targets)
+    if not isinstance(logits, Tensor) or not logits.dim() or labels is None:
+        raise ModelError(
+            f"This form of the method has a loss of its own, on logits and labels; given are {told(outputs)} and "
+            f"{told(targets)}. Take the method as its paper has it."
+        )
+    return logits, labels
 
 
 def gradient(scalar: Tensor, at: Tensor, *, create_graph: bool = False, retain_graph: bool | None = None) -> Tensor:

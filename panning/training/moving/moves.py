@@ -179,8 +179,7 @@ class Spending:
     """
 
     def __init__(self, problem: Problem) -> None:
-        few = None if problem.batches is None else problem.batches(0)[0][:1]
-        self._adds = multiply_adds(problem.model, problem.input_shape, problem.layout, few)
+        self._adds = multiply_adds(problem.model, problem.real_example, problem.layout)
         self._last: tuple[Tensor, float] | None = None
         self.dense_steps = 0.0
 

@@ -1,0 +1,111 @@
+"""An example of what a network is run on, for passes that follow its paths and read no values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from panning.flow.factors import TOKENS, is_index, marked
+from panning.flow.forward import Forward, Rule, call, run
+from panning.foundation.device import device_of
+from panning.foundation.errors import ModelError
+from panning.foundation.nests import fields_of, map_tensors, n_samples, samples, tensors_in
+
+#: Entries of an output object or mapping that are no outputs of their own.
+BY_PRODUCTS = ("loss", "past_key_values", "cache")
+
+
+def entry(result: Any, name: str) -> Any:
+    """What a network gives under a name, in a mapping or an object; None where there is nothing."""
+    return result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
+
+
+def logits_of(result: Any) -> Any:
+    """The ``logits`` of an output object or mapping that has them; anything else as it is."""
+    return result if isinstance(result, Tensor) or (found := entry(result, "logits")) is None else found
+
+
+def outputs_of(result: Any) -> list[Tensor]:
+    """The outputs among what a network gives: its logits, or else all real tensors but the loss and caches.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    outputs = logits_of(result)
+    if not isinstance(outputs, Tensor) and (fields := fields_of(outputs)) is not None:
+        outputs = [value for name, value in fields.items() if name not in BY_PRODUCTS] or list(fields.values())
+    found = [tensor for tensor in tensors_in(outputs) if tensor.is_floating_point() or tensor.is_complex()]
+    if not found:
+        raise ModelError(
+            f"The model returns {type(result).__name__}, in which panning finds no tensor of real numbers: pass "
+            "forward=, a function of the model and a batch that returns the outputs."
+        )
+    return found
+
+
+def first_sample(inputs: Any) -> Any:
+    """A batch's first sample where all its tensors agree on the first axis; the batch itself where they do not."""
+    return inputs if n_samples(inputs) is None else samples(inputs, slice(1))
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """What a network is run on where only its paths matter, and how it is called.
+
+    Real inputs count by their shapes alone: passes put ones in their place. Whole numbers (tokens, positions, masks) and
+    booleans stay as they are, for a network may look things up by them. A lone tensor that the network itself takes is
+    always ones.
+
+    Attributes:
+        inputs: a nest of tensors, as ``forward`` takes it.
+        forward: how the network is called with it.
+    """
+
+    inputs: Any
+    forward: Forward = call
+
+    @classmethod
+    def of_shape(cls, model: nn.Module, shape: Sequence[int], forward: Forward = call) -> Example:
+        """One tensor of this shape, a batch of one put before it, as the network's weights are."""
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        return cls(torch.ones(1, *shape, dtype=dtype), forward)
+
+    def ones(self, dtype: torch.dtype, device: torch.device, times: float = 1.0) -> Any:
+        """The inputs of a flow: they require gradients, by which flows tell them from constants.
+
+        Args:
+            times: what real inputs are filled with.
+        """
+
+        def one(tensor: Tensor) -> Tensor:
+            if self.flows(tensor):
+                return torch.full(tensor.shape, times, dtype=dtype, device=device, requires_grad=True).clone()
+            moved = tensor.to(device)
+            return marked(moved.clone(), TOKENS) if is_index(moved) else moved
+
+        return map_tensors(one, self.inputs)
+
+    def flows(self, tensor: Tensor) -> bool:
+        """Whether a tensor of the inputs is real, or a picture of bytes, and not something to look up by."""
+        lone = tensor is self.inputs and self.forward is call
+        return lone or tensor.dtype == torch.uint8 or tensor.is_floating_point() or tensor.is_complex()
+
+    def outputs(
+        self, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, rules: Mapping[Any, Rule],
+        dtype: torch.dtype,
+    ) -> list[Tensor]:  # fmt: skip
+        """The outputs of the network on ``inputs`` (see ``run``)."""
+        return outputs_of(run(model, parameters, inputs, rules, dtype, self.forward))
+
+    def paths(
+        self, model: nn.Module, parameters: Mapping[str, Tensor], rules: Mapping[Any, Rule], dtype: torch.dtype,
+        times: float = 1.0,
+    ) -> list[Tensor]:  # fmt: skip
+        """The outputs that an input or a parameter leads to, on ``ones``."""
+        inputs = self.ones(dtype, device_of(model), times)
+        outputs = self.outputs(model, parameters, inputs, rules, dtype)
+        return [output for output in outputs if output.requires_grad]

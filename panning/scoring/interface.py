@@ -1,0 +1,232 @@
+"""What of a user's batch a network is run on, what its loss is, and the ``Problem`` of both.
+
+======================  ===================  ==========================  ==============================
+batch                   the network gets     ``loss`` gets               without ``loss``
+======================  ===================  ==========================  ==============================
+(inputs, targets)       inputs               outputs, targets            cross-entropy
+a mapping               its entries          outputs, the batch          the network's own, or
+                        as keywords                                      cross-entropy with ``labels``
+any, with ``forward``   what ``forward``     what ``forward`` returns,   the same; of a pair,
+                        passes on            the batch                   cross-entropy with the targets
+======================  ===================  ==========================  ==============================
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panning.data.batches import Batch, batch_source
+from panning.flow import BATCH_STATISTICS, Forward, call, first_sample, logits_of, outputs_of, run
+from panning.flow.example import entry
+from panning.foundation.errors import DataError, ModelError
+from panning.foundation.nests import told
+from panning.masks.layout import Layout
+from panning.scoring.problem import Loss, Problem
+
+#: The entry of a mapping that a network compares its outputs with, as Hugging Face's networks call it.
+LABELS = "labels"
+#: What user's code raises on a batch that it was not made for.
+ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+WAY_OUT = (
+    "pass forward=, a function of the model and a batch that returns what the network gives, like "
+    "lambda model, batch: model(batch['image']), and loss=, a function of what it returns and the batch"
+)
+
+
+def problem_of(
+    model: nn.Module, layout: Layout, data: Any = None, *, input_shape: Sequence[int] | None = None,
+    example_inputs: Any = None, forward: Forward | None = None, loss: Loss | None = None, seed: int = 0,
+) -> Problem:  # fmt: skip
+    """The problem of pruning ``model`` for a user's own data, in any of the forms above.
+
+    Args:
+        input_shape: of one input tensor, without the batch; None takes it from ``data``.
+        example_inputs: in place of ``input_shape``: what the network is called with (one tensor, a tuple of positional
+            inputs, a mapping of keyword inputs), or what ``forward`` takes.
+
+    Raises:
+        DataError: if a batch has none of these forms, or nothing says what the network is run on.
+    """
+    source = None if data is None else _Read(batch_source(data, seed), _Reader(model, forward))
+    known: dict[str, Any] = {
+        "loss": default_loss if loss is None else loss if forward is not None else _OfLogits(loss),
+        "forward": forward or call,
+        "seed": seed,
+    }
+    if example_inputs is not None:
+        if input_shape is not None:
+            raise DataError("Pass input_shape or example_inputs, not both.")
+        return Problem(model, layout, None, source, example_inputs=example_inputs, **known)
+    if input_shape is not None:
+        return Problem(model, layout, tuple(input_shape), source, **known)
+    if source is None:
+        raise DataError(
+            "Pass data, or input_shape=(channels, height, width): which weights are alive depends on it. A network of "
+            "several inputs takes example_inputs= instead."
+        )
+    inputs, _ = source(0)
+    if isinstance(inputs, Tensor) and forward is None:
+        return Problem(model, layout, tuple(inputs.shape[1:]), source, **known)
+    return _with_one_sample(Problem(model, layout, None, source, example_inputs=inputs, **known))
+
+
+def _with_one_sample(problem: Problem) -> Problem:
+    """The problem with the first sample of its example inputs where the network takes it alone.
+
+    Raises:
+        ModelError: if the network takes neither the sample nor the batch.
+    """
+    inputs = problem.example_inputs
+    first = first_sample(inputs)
+    for tried in (first, inputs) if first is not inputs else (inputs,):
+        try:
+            with torch.no_grad():
+                _run(problem, problem.here(tried))
+            return replace(problem, example_inputs=tried)
+        except ERRORS as error:
+            failed = error
+    raise ModelError(
+        f"The model fails on the data ({told(inputs)}): {type(failed).__name__}: {failed}. If the network is to be called "
+        f"otherwise, {WAY_OUT}."
+    ) from failed
+
+
+def _run(problem: Problem, inputs: Any) -> Any:
+    """What the network gives, with its outputs looked for."""
+    result = run(problem.model, problem.parameters(), inputs, BATCH_STATISTICS, problem.weight.dtype, problem.forward)
+    outputs_of(result)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _OfLogits:
+    """A user's loss where the network itself is called: output objects come as their logits."""
+
+    loss: Loss
+
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        return self.loss(logits_of(outputs), targets)
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Batches as problems have them."""
+
+    raw: Any
+    read: _Reader
+
+    def __call__(self, number: int) -> Batch:
+        return self.read(self.raw(number))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Says what of a user's batch is what."""
+
+    model: nn.Module
+    forward: Forward | None
+
+    def __call__(self, batch: Any) -> Batch:
+        if self.forward is not None:
+            return batch, batch
+        if isinstance(batch, Mapping):
+            return self._mapping(batch)
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise DataError(
+                f"A batch must be a pair (inputs, targets) or a mapping of the model's inputs, given {told(batch)}. For any "
+                f"other batch {WAY_OUT}."
+            )
+        inputs, targets = batch
+        if not isinstance(inputs, Tensor | Mapping | tuple | list):
+            raise DataError(f"The inputs of a batch must be tensors, given {told(inputs)}. For any other {WAY_OUT}.")
+        if isinstance(inputs, Tensor) and isinstance(targets, Tensor) and inputs.dim() and targets.dim():
+            _check_lengths(inputs, targets)
+        return inputs, targets
+
+    def _mapping(self, batch: Mapping[str, Any]) -> Batch:
+        taken = inspect.signature(self.model.forward).parameters
+        by_name = {name: p for name, p in taken.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+        needed = [name for name, p in by_name.items() if p.default is p.empty and name not in batch]
+        unknown = [name for name in batch if name not in by_name and not takes_all]
+        if needed or set(unknown) - {LABELS}:
+            raise DataError(
+                f"The model's forward takes {', '.join(by_name) or 'nothing by name'}, and the batch has "
+                f"{', '.join(map(str, batch))}. A batch whose entries are the forward's own parameters, and '{LABELS}', is "
+                f"taken as it is; for any other {WAY_OUT}."
+            )
+        if unknown:
+            return {name: value for name, value in batch.items() if name != LABELS}, batch[LABELS]
+        return batch, batch
+
+
+def _check_lengths(inputs: Tensor, targets: Tensor) -> None:
+    if len(inputs) != len(targets) or len(inputs) == 0:
+        raise DataError(
+            f"A batch needs as many targets as inputs, given {len(inputs)} inputs and {len(targets)} targets."
+        )
+
+
+def own_loss(outputs: Any) -> Tensor | None:
+    """The loss that a network has computed itself: one number, or the ``loss`` of an output object or mapping."""
+    found = outputs if isinstance(outputs, Tensor) else entry(outputs, "loss")
+    return found if isinstance(found, Tensor) and not found.dim() and found.is_floating_point() else None
+
+
+def labels_of(targets: Any) -> Tensor | None:
+    """The tensor that outputs are compared with: of a pair its second part, of a mapping its ``labels``."""
+    if isinstance(targets, tuple | list) and len(targets) == 2:
+        targets = targets[1]
+    found = targets.get(LABELS) if isinstance(targets, Mapping) else targets
+    return found if isinstance(found, Tensor) else None
+
+
+def default_loss(outputs: Any, targets: Any) -> Tensor:
+    """The network's own loss, or else the cross-entropy of its logits with the targets.
+
+    Raises:
+        DataError: if there is neither.
+    """
+    if (own := own_loss(outputs)) is not None:
+        return own
+    logits, labels = logits_of(outputs), labels_of(targets)
+    if not isinstance(logits, Tensor) or labels is None:
+        raise DataError(
+            f"The network gives {told(outputs)} and no loss of its own, and cross-entropy cannot compare it with "
+            f"{told(targets)}: pass loss=, a function that makes one number of both."
+        )
+    return F.cross_entropy(logits, labels)
+
+
+def check_batch(problem: Problem) -> None:
+    """Say what is wrong where the model or the loss does not take the data, before a method runs into it.
+
+    Raises:
+        ModelError, DataError: with the batch, and what was raised.
+    """
+    inputs, targets = problem.batch(0)
+    given = f"batch {told(inputs)}" if inputs is targets else f"inputs {told(inputs)}, targets {told(targets)}"
+    who = "The model" if problem.forward is call else "forward"
+    try:
+        with torch.no_grad():
+            outputs = _run(problem, inputs)
+    except ERRORS as error:
+        raise ModelError(
+            f"{who}, of {problem.weight.dtype}, fails on the data ({given}): {type(error).__name__}: {error}"
+        ) from error
+    try:
+        value = problem.loss(outputs, targets)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"it gives {type(value).__name__}, but must give a tensor")
+    except ERRORS as error:
+        second = "the data" if problem.forward is call else "the whole batch, which it gets as its second argument"
+        raise DataError(
+            f"The loss fails on outputs {told(outputs)} and {second} ({given}): {type(error).__name__}: {error}"
+        ) from error
