@@ -76,7 +76,7 @@ def test_all_errors_of_a_file_come_in_one_message(tmp_path: Path) -> None:
         load_config(Outer, file)
     message = str(caught.value)
     assert message.startswith(f"{file}: 5 error(s)\n")
-    assert "  method: Field required" in message
+    assert "  method: this key is needed." in message
     assert "  inner.learning_rte: unknown key. Did you mean 'learning_rate'?" in message
     assert "  inner.n_steps: " in message and "(given: 'many')" in message
     assert "  layers.0.learning_rate: " in message and "(given: -1)" in message

@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-from panning.cli import bench, export, mask, methods, output, prune, reproduce, search, train, train_agent, validate
+from panning.cli import (
+    bench,
+    configs,
+    export,
+    mask,
+    methods,
+    output,
+    prune,
+    reproduce,
+    search,
+    train,
+    train_agent,
+    validate,
+)
 from panning.cli.shape import Command, Group
 from panning.foundation.errors import PanningError
 from panning.foundation.extras import extra_packages
@@ -27,6 +40,7 @@ COMMANDS = (
     mask,
     bench,
     reproduce,
+    configs,
     validate,
 )  # in the order of the help
 

@@ -9,15 +9,24 @@ import typer
 
 from panning.cli import options, output
 from panning.cli.shape import Group
+from panning.foundation.packaged import packaged_configs
+from panning.foundation.registry import nearest
 
 
 class _ConfigOrCommand(Group):
     """``panning bench CONFIG`` is ``panning bench run CONFIG``."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0].endswith((".yaml", ".yml")):
+        first = args[0]
+        names = [*self.commands, *_packaged()]
+        is_command = first.startswith("-") or first in self.commands or nearest(first, names) in self.commands
+        if Path(first).exists() or first.endswith((".yaml", ".yml")) or not is_command:
             args = ["run", *args]
         return super().resolve_command(ctx, args)
+
+
+def _packaged() -> set[str]:
+    return {name for full in packaged_configs("bench") for name in (full, full.removeprefix("bench/"))}
 
 
 Records = Annotated[
@@ -32,7 +41,8 @@ app = typer.Typer(
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="A grid (YAML).", show_default=False)],
+    config: options.Config,
+    changes: options.Changes = None,
     out: options.Out = None,
     share: Annotated[
         str, typer.Option("--share", metavar="I/N", help="Only the I-th of N parts; panning bench merge joins them.")
@@ -45,22 +55,22 @@ def run(
 ) -> None:
     """Prune and train every cell of a grid that is not there yet: models, data, densities, methods, seeds.
 
-    Example: panning bench configs/bench/digits-mlp.yaml
+    Example: panning bench digits-mlp
     """
-    from panning.compare.grid import GridConfig
     from panning.compare.run import check_grid, run_grid
-    from panning.foundation.config import load_config
+    from panning.searches.kinds import BENCH, named_config
 
-    grid = load_config(GridConfig, config).with_data(data_root, download, device)
+    found = named_config(BENCH, config, changes or ())
+    grid = found.config.with_data(data_root, download, device)
     part = _share(share)
-    n_cells, n_trainings = check_grid(grid, config.parent)  # before Ray starts: wrong input is answered at once
+    n_cells, n_trainings = check_grid(grid, found.path.parent)  # before Ray starts: wrong input is answered at once
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
     folder = out or Path("runs") / f"bench-{grid.name}"
     with (
         options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s, grid.device) as executor,
         output.listener() as listen,
     ):
-        records = run_grid(grid, config.parent, folder, executor, listen, part)
+        records = run_grid(grid, found.path.parent, folder, executor, listen, part)
     failed = [record for record in records if record.metrics["error"] is not None]
     for record in failed:
         output.note(f"failed: {record.config['by']} at {record.config['density']:g}: {record.metrics['error']}")

@@ -15,6 +15,14 @@ from panning.foundation.machine import usable_cores
 if TYPE_CHECKING:
     from panning.jobs.executor import Executor
 
+Config = Annotated[
+    str,
+    typer.Argument(help="A config file, or the name of a packaged config (panning configs list).", show_default=False),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the config, as seeds=[0,1].", show_default=False),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of this run; an interrupted run goes on there.")]
 Workers = Annotated[
     int | None,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -15,7 +13,8 @@ app = typer.Typer()
 
 @app.command()
 def search(
-    config: Annotated[Path, typer.Argument(help="A search config (YAML).", show_default=False)],
+    config: options.Config,
+    changes: options.Changes = None,
     out: options.Out = None,
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
@@ -26,17 +25,21 @@ def search(
 ) -> None:
     """Train an agent, search for masks, train the winner, the agent's masks and all baselines, write the table.
 
-    Example: panning search configs/search/fashion-lenet5.yaml --data-root DIR
+    Examples:
+
+        panning search fashion-lenet5 --data-root DIR
+
+        panning search mine.yaml seeds=[0,1] agent.ppo.n_rollouts=5
     """
     from panning.compare.report import short_cells
-    from panning.foundation.config import load_config
     from panning.searches import report
-    from panning.searches.config import SearchConfig
+    from panning.searches.kinds import SEARCH, named_config
     from panning.searches.run import check_search, run_search
 
-    settings = load_config(SearchConfig, config).with_data(data_root, download, device)
+    found = named_config(SEARCH, config, changes or ())
+    settings = found.config.with_data(data_root, download, device)
     ready = check_search(settings)  # before Ray starts: wrong input is answered at once
-    folder = out or Path("runs") / config.stem
+    folder = out or Path("runs") / found.stem
     n_workers = options.worker_count(workers)
     with (
         options.executor(n_workers, ray_address, settings.job_timeout_s, settings.device) as executor,
@@ -62,5 +65,4 @@ def demo(
     as_json: options.AsJson = False,
 ) -> None:
     """Run the whole job on the embedded digits in a few minutes; run it again to go on after an interruption."""
-    with resources.as_file(resources.files("panning.configs") / "demo" / "digits.yaml") as config:
-        search(config, out or Path("runs") / "demo", workers, ray_address, device=device, as_json=as_json)
+    search("demo/digits", None, out or Path("runs") / "demo", workers, ray_address, device=device, as_json=as_json)

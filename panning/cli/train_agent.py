@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -15,7 +14,8 @@ app = typer.Typer()
 
 @app.command("train-agent")
 def train_agent(
-    config: Annotated[Path, typer.Argument(help="An agent config (YAML).", show_default=False)],
+    config: options.Config,
+    changes: options.Changes = None,
     out: options.Out = None,
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
@@ -26,21 +26,23 @@ def train_agent(
 ) -> None:
     """Train an agent; leaves policy.safetensors, which a search config or `panning prune --policy` takes.
 
-    Example: panning train-agent configs/agent/digits.yaml
+    Example: panning train-agent agent/digits ppo.n_rollouts=10
     """
     from panning import agents
     from panning.agents.pictures import reward_picture
-    from panning.foundation.config import dump_config, load_config
+    from panning.foundation.config import dump_config
     from panning.foundation.files import write_atomic
     from panning.foundation.records import read_records
     from panning.foundation.tables import write_table
+    from panning.searches.kinds import AGENT, named_config
     from panning.tasks import load_task
 
-    settings = load_config(agents.AgentConfig, config).with_data(data_root, download, device)
+    found = named_config(AGENT, config, changes or ())
+    settings = found.config.with_data(data_root, download, device)
     for task in settings.env.tasks:
         # Before Ray starts: wrong input is answered at once.
         load_task(task, settings.env.seeds[0], settings.source.on_cpu)
-    folder = out or Path("runs") / f"agent-{config.stem}"
+    folder = out or Path("runs") / f"agent-{found.stem}"
     n_workers = options.worker_count(workers)
     with options.ray(n_workers, ray_address, settings.device), output.listener() as listen:
         agents.train_agent(settings, folder, n_workers=n_workers, listen=listen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,29 +13,21 @@ app = typer.Typer()
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(help="Configuration files (YAML).", show_default=False)],
+    files: Annotated[list[str], typer.Argument(help="Config files, or names of packaged configs.", show_default=False)],
 ) -> None:
     """Check configuration files; all errors of a file come at once.
 
-    Example: panning validate configs/search/fashion-lenet5.yaml
+    Example: panning validate mine.yaml search/fashion-lenet5
     """
-    from panning.agents import AgentConfig
-    from panning.compare.grid import GridConfig
-    from panning.foundation.config import Config, parse_config, read_yaml
+    from panning.foundation.config import parse_config, read_yaml
     from panning.foundation.errors import ConfigError
-    from panning.searches.config import SearchConfig
-    from panning.training.presets import Preset
+    from panning.searches.kinds import KINDS, config_path, kind_of
 
-    kinds: dict[str, type[Config]] = {
-        "search": SearchConfig, "agent": AgentConfig, "bench": GridConfig, "recipe": Preset,
-    }  # fmt: skip
     failed = []
     for file in files:
         try:
-            values = read_yaml(file)
-            keys = set(values) if isinstance(values, dict) else set()
-            name = max(kinds, key=lambda kind: len(keys & set(kinds[kind].model_fields)))
-            parse_config(kinds[name], values, str(file))
+            values = read_yaml(path := config_path(file))
+            parse_config(KINDS[name := kind_of(values)].model, values, str(path))
             output.say(f"{file}: a well-formed {name} config")
         except ConfigError as error:
             failed.append(str(error))

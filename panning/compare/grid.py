@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from panning.episode.policy_net import load_policy
-from panning.foundation.config import DISTINCT, Config
+from panning.foundation.config import DISTINCT, OR_NAME, Config
 from panning.jobs.outcome import CellOutcome
 from panning.jobs.spec import CellSpec, digest
 from panning.jobs.ways import Agent, Method, Way
@@ -85,7 +85,7 @@ class GridTask(Config):
     """
 
     task: NamedTask
-    recipe: Recipe
+    recipe: Annotated[Recipe, OR_NAME]
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], DISTINCT] = ()
 
     @field_validator("recipe", mode="before")
@@ -108,7 +108,7 @@ class GridConfig(RunConfig):
     tasks: Annotated[tuple[GridTask, ...], Field(min_length=1), DISTINCT]
     densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]
     seeds: Annotated[tuple[int, ...], Field(min_length=1), DISTINCT]
-    methods: Annotated[tuple[Contender, ...], Field(min_length=1), DISTINCT]
+    methods: Annotated[tuple[Annotated[Contender, OR_NAME], ...], Field(min_length=1), DISTINCT]
     short: Annotated[tuple[Recipe, ...], DISTINCT] = ()
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 

@@ -6,12 +6,14 @@ Unknown keys are refused with the nearest right name, and every error of a file 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, ValidationInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from panning.foundation.errors import ConfigError, PanningError
 from panning.foundation.files import read_regular
@@ -49,6 +51,17 @@ def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
 
 #: The type of a tuple in which nothing stands twice: ``Annotated[tuple[int, ...], DISTINCT]``.
 DISTINCT = AfterValidator(_distinct)
+
+
+class _OrName:
+    """For the schema alone; what reads the name is a validator of the field or of its model."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
+
+#: The type of a value for which a text may stand, the name of one: ``Annotated[Recipe, OR_NAME]``.
+OR_NAME = _OrName()
 
 #: Ours have 2 KiB; the YAML reader needs a second and more for a hostile megabyte.
 MAX_CONFIG_BYTES = 1 << 16
@@ -139,6 +152,49 @@ def read_yaml(path: str | Path) -> Any:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
 
 
+def overridden(values: Any, changes: Sequence[str]) -> Any:
+    """The values of a file with changes like ``agent.ppo.n_rollouts=5``, whose values are YAML. Lists are counted from 0.
+
+    A key that is not there is added, so that what checks the values says whether it may be.
+
+    Raises:
+        ConfigError: if a change is no such thing, or leads through a value that has no keys inside.
+
+    Examples:
+        >>> from panning.foundation.config import overridden
+        >>> overridden({"rungs": [{"keep": 5}], "seeds": [0]}, ["rungs.0.keep=3", "seeds=[0, 1]", "agent.seed=4"])
+        {'rungs': [{'keep': 3}], 'seeds': [0, 1], 'agent': {'seed': 4}}
+    """
+    for change in changes:
+        place, equals, text = change.partition("=")
+        keys = place.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"'{change}' changes nothing: give KEY=VALUE, as seeds=[0,1] or agent.ppo.n_rollouts=5.")
+        try:
+            value = yaml.load(text, _Loader)
+        except Exception as error:
+            raise ConfigError(f"'{change}': the value is not valid YAML: {error}") from None
+        values = _changed(values, keys, value, f"'{change}'")
+    return values
+
+
+def _changed(values: Any, keys: Sequence[str], new: Any, said: str) -> Any:
+    """``values`` with ``new`` where ``keys`` lead."""
+    if not keys:
+        return new
+    key, *rest = keys
+    if values is None or isinstance(values, dict):
+        values = values or {}
+        return {**values, key: _changed(values.get(key), rest, new, said)}
+    if not isinstance(values, list):
+        raise ConfigError(
+            f"{said}: there is no '{key}' in {reprlib.repr(values)}; give the whole value, as {{{key}: ...}}."
+        )
+    if not key.isdecimal() or int(key) >= len(values):
+        raise ConfigError(f"{said}: '{key}' is no place in a list of {len(values)}; they are numbered from 0.")
+    return [_changed(value, rest, new, said) if n == int(key) else value for n, value in enumerate(values)]
+
+
 def dump_config(config: Config) -> str:
     """The configuration as YAML that ``load_config`` reads back to an equal object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -152,8 +208,13 @@ def _line(kind: type[BaseModel], entry: Any) -> str:
         near = nearest(str(entry["loc"][-1]), allowed)
         hint = f" Did you mean '{near}'?" if near else f" Allowed: {', '.join(allowed)}." if allowed else ""
         return f"  {where}: unknown key.{hint}"
+    if entry["type"] == "missing":
+        return f"  {where}: this key is needed."
+    message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] == "value_error" and isinstance(entry["input"], dict):
+        return f"  {where}: {message}"  # it names the keys that do not go together; the others say nothing
     # reprlib, since a few YAML aliases can stand for gigabytes when written out.
-    return f"  {where}: {entry['msg']} (given: {reprlib.repr(entry['input'])})"
+    return f"  {where}: {message} (given: {reprlib.repr(entry['input'])})"
 
 
 def _owner(kind: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel] | None:

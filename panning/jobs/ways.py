@@ -12,7 +12,7 @@ from panning.episode.actions import ActionSpec
 from panning.episode.episode import Policy, run_policy
 from panning.episode.policies import POLICIES, Replay, make_policy
 from panning.episode.policy_net import PolicyNet
-from panning.foundation.config import Config, Name
+from panning.foundation.config import OR_NAME, Config, Name
 from panning.foundation.errors import PanningError
 from panning.foundation.records import content_key
 from panning.foundation.registry import origins
@@ -73,7 +73,7 @@ class By(Config):
         members: so many networks, each of its own weights and masks, that predict together.
     """
 
-    dynamic: DynamicSpec | None = None
+    dynamic: Annotated[DynamicSpec, OR_NAME] | None = None
     members: Annotated[int, Field(ge=1, le=100)] = 1
 
     @model_serializer(mode="wrap")

@@ -8,11 +8,11 @@ A recipe is a file of ``panning.configs``/recipes, ``MODEL-DATA.yaml``, with the
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import field_validator
 
-from panning.foundation.config import Config, ConfigT, load_config
+from panning.foundation.config import OR_NAME, Config, ConfigT, load_config
 from panning.foundation.registry import unknown_name_message
 from panning.training import Recipe
 
@@ -55,7 +55,7 @@ class DynamicPreset(Config):
         options: the method's numbers that are not those of its row.
     """
 
-    recipe: Recipe
+    recipe: Annotated[Recipe, OR_NAME]
     options: dict[str, Any] = {}
 
     @field_validator("recipe", mode="before")

@@ -1,0 +1,192 @@
+"""The kinds of configs, and a config of a kind: from a file or by its name, with what the caller changes of it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+from panning.agents.config import AgentConfig
+from panning.compare.grid import GridConfig
+from panning.foundation.config import Config, ConfigT, overridden, parse_config, read_yaml
+from panning.foundation.errors import ConfigError
+from panning.foundation.packaged import packaged_configs, packaged_name
+from panning.foundation.records import content_key
+from panning.foundation.registry import lookup, nearest
+from panning.searches.config import SearchConfig
+from panning.training.presets import DynamicPresets, Preset
+
+
+@dataclass(frozen=True)
+class ConfigKind(Generic[ConfigT]):
+    """A kind of config.
+
+    Attributes:
+        folders: of ``panning.configs`` with files of this kind.
+        used: what takes such a config.
+    """
+
+    model: type[ConfigT]
+    folders: tuple[str, ...]
+    used: str
+
+
+SEARCH = ConfigKind(SearchConfig, ("search", "demo"), "panning search CONFIG")
+AGENT = ConfigKind(AgentConfig, ("agent",), "panning train-agent CONFIG")
+BENCH = ConfigKind(GridConfig, ("bench",), "panning bench CONFIG")
+KINDS: dict[str, ConfigKind[Any]] = {
+    "search": SEARCH,
+    "agent": AGENT,
+    "bench": BENCH,
+    "recipe": ConfigKind(Preset, ("recipes",), "panning train --recipe MODEL-DATA/FORM"),
+    "dynamic": ConfigKind(DynamicPresets, ("dynamics",), "panning train --dynamic METHOD/MODEL-DATA/FORM"),
+}
+
+
+@dataclass(frozen=True)
+class Named(Generic[ConfigT]):
+    """A config that was found.
+
+    Attributes:
+        path: its file; what the file names relatively lies beside it.
+        stem: names the folder of its run: the file's, with a hash of what the caller changed.
+    """
+
+    config: ConfigT
+    path: Path
+    stem: str
+
+
+def named_config(kind: ConfigKind[ConfigT], given: str | Path, changes: Sequence[str] = ()) -> Named[ConfigT]:
+    """The config that ``given`` names, a file or a packaged one, with ``changes`` like ``agent.ppo.n_rollouts=5``.
+
+    Raises:
+        ConfigError: if there is none, it is of another kind, or not well-formed: all errors at once, with the nearest names.
+
+    Examples:
+        >>> from panning.searches.kinds import SEARCH, named_config
+        >>> named_config(SEARCH, "fashion-lenet5", ["seeds=[0]"]).config.seeds
+        (0,)
+    """
+    path = config_path(given, kind)
+    source = str(path) + (f" with {' '.join(changes)}" if changes else "")
+    values = read_yaml(path)
+    _check_kind(kind, values, path)
+    config = parse_config(kind.model, overridden(values, changes), source)
+    return Named(config, path, path.stem + (f"-{content_key(sorted(changes))[:8]}" if changes else ""))
+
+
+def config_path(given: str | Path, kind: ConfigKind[Any] | None = None) -> Path:
+    """The file that ``given`` names: its path, or a packaged config's name, with or without the folder before it.
+
+    Args:
+        kind: of these alone; None takes all kinds.
+
+    Raises:
+        ConfigError: if there is none, or it names several.
+    """
+    if Path(given).is_file():
+        return Path(given)
+    if Path(given).is_dir():
+        held = Path(given) / "config.yaml"
+        raise ConfigError(f"'{given}' is a folder: name a config file" + (f", as {held}." if held.is_file() else "."))
+    kinds = KINDS.values() if kind is None else (kind,)
+    known = packaged_configs(*(folder for one in kinds for folder in one.folders))
+    name = packaged_name(str(given))
+    found = [path for full, path in known.items() if name in (full, path.stem)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = " or ".join(full for full, path in known.items() if path in found)
+        raise ConfigError(f"Several configs are called '{given}': name one of them with its folder, {several}.")
+    raise ConfigError(_absent(str(given), name, kind, known))
+
+
+def kind_of(values: Any) -> str:
+    """The name of the kind whose keys the values of a file have most of.
+
+    Examples:
+        >>> from panning.searches.kinds import kind_of
+        >>> kind_of({"env": {}, "seed": 0})
+        'agent'
+    """
+    return max(KINDS, key=lambda name: _n_keys(values, KINDS[name]))
+
+
+def _n_keys(values: Any, kind: ConfigKind[Any]) -> int:
+    return len(set(values) & set(kind.model.model_fields)) if isinstance(values, dict) else 0
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A config of the package.
+
+    Attributes:
+        kind: a row of ``KINDS``.
+        about: the first sentence of the file.
+    """
+
+    name: str
+    kind: str
+    used: str
+    about: str
+
+
+def listed() -> list[Listed]:
+    """Every config of the package."""
+    return [
+        Listed(
+            name,
+            kind,
+            re.sub("CONFIG|MODEL-DATA|METHOD(?=/)", path.stem, row.used, count=1),
+            _first_sentence(path.read_text()),
+        )
+        for kind, row in KINDS.items()
+        for name, path in packaged_configs(*row.folders).items()
+    ]
+
+
+def _used(kind: ConfigKind[Any], stem: str) -> str:
+    return re.sub("CONFIG|MODEL-DATA|METHOD(?=/)", stem, kind.used, count=1)
+
+
+def _first_sentence(text: str) -> str:
+    """Of the comment that a file begins with; full stops within names and numbers end nothing."""
+    lines = itertools.takewhile(lambda line: line.startswith("# ") and line.strip("# "), text.splitlines())
+    text = " ".join(line[2:].strip() for line in lines)
+    return re.split(r"(?<!\bal)\.(?: |$)", text)[0] + "."
+
+
+def schema(kind: str) -> Mapping[str, Any]:
+    """The JSON schema of a kind of config, which editors complete and check by.
+
+    Raises:
+        UnknownNameError: if there is no such kind.
+    """
+    title = f"panning {kind} config"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema_of(kind), "title": title}
+
+
+def _schema_of(kind: str) -> dict[str, Any]:
+    model: type[Config] = lookup(KINDS, kind, "kind of config").model
+    return model.model_json_schema()
+
+
+def _check_kind(kind: ConfigKind[Any], values: Any, path: Path) -> None:
+    """Of a config of another kind, one sentence says more than what every key of it lacks."""
+    other = KINDS[name := kind_of(values)]
+    if _n_keys(values, other) > _n_keys(values, kind):
+        raise ConfigError(f"{path} is a config of the kind '{name}': '{other.used}' takes it, '{kind.used}' does not.")
+
+
+def _absent(given: str, name: str, kind: ConfigKind[Any] | None, known: Mapping[str, Path]) -> str:
+    message = f"No configuration file '{given}', and the package has none of this name."
+    for other in KINDS.values() if kind is not None else ():
+        if name in {part for full, path in packaged_configs(*other.folders).items() for part in (full, path.stem)}:
+            return f"{message} '{other.used}' takes one of this name."
+    names = list(known) if kind is None or "/" in name else [path.stem for path in known.values()]
+    near = nearest(name, names)
+    return message + (f" Did you mean '{near}'?" if near else "") + f" It has: {', '.join(names)}."
