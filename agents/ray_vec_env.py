@@ -44,6 +44,8 @@ class _EnvWorker:
 
     def step(self, actions: Any) -> Any:
         observations, rewards, dones, infos = self.envs.step(actions)
+        for info in infos:
+            info.pop("masks", None)  # large, and no training reads them
         return np.copy(observations), rewards, dones, infos  # type: ignore[arg-type]
 
     def replay(self, seed: int | None, actions: list[Any]) -> Any:

@@ -120,7 +120,7 @@ def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, flo
 
 
 def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
-    makers = [partial(_make_env, config.env.model_dump(mode="json"), config.source)] * config.ppo.n_envs
+    makers = [partial(_make_env, config.env, config.source)] * config.ppo.n_envs
     if n_workers == 0:
         return DummyVecEnv(list(makers))
     from panning.agents.ray_vec_env import RayVecEnv  # imports Ray
@@ -128,8 +128,7 @@ def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
     return RayVecEnv(makers, n_workers, config.device)
 
 
-def _make_env(env: dict[str, Any], source: DataSource) -> Monitor:
-    spec = EnvSpec.model_validate(env)
+def _make_env(spec: EnvSpec, source: DataSource) -> Monitor:
     return Monitor(spec.make(source), info_keywords=_logged(spec))
 
 

@@ -10,20 +10,19 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from panning.envs import rendering
+from panning.envs import arguments, rendering
 from panning.envs.ending import RewardSpec, ending_reward, ending_terms
 from panning.episode.actions import ActionSpec
-from panning.episode.episode import decode, initial, is_terminated, transition
+from panning.episode.episode import decode, initial, is_terminated, result_of, transition
 from panning.episode.observations import STANDARD, ObservationSpec, observe
 from panning.episode.round_reward import round_reward, round_terms
 from panning.episode.state import EpisodeState
 from panning.foundation.config import parse_config
 from panning.foundation.device import check_device_name
 from panning.foundation.errors import ConfigError
-from panning.masks.masks import check_density
+from panning.masks.masks import Masks, check_density
+from panning.pruners.described import described
 from panning.tasks import DataSource, Task, TaskSpec, load_task
-
-DEFAULT_TASK = TaskSpec(model="mlp", data="digits")
 
 
 class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
@@ -37,6 +36,20 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
     >>> observation, reward, terminated, truncated, info = env.step(action)
     >>> observation.shape, terminated, round(info["density"], 3)
     ((16,), False, 0.224)
+    >>> env.masks().n_kept, env.masks().n_prunable
+    (11248, 50432)
+
+    A network and data of your own:
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> data = (torch.randn(100, 6), torch.arange(100) % 2)
+    >>> env = PanningEnv(model=net, data=data, densities=[0.2], n_rounds=1)
+    >>> env.reset(seed=0)[0].shape
+    (16,)
+    >>> *_, info = env.step(action)
+    >>> info["masks"].n_kept
+    13
 
     ## Description
     An episode starts with a dense network at its initial weights. In each round the agent says how to weigh the scoring
@@ -63,12 +76,18 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
 
     ## Information
     ``density``, ``effective_density``, ``target_density``, ``task``, ``seed``, ``round`` and the unweighted terms of the
-    round; at the end of an episode also the figures of the final mask (``RewardSpec.figures``).
+    round; at the end of an episode also the figures of the final mask (``RewardSpec.figures``) and the mask itself,
+    ``masks`` (``panning.Masks``).
 
     ## Arguments
 
     Args:
-        tasks: specs, or mappings with their keys.
+        tasks: a list of "MODEL/DATA" in names, mappings with the keys of ``panning.tasks.TaskSpec``, or such specs; None is
+            the MLP on the digits.
+        model: in place of tasks: a module, a function or class that makes one for each seed, or a name. A module is copied
+            as it is, and is the network of every seed.
+        data: of ``model``: a name, (inputs, labels), a Dataset, a DataLoader, or a mapping of such with the keys train,
+            validation and test (``panning.data.OwnData``).
         densities: targets; each episode draws one.
         seeds: of the initial weights and scoring batches; each episode draws one.
         n_rounds: the most rounds an episode may take.
@@ -76,6 +95,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         data_root: where data sets lie.
         device: where networks are scored and, at the end, trained: auto, cpu, cuda, cuda:N or mps.
         render_mode: ``ansi`` (text) or ``rgb_array`` (picture): density of each layer over the rounds.
+
+    An environment can be pickled and copied at any time: the copy runs the episode's actions again.
 
     ## References
     Kang et al., Neural Network Panning, ACCV 2022, arXiv 2209.13378.
@@ -88,11 +109,13 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
 
     def __init__(
         self,
-        tasks: Sequence[TaskSpec | Mapping[str, Any]] = (DEFAULT_TASK,),
+        tasks: Sequence[TaskSpec | Mapping[str, Any] | str] | None = None,
         densities: Sequence[float] = (0.05,),
         seeds: Sequence[int] = (0,),
         n_rounds: int = 6,
         *,
+        model: Any = None,
+        data: Any = None,
         action: ActionSpec | Mapping[str, Any] = ActionSpec(),  # noqa: B008 (frozen)
         reward: RewardSpec | Mapping[str, Any] = RewardSpec(),  # noqa: B008 (frozen)
         observations: Sequence[str] = STANDARD,
@@ -100,23 +123,19 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         device: str = "cpu",
         render_mode: str | None = None,
     ) -> None:
-        if not (tasks and densities and seeds) or n_rounds < 1:
-            raise ConfigError("The environment needs at least one task, one density, one seed and one round.")
+        if type(n_rounds) is not int or n_rounds < 1:
+            raise ConfigError(f"n_rounds is {n_rounds!r}, but must be a whole number of at least 1.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"Unknown render mode '{render_mode}'. Allowed: {self.metadata['render_modes']}.")
-        self.tasks = tuple(t if isinstance(t, TaskSpec) else parse_config(TaskSpec, dict(t), "task") for t in tasks)
-        self.densities = tuple(check_density(density) for density in densities)
-        self.seeds = tuple(seeds)
+        self.tasks = arguments.tasks(tasks, model, data)
+        self.densities = tuple(map(check_density, arguments.listed("densities", densities, "[0.05]")))
+        self.seeds = arguments.listed("seeds", seeds, "[0, 1]")
         self.n_rounds = n_rounds
-        self.spec_of_action = (
-            action if isinstance(action, ActionSpec) else parse_config(ActionSpec, dict(action), "action")
-        )
-        self.spec_of_reward = (
-            reward if isinstance(reward, RewardSpec) else parse_config(RewardSpec, dict(reward), "reward")
-        )
+        self.spec_of_action = arguments.spec(ActionSpec, action, "action", "{'form': 'pick'}")
+        self.spec_of_reward = arguments.spec(RewardSpec, reward, "reward", "{'training': 20.0}")
         self.source = DataSource(root=data_root, device=check_device_name(device))
         self.render_mode = render_mode
-        seen = {"observations": tuple(observations)}
+        seen = {"observations": arguments.listed("observations", observations, f"{list(STANDARD[:2])}")}
         self.observations = parse_config(ObservationSpec, seen, "the environment").observations
         self.observation_space = spaces.Box(-1.0, 1.0, (len(self.observations),), np.float32)
         self.action_space = action_space(self.spec_of_action)
@@ -124,6 +143,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self._task: Task | None = None
         self._state: EpisodeState | None = None
         self._frames: list[rendering.Frame] = []
+        self._begun: tuple[int, int, float] | None = None  # task, seed and density of the episode
+        self._actions: list[NDArray[Any]] = []
 
     @property
     def state(self) -> EpisodeState:
@@ -131,6 +152,20 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         if self._state is None:
             raise ConfigError("Call reset() before the first step.")
         return self._state
+
+    def masks(self) -> Masks:
+        """The mask as it stands, with its manifest.
+
+        Raises:
+            ConfigError: before the first ``reset``.
+        """
+        state = self.state
+        assert self._task is not None  # set together with the state
+        spec, data = self._task.spec, self._task.data
+        return described(
+            state.problem, result_of(state), method="panning episode", all_alive=False, model=str(spec.model),
+            data=data.label, n_classes=data.n_classes, rounds=state.round_number,
+        ).masks  # fmt: skip
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -140,28 +175,48 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         if unknown := set(options) - {"task", "seed", "density"}:
             raise ConfigError(f"Unknown reset options {sorted(unknown)}. Allowed: task, seed, density.")
         drawn = [int(self.np_random.integers(len(pool))) for pool in (self.tasks, self.seeds, self.densities)]
-        self._task_number = int(options.get("task", drawn[0]))
+        number = int(options.get("task", drawn[0]))
         task_seed = int(options.get("seed", self.seeds[drawn[1]]))
         density = float(options.get("density", self.densities[drawn[2]]))
-        self._task = self._load(self._task_number, task_seed)
+        self._begin(number, task_seed, density)
+        return observe(self.state, self.observations), self._info()
+
+    def _begin(self, number: int, seed: int, density: float) -> None:
+        self._task = self._load(number, seed)
         self._state = initial(self._task.problem, density, self.n_rounds)
         self._frames = [rendering.frame(self._state)]
-        return observe(self._state, self.observations), self._info()
+        self._begun, self._actions = (number, seed, density), []
+
+    def _advance(self, action: NDArray[Any]) -> None:
+        self._state = transition(self.state, decode(self.spec_of_action, action, self.state))
+        self._frames.append(rendering.frame(self._state))
+        self._actions.append(np.copy(action))
+
+    def __getstate__(self) -> dict[str, Any]:
+        derived: dict[str, Any] = {"_tasks": {}, "_task": None, "_state": None, "_frames": []}
+        return vars(self) | derived
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        actions, self._tasks = self._actions, {}
+        if self._begun is not None:
+            self._begin(*self._begun)
+            for action in actions:
+                self._advance(action)
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         if is_terminated(self.state):
             raise ConfigError("The episode is over; call reset() first.")
         assert self._task is not None  # reset() set it together with the state
-        self._state = transition(self.state, decode(self.spec_of_action, action, self.state))
-        self._frames.append(rendering.frame(self._state))
-        terminated = is_terminated(self._state)
-        reward = round_reward(self.spec_of_reward.weights(self.spec_of_reward.round_terms), self._state)
+        self._advance(action)
+        terminated = is_terminated(self.state)
+        reward = round_reward(self.spec_of_reward.weights(self.spec_of_reward.round_terms), self.state)
         info = self._info()
         if terminated:
-            figures = ending_terms(self.spec_of_reward, self._task, self._state)
+            figures = ending_terms(self.spec_of_reward, self._task, self.state)
             reward += ending_reward(self.spec_of_reward, figures)
-            info.update(figures)
-        return observe(self._state, self.observations), float(reward), terminated, False, info
+            info |= {**figures, "masks": self.masks()}
+        return observe(self.state, self.observations), float(reward), terminated, False, info
 
     def render(self) -> Any:
         if self.render_mode == "ansi":
@@ -182,7 +237,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
             "density": self.state.density,
             "effective_density": self.state.effective_density,
             "target_density": self.state.target_density,
-            "task": self._task_number,
+            "task": self._begun[0] if self._begun else None,
             "seed": self.state.problem.seed,
             "round": self.state.round_number,
             **round_terms(self.state, self.spec_of_reward.round_terms),

@@ -1,4 +1,7 @@
-"""Tasks: a model and a data set, made into a ``Problem`` for a seed. What travels to workers is the spec alone."""
+"""Tasks: a model and a data set, made into a ``Problem`` for a seed. What travels to workers is the spec alone.
+
+A network or data of the caller's own stand in a spec in place of a name (``panning.foundation.own``).
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,68 @@ import copy
 import functools
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import AfterValidator, Field
-from torch import Tensor, nn
+from pydantic import AfterValidator, BeforeValidator, Field
+from torch import nn
 
-from panning.data import ImageData, balanced_batch, data_names, load_data
-from panning.foundation.config import Config
+from panning.data import ImageData, OwnData, balanced_batch, data_names, load_data
+from panning.data.batches import Batch
+from panning.foundation.config import Config, parse_config
 from panning.foundation.device import check_device_name, find_device, scoring_device
-from panning.foundation.errors import ModelError
+from panning.foundation.errors import ConfigError, DataError, ModelError
+from panning.foundation.own import PREFIX, Own
 from panning.foundation.registry import origins, unknown_name_message
 from panning.foundation.seeding import torch_generator
 from panning.masks.layout import prunable_layout
-from panning.models import MODELS, Factory, build_model, factory_name, model_names
+from panning.models import MODELS, OwnModel, build_model, model_names
 from panning.scoring.problem import Problem
+
+
+def _own_model(model: Any) -> Any:
+    if isinstance(model, str | OwnModel):
+        return model
+    try:
+        return OwnModel(model)
+    except ModelError as error:
+        raise ValueError(str(error)) from None
+
+
+def _own_data(data: Any) -> Any:
+    if isinstance(data, str | OwnData):
+        return data
+    try:
+        return OwnData(data)
+    except DataError as error:
+        raise ValueError(str(error)) from None
 
 
 class TaskSpec(Config):
     """What to prune: a model and a data set.
 
+    >>> import torch
+    >>> from panning.tasks import TaskSpec
+    >>> data = (torch.randn(40, 6), torch.arange(40) % 2)
+    >>> task = TaskSpec(model=lambda: torch.nn.Linear(6, 2), data=data).settled()
+    >>> task.model.label, task.data.label
+    ('lambda', 'tensors')
+
     Attributes:
-        model: a row of ``MODELS``, a torchvision classification model, or, in Python alone, a factory: a function or class
-            that makes a network from ``input_shape`` and ``n_classes``, or from nothing. Configs that name their runs by
-            their content (agents, searches, benchmarks) take names.
-        data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``.
+        model: a row of ``MODELS``, a torchvision classification model, or, in Python alone, a module, or a factory: a
+            function or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing.
+        data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``, or, in Python alone, data in memory (``OwnData``).
         label: what tables call the data; None takes their own name.
         n_train: use only so many training images; None uses all.
         scoring_per_class: samples of each class in a scoring batch.
         include, exclude: name patterns of what is prunable (see ``prunable_layout``).
     """
 
-    model: str | Factory
-    data: str
+    model: Annotated[str | OwnModel, BeforeValidator(_own_model)]
+    data: Annotated[str | OwnData, BeforeValidator(_own_data)]
     label: str | None = None
     n_train: Annotated[int, Field(ge=1)] | None = None
     scoring_per_class: Annotated[int, Field(ge=1)] = 10
@@ -50,7 +80,32 @@ class TaskSpec(Config):
     @property
     def model_name(self) -> str:
         """What messages and tables call the model."""
-        return self.model if isinstance(self.model, str) else factory_name(self.model)
+        return self.model if isinstance(self.model, str) else self.model.label
+
+    def settled(self, source: DataSource | None = None) -> TaskSpec:
+        """The same task, whose model and data have names that say their content, so that results can be filed by them.
+
+        Raises:
+            ModelError: if a network of the caller's own does not fit the data.
+        """
+        if isinstance(self.model, str):
+            return self
+        data = load_task_data(self, (source or DataSource()).on_cpu)
+        return self.model_copy(update={"model": self.model.settled(data.input_shape, data.n_classes, data.dtype)})
+
+    @property
+    def own(self) -> dict[str, Own]:
+        """What is the caller's own in this task, by name."""
+        return {thing.name: thing for thing in (self.model, self.data) if isinstance(thing, Own)}
+
+    def by_name(self) -> TaskSpec:
+        """The same task with names alone; ``with_own`` puts the things themselves back."""
+        return self.model_copy(update={"model": str(self.model), "data": str(self.data)})
+
+    def with_own(self, held: Mapping[str, Own]) -> TaskSpec:
+        """The same task with the things themselves in place of their names, as far as they are held."""
+        found = {key: held[name] for key in ("model", "data") if (name := str(getattr(self, key))) in held}
+        return self.model_copy(update=found)
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -118,19 +173,21 @@ class RunConfig(Config):
 
 
 def check_task_names(task: TaskSpec) -> TaskSpec:
-    """``task``, for validators of configs: model and data must be in the tables; import paths and factories are refused.
+    """``task``, for validators of configs: model and data must be in the tables, or be the caller's own; import paths are
+    refused.
 
     Raises:
-        ValueError: with the nearest right name.
+        ValueError: with the nearest right name, or if the name of a factory does not say what it makes.
     """
-    if not isinstance(task.model, str):
+    model, data = str(task.model), str(task.data)
+    if isinstance(task.model, OwnModel) and not task.model.content:
         raise ValueError(
-            f"model is the factory '{task.model_name}', but results are filed by configs, which hold names"
+            f"model is the factory '{task.model_name}', but results are filed by content: pass task.settled()"
         )
-    if task.model not in model_names() and not task.model.startswith("torchvision:"):
-        raise ValueError(unknown_name_message("model", task.model, model_names()))
-    if task.data not in data_names() and not task.data.startswith(("npz:", "folder:")):
-        raise ValueError(unknown_name_message("data set", task.data, data_names()))
+    if model not in model_names() and not model.startswith(("torchvision:", PREFIX)):
+        raise ValueError(unknown_name_message("model", model, model_names()))
+    if data not in data_names() and not data.startswith(("npz:", "folder:", PREFIX)):
+        raise ValueError(unknown_name_message("data set", data, data_names()))
     return task
 
 
@@ -182,8 +239,29 @@ def data_fingerprint(spec: TaskSpec, source: DataSource) -> str:
 def make_model(spec: TaskSpec, data: ImageData, seed: int, allow_import: bool = False) -> nn.Module:
     """The network at the initial weights that belong to ``seed``."""
     return build_model(
-        spec.model, input_shape=data.input_shape, n_classes=data.n_classes, seed=seed, allow_import=allow_import
-    )
+        spec.model, input_shape=data.input_shape, n_classes=data.n_classes, seed=seed, allow_import=allow_import,
+        dtype=data.dtype,
+    )  # fmt: skip
+
+
+class ScoringBatches:
+    """Class-balanced batches of the train part, drawn for a seed and the number of the round; the last two are kept."""
+
+    N_KEPT = 2
+
+    def __init__(self, data: ImageData, per_class: int, seed: int) -> None:
+        self.data = data
+        self.per_class = per_class
+        self.seed = seed
+        self.kept: dict[int, Batch] = {}
+
+    def __call__(self, number: int) -> Batch:
+        if number not in self.kept:
+            generator = torch_generator(self.seed, "scoring", number)
+            self.kept[number] = balanced_batch(self.data, self.data.train, self.per_class, generator)
+            if len(self.kept) > self.N_KEPT:
+                del self.kept[next(iter(self.kept))]
+        return self.kept[number]
 
 
 def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, allow_import: bool = False) -> Task:
@@ -197,14 +275,40 @@ def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, al
     data = load_task_data(spec, source)
     model = make_model(spec, data, seed, allow_import)
 
-    @functools.lru_cache(maxsize=2)
-    def batches(number: int) -> tuple[Tensor, Tensor]:
-        generator = torch_generator(seed, "scoring", number)
-        return balanced_batch(data, data.train, spec.scoring_per_class, generator)
-
+    batches = ScoringBatches(data, spec.scoring_per_class, seed)
     try:
         layout = prunable_layout(model, spec.include, spec.exclude)
     except ModelError as error:
         raise ModelError(f"Model '{spec.model_name}': {error}") from None
     model.to(scoring_device(device))
     return Task(spec, Problem(model, layout, data.input_shape, batches, seed=seed), data, device)
+
+
+def as_task(given: Any, data: Any = None) -> TaskSpec:
+    """The task that a caller means: a model with data, a mapping of a task's keys, a task, or "MODEL/DATA" in names.
+
+    >>> from panning.tasks import as_task
+    >>> as_task("mlp/digits") == as_task("mlp", "digits") == as_task({"model": "mlp", "data": "digits"})
+    True
+
+    Raises:
+        ConfigError: if it is none of these, or data are missing or given twice.
+    """
+    if isinstance(given, TaskSpec | Mapping):
+        if data is not None:
+            raise ConfigError("A task has data of its own: leave data away, or pass the model alone.")
+        return given if isinstance(given, TaskSpec) else parse_config(TaskSpec, dict(given), "task")
+    if data is None and isinstance(given, str):
+        model, slash, data = given.partition("/")
+        if not (model and slash and data):
+            raise ConfigError(
+                f"The task '{given}' names no data: write 'MODEL/DATA', like 'mlp/digits', or "
+                "{'model': 'mlp', 'data': 'digits'}, or pass data as well."
+            )
+        given = model
+    if data is None:
+        raise ConfigError(
+            f"The model, a {type(given).__name__}, needs data: a name, (inputs, labels), a Dataset, a DataLoader, or a "
+            "mapping of such with the keys train, validation and test."
+        )
+    return parse_config(TaskSpec, {"model": given, "data": data}, "task")

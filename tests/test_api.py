@@ -371,7 +371,6 @@ def test_a_task_takes_a_factory_whose_weights_belong_to_the_seed() -> None:
             "wants other arguments: a factory is called with input_shape and n_classes",
         ),
         (lambda: [][0], "failed when called: IndexError"),
-        (small((1, 8, 8), 10), "'Sequential' is Sequential, but must be a function or class"),
         (lambda: nn.Linear(3, 10), "fails on inputs of shape"),
     ],
 )
@@ -380,6 +379,8 @@ def test_what_is_no_factory_is_refused(factory: Any, message: str) -> None:
         task_of(factory)
 
 
-def test_configs_that_name_their_results_take_no_factory() -> None:
-    with pytest.raises(ValueError, match="model is the factory 'small', but results are filed by configs"):
-        check_task_names(TaskSpec(model=small, data="digits"))
+def test_configs_that_name_their_results_take_a_factory_once_it_is_known_what_it_makes() -> None:
+    task = TaskSpec(model=small, data="digits", n_train=100)
+    with pytest.raises(ValueError, match="model is the factory 'small', but results are filed by content"):
+        check_task_names(task)
+    assert check_task_names(task.settled()).model_dump(mode="json")["model"].startswith("own:small-")

@@ -13,6 +13,7 @@ from panning.data.digits import read_digits
 from panning.data.folder import FolderSplit, read_folder
 from panning.data.image_data import Augmentation, ImageData, balanced_batch, channel_statistics
 from panning.data.npz import read_npz
+from panning.data.own import OwnData
 from panning.data.splits import (
     SPLIT_SEED,
     InMemorySplit,
@@ -25,6 +26,7 @@ from panning.data.splits import (
 )
 from panning.data.torchvision_sets import read_torchvision
 from panning.foundation.errors import DataError, UnknownNameError
+from panning.foundation.own import PREFIX
 from panning.foundation.registry import unknown_name_message
 from panning.foundation.seeding import torch_generator
 
@@ -34,6 +36,7 @@ __all__ = [
     "FolderSplit",
     "ImageData",
     "InMemorySplit",
+    "OwnData",
     "Split",
     "augment_batch",
     "balanced_batch",
@@ -77,14 +80,14 @@ def data_names() -> list[str]:
 
 
 def load_data(
-    name: str, *, root: str | Path | None = None, download: bool = False, n_train: int | None = None
+    name: str | OwnData, *, root: str | Path | None = None, download: bool = False, n_train: int | None = None
 ) -> ImageData:
     """Load a data set; the test part stays on disk until ``ImageData.test_split`` is called.
 
     Without a validation part of its own, a stratified one is split off train, always the same one.
 
     Args:
-        name: a name in ``DATASETS``, 'npz:PATH' or 'folder:PATH'.
+        name: a name in ``DATASETS``, 'npz:PATH' or 'folder:PATH', or data of the caller's own.
         root: the data folder; None takes the environment variable PANNING_DATA.
         download: fetch a torchvision data set that is absent.
         n_train: keep only this many images of the train part, in the shares of the classes; a smaller number keeps a
@@ -96,7 +99,7 @@ def load_data(
     """
     given = root if root is not None else os.environ.get("PANNING_DATA") or None
     folder = Path(given).expanduser() if given is not None else None
-    row = _row(name, folder)
+    row = DatasetRow(name.label, lambda *_: name.parts) if isinstance(name, OwnData) else _row(name, folder)
     parts = row.read(folder, download)
     n_classes = count_classes(parts.train.labels, f"The train part of {row.label}")
     train, validation = parts.train, parts.validation
@@ -110,7 +113,7 @@ def load_data(
     train, validation = train.in_memory(), validation.in_memory()
     mean, std = channel_statistics(train)
     return ImageData(
-        name=name,
+        name=str(name),
         label=row.label,
         train=train,
         validation=validation,
@@ -127,6 +130,8 @@ def load_data(
 def _row(name: str, root: Path | None) -> DatasetRow:
     if name in DATASETS:
         return DATASETS[name]
+    if name.startswith(PREFIX):
+        raise DataError(f"'{name}' are data of a Python process: only there can they be used, by passing them again.")
     kind, colon, place = name.partition(":")
     if not colon or kind not in PATH_READERS:
         allowed = [*DATASETS, *(f"{reader}:PATH" for reader in PATH_READERS)]
@@ -146,7 +151,7 @@ def _find(kind: str, place: str, root: Path | None) -> Path:
     looked = " and ".join(f"'{path}'" for path in candidates) if place else "nowhere, the path is empty"
     raise DataError(
         f"'{kind}:{place}': no such {wanted}; looked at {looked}. A relative path is taken from the current "
-        "directory, then from the data folder (--data-root or PANNING_DATA)."
+        "directory, then from the data folder (data_root, on the command line --data-root, or PANNING_DATA)."
     )
 
 

@@ -50,17 +50,18 @@ class FolderSplit(Split):
     def __init__(self, paths: Sequence[Path], labels: Tensor, size: tuple[int, int]) -> None:
         self.paths = list(paths)
         self.labels = labels
+        self.size = size
         self.image_shape = (3, *size)
 
     def images(self, indices: Tensor) -> Tensor:
         images = torch.empty((len(indices), *self.image_shape), dtype=torch.uint8)
         for row, index in enumerate(indices.tolist()):
-            images[row] = decode_image(self.paths[index], self.image_shape[1:])
+            images[row] = decode_image(self.paths[index], self.size)
         return images
 
     def subset(self, indices: Tensor) -> FolderSplit:
         paths = [self.paths[index] for index in indices.tolist()]
-        return FolderSplit(paths, self.labels[indices], self.image_shape[1:])
+        return FolderSplit(paths, self.labels[indices], self.size)
 
     def in_memory(self) -> Split:
         channels, height, width = self.image_shape

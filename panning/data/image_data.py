@@ -1,4 +1,4 @@
-"""ImageData: one image classification data set as every other part of the package sees it."""
+"""ImageData: one data set for classification as every other part of the package sees it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ N_STATISTICS_IMAGES = 4096
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set: uint8 in memory, normalised per batch.
+    """A data set: images are uint8 in memory and normalised per batch; other inputs are used as they are.
 
     Attributes:
         name: as given to ``load_data``.
         label: its name in tables.
-        input_shape: (channels, height, width).
-        mean: per channel, in [0, 1] units, of the train part.
+        input_shape: of one input; of images (channels, height, width).
+        mean: per channel, in [0, 1] units, of the train part; empty where inputs are used as they are.
         std: likewise, at least one grey level (1/255).
         augmentation: what ``augment_batch`` should do while training.
         load_test: reads the test part; ask ``test_split`` for it.
@@ -38,7 +38,7 @@ class ImageData:
     train: Split
     validation: Split
     n_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
@@ -58,13 +58,18 @@ class ImageData:
             )
         return split
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the inputs that ``batch`` gives."""
+        return self.batch(self.train, torch.zeros(1, dtype=torch.int64))[0].dtype
+
     def to(self, device: torch.device) -> ImageData:
         """The same data with images and labels on ``device``, as far as they are held in memory; the test part, too."""
         train, validation = self.train.to(device), self.validation.to(device)
         return replace(self, train=train, validation=validation, load_test=partial(_moved, self.load_test, device))
 
     def batch(self, split: Split, indices: Tensor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        """Normalised inputs float32 [b, C, H, W] and labels int64 [b] of ``indices`` [b] of ``split``.
+        """Inputs and labels int64 [b] of ``indices`` [b] of ``split``; images float32 [b, C, H, W], normalised.
 
         Args:
             device: where to; None leaves them where the split is.
@@ -73,6 +78,8 @@ class ImageData:
         images, labels = split.images(indices), split.labels[indices]
         if device is not None:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if not self.mean:
+            return images, labels
         factor, shift = _scale(self.mean, self.std, images.device)
         return images.float().mul_(factor).sub_(shift), labels
 
@@ -89,10 +96,12 @@ def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 
 
 def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over pixels, in [0, 1] units, from evenly spaced images.
+    """Mean and standard deviation of each channel over pixels, in [0, 1] units, of evenly spaced images; () of other inputs.
 
     The sums are integers, so that the result depends neither on the order nor on the number of threads.
     """
+    if not split.is_images:
+        return (), ()
     n_images = min(len(split), N_STATISTICS_IMAGES)
     chosen = torch.arange(n_images) * len(split) // n_images
     channels, height, width = split.image_shape

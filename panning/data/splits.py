@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,18 +25,20 @@ class Split(ABC):
 
     Attributes:
         labels: int64 [n]; on the device on which indices are taken.
-        image_shape: (channels, height, width) of every image.
+        image_shape: of every input: (channels, height, width) of an image.
+        is_images: the inputs are uint8 images, which ``ImageData.batch`` normalises; others are used as they are.
     """
 
     labels: Tensor
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
+    is_images: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
-        """Images as uint8 [b, C, H, W] for int64 ``indices`` [b]."""
+        """The inputs [b, ...] of int64 ``indices`` [b]; images are uint8 [b, C, H, W]."""
 
     @abstractmethod
     def subset(self, indices: Tensor) -> Split:
@@ -67,20 +70,39 @@ class InMemorySplit(Split):
                 f"Images must be uint8 [n, C, H, W] with labels [n], given {images.dtype} {list(images.shape)} "
                 f"with labels {list(labels.shape)}."
             )
-        self._images = images
+        self.inputs = images
         self.labels = labels.to(torch.int64)
-        channels, height, width = images.shape[1:]
-        self.image_shape = (channels, height, width)
+        self.image_shape = tuple(images.shape[1:])
 
     def images(self, indices: Tensor) -> Tensor:
-        return self._images.index_select(0, indices.to(self._images.device, non_blocking=True))
+        return self.inputs.index_select(0, indices.to(self.inputs.device, non_blocking=True))
 
     def subset(self, indices: Tensor) -> InMemorySplit:
         # A copy rather than a view: what is sent to a worker process is then only what it needs.
         return InMemorySplit(self.images(indices), self.labels[indices])
 
     def to(self, device: torch.device) -> InMemorySplit:
-        return self if self.labels.device == device else InMemorySplit(self._images.to(device), self.labels.to(device))
+        return self if self.labels.device == device else InMemorySplit(self.inputs.to(device), self.labels.to(device))
+
+
+class TensorSplit(Split):
+    """Inputs [n, ...] of any shape and dtype and labels [n] in memory."""
+
+    is_images = False
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs = inputs
+        self.labels = labels.to(torch.int64)
+        self.image_shape = tuple(inputs.shape[1:])
+
+    def images(self, indices: Tensor) -> Tensor:
+        return self.inputs.index_select(0, indices.to(self.inputs.device, non_blocking=True))
+
+    def subset(self, indices: Tensor) -> TensorSplit:
+        return TensorSplit(self.images(indices), self.labels[indices])
+
+    def to(self, device: torch.device) -> TensorSplit:
+        return self if self.labels.device == device else TensorSplit(self.inputs.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)

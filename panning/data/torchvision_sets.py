@@ -26,8 +26,8 @@ def read_torchvision(class_name: str, root: Path | None, download: bool) -> Part
     """
     if root is None:
         raise DataError(
-            f"No data folder is known for {class_name}: say where with --data-root FOLDER or the environment variable "
-            "PANNING_DATA; --download fetches the data into it."
+            f"No data folder is known for {class_name}: say where with data_root (on the command line --data-root) or the "
+            "environment variable PANNING_DATA; download=True (--download) fetches the data into it."
         )
     train = _read(class_name, root, train=True, download=download)
     return Parts(train, None, partial(_read, class_name, root, train=False, download=False))
@@ -44,8 +44,8 @@ def _read(class_name: str, root: Path, *, train: bool, download: bool) -> InMemo
     except Exception as error:  # torchvision raises whatever the broken file led to
         if not download and "download=True" in str(error):
             raise DataError(
-                f"{class_name} is not in the data folder '{root}'. Set the folder with --data-root or PANNING_DATA, "
-                "or fetch the data with --download."
+                f"{class_name} is not in the data folder '{root}'. Set the folder with data_root (on the command "
+                "line --data-root) or PANNING_DATA, or fetch the data with download=True (--download)."
             ) from None
         action = "fetched into" if download else "read from"
         raise DataError(f"{class_name} cannot be {action} '{root}': {error}") from error

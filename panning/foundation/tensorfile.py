@@ -72,3 +72,9 @@ def check_header(path: Path) -> None:
         if length > MAX_HEADER_BYTES:
             raise ValueError(f"its header of {length} bytes has more than {MAX_HEADER_BYTES}")
         strict_json(raw.read(length))
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The content of a tensor, in the order of its entries, for hashes."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -154,7 +154,7 @@ def write_networks(trained: Trained, plan: TrainingPlan, folder: Path) -> None:
     for which, weights, mask in files:
         write_tensors(weights, folder / f"model{which}.safetensors")
         if mask is not None:
-            said = mask.with_manifest(method=method, model=spec.model_name, data=spec.data, seed=plan.seed)
+            said = mask.with_manifest(method=method, model=str(spec.model), data=str(spec.data), seed=plan.seed)
             save_masks(said, folder / f"mask{which}.safetensors")
 
 

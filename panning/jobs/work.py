@@ -107,7 +107,7 @@ def make_mask(
     result, actions = way.prune(task.problem, density, net, rounds)
     method, plugins = ("dense", {}) if way.by is None else (way.by.method_name, way.by.plugins)
     made = described(
-        task.problem, result, method=method, all_alive=way.all_alive, model=task.spec.model, data=task.data.label,
+        task.problem, result, method=method, all_alive=way.all_alive, model=str(task.spec.model), data=task.data.label,
         n_classes=task.data.n_classes, plugins={**task.spec.plugins, **plugins}, **said,
     )  # fmt: skip
     return made, actions

@@ -7,20 +7,32 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from panning.foundation.errors import MissingExtraError, ModelError, UnknownNameError
+from panning.foundation.own import PREFIX as OWN
 from panning.foundation.registry import Table, nearest
 from panning.foundation.seeding import derive_seed, isolated_torch_rng
 from panning.models.check import check_model_fits
 from panning.models.imported import Factory, build_imported, call_factory, factory_name
 from panning.models.lenet import LeNet5
 from panning.models.mlp import MLP
+from panning.models.own import OwnModel
 from panning.models.resnet import ResNet
 from panning.models.torchvision_models import PREFIX, build_torchvision, torchvision_names
 from panning.models.vgg import VGG
 
-__all__ = ["MODELS", "Factory", "ModelRow", "build_model", "check_model_fits", "factory_name", "model_names"]
+__all__ = [
+    "MODELS",
+    "Factory",
+    "ModelRow",
+    "OwnModel",
+    "build_model",
+    "check_model_fits",
+    "factory_name",
+    "model_names",
+]
 
 _RESNET = "He et al., CVPR 2016"
 _VGG = "Simonyan and Zisserman, ICLR 2015"
@@ -80,15 +92,23 @@ def model_names() -> list[str]:
 
 
 def build_model(
-    model: str | Factory, *, input_shape: tuple[int, ...], n_classes: int, seed: int, allow_import: bool = False
+    model: str | Factory | OwnModel,
+    *,
+    input_shape: tuple[int, ...],
+    n_classes: int,
+    seed: int,
+    allow_import: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """Build and initialise a network on the CPU; equal arguments give equal weights, global random state stays.
 
     Args:
         model: a name in ``MODELS``; one of torchvision's classification models, as 'torchvision:NAME' or as bare NAME
             where that is none of ours; with ``allow_import``, 'package.module:factory'; or the factory itself, a function
-            or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing.
-        input_shape: (channels, height, width) of one image.
+            or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing;
+            or what stands for a network of the caller's own in a task.
+        input_shape: of one input; of an image (channels, height, width).
+        dtype: of the inputs.
         allow_import: whether a name may import and run the user's code. Never for a name that comes from a file or
             over the network.
 
@@ -101,7 +121,7 @@ def build_model(
             f"A model needs a positive input_shape and n_classes, given {tuple(input_shape)} and {n_classes}."
         )
     shape = tuple(input_shape)
-    factory: str | Factory = model
+    factory: str | Factory | OwnModel = model
     if isinstance(model, str) and model in MODELS:
         if MODELS.origin(model) is None and len(shape) != 3:
             raise ModelError(f"'{model}' takes inputs (channels, height, width), given {shape}.")
@@ -109,14 +129,18 @@ def build_model(
     with isolated_torch_rng(derive_seed(seed, "init")):
         if isinstance(factory, str):
             built = _build_named(factory, shape, n_classes, allow_import)
+        elif isinstance(factory, OwnModel):
+            built = factory.build(shape, n_classes, seed)
         else:
-            name = model if isinstance(model, str) else factory_name(model)
+            name = model if isinstance(model, str) else factory_name(factory)
             built = call_factory(factory, name, shape, n_classes)
-    check_model_fits(built, shape, n_classes)
+    check_model_fits(built, shape, n_classes, dtype)
     return built
 
 
 def _build_named(name: str, input_shape: tuple[int, ...], n_classes: int, allow_import: bool) -> nn.Module:
+    if name.startswith(OWN):
+        raise ModelError(f"'{name}' is a network of a Python process: only there can it be used, by passing it again.")
     bare = name.removeprefix(PREFIX)
     if ":" not in name or name.startswith(PREFIX):
         if bare not in torchvision_names():

@@ -10,23 +10,27 @@ from panning.foundation.modes import in_evaluation_mode
 from panning.foundation.seeding import isolated_torch_rng
 
 
-def check_model_fits(model: nn.Module, input_shape: tuple[int, ...], n_classes: int) -> None:
+def check_model_fits(
+    model: nn.Module, input_shape: tuple[int, ...], n_classes: int, dtype: torch.dtype = torch.float32
+) -> None:
     """Pass a zero batch of 2 through ``model`` in eval mode; parameters, buffers, modes and random state stay.
 
     Args:
         input_shape: shape of one input, without the batch.
+        dtype: of the inputs.
 
     Raises:
         ModelError: if that fails or does not give [2, n_classes].
     """
     parameter = next(model.parameters(), None)
-    inputs = torch.zeros(2, *input_shape, device=parameter.device if parameter is not None else None)
+    of_dtype = "" if dtype == torch.float32 else f" of {dtype}"
+    inputs = torch.zeros(2, *input_shape, dtype=dtype, device=parameter.device if parameter is not None else None)
     try:
         with torch.no_grad(), isolated_torch_rng(0), in_evaluation_mode(model):
             outputs = model(inputs)
     except Exception as error:  # a user's forward may raise anything
         raise ModelError(
-            f"The model fails on inputs of shape {tuple(input_shape)}: {type(error).__name__}: {error}"
+            f"The model fails on inputs of shape {tuple(input_shape)}{of_dtype}: {type(error).__name__}: {error}"
         ) from error
     found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if found != [2, n_classes]:

@@ -1,0 +1,115 @@
+"""A network of the caller's own: a module, or a function or class that makes one for each seed."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from panning.foundation.errors import ModelError
+from panning.foundation.own import Own, content_hash
+from panning.foundation.seeding import derive_seed, isolated_torch_rng
+from panning.foundation.tensorfile import tensor_bytes
+from panning.foundation.wrappers import unwrapped
+from panning.models.check import check_model_fits
+from panning.models.imported import Factory, call_factory, factory_name
+
+
+class OwnModel(Own):
+    """A module or a factory in place of a model's name.
+
+    A module is copied at once, out of wrappers, and is the network of every seed: seeds then differ in batches and in the
+    order of training alone. A factory makes a network for each seed. The name of a factory has a hash once ``settled`` has
+    looked at what it makes; until then two factories are equal if they are the same object.
+
+    >>> import torch
+    >>> from panning.models.own import OwnModel
+    >>> OwnModel(torch.nn.Linear(4, 2)).label
+    'Linear'
+
+    Raises:
+        ModelError: if it is neither, or the module cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module | Factory) -> None:
+        if isinstance(model, nn.Module):
+            module = _copied(unwrapped(model))
+            super().__init__(type(module).__name__, fingerprint(module))
+        elif callable(model):
+            super().__init__(factory_name(model).rpartition(".")[2].strip("<>"), "")
+        else:
+            raise ModelError(
+                f"The model is a {type(model).__name__}, but must be a name, a torch.nn.Module, or a function or class that "
+                "makes one."
+            )
+        self.made_from = module if isinstance(model, nn.Module) else model
+
+    @property
+    def _identity(self) -> object:
+        return self.name if self.content else id(self.made_from)
+
+    def build(self, input_shape: tuple[int, ...], n_classes: int, seed: int) -> nn.Module:
+        """The network at the initial weights of ``seed``."""
+        if isinstance(self.made_from, nn.Module):
+            return copy.deepcopy(self.made_from)
+        with isolated_torch_rng(derive_seed(seed, "init")):
+            return call_factory(self.made_from, factory_name(self.made_from), input_shape, n_classes)
+
+    def settled(self, input_shape: tuple[int, ...], n_classes: int, dtype: torch.dtype) -> OwnModel:
+        """The same with a name that holds a hash of the network of seed 0, if that network fits the data.
+
+        Raises:
+            ModelError: if it does not, or a factory makes two networks of one seed.
+        """
+        network, again = (self.build(input_shape, n_classes, 0) for _ in range(2))
+        check_model_fits(network, input_shape, n_classes, dtype)
+        if self.content:
+            return self
+        settled = copy.copy(self)
+        settled.content = fingerprint(network)
+        if settled.content != fingerprint(again):
+            raise ModelError(
+                f"'{self.label}' makes another network each time that it is called with one seed: draw the weights with "
+                "torch's global generator alone."
+            )
+        return settled
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A hash of a network's structure, code and state: equal for equal networks, another one for other weights."""
+    kinds = sorted({type(part) for part in module.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__))
+    code = (_code(kind) for kind in kinds if not kind.__module__.startswith("torch."))
+    state = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    hashed: list[bytes | memoryview] = [repr(module).encode(), *code]
+    for name, tensor in state:
+        hashed += [f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}".encode(), tensor_bytes(tensor)]
+    return content_hash(*hashed)
+
+
+def _code(kind: type[Any]) -> bytes:
+    """The text of a class, or its compiled functions where there is no text (a class typed at a prompt)."""
+    try:
+        return inspect.getsource(kind).encode()
+    except (OSError, TypeError):
+        return b"".join(_compiled(kind))
+
+
+def _compiled(kind: type[Any]) -> Iterator[bytes]:
+    for name, value in sorted(vars(kind).items()):
+        if code := getattr(value, "__code__", None):
+            constants = [constant for constant in code.co_consts if not inspect.iscode(constant)]
+            yield f"{name} {code.co_names} {constants}".encode() + code.co_code
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model).cpu()
+    except Exception as error:  # a user's __deepcopy__ may raise anything
+        raise ModelError(
+            f"The {type(model).__name__} cannot be copied ({type(error).__name__}: {error}); pass a function that makes it."
+        ) from error
