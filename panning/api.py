@@ -17,9 +17,11 @@ from panning.foundation.errors import DataError, DensityError, MaskError, ModelE
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
 from panning.masks.layout import Layout, prunable_layout
-from panning.masks.masks import Masks, fitted
+from panning.masks.masks import Masks, check_density, fitted
+from panning.masks.shape import Shaped
 from panning.pruners import Pruner, Rounds, plugins_of, prune_problem, pruner_row
 from panning.pruners.described import described
+from panning.pruners.rounds import make_shaped
 from panning.scoring.interface import check_batch, problem_of
 from panning.scoring.problem import Loss
 from panning.training.moving.engine import MovingMasks
@@ -46,9 +48,10 @@ def prune(
     model: nn.Module,
     data: Data | None = None,
     *,
-    density: float,
+    density: float | None = None,
     method: str | Pruner = "synflow",
     all_alive: bool = False,
+    shape: str | None = None,
     seed: int = 0,
     loss: Loss | None = None,
     forward: Forward | None = None,
@@ -77,9 +80,13 @@ def prune(
             a mapping of keywords; or, as Hugging Face's networks take it, a mapping of the forward's own parameters, with
             ``labels``; or with ``forward`` anything. Of a Dataset with whole-number ``targets``, every class is drawn
             equally often, of any other all samples alike. A method without data needs only ``input_shape``.
-        density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept.
+        density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept. With a shape
+            ``n:m`` None keeps all weights of the layers that the shape does not cover.
         method: a row of ``panning.pruners.PRUNERS``, or a pruner of your own (``panning.pruners.Pruner``).
         all_alive: give the budget of dead weights to the best-ranked that can be alive.
+        shape: ``2:4`` keeps exactly 2 of each 4 consecutive inputs of a unit (of a convolution: input channels at a tap),
+            ``4x1`` whole blocks of 4 outputs by 1 input; other numbers likewise (``panning.masks.shape``). Layers whose
+            channels cannot be divided so keep single weights; the manifest names them (``not_in_shape``).
         seed: of everything random. Equal arguments give equal masks.
         loss: a function that makes one number of what the network gives and what it is compared with: of the outputs and
             the targets of a batch (inputs, targets), of the outputs and the whole batch in all other cases. None takes the
@@ -110,21 +117,25 @@ def prune(
     """
     _check_numbers(density, n_rounds, input_shape)
     model, row = unwrapped(model), pruner_row(method)
+    layout = _prunable(model, include, exclude)
+    shaped, target = _target(model, layout, shape, density, all_alive)
     problem = problem_of(
-        model, _prunable(model, include, exclude), data, input_shape=input_shape, example_inputs=example_inputs,
+        model, layout, data, input_shape=input_shape, example_inputs=example_inputs,
         forward=forward, loss=loss, seed=seed,
     )  # fmt: skip
     with _on_device(model, device):
         if problem.batches is not None and row.needs_data:
             check_batch(problem)
         result = prune_problem(
-            problem, density, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,
+            problem, target, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,
             control=control,
         )  # fmt: skip
+        if shaped is not None:
+            result = make_shaped(result, shaped, density)
         name = row.name_of(method)
         return described(
             problem, result, method=name, all_alive=all_alive, released=released, control=control,
-            plugins=plugins_of(method),
+            plugins=plugins_of(method), shape=shape, not_in_shape=[] if shaped is None else list(shaped.uncovered),
         ).masks  # fmt: skip
 
 
@@ -215,6 +226,22 @@ def move_masks(
     return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)
 
 
+def _target(
+    model: nn.Module, layout: Layout, shape: str | None, density: float | None, all_alive: bool
+) -> tuple[Shaped | None, float]:
+    """The layers that a shape covers, if one is asked for, and the density of the mask."""
+    if shape is None:
+        if density is None:
+            raise DensityError("Pass density, the fraction of weights to keep; only a shape like '2:4' says it alone.")
+        return None, density
+    if all_alive:
+        raise MaskError(
+            f"all_alive moves single weights, which would break the shape '{shape}': leave one of them away."
+        )
+    shaped = Shaped.of(model, layout, shape)
+    return shaped, shaped.n_kept(None if density is None else check_density(density)) / layout.n_prunable
+
+
 def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> None:
     for name, value in (("n_steps", n_steps), ("steps_per_epoch", steps_per_epoch or 1)):
         if type(value) is not int or value < 1:
@@ -231,8 +258,8 @@ def _prunable(model: nn.Module, include: Sequence[str] | None, exclude: Sequence
     return prunable_layout(model, None if include is None else patterns[0], patterns[1])
 
 
-def _check_numbers(density: float, n_rounds: int | None, input_shape: Sequence[int] | None) -> None:
-    if isinstance(density, bool) or not isinstance(density, int | float):
+def _check_numbers(density: float | None, n_rounds: int | None, input_shape: Sequence[int] | None) -> None:
+    if isinstance(density, bool) or not isinstance(density, int | float | None):
         raise DensityError(f"Density must be a number in (0, 1], given {density!r}.")
     if n_rounds is not None and not isinstance(n_rounds, int):
         raise DensityError(f"n_rounds must be a whole number, given {n_rounds!r}.")

@@ -29,7 +29,7 @@ def described(problem: Problem, result: PruneResult, *, method: str, all_alive: 
     masks = result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=problem.seed,
         **({} if problem.input_shape is None else {"input_shape": list(problem.input_shape)}),
-        **{name: value for name, value in said.items() if value is not None and value is not False and value != {}},
+        **{name: value for name, value in said.items() if value not in (None, False, {}, [])},
         **facts.facts(),
     )  # fmt: skip
     return Described(masks, facts)

@@ -19,6 +19,7 @@ from panning.foundation.progress import Event, Listener, silent
 from panning.masks.allocation import allocate
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks, n_kept_at
+from panning.masks.shape import Shaped
 from panning.scoring.mixing import Combination, Normaliser, mix
 from panning.scoring.problem import PLAIN, Problem, Scoring
 from panning.scoring.schedules import densities
@@ -155,4 +156,16 @@ def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
             f"Only {n_alive} of {int(mask.sum())} weights are alive: this network contains a function in which more weights "
             "can cut others off. docs/layers.md says what is followed."
         )
+    return PruneResult(result.layout, mask, result.scores, result.history)
+
+
+def make_shaped(result: PruneResult, shaped: Shaped, density: float | None) -> PruneResult:
+    """The result in a shape: the weights that the method ranks highest among those that the shape allows.
+
+    What a method of several rounds has cut ranks last, for its scores there are those of a network without it.
+    """
+    scores = result.scores.cpu()
+    if len(result.history) > 1:
+        scores = torch.where(result.mask.cpu(), scores, scores.min())
+    mask = shaped.mask(scores, density).to(result.mask.device)
     return PruneResult(result.layout, mask, result.scores, result.history)
