@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from toys import ResidualNet, chain
 
-from panning.compaction import CompactResult, compact, rebuild
+from panning.compaction import CompactResult, compact, narrow
 from panning.compaction.modules import PartialSum
 from panning.foundation.errors import MaskError, ModelError
 from panning.masks.layout import prunable_layout
@@ -691,7 +691,7 @@ def test_parts_whose_weights_are_read_from_outside_stay() -> None:
     result = same_for_some_steps(
         model, all_but(model, part__0__weight=[(0,)], part__2__weight=[(0, 1), (1, 1), (2, 1)]), (4,)
     )
-    assert "reads their weights" in result.notes[-1]
+    assert result.notes[1] == "part.0 stays as it is: something else reads its weights"
 
 
 def test_a_name_that_tracing_would_take_is_left_to_its_module() -> None:
@@ -748,14 +748,24 @@ def test_wrong_input_is_refused() -> None:
 def test_another_answer_is_never_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever may go wrong between the masked network and the compact one, the outputs are compared at the end."""
     model = chain([[1.0], [2.0]], [[1.0, 2.0]], activation=nn.ReLU)
-    take = rebuild.take
+    take = narrow.take
 
-    def one_more(tensor: Tensor, entries: rebuild.Entries) -> Tensor:
+    def one_more(tensor: Tensor, entries: narrow.Entries) -> Tensor:
         return take(tensor, entries) + 1.0
 
-    monkeypatch.setattr(rebuild, "take", one_more)
+    monkeypatch.setattr(narrow, "take", one_more)
+    masks = all_but(model, **{"2__weight": [(0, 1)]})
+    result = compact(model, masks, (1,))
+    assert sizes(result) == {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert [note.split(":")[0] for note in result.notes] == ["the forward stays as it is", "0 stays as it is"]
+    x = torch.randn(3, 1, dtype=next(model.parameters()).dtype)
+    assert torch.equal(result.model(x), masked(model, masks)(x))
+
+
+def test_a_network_that_draws_numbers_in_evaluation_is_refused() -> None:
+    model = Idiom(lambda net, x: net.end(F.dropout(net.conv1(x), 0.5)))
     with pytest.raises(ModelError, match="would compute something else"):
-        compact(model, all_but(model), (1,))
+        compact(model, half_empty(model), (3, 6, 6))
 
 
 def test_a_relu_that_is_off_may_be_switched_on_by_what_else_reads_its_constant() -> None:
@@ -855,8 +865,8 @@ def test_what_is_around_a_part_stays_around_it(context: str, why: str) -> None:
     model = nn.Sequential(Context(context), nn.Tanh())
     masks = half_empty(model)
     result = compact(model, masks, (4,))
-    (note,) = result.notes
-    assert note.startswith("0 stays") and why in note, "the part around, not the layers within"
+    note = result.notes[0]
+    assert "0 stays as it is" in note and why in note, "the part around, not the layers within"
     reference, x = masked(model, masks), torch.randn(8, 4)
     for net in (reference.train(), result.model.train()):
         with torch.autocast("cpu", torch.bfloat16):

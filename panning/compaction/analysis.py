@@ -9,25 +9,27 @@ from torch import Tensor, fx
 
 from panning.compaction.layers import BatchNorm, Layer
 from panning.compaction.rule import Analysis
-from panning.compaction.table import rule_of
+from panning.compaction.table import rules_of
 
 
 def find_constants(at: Analysis) -> None:
     """Find what is known of each tensor's units: ``at.units``."""
     for node in at.network.graph.nodes:
-        rule = rule_of(at, node)
-        units = None if rule is None else rule.units(at, node)
-        at.units[node] = units
-        if rule is None or units is None or isinstance(rule, Layer | BatchNorm):  # the last have constants of their own
-            continue
-        at.units[node] = replace(units, only_here=at.read_once(rule.operands(node)))
+        at.units[node] = None
+        for rule in rules_of(at, node):
+            if (units := rule.units(at, node)) is None:
+                continue
+            if not isinstance(rule, Layer | BatchNorm):  # these have constants of their own
+                units = replace(units, only_here=at.read_once(rule.operands(node)))
+            at.units[node], at.rules[node] = units, rule
+            break
 
 
 def find_kept(at: Analysis) -> None:
     """Find the units that the compact network computes: ``at.kept``."""
     wanted: dict[fx.Node, Tensor] = {}
     for node in reversed(at.network.graph.nodes):
-        units, rule = at.units[node], rule_of(at, node)
+        units, rule = at.units[node], at.rules.get(node)
         if units is None or rule is None:
             at.kept[node] = None
             for operand in node.all_input_nodes if not _asks_for_a_size(node) else ():

@@ -20,14 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from panning.compaction.agree import computes_the_same
 from panning.compaction.analysis import find_constants, find_kept
-from panning.compaction.rebuild import Entries, Rebuild, grid, take
+from panning.compaction.in_place import Small, shrunk
+from panning.compaction.inputs import example_of_shape, given_example, shape_of
+from panning.compaction.narrow import Entries, grid, take
+from panning.compaction.rebuild import Rebuild
 from panning.compaction.rule import Analysis
-from panning.compaction.trace import record_shapes, same, stays, trace
+from panning.compaction.trace import record_shapes, trace
+from panning.flow import Example, Forward, call
 from panning.foundation.errors import MaskError, ModelError
-from panning.foundation.modes import as_it_was
 from panning.foundation.seeding import isolated_torch_rng
-from panning.foundation.torch_private import gradient_hooks, slots, slots_apart, tree_leaves
+from panning.foundation.torch_private import gradient_hooks
 from panning.foundation.wrappers import unwrapped
 from panning.masks.file import fingerprint
 from panning.masks.layout import prunable_layout
@@ -46,8 +50,9 @@ class CompactResult:
         folded: what was added to a parameter of ``model`` because constants were folded into it.
         notes: what stayed as it was, and why.
         original: the masked original, for ``expand``.
-        input_shape: of one input.
+        input_shape: of one input; empty if the network takes more than a tensor.
         fold: constants were folded.
+        density: of the mask in the original network.
     """
 
     model: nn.Module
@@ -58,6 +63,7 @@ class CompactResult:
     original: nn.Module
     input_shape: tuple[int, ...]
     fold: bool
+    density: float
 
     def expand(self) -> nn.Module:
         """The small network's present weights in the original architecture; all other weights are as they were."""
@@ -77,20 +83,30 @@ class CompactResult:
 
 @torch.inference_mode(False)
 def compact(
-    model: nn.Module, masks: Masks, input_shape: Sequence[int] | None = None, *, fold: bool = False
+    model: nn.Module,
+    masks: Masks,
+    input_shape: Sequence[int] | None = None,
+    *,
+    example_inputs: Any = None,
+    forward: Forward | None = None,
+    fold: bool = False,
 ) -> CompactResult:
     """Make a smaller network that computes what ``model`` computes under ``masks``; ``model`` is left as it is.
 
     Args:
-        model: any network (of DistributedDataParallel or ``torch.compile`` what is inside); parts that torch.fx cannot
-            trace stay as they are, and ``notes`` says so.
-        input_shape: of one input, without the batch; needed if the mask does not carry it.
+        model: any network (of DistributedDataParallel or ``torch.compile`` what is inside). One that torch.fx cannot trace
+            keeps its class and its forward, and gets smaller layers where this changes nothing; ``notes`` says what
+            stayed, and why.
+        input_shape: of one input, without the batch; needed if the mask does not carry it and there are no example inputs.
+        example_inputs: what the network is called with, for one that takes more than a tensor: a tensor with its batch, a
+            tuple of positional inputs, or a dict of keyword inputs.
+        forward: how the network is called with ``example_inputs``, if in another way: a function of the network and these.
         fold: make a network that is not trained any more smaller still: what constant units contribute in evaluation goes
             into the next layer's bias. In further training these constants stay as they are.
 
     Raises:
         MaskError: if the mask belongs to another network, or the input shape is not known.
-        ModelError: if the network does not run on one tensor of that shape, or cannot be run with other weights; if the
+        ModelError: if the network does not run on these inputs, or cannot be run with other weights; if the
             outputs, which are compared at the end, are not the same.
 
     Examples:
@@ -111,109 +127,84 @@ def compact(
     prunable_layout(model)  # refuses what cannot be run with other weights
     masks = fitted(model, masks, wrapped=True)
     _check_forwards(model)
-    shape = input_shape or masks.input_shape
-    if shape is None:
-        raise MaskError("This mask does not say the network's input shape; pass input_shape=(channels, height, width).")
-    if not isinstance(shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ModelError(f"input_shape is {shape!r}, but must be positive integers, as (channels, height, width).")
     original = copy.deepcopy(model)
     apply_masks(original, masks)
-    reference = next(original.parameters())
     with isolated_torch_rng(0):
-        inputs = _inputs_of_parts(original, shape, reference)
-        parts = _Parts(original, masks, fold, inputs)
-        small = parts.compacted("", original)
-        if parts.notes and not _agree(original, small, inputs[""]):
-            parts = _Parts(original, masks, fold, inputs, look_inside=False)
-            small = parts.compacted("", original)
-            parts.notes.append("The parts of what stays as it is stay too: its forward reads their weights.")
-        if not _agree(original, small, inputs[""]):
+        example = _example(original, masks, input_shape, example_inputs, forward)
+        small = _smallest(original, masks, fold, example)
+        if not computes_the_same(original, small.model, example):
             raise ModelError(
                 f"The compact form of {type(model).__name__} would compute something else than the masked network, so there "
                 "is none. A forward that draws random numbers in evaluation is a reason: let it draw them in training only."
             )
-    _same_modes(small, original)
-    present = _tensors(small)  # what nothing needs in the end is gone
-    mapping = {name: entry for name, entry in parts.mapping.items() if name in present}
+    _same_modes(small.model, original)
     if hooked := [name for name, p in model.named_parameters() if gradient_hooks(p)]:
-        parts.notes.append(
+        small.notes.append(
             f"Hooks of parameters are not copied, as that of {hooked[0]}: the small network is without them."
         )
-    kept = {name: take(masks[origin], entries) for name, (origin, entries) in mapping.items() if origin in masks}
-    facts = {"input_shape": list(shape), "compact_of": fingerprint(masks.layout)}
+    kept = {name: take(masks[origin], entries) for name, (origin, entries) in small.mapping.items() if origin in masks}
+    shape = shape_of(example)
+    facts: dict[str, Any] = {"input_shape": list(shape)} if shape else {}
+    facts |= {"compact_of": fingerprint(masks.layout), "original_density": masks.density}
     return CompactResult(
-        small, Masks.from_tensors(kept, facts) if kept else None, mapping, parts.folded, tuple(parts.notes), original,
-        tuple(shape), fold,
+        small.model, Masks.from_tensors(kept, facts) if kept else None, small.mapping, small.folded, tuple(small.notes),
+        original, shape, fold, masks.density,
     )  # fmt: skip
 
 
-class _Parts:
-    """Compactor of a network: of the whole network or, where torch.fx cannot trace it, of the parts that torch.fx traces."""
-
-    def __init__(
-        self, original: nn.Module, masks: Masks, fold: bool, inputs: dict[str, Tensor], look_inside: bool = True
-    ) -> None:
-        self.masks, self.fold, self.inputs, self.look_inside = masks, fold, inputs, look_inside
-        self.shared, self.names = _shared(original), set(_tensors(original))
-        self.mapping: dict[str, tuple[str, Entries]] = {}
-        self.folded: dict[str, Tensor] = {}
-        self.notes: list[str] = []
-        self._copies: dict[int, Any] = {}
-
-    def compacted(self, name: str, module: nn.Module) -> nn.Module:
-        try:
-            network, opaque = trace(module)
-            network.graph.eliminate_dead_code()
-            record_shapes(network, module, self.inputs[name])
-        except ModelError as error:
-            self.notes.append(f"{name or 'the forward'} stays as it is: {error}")
-            return self.inside(name, module)
-        prefix = f"{name}." if name else ""
-        self.notes += [f"{prefix}{part} stays as it is: {why}" for part, why in opaque.items()]
-        masks = {key.removeprefix(prefix): mask for key, mask in self.masks.items() if key.startswith(prefix)}
-        shared = {part.removeprefix(prefix) for part in self.shared}
-        at = Analysis(network, masks, frozenset({*opaque, *shared, *_called_twice(network)}), self.fold)
-        rebuild = Rebuild(at, lambda part, module: self.inside(prefix + part, module), self.copied)
-        with torch.device("cpu"):  # whatever the default is: what is known of units lies there
-            find_constants(at)
-            find_kept(at)
-            small = rebuild.network(type(module).__name__)
-        self.mapping.update(
-            {
-                prefix + key: (prefix + origin, e)
-                for key, (origin, e) in rebuild.mapping.items()
-                if prefix + origin in self.names
-            }
+def _example(model: nn.Module, masks: Masks, input_shape: Any, example_inputs: Any, forward: Forward | None) -> Example:
+    if example_inputs is not None:
+        if isinstance(example_inputs, tuple | list) and len(example_inputs) == 1 and forward is None:
+            (example_inputs,) = example_inputs
+        return given_example(model, Example(example_inputs, forward or call))
+    shape = input_shape or masks.input_shape
+    if shape is None:
+        raise MaskError(
+            "This mask does not say the network's input shape; pass input_shape=(channels, height, width) or example_inputs."
         )
-        self.folded.update({f"{prefix}{key}": added for key, added in rebuild.folded.items()})
-        return small
+    if not isinstance(shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ModelError(f"input_shape is {shape!r}, but must be positive integers, as (channels, height, width).")
+    return example_of_shape(model, shape)
 
-    def inside(self, name: str, module: nn.Module) -> nn.Module:
-        """A copy of a module that stays as it is, with its children made smaller where that can be done."""
-        small = self._copies[id(module)] = slots_apart(module)
-        parameters, buffers, children = slots(small)
-        for home in (parameters, buffers):
-            for key, tensor in home.items():
-                if tensor is not None:
-                    home[key] = self.copied(tensor)  # type: ignore[assignment]
-                    self.mapping[_join(name, key)] = (_join(name, key), ())
-        for key, child in children.items():
-            full = _join(name, key)
-            if child is None:
-                continue
-            if self.look_inside and full in self.inputs and len(list(child.children())) > 0 and stays(child) is None:
-                children[key] = self.compacted(full, child)
-            else:
-                children[key] = self.inside(full, child)
-            self._copies[id(child)] = children[key]
-        for key, value in vars(module).items():  # what refers to its tensors and modules elsewhere, as an LSTM does
-            if vars(small)[key] is value:
-                vars(small)[key] = copy.deepcopy(value, self._copies)
-        return small
 
-    def copied(self, tensor: Tensor) -> Tensor:
-        """A copy, the same one for a tensor under two names."""
-        return copy.deepcopy(tensor, self._copies)
+def _smallest(original: nn.Module, masks: Masks, fold: bool, example: Example) -> Small:
+    """A smaller graph; where torch.fx leaves parts as they are, a copy with smaller layers, if this has fewer parameters."""
+    try:
+        rebuilt = _rebuilt(original, masks, fold, example)
+    except ModelError as error:
+        small = shrunk(original, masks, fold, example)
+        small.notes.insert(0, f"the forward stays as it is: {error}")
+        return small
+    if not rebuilt.notes:
+        return rebuilt
+    small = shrunk(original, masks, fold, example)
+    small.notes[:0] = [f"the forward stays as it is: {note}" for note in rebuilt.notes]
+    return min(rebuilt, small, key=lambda found: sum(p.numel() for p in found.model.parameters()))
+
+
+def _rebuilt(original: nn.Module, masks: Masks, fold: bool, example: Example) -> Small:
+    """The network as a smaller graph.
+
+    Raises:
+        ModelError: if torch.fx cannot trace the forward, or the graph computes something else.
+    """
+    if not isinstance(example.inputs, Tensor) or example.forward is not call:
+        raise ModelError("torch.fx is given networks with one tensor as their input.")
+    network, opaque = trace(original)
+    network.graph.eliminate_dead_code()
+    record_shapes(network, original, example.inputs)
+    copies: dict[int, Any] = {}
+    at = Analysis(network, masks, frozenset({*opaque, *_shared(original), *_called_twice(network)}), fold)
+    rebuild = Rebuild(network, at, copies)
+    with torch.device("cpu"):  # whatever the default is: what is known of units lies there
+        find_constants(at)
+        find_kept(at)
+        model = rebuild.network(type(original).__name__)
+    if not computes_the_same(original, model, example):
+        raise ModelError("The graph of the small network computes something else.")
+    present, names = _tensors(model), _tensors(original)  # what nothing needs in the end is gone
+    mapping = {name: entry for name, entry in rebuild.mapping.items() if name in present and entry[0] in names}
+    return Small(model, mapping, rebuild.folded, [f"{part} stays as it is: {why}" for part, why in opaque.items()])
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -232,62 +223,6 @@ def _check_forwards(model: nn.Module) -> None:
                 "Pass the network as it was before torch.compile, and compile the small one; "
                 "or give the module a class with this forward."
             )
-
-
-def _agree(original: nn.Module, small: nn.Module, inputs: Tensor) -> bool:
-    """Whether both compute the same, up to rounding, in evaluation, and have the same modes in training."""
-    results, modes = [], []
-    try:
-        with as_it_was(original), as_it_was(small), torch.no_grad():
-            for model in (original, small):
-                modes.append({name: module.training for name, module in model.train().named_modules()})
-                with isolated_torch_rng(1):
-                    results.append(tree_leaves(model.eval()(inputs.clone())))
-    except Exception:  # shapes that do not fit
-        return False
-    if any(mode != modes[1].get(name, mode) for name, mode in modes[0].items()):
-        return False
-    return len(results[0]) == len(results[1]) and all(map(same, *results))
-
-
-def _inputs_of_parts(model: nn.Module, shape: Sequence[int], reference: Tensor) -> dict[str, Tensor]:
-    """What is passed to the network (under its name, "") and to each module with children that is called once with a tensor.
-
-    A network that does not run on numbers of ``reference``'s type is given indices, as those of tokens.
-    """
-    numbers = torch.randn(2, *shape, device="cpu").to(reference.device, reference.dtype)
-    try:
-        return _recorded(model, numbers)
-    except Exception as error:  # whatever a forward may raise
-        try:
-            return _recorded(model, (numbers > 0).long())
-        except Exception:
-            raise ModelError(
-                f"{type(model).__name__} does not run on a batch of shape {tuple(numbers.shape)} and {numbers.dtype} "
-                f"({type(error).__name__}: {error}), nor on one of the integers 0 and 1. What is made smaller takes one "
-                "tensor, of the weights' type or of indices; input_shape is the shape of one input, without the batch."
-            ) from error
-
-
-def _recorded(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    calls: dict[str, list[Tensor | None]] = {"": [inputs]}
-
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            alone = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
-            calls.setdefault(name, []).append(args[0].clone() if alone else None)
-
-        return hook
-
-    watched = [(name, module) for name, module in model.named_modules() if name and len(list(module.children())) > 0]
-    hooks = [module.register_forward_pre_hook(record(name), with_kwargs=True) for name, module in watched]
-    try:
-        with torch.no_grad(), as_it_was(model):
-            model.eval()(inputs.clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: seen[0] for name, seen in calls.items() if len(seen) == 1 and seen[0] is not None}
 
 
 def _shared(model: nn.Module) -> set[str]:
@@ -315,7 +250,3 @@ def _same_modes(small: nn.Module, original: nn.Module) -> None:
         while name not in modules:  # that of the module it was put into
             name = name.rpartition(".")[0]
         module.training = modules[name].training
-
-
-def _join(name: str, key: str) -> str:
-    return f"{name}.{key}" if name else key

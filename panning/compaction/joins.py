@@ -29,6 +29,11 @@ class Flatten(Rule):
     def wants(self, at: Analysis, node: fx.Node, kept: Tensor) -> list[Tensor]:
         return [self._blocks(at, node, kept)]
 
+    def carried(self, at: Analysis, node: fx.Node, has: list[Tensor | None]) -> Tensor:
+        return super().carried(
+            at, node, [x if x is None else x.repeat_interleave(self._block_size(at, node)) for x in has]
+        )
+
     def _block_size(self, at: Analysis, node: fx.Node) -> int:
         return math.prod(at.shape(self.operands(node)[0])[2:])
 
@@ -62,6 +67,9 @@ class Sum(Rule):
             wanted[0] = kept & (kept.cumsum(0) == 1)
         return wanted
 
+    def shares(self, at: Analysis, node: fx.Node, carried: Tensor) -> list[Tensor]:
+        return [carried for _ in self.operands(node)]
+
     def shifts(self, at: Analysis, node: fx.Node, kept: Tensor) -> list[Tensor]:
         """The kept units, for each operand, that are added as constants instead."""
         wanted, known = self.wants(at, node, kept), self._by_itself(at, node, kept)
@@ -78,7 +86,9 @@ class Sum(Rule):
         for operand in self.operands(node):
             x = at.units[operand]
             by_itself = torch.zeros_like(kept)
-            if x is not None and at.fold:
+            if at.in_place:
+                pass
+            elif x is not None and at.fold:
                 by_itself = x.is_constant & ~x.stays_zero
             elif x is not None and list(operand.users) == [node] and self.operands(node).count(operand) == 1:
                 by_itself = x.is_parameter
@@ -132,6 +142,11 @@ class Concatenation(Rule):
         axis = at.units[node].axis  # type: ignore[union-attr]
         return list(kept.split([at.shape(o)[axis] for o in self.operands(node)]))
 
+    def carried(self, at: Analysis, node: fx.Node, has: list[Tensor | None]) -> Tensor:
+        axis = at.units[node].axis  # type: ignore[union-attr]
+        sizes = [at.shape(o)[axis] for o in self.operands(node)]
+        return torch.cat([torch.ones(n, dtype=torch.bool) if x is None else x for n, x in zip(sizes, has, strict=True)])
+
 
 class ZeroPad(Rule):
     """F.pad with zeros: space keeps zeros zero, new units are zero."""
@@ -155,6 +170,11 @@ class ZeroPad(Rule):
         front, back = self.new_units(at, node)
         inner = at_least_one(wanted[front : len(wanted) - back])
         return torch.cat([wanted[:front], inner, wanted[len(wanted) - back :]])
+
+    def carried(self, at: Analysis, node: fx.Node, has: list[Tensor | None]) -> Tensor:
+        (some,), (front, back) = has, self.new_units(at, node)
+        assert some is not None
+        return torch.cat([torch.ones(front, dtype=torch.bool), some, torch.ones(back, dtype=torch.bool)])
 
     def new_units(self, at: Analysis, node: fx.Node) -> tuple[int, int]:
         """Units before and behind the operand's; (-1, -1) for a padding that is not of this kind."""

@@ -18,8 +18,8 @@ class Layer(Rule):
         module: Any = at.module(node)
         (operand,) = self.operands(node)
         x, rank = at.units[operand], len(at.shape(operand))
-        axis = rank - 1 if isinstance(module, nn.Linear) else 1
-        if not isinstance(module, nn.Linear) and rank != module.weight.dim():  # no batch
+        axis = rank - 1 if is_linear(module) else 1
+        if not is_linear(module) and rank != module.weight.dim():  # no batch
             return None
         if x is not None and x.axis != axis:
             return None
@@ -45,12 +45,23 @@ class Layer(Rule):
         used = connections[0, kept].any(0)
         return [at_least_one(used) if x is None else at_least_one(used & ~self._told_apart(at, node, x), x.is_constant)]
 
+    def carried(self, at: Analysis, node: fx.Node, has: list[Tensor | None]) -> Tensor:
+        """Groups go as a whole, inputs and outputs; apart from that a layer may read more than it needs."""
+        carried = torch.zeros(len(at.units[node] or ()), dtype=torch.bool)
+        n_groups = getattr(at.module(node), "groups", 1)
+        if n_groups == 1:
+            return carried
+        (some,) = has
+        groups = torch.ones(n_groups, dtype=torch.bool) if some is None else some.view(n_groups, -1).any(1)
+        return groups.repeat_interleave(len(carried) // n_groups)
+
     def folded(self, at: Analysis, node: fx.Node, computed: Tensor | None = None) -> Tensor:
         """Sum what constant inputs, those in ``computed`` apart, add to each output; float64 [outputs]."""
         module: Any = at.module(node)
         x = at.units[self.operands(node)[0]]
         if x is None or not at.fold or is_transposed(module) or getattr(module, "groups", 1) > 1:
-            return torch.zeros(getattr(module, "out_features", None) or module.out_channels, dtype=torch.float64)
+            n_outputs = at.shape(node)[-1 if is_linear(module) else 1]
+            return torch.zeros(n_outputs, dtype=torch.float64)
         known = self._told_apart(at, node, x) & ~(torch.zeros_like(x.trained) if computed is None else computed)
         weight = module.weight.detach().to("cpu", torch.float64) * at.mask(node)
         return weight.reshape(*weight.shape[:2], -1).sum(2) @ x.constant.where(known, 0.0)
@@ -61,7 +72,7 @@ class Layer(Rule):
         module: Any = at.module(node)
         if not at.fold or is_transposed(module) or getattr(module, "groups", 1) > 1:
             return x.stays_zero
-        bordered = not isinstance(module, nn.Linear) and module.padding not in ("valid", (0,) * len(module.kernel_size))
+        bordered = not is_linear(module) and module.padding not in ("valid", (0,) * len(module.kernel_size))
         return x.stays_zero if bordered else x.is_constant
 
     @staticmethod
@@ -82,8 +93,14 @@ def _biases(at: Analysis, node: fx.Node, axis: int, more: Tensor) -> Units:
     return Units(axis, values, torch.full((len(more),), not at.fold), None if at.fold else f"{node.target}.bias")
 
 
+def is_linear(module: Any) -> bool:
+    return bool(module.weight.dim() == 2)
+
+
 def is_transposed(module: nn.Module) -> bool:
-    return isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+    """Whether the weight is [inputs, outputs, ...], as that of transformers' ``Conv1D`` is."""
+    transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+    return transposed or type(module).__name__ == "Conv1D"
 
 
 class BatchNorm(Rule):

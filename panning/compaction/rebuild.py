@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -11,40 +10,33 @@ import torch
 from torch import Tensor, fx, nn
 
 from panning.compaction.joins import Concatenation, Flatten, Sum, ZeroPad
-from panning.compaction.layers import BatchNorm, Layer, is_transposed
-from panning.compaction.modules import ByMode, Gather, PartialSum
+from panning.compaction.layers import BatchNorm, Layer
+from panning.compaction.modules import Gather, PartialSum
+from panning.compaction.narrow import Entries, add_to_bias, narrowed
 from panning.compaction.rule import Analysis
-from panning.compaction.table import rule_of
 from panning.compaction.units import Units
-from panning.foundation.torch_private import slots_apart
-
-#: Which entries of an original tensor a compact one holds, an index for each of its first axes; none means all.
-Entries = tuple[Tensor, ...]
 
 
 class Rebuild:
     """The graph of the small network, node by node."""
 
-    def __init__(
-        self, at: Analysis, stays: Callable[[str, nn.Module], nn.Module], copied: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, network: fx.GraphModule, at: Analysis, copies: dict[int, Any]) -> None:
         """
         Args:
-            stays: (name, module) -> the copy of a module that no rule makes smaller.
-            copied: the copy of a tensor that the graph reads.
+            copies: what has been copied, by ids; tensors and modules under two names are copied once.
         """
-        self.at, self.stays, self.copied = at, stays, copied
+        self.original, self.at, self.copies = network, at, copies
         self.graph = fx.Graph()
         self.attributes: dict[str, Any] = {}
         self.mapping: dict[str, tuple[str, Entries]] = {}
         self.folded: dict[str, Tensor] = {}
         self.new: dict[fx.Node, fx.Node] = {}
         self.gathered: dict[tuple[fx.Node, int, bytes], fx.Node] = {}
-        reference = next(chain(at.network.parameters(), at.network.buffers()), torch.empty(0))
+        reference = next(chain(network.parameters(), network.buffers()), torch.empty(0))
         self.device, self.dtype = reference.device, reference.dtype
 
     def network(self, name: str) -> fx.GraphModule:
-        for node in self.at.network.graph.nodes:
+        for node in self.original.graph.nodes:
             kept = self.at.kept[node]
             if kept is None:
                 self.new[node] = self._whole(node)
@@ -65,8 +57,8 @@ class Rebuild:
         return self.graph.node_copy(node, lambda operand: self.new[operand])
 
     def _small(self, node: fx.Node) -> fx.Node:
-        rule, kept = rule_of(self.at, node), self.at.kept[node]
-        assert rule is not None and kept is not None
+        rule, kept = self.at.rules[node], self.at.kept[node]
+        assert kept is not None
         operands = rule.operands(node)
         wants = rule.wants(self.at, node, kept)
         axis = self.at.units[node].axis  # type: ignore[union-attr]
@@ -84,9 +76,11 @@ class Rebuild:
             if isinstance(rule, Layer | BatchNorm):
                 self.attributes[name] = small = self._narrowed(name, module, kept, wants[0])
                 if isinstance(rule, Layer):
-                    self._fold(name, small, rule.folded(self.at, node, wants[0])[kept])
+                    added = add_to_bias(small, rule.folded(self.at, node, wants[0])[kept])
+                    if added is not None:
+                        self.folded[f"{name}.bias"] = added
             else:
-                self.attributes[name] = self.stays(name, module)
+                self._keep_module(name)
         elif isinstance(rule, ZeroPad):
             self._pad_less(copied, node, rule, kept)
         return copied
@@ -146,86 +140,36 @@ class Rebuild:
             copied.update_kwarg("pad", pads)
 
     def _narrowed(self, name: str, module: Any, kept: Tensor, inputs: Tensor) -> nn.Module:
-        """A layer or norm with some of its units and inputs."""
-        small: Any = slots_apart(module)
-        rows, columns = self._index(kept), self._index(inputs)
-        n_groups = getattr(module, "groups", 1)
-        if isinstance(module, nn.Linear):
-            small.in_features, small.out_features = len(columns), len(rows)
-        elif hasattr(module, "in_channels"):
-            small.in_channels, small.out_channels = len(columns), len(rows)
-            small.groups = int(kept.view(n_groups, -1).any(1).sum())
-        else:
-            small.num_features = len(rows)
-        by_name: dict[str, Entries] = {}
-        for key, tensor in chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
-            entries: Entries = (rows,) if tensor.dim() else ()
-            if key == "weight" and tensor.dim() > 1:
-                if n_groups == 1:
-                    entries = (columns, rows) if is_transposed(module) else (rows, columns)
-                else:
-                    entries = (columns,) if is_transposed(module) else (rows,)
-            by_name[key] = entries
-            taken = take(tensor.detach(), entries)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            setattr(small, key, nn.Parameter(taken, requires_grad=tensor.requires_grad) if is_parameter else taken)
-            self.mapping[f"{name}.{key}"] = (f"{name}.{key}", entries)
+        small, by_name = narrowed(module, kept, inputs)
+        self.mapping.update({f"{name}.{key}": (f"{name}.{key}", entries) for key, entries in by_name.items()})
         return small
 
     def _keep_module(self, name: str) -> None:
-        module = self.at.network.get_submodule(name)
-        if name not in self.attributes:
-            self.attributes[name] = copy.deepcopy(module) if isinstance(module, ByMode) else self.stays(name, module)
+        module = self.original.get_submodule(name)
+        self.attributes[name] = copy.deepcopy(module, self.copies)
+        named = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+        self.mapping.update({f"{name}.{key}": (f"{name}.{key}", ()) for key, _ in named})
 
     def _keep_attribute(self, name: str) -> None:
         owner, _, key = name.rpartition(".")
-        value = getattr(self.at.network.get_submodule(owner), key)
-        self.attributes[name] = self.copied(value) if isinstance(value, Tensor) else value
+        value = getattr(self.original.get_submodule(owner), key)
+        self.attributes[name] = copy.deepcopy(value, self.copies) if isinstance(value, Tensor) else value
         self.mapping[name] = (name, ())
 
     def _constants(self, x: Units, some: Tensor) -> Tensor:
         if self.at.fold:
             return x.constant[some].to(self.device, self.dtype)
-        whole = self.at.network.get_parameter(str(x.parameter))
+        whole = self.original.get_parameter(str(x.parameter))
         return nn.Parameter(whole.detach()[self._index(some)], requires_grad=whole.requires_grad)
-
-    def _fold(self, name: str, small: Any, added: Tensor) -> None:
-        """Add constants to a layer's bias; one that it did not have is not trained."""
-        if not added.any():
-            return
-        added = added.to(self.device, small.weight.dtype)
-        with torch.no_grad():
-            if small.bias is None:
-                small.bias = nn.Parameter(added, requires_grad=False)
-            else:
-                small.bias.add_(added)
-                self.folded[f"{name}.bias"] = added
 
     def _index(self, some: Tensor) -> Tensor:
         return some.nonzero().flatten().to(self.device)
 
     def _add(self, name: str, module: nn.Module) -> str:
-        while name in self.attributes or hasattr(self.at.network, name):
+        while name in self.attributes or hasattr(self.original, name):
             name += "_"
         self.attributes[name] = module
         return name
 
     def _call(self, node: fx.Node, function: Any, *args: Any) -> fx.Node:
         return self.graph.create_node("call_function", function, args, {}, node.name)
-
-
-def take(tensor: Tensor, entries: Entries) -> Tensor:
-    """A copy of the block of ``tensor`` that has these entries."""
-    for axis, index in enumerate(entries):
-        tensor = tensor.index_select(axis, index.to(tensor.device))
-    return tensor.clone()
-
-
-def grid(entries: Entries, tensor: Tensor) -> Any:
-    """An index of the block of ``tensor`` that has these entries."""
-    if not entries:
-        return ...
-    n = len(entries)
-    return tuple(
-        index.to(tensor.device).view([-1 if axis == i else 1 for i in range(n)]) for axis, index in enumerate(entries)
-    )

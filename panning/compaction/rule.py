@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 
 from panning.compaction.units import Units
+
+
+class Network(Protocol):
+    """What the analysis needs of a network."""
+
+    @property
+    def graph(self) -> fx.Graph: ...
+    def get_submodule(self, target: str) -> nn.Module: ...
 
 
 @dataclass
@@ -20,14 +28,18 @@ class Analysis:
         masks: of every masked parameter, by name.
         whole: names of the modules that stay as they are.
         fold: constants stay what they are now, as in evaluation, instead of being trained.
+        in_place: the forward stays, so that every tensor has the same units for all that make or read it.
+        rules: of the operations that know units; without one a tensor stays whole.
         units: None for a tensor that stays whole.
         kept: bool [units]; which units the compact network computes. None where units is None.
     """
 
-    network: fx.GraphModule
+    network: Network
     masks: Mapping[str, Tensor]
     whole: frozenset[str]
     fold: bool = False
+    in_place: bool = False
+    rules: dict[fx.Node, Rule] = field(default_factory=dict)
     units: dict[fx.Node, Units | None] = field(default_factory=dict)
     kept: dict[fx.Node, Tensor | None] = field(default_factory=dict)
 
@@ -67,6 +79,16 @@ class Rule:
     def wants(self, at: Analysis, node: fx.Node, kept: Tensor) -> list[Tensor]:
         """The units it needs of each operand to compute the kept ones of its own."""
         return [kept for _ in self.operands(node)]
+
+    def shares(self, at: Analysis, node: fx.Node, carried: Tensor) -> list[Tensor]:
+        """The same where the forward stays: the units that each operand has to have if the result has these."""
+        return self.wants(at, node, carried)
+
+    def carried(self, at: Analysis, node: fx.Node, has: list[Tensor | None]) -> Tensor:
+        """The units that the result has where the forward stays, and the operands have these; None is a whole operand."""
+        n = at.shape(node)[at.units[node].axis]  # type: ignore[union-attr]
+        whole = torch.ones(n, dtype=torch.bool)
+        return torch.stack([whole if some is None else some for some in has]).any(0)
 
 
 def at_least_one(units: Tensor, rather: Tensor | None = None) -> Tensor:

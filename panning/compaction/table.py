@@ -14,6 +14,7 @@ from panning.compaction.elementwise import Activation, BehindUnits, KeepsZero, P
 from panning.compaction.joins import Concatenation, Flatten, Product, Sum, ZeroPad
 from panning.compaction.layers import BatchNorm, Layer
 from panning.compaction.modules import ByMode
+from panning.compaction.probing import MOVES, KeepsApart, Moves, not_followed
 from panning.compaction.rule import Analysis, Rule
 
 _PASS, _KEEPS_ZERO, _ACTIVATION = Pass(), KeepsZero(), Activation()
@@ -90,19 +91,39 @@ METHODS: dict[str, Rule] = {
 }
 
 
-def rule_of(at: Analysis, node: fx.Node) -> Rule | None:
-    """The rule of a node's operation; None if it has to stay whole."""
+#: What a forward may call instead of a layer; ``follow`` finds the module whose weight it takes.
+LAYERS: dict[Any, Rule] = {F.batch_norm: MODULES[nn.BatchNorm2d]}
+_LAYER, _MOVES, _KEEPS_APART = MODULES[nn.Linear], Moves(), KeepsApart()
+
+
+def rules_of(at: Analysis, node: fx.Node) -> list[Rule]:
+    """Rules for a node's operation, the most exact first; none if it has to stay whole."""
     rule: Rule | None = None
     if node.op == "call_module" and str(node.target) not in at.whole:
         module = at.module(node)
-        rule = FUNCTIONS.get(module.function) if isinstance(module, ByMode) else MODULES.get(type(module))
+        if "function" in node.meta:
+            rule = LAYERS.get(node.meta["function"], _LAYER)
+        else:
+            rule = FUNCTIONS.get(module.function) if isinstance(module, ByMode) else MODULES.get(type(module))
     elif node.op == "call_method":
         rule = METHODS.get(str(node.target))
     elif node.op == "call_function":
         rule = FUNCTIONS.get(node.target)
         if isinstance(rule, Sum | Product) and sum(isinstance(arg, fx.Node) for arg in node.args) == 1:
             rule = _WITH_NUMBER
-    if rule is None or not (operands := rule.operands(node)) or any(not at.shape(o) for o in operands):
-        return None
-    others = set(node.all_input_nodes) - set(operands)
-    return None if others and not isinstance(rule, Flatten) else rule
+    rules = [] if rule is None else [rule]
+    if at.in_place and node.op in ("call_function", "call_method"):
+        name = str(getattr(node.target, "__name__", node.target))
+        rules += [_MOVES] if name in MOVES else [] if node.target is not_followed else [_KEEPS_APART]
+    return [rule for rule in rules if _fits(at, node, rule)]
+
+
+def _fits(at: Analysis, node: fx.Node, rule: Rule) -> bool:
+    operands = rule.operands(node)
+    if (
+        not operands
+        or any(not at.shape(o) for o in operands)
+        or (node.meta.get("part") is not None and rule is not _MOVES)
+    ):
+        return False
+    return isinstance(rule, Flatten) or not set(node.all_input_nodes) - set(operands)

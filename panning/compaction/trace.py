@@ -126,14 +126,19 @@ def _attribute(model: nn.Module, name: str) -> Any:
     return value
 
 
-def stays(module: nn.Module) -> str | None:
-    """Why a module is not looked into; None if it is."""
+def is_fixed(module: nn.Module) -> str | None:
+    """Why a module's own weights keep their shapes; None if they need not."""
     if has_hooks(module):
         return "it has hooks"
     if parametrize.is_parametrized(module):
         return "its weight is computed (a parametrization)"
-    if "forward" in vars(module):
-        return "its forward was replaced"
+    return "its forward was replaced" if "forward" in vars(module) else None
+
+
+def stays(module: nn.Module) -> str | None:
+    """Why a module is not looked into; None if it is."""
+    if (why := is_fixed(module)) is not None:
+        return why
     for name in ("train", "eval"):  # norms that stay in evaluation, mostly
         if name in vars(module) or getattr(type(module), name) is not getattr(nn.Module, name):
             return f"it has a {name}() of its own"

@@ -2,7 +2,7 @@
 
     weights.safetensors     the small network's ``state_dict``
     mask.safetensors        the mask of the original network
-    vectors.safetensors     biases and norms of the original as they were, and the input shape
+    vectors.safetensors     biases and norms of the original as they were, and the input shape if one tensor is the input
 
 Code is not in it: who has the code of the original makes the small network from it and these files again.
 """
@@ -13,11 +13,13 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from panning.compaction.compaction import CompactResult, compact
+from panning.flow import Forward
 from panning.foundation.errors import MaskError, ModelError
 from panning.foundation.files import write_atomic
 from panning.foundation.tensorfile import DAMAGE, packed, read_tensors
@@ -55,24 +57,29 @@ def save_compact(result: CompactResult, masks: Masks, folder: str | Path) -> Non
         )
     _check_made_by(result, masks)
     try:
-        check_input_shape(list(result.input_shape))
+        if result.input_shape:
+            check_input_shape(list(result.input_shape))
     except ValueError as error:
         raise ModelError(f"This network cannot be made again from a folder: {error}.") from None
     folder = Path(folder)
     save_masks(masks, folder / MASK)
     vectors = {name: tensor for name, tensor in result.original.state_dict().items() if tensor.dim() <= 1}
-    write_tensors(vectors, folder / VECTORS, input_shape=json.dumps(result.input_shape))
+    write_tensors(vectors, folder / VECTORS, input_shape=json.dumps(result.input_shape or None))
     write_tensors(result.model.state_dict(), folder / WEIGHTS)
 
 
-def load_compact(model: nn.Module, folder: str | Path) -> CompactResult:
+def load_compact(
+    model: nn.Module, folder: str | Path, *, example_inputs: Any = None, forward: Forward | None = None
+) -> CompactResult:
     """The compact network of a folder, from the code of the original.
 
     Args:
         model: the original network; weights that no output depends on are not in the folder, ``expand`` takes its.
+        example_inputs: as for ``compact``, which was given them; a network on one tensor needs none.
+        forward: as for ``compact``.
 
     Raises:
-        MaskError: if a file is missing, broken, or belongs to another network.
+        MaskError: if a file is missing, broken, or belongs to another network; if example inputs are missing.
 
     Examples:
         >>> import torch
@@ -92,7 +99,10 @@ def load_compact(model: nn.Module, folder: str | Path) -> CompactResult:
     try:
         shape, vectors = read_tensors(folder / VECTORS, "input_shape")
         _, weights = read_tensors(folder / WEIGHTS, None)
-        result = compact(with_tensors(model, vectors), masks, check_input_shape(shape))
+        if shape is None and example_inputs is None:
+            raise ValueError("it takes more than one tensor, so pass example_inputs=, those that compact was given")
+        given = None if shape is None else check_input_shape(shape)
+        result = compact(with_tensors(model, vectors), masks, given, example_inputs=example_inputs, forward=forward)
         result.model.load_state_dict(weights)
     except (*DAMAGE, ModelError, MaskError) as error:
         raise MaskError(f"{folder} holds no compact form of this {type(model).__name__}: {error}") from None

@@ -37,7 +37,8 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             slots(module).buffers.update(own)
         with torch.no_grad():
             for buffer, version, value in values:
-                if n_writes(buffer) != version:  # an expanded one cannot be written into
+                changed = n_writes(buffer) != version or not ((buffer == value) | (value != value)).all()
+                if changed:  # batch norm counts no writes; an expanded buffer cannot be written into
                     buffer.copy_(value)
 
 
