@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from panning.api import move_masks, prune
     from panning.compaction import compact
     from panning.export.folder import load_compact, save_compact
-    from panning.foundation.errors import PanningError
+    from panning.foundation.errors import PanningError, PanningWarning
     from panning.masks.enforce import enforce_masks
     from panning.masks.file import load_masks, save_masks
     from panning.masks.masks import Masks, apply_masks
@@ -32,6 +32,7 @@ __all__ = [
     "Masks",
     "MovingMasks",
     "PanningError",
+    "PanningWarning",
     "apply_masks",
     "compact",
     "enforce_masks",
@@ -49,6 +50,7 @@ _HOMES = {
     "Masks": "panning.masks.masks",
     "MovingMasks": "panning.training.moving.engine",
     "PanningError": "panning.foundation.errors",
+    "PanningWarning": "panning.foundation.errors",
     "apply_masks": "panning.masks.masks",
     "compact": "panning.compaction",
     "enforce_masks": "panning.masks.enforce",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from panning.data.batches import Batch
 from panning.flow import Forward
 from panning.foundation.device import device_of, find_device, scoring_device
-from panning.foundation.errors import DataError, DensityError, MaskError, ModelError
+from panning.foundation.errors import DataError, DensityError, MaskError, ModelError, PanningWarning
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
 from panning.masks.layout import Layout, prunable_layout
@@ -112,6 +113,10 @@ def prune(
     the ``logits`` of what the network gives or, without them, all its tensors but ``loss``. Where ``forward`` returns the
     loss alone, the loss stands for the outputs that it compares; let ``forward`` return outputs where it can.
 
+    Warns:
+        PanningWarning: where a mask says less than it seems to: kept weights that all score 0, as behind a scale that starts
+            at zero, or layers without any kept weight. The manifest has the same sentences under ``warnings``.
+
     Raises:
         PanningError: with what was given, what is allowed and what to do.
     """
@@ -133,10 +138,13 @@ def prune(
         if shaped is not None:
             result = make_shaped(result, shaped, density)
         name = row.name_of(method)
-        return described(
+        made = described(
             problem, result, method=name, all_alive=all_alive, released=released, control=control,
             plugins=plugins_of(method), shape=shape, not_in_shape=[] if shaped is None else list(shaped.uncovered),
-        ).masks  # fmt: skip
+        )  # fmt: skip
+    for doubt in made.doubts:
+        warnings.warn(doubt, PanningWarning, stacklevel=3)  # the caller's line: one frame more is the decorator's
+    return made.masks
 
 
 @_apart_from_the_caller()

@@ -21,6 +21,12 @@ torch.set_num_threads(1)  # the networks are tiny, and several test runs may sha
 settings.register_profile("panning", deadline=None, derandomize=True, database=None)
 settings.load_profile("panning")
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Toys at high sparsity lose layers; ``test_any_weight.py`` looks at the warning."""
+    config.addinivalue_line("filterwarnings", "ignore:.*layers keep no weight at all:panning.PanningWarning")
+
+
 #: Each worker imports torch, which costs seconds and some 400 MB.
 MAX_WORKERS = 8
 

@@ -14,6 +14,7 @@ from panning.masks.allocation import (
     allocate_by_layer,
     erk_counts,
     round_counts,
+    sorted_evenly,
     top_k,
     uniform_counts,
 )
@@ -56,7 +57,7 @@ def test_masks_of_growing_budget_are_nested(scores: torch.Tensor, k: int) -> Non
 def test_spread_moves_weights_inside_layers_only(scores: torch.Tensor, k: int, spread: float) -> None:
     noise = torch.rand(60, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     mask = allocate(scores, k, LAYOUT, spread=spread, noise=noise)
-    assert LAYOUT.counts(mask) == LAYOUT.counts(top_k(scores, k))
+    assert LAYOUT.counts(mask) == LAYOUT.counts(top_k(scores, k, sizes=LAYOUT.sizes))
 
 
 def test_full_spread_follows_the_noise_alone() -> None:
@@ -72,6 +73,40 @@ def test_candidates_bound_the_mask(scores: torch.Tensor, k: int, spread: float) 
     noise = torch.rand(60, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     mask = allocate(scores, k, LAYOUT, candidates=candidates, spread=spread, noise=noise)
     assert int(mask.sum()) == k and not bool((mask & ~candidates).any())
+
+
+def by_hand(scores: torch.Tensor, layout: Layout) -> list[int]:
+    """All positions, the best first: of n equals in a layer, scattered by the golden ratio, the j-th is at (j + 1/2) / n."""
+    keyed = []
+    for number, part in enumerate(layout.slices()):
+        places: dict[float, list[int]] = {}
+        for place, score in enumerate(scores[part].tolist()):
+            places.setdefault(score, []).append(place)
+        for score, equals in places.items():
+            equals.sort(key=lambda place: place * 2654435769 % 2**32)
+            keyed += [(-score, (j + 0.5) / len(equals), number, part.start + place) for j, place in enumerate(equals)]
+    return [position for *_, position in sorted(keyed)]
+
+
+@given(scores_with_ties, st.integers(1, 60))
+def test_equals_are_kept_evenly_over_layers(scores: torch.Tensor, k: int) -> None:
+    mask = allocate(scores, k, LAYOUT)
+    assert mask.nonzero().flatten().tolist() == sorted(by_hand(scores, LAYOUT)[:k])
+    assert not bool((mask & ~allocate(scores, min(k + 1, 60), LAYOUT)).any())
+    equal = scores == scores[mask].min()
+    shares = [(int((mask & equal)[part].sum()), int(equal[part].sum())) for part in LAYOUT.slices()]
+    total = sum(n for n, _ in shares) / max(1, sum(n for _, n in shares))
+    assert all(abs(n - total * n_equal) <= 1 for n, n_equal in shares)
+
+
+def test_alike_layers_of_equals_keep_alike_and_whole_units_do_not_go_first() -> None:
+    layout = Layout(tuple("abcdef"), ((8, 8, 3, 3),) * 6)
+    mask = allocate(torch.zeros(layout.n_prunable), 600, layout)
+    assert layout.counts(mask) == [100] * 6
+    for view in layout.views(mask).values():
+        per_unit = view.flatten(1).sum(1)
+        assert int(per_unit.min()) >= 11 and int(per_unit.max()) <= 14  # 100 of 8 units
+    assert torch.equal(top_k(torch.zeros(6), 3, sizes=(2, 4)), torch.tensor([True, False, True, False, True, False]))
 
 
 def by_sorting(scores: torch.Tensor, k: int) -> torch.Tensor:
@@ -115,7 +150,8 @@ def test_no_finite_scores_shapes_or_densities_miss_the_count(data: st.DataObject
     mask = allocate(scores, k, layout, candidates=candidates, spread=spread, noise=noise)
     assert int(mask.sum()) == k and (candidates is None or not bool((mask & ~candidates).any()))
     if spread == 0 and candidates is None:
-        assert torch.equal(mask, by_sorting(scores, k))
+        assert mask.nonzero().flatten().tolist() == sorted(by_hand(scores, layout)[:k])
+        assert sorted_evenly(scores, layout.sizes).tolist() == by_hand(scores, layout)
 
 
 @given(st.data())

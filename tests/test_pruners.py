@@ -23,6 +23,7 @@ from panning.episode.policies import Constant
 from panning.foundation.errors import DensityError
 from panning.foundation.progress import Event
 from panning.masks.allocation import top_k
+from panning.masks.layout import Layout
 from panning.pruners import PRUNERS, PruneResult, Rounds, all_alive, make_all_alive, prune_problem
 from panning.pruners.score_rounds import ScoreRounds
 from panning.pruners.staged import next_stage, stage_weights
@@ -292,10 +293,11 @@ def test_all_alive_refuses_what_no_path_fits() -> None:
         all_alive(Connectivity.of(problem), mask, problem.weight.abs())
 
 
-def test_the_ranking_puts_the_mask_first_and_is_stable() -> None:
-    order = ranking(torch.tensor([False, True, False, True, True]), torch.tensor([9.0, 1.0, 9.0, 2.0, 1.0]))
-    assert order.tolist() == [3, 1, 4, 0, 2]
-    assert first(order, 2).tolist() == [False, True, False, True, False]
+def test_the_ranking_puts_the_mask_first_and_scatters_equals() -> None:
+    layout = Layout(("a",), ((5,),))
+    order = ranking(torch.tensor([False, True, False, True, True]), torch.tensor([9.0, 1.0, 9.0, 2.0, 1.0]), layout)
+    assert order.tolist() == [3, 4, 1, 0, 2]
+    assert first(order, 2).tolist() == [False, False, False, True, True]
 
 
 def test_trimming_takes_the_lowest_first_and_never_below_the_bound() -> None:
@@ -303,7 +305,7 @@ def test_trimming_takes_the_lowest_first_and_never_below_the_bound() -> None:
     net = Connectivity.of(problem)
     scores = problem.weight.abs()
     alive = net.alive(flat_mask(problem.layout, 0.8, 0))
-    order = ranking(alive, scores)
+    order = ranking(alive, scores, problem.layout)
     trimmed = trim(net, alive, order, at_least=40)
     assert 40 <= int(trimmed.sum()) <= 41 and torch.equal(net.alive(trimmed), trimmed)
     assert not bool((trimmed & ~alive).any())

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.foundation.errors import DensityError
+from panning.masks.allocation import sorted_evenly
 from panning.masks.layout import Layout
 
 #: Limits: alive tests for one mask; of these, for one depth-first search; candidates that such a search tries for one mask.
@@ -107,10 +108,11 @@ def _one_further(connectivity: Connectivity, mask: Tensor, order: Tensor, n_fits
 
 def _rankings(connectivity: Connectivity, mask: Tensor, scores: Tensor, smallest: int) -> Iterator[Tensor]:
     n_kept = int(mask.sum())
-    by_score = ranking(mask, scores)
+    layout = connectivity.layout
+    by_score = ranking(mask, scores, layout)
     if connectivity.n_alive(first(by_score, 2 * n_kept)) > 0:
         yield by_score
-    by_place = ranking(mask, place_in_layer(connectivity.layout, scores))
+    by_place = ranking(mask, place_in_layer(layout, scores), layout)
     if n_kept >= 2 * smallest:
         yield by_place
     # Where hardly more than one path fits, nothing else is likely to.
@@ -180,9 +182,9 @@ def shortest_path(connectivity: Connectivity, order: Tensor, smallest: int) -> T
     return trim(connectivity, path, order, at_least=smallest) if path.any() else None
 
 
-def ranking(mask: Tensor, scores: Tensor) -> Tensor:
-    """Flat positions, best first: the weights of ``mask`` by score, then all others by score; stable."""
-    by_score = scores.argsort(descending=True, stable=True)
+def ranking(mask: Tensor, scores: Tensor, layout: Layout) -> Tensor:
+    """Flat positions, best first: the weights of ``mask`` by score, then all others by score; equals even over layers."""
+    by_score = sorted_evenly(scores, layout.sizes)
     own = mask[by_score]
     return torch.cat([by_score[own], by_score[~own]])
 
@@ -191,7 +193,7 @@ def place_in_layer(layout: Layout, scores: Tensor) -> Tensor:
     """Scores that rank every layer alike: 1 for a layer's best weight, falling to 0 for its worst."""
     places = torch.empty(scores.numel(), dtype=torch.float64, device=scores.device)
     for part, size in zip(layout.slices(), layout.sizes, strict=True):
-        order = scores[part].argsort(descending=True, stable=True)
+        order = sorted_evenly(scores[part], (size,))
         places[part][order] = torch.linspace(1.0, 0.0, size, dtype=torch.float64, device=scores.device)
     return places
 

@@ -104,6 +104,8 @@ def prune(
         f"{name}: {facts.n_kept} of {masks.n_prunable} weights kept, density {facts.density:.6g}, "
         f"effective density {facts.effective_density:.6g}, {facts.n_dead_units} dead units"
     )
+    for doubt in made.doubts:
+        output.note(f"warning: {doubt}")
     for layer in facts.collapsed_layers:
         output.note(f"warning: layer '{layer}' has no alive weight")
     output.say(f"Mask: {folder / 'mask.safetensors'}")

@@ -30,6 +30,22 @@ class PanningError(Exception):
         return shown if len(text) <= MAX_MESSAGE else f"{shown}... ({len(text) - MAX_MESSAGE} more characters)"
 
 
+class PanningWarning(UserWarning):
+    """What a user should know of a result that is not wrong: what was left out, guessed, or says less than it seems to.
+
+    Examples:
+        >>> import warnings
+        >>> import torch
+        >>> import panning
+        >>> head = torch.nn.Linear(4, 2)
+        >>> _ = torch.nn.init.zeros_(head.weight)
+        >>> with warnings.catch_warnings(record=True, action="always") as said:
+        ...     masks = panning.prune(head, input_shape=(4,), density=0.5, method="magnitude")
+        >>> issubclass(said[0].category, panning.PanningWarning), masks.manifest["warnings"] == [str(said[0].message)]
+        (True, True)
+    """
+
+
 class UnknownNameError(PanningError, KeyError):
     """A name that is not in its table; the message lists the nearest and all allowed names."""
 

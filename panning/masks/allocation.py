@@ -1,16 +1,20 @@
 """Allocation: from scores and a number of weights to a mask that keeps exactly that number.
 
 Scores are never compared with a threshold: dead weights all score exactly 0, so ties are normal at high sparsity, and
-``score >= threshold`` would keep too many, ``>`` too few. Ties go to the lower flat index, which is a stable order:
-for nested budgets the masks are nested. Methods that move masks while a network trains draw lots instead.
+``score >= threshold`` would keep too many, ``>`` too few. Among equals every layer keeps the same share, scattered over the
+layer: a scale that starts at zero makes all scores behind it 0, and the order in which layers were registered must not
+decide between them. The order of equals is fixed (``even_order``): for nested budgets the masks are nested. Methods that
+move masks while a network trains draw lots instead.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from panning.foundation.errors import DensityError, NonFiniteError
 from panning.masks.layout import Layout
@@ -19,12 +23,18 @@ from panning.masks.layout import Layout
 SAMPLED_FROM = 10_000
 SAMPLE_STRIDE = 61
 
+#: 2^32 over the golden ratio: its multiples modulo 2^32 cover the circle more evenly than those of any other number.
+GOLDEN, CIRCLE = 2_654_435_769, 2**32
 
-def top_k(scores: Tensor, n_kept: int, generator: torch.Generator | None = None) -> Tensor:
+
+def top_k(
+    scores: Tensor, n_kept: int, generator: torch.Generator | None = None, *, sizes: Sequence[int] | None = None
+) -> Tensor:
     """Keep the ``n_kept`` highest scores of a flat tensor; among equals the first.
 
     Args:
         generator: a generator on the CPU; if given, lots decide among equals.
+        sizes: of the layers that lie one after the other in ``scores``; if given, each keeps the same share of its equals.
 
     Returns:
         bool, the shape of ``scores``, with exactly ``n_kept`` True.
@@ -37,10 +47,53 @@ def top_k(scores: Tensor, n_kept: int, generator: torch.Generator | None = None)
     threshold = _kth_largest(scores, n_kept)
     mask = scores > threshold
     ties = (scores == threshold).nonzero().squeeze(-1)
+    n_missing = n_kept - int(mask.sum())
     if generator is not None:
         ties = ties[torch.randperm(len(ties), generator=generator).to(ties.device)]
-    mask[ties[: n_kept - int(mask.sum())]] = True
+    elif sizes is not None and n_missing < len(ties):
+        ties = ties[even_order(ties, sizes)]
+    mask[ties[:n_missing]] = True
     return mask
+
+
+def sorted_evenly(scores: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Flat positions, the highest score first; equals in an order of which any first part is even over layers.
+
+    Args:
+        sizes: of the layers that lie one after the other in ``scores``.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    ranked = scores[order]
+    higher = ranked[1:] != ranked[:-1]
+    if bool(higher.all()):
+        return order
+    return order[even_order(order, sizes, functional.pad(higher.long().cumsum(0), (1, 0)))]
+
+
+def even_order(positions: Tensor, sizes: Sequence[int], group: Tensor | None = None) -> Tensor:
+    """In which order equals are kept: indices into ``positions``, of which any first part is even over layers.
+
+    A layer's equals are scattered by the multiples of the golden ratio; the j-th of n of them stands at (j + 1/2) / n.
+
+    Args:
+        sizes: of the layers that lie one after the other.
+        group: of equals, for each position, ascending; None: all are equal.
+    """
+    group = torch.zeros_like(positions) if group is None else group
+    starts = torch.tensor([0, *sizes], device=positions.device).cumsum(0)
+    layer = torch.bucketize(positions, starts[1:], right=True)
+    cell = group * len(sizes) + layer
+    order = _scatter(positions - starts[layer]).argsort(stable=True)
+    order = order[cell[order].argsort(stable=True)]
+    _, number, counts = cell[order].unique_consecutive(return_inverse=True, return_counts=True)
+    place = torch.arange(len(positions), device=positions.device) - (counts.cumsum(0) - counts)[number]
+    order = order[((place.double() + 0.5) / counts[number]).argsort(stable=True)]
+    return order[group[order].argsort(stable=True)]
+
+
+def _scatter(place: Tensor) -> Tensor:
+    """A key for every place in a layer; sorting by it scatters neighbours."""
+    return place * GOLDEN % CIRCLE
 
 
 def _kth_largest(scores: Tensor, k: int) -> Tensor:
@@ -93,7 +146,7 @@ def allocate(
         if (n_candidates := int(candidates.sum())) < n_kept:
             raise DensityError(f"Cannot keep {n_kept} weights: only {n_candidates} are left without revival.")
         scores = scores.masked_fill(~candidates, -torch.inf)
-    mask = top_k(scores, n_kept)
+    mask = top_k(scores, n_kept, sizes=layout.sizes)
     if spread == 0.0:
         return mask
     if noise is None:
@@ -118,7 +171,8 @@ def _spread_layer(scores: Tensor, n_kept: int, spread: float, noise: Tensor) -> 
 def allocate_by_layer(scores: Tensor, counts: list[int], layout: Layout) -> Tensor:
     """A flat mask that keeps the ``counts[i]`` highest scores of layer i."""
     check_finite(scores, layout)
-    return torch.cat([top_k(scores[part], count) for part, count in zip(layout.slices(), counts, strict=True)])
+    parts = zip(layout.slices(), layout.sizes, counts, strict=True)
+    return torch.cat([top_k(scores[part], count, sizes=(size,)) for part, size, count in parts])
 
 
 def check_finite(scores: Tensor, layout: Layout) -> None:

@@ -7,16 +7,18 @@ from typing import Any
 
 from panning.alive.connectivity import Connectivity, MaskReport, report
 from panning.masks.masks import Masks
+from panning.pruners.doubts import doubts_of
 from panning.pruners.rounds import PruneResult
 from panning.scoring.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
 class Described:
-    """Masks with their manifest, and the facts that stand in it."""
+    """Masks with their manifest, the facts that stand in it, and what speaks against the mask (``doubts_of``)."""
 
     masks: Masks
     facts: MaskReport
+    doubts: tuple[str, ...] = ()
 
 
 def described(problem: Problem, result: PruneResult, *, method: str, all_alive: bool, **said: Any) -> Described:
@@ -26,10 +28,12 @@ def described(problem: Problem, result: PruneResult, *, method: str, all_alive: 
         said: more for the manifest; what is None, False or empty is not said.
     """
     facts = report(Connectivity.of(problem), result.mask)
+    doubts = doubts_of(problem, result)
     masks = result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=problem.seed,
         **({} if problem.input_shape is None else {"input_shape": list(problem.input_shape)}),
         **{name: value for name, value in said.items() if value not in (None, False, {}, [])},
         **facts.facts(),
+        **({"warnings": list(doubts)} if doubts else {}),
     )  # fmt: skip
-    return Described(masks, facts)
+    return Described(masks, facts, doubts)

@@ -64,12 +64,12 @@ class PHEW:
         free = living_places & ~mask
         missing = n_kept - int(mask.sum())
         if bool(living_places[mask].all()) and int(free.sum()) >= missing:
-            mask |= top_k(torch.where(free, scores, -1.0), missing)
+            mask |= top_k(torch.where(free, scores, -1.0), missing, sizes=problem.layout.sizes)
         else:
             while not visits.exhausted and (n_alive := connectivity.n_alive(visits.mask())) < n_kept:
                 visits.walk_to(visits.n_visited + n_kept - n_alive)
             scores = visits.scores()
-            mask = top_k(scores, n_kept)
+            mask = top_k(scores, n_kept, sizes=problem.layout.sizes)
             with contextlib.suppress(DensityError):  # so few or so many weights cannot all be alive
                 mask = all_alive(connectivity, mask, scores)
         return PruneResult(problem.layout, mask, scores, ({"round": 1, "density": density, "n_walks": visits.n_walks},))

@@ -52,7 +52,7 @@ class DPF(KeepsDenseWeights, Ramp):
             return Move(view.first & top_units(view.problem, view.weight, view.hidden, self.density_at(view)))
         magnitude, n_kept = view.weight.abs(), self.n_kept(view)
         if self.scope == "global":
-            return Move(top_k(magnitude, n_kept))
+            return Move(top_k(magnitude, n_kept, sizes=view.layout.sizes))
         return Move(allocate_by_layer(magnitude, uniform_counts(view.layout, n_kept), view.layout))
 
     def has_arrived(self, clock: Clock, mask: Tensor, n_final: int, memory: Memory) -> bool:

@@ -39,5 +39,5 @@ class NetworkSurgery(KeepsDenseWeights, Ramp):
         probability = (1.0 + self.decay * view.clock.step) ** -self.power
         if float(torch.rand((), generator=view.generator)) < probability:
             factor = torch.where(view.mask, 1.0 / (1.0 - self.band), 1.0 / (1.0 + self.band))
-            return Move(top_k(view.weight.abs() * factor, n_kept))
-        return Move(top_k(kept_magnitude(view), n_kept))  # only what the schedule takes goes
+            return Move(top_k(view.weight.abs() * factor, n_kept, sizes=view.layout.sizes))
+        return Move(top_k(kept_magnitude(view), n_kept, sizes=view.layout.sizes))  # only what the schedule takes goes

@@ -1,0 +1,89 @@
+"""What makes a mask worth less than it seems: scores that choose nothing, and layers that have lost all their weights.
+
+A scale that starts at zero (the last BatchNorm of a residual block, ReZero, LayerScale, the second factor of LoRA, a head of
+zeros) makes every gradient behind it 0, and with it all scores there.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from panning.foundation.wrappers import own_parameters
+from panning.pruners.rounds import PruneResult
+from panning.scoring.problem import Problem
+
+#: The share of kept weights with one score from which a mask is doubtful.
+MANY = 0.1
+#: Scales that start below this are named as a reason why layers are empty.
+NEARLY_ZERO = 1e-3
+#: So many names are shown of a list.
+SHOWN = 6
+#: Parts of names of parameters that are added, not multiplied, and may well start at zero.
+ADDED = ("bias", "beta", "token", "pos")
+
+
+def doubts_of(problem: Problem, result: PruneResult) -> tuple[str, ...]:
+    """Sentences about the mask of a pruner's result; none where nothing is to be said."""
+    layout, mask = problem.layout, result.mask
+    n_kept, kept = int(mask.sum()), layout.counts(mask)
+    doubts, equal = [], _equals(result)
+    if equal is not None and (n_equal := int((mask & equal).sum())) > MANY * n_kept:
+        counts = layout.counts(mask & equal)
+        layers = [name for name, n, of in zip(layout.names, counts, kept, strict=True) if 2 * n > of]
+        doubts.append(
+            f"{n_equal} of the {n_kept} kept weights have the same score, {float(result.scores[equal][0]) + 0.0:.4g}, as "
+            "others that are masked: the method has not chosen between them, and they lie evenly over what scores alike"
+            f"{_where(layers)}. {_reason(problem, 0.0)}"
+        )
+    if empty := [name for name, n in zip(layout.names, kept, strict=True) if n == 0]:
+        reason = f"{_reason(problem, NEARLY_ZERO)} " if not doubts and scales(problem, NEARLY_ZERO) else ""
+        doubts.append(
+            f"{len(empty)} of {len(kept)} layers keep no weight at all: {_list(empty)}. {reason}A higher density, another "
+            "method or layer quotas (erk) leave every layer some."
+        )
+    return tuple(doubts)
+
+
+def _equals(result: PruneResult) -> Tensor | None:
+    """The weights, flat bool, of the score that most kept weights have; None if no masked weight has this score."""
+    scores, mask = result.scores, result.mask
+    values, counts = scores[mask].unique(return_counts=True)
+    equal = scores == values[counts.argmax()]
+    return equal if bool((equal & ~mask).any()) else None
+
+
+def scales(problem: Problem, at_most: float) -> list[str]:
+    """The scales and prunable weights whose entries are all at most this far from zero."""
+    prunable = set(problem.layout.names)
+    return [
+        name
+        for name, parameter in own_parameters(problem.model).items()
+        if parameter.numel()
+        and (name in prunable or _is_scale(name, parameter))
+        and float(parameter.detach().abs().max()) <= at_most
+    ]
+
+
+def _is_scale(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter has one number for each channel or in all, and its name speaks of no summand."""
+    return parameter.numel() == max(parameter.shape, default=1) and not any(part in name.lower() for part in ADDED)
+
+
+def _reason(problem: Problem, at_most: float) -> str:
+    if found := scales(problem, at_most):
+        start = "zero" if at_most == 0 else f"{at_most:g} or less"
+        return (
+            f"The likely reason is a scale that starts at {start}, for nothing behind a factor of zero has a gradient: "
+            f"{_list(found)}. Let it start at 1 while you prune (zero_init_last=False in timm, zero_init_residual=False in "
+            "torchvision), leave the layers behind it dense (exclude), or take a method without gradients (magnitude, erk)."
+        )
+    return "The output or the loss does not depend on them for these data: pass more samples, or take another method."
+
+
+def _where(layers: list[str]) -> str:
+    return f", most of all in {_list(layers)}" if layers else ""
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:SHOWN])
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
