@@ -37,9 +37,20 @@ def test_there_are_scripts() -> None:
     assert len(SCRIPTS) >= 3
 
 
+#: Libraries of scripts that are no part of the plain package, with what they need besides.
+TRAINERS = {"transformers": ("transformers", "accelerate"), "lightning": ("lightning",)}
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings(
+    "ignore:.*pin_memory.*:UserWarning", "ignore::UserWarning:lightning.*", "ignore::FutureWarning"
+)
 def test_a_script_is_short_runs_and_learns(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(path.read_text().splitlines()) <= 60
+    for library, needed in TRAINERS.items():
+        if f"\nfrom {library}" in path.read_text():
+            for package in needed:
+                pytest.importorskip(package)
     with torch.random.fork_rng(devices=[]):
         runpy.run_path(str(path), run_name="__main__")
     losses = [float(found) for found in re.findall(r"loss ([0-9.]+)", capsys.readouterr().out)]

@@ -24,6 +24,7 @@ EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "accelerate": "integrations",
     "timm": "integrations",
     "transformers": "integrations",
     "lightning": "integrations",
