@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from panning.envs import PanningEnv, RewardSpec
 from panning.episode.actions import ActionSpec
@@ -62,6 +62,8 @@ class PPOSpec(Config):
         n_rollouts: collected and learned from, one after the other; a checkpoint is written after each.
         n_envs: environments side by side; part of the result, the number of workers is not.
         n_steps: rounds of each environment in a rollout. A multiple of the episode's rounds wastes least.
+        schedule: ``linear`` lowers the learning rate from rollout to rollout, to a share of 1 / n_rollouts in the last.
+        target_kl: ends the epochs of a rollout early once the policy has moved so far; None never does.
         gamma: episodes are short and the reward comes at their end: no discount.
         log_std_init: of the Gaussian of ``mix``; actions live in [-1, 1].
         start: a fixed policy whose action the untrained agent's mean is near, so that exploration begins at a method
@@ -74,13 +76,24 @@ class PPOSpec(Config):
     batch_size: Annotated[int, Field(ge=2)] = 48
     n_epochs: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["constant", "linear"] = "constant"
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
     clip_range: Annotated[float, Field(gt=0)] = 0.2
     ent_coef: Annotated[float, Field(ge=0)] = 0.002
+    vf_coef: Annotated[float, Field(ge=0)] = 0.5
+    max_grad_norm: Annotated[float, Field(gt=0)] = 0.5
+    target_kl: Annotated[float, Field(gt=0)] | None = None
     log_std_init: float = -0.7
     start: Literal["magnitude", "snip", "grasp", "synflow"] | None = None
     net_arch: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before these settings could be chosen, so that agents and searches that exist go on."""
+        later = ("schedule", "vf_coef", "max_grad_norm", "target_kl")
+        default = {name: type(self).model_fields[name].default for name in later}
+        return {name: value for name, value in handler(self).items() if name not in later or value != default[name]}
 
     @model_validator(mode="after")
     def _batches_fit(self) -> PPOSpec:

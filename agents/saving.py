@@ -10,14 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors.torch import save
-from stable_baselines3 import PPO
-from torch import nn
+from stable_baselines3 import A2C, PPO
 
 from panning.agents.config import EpisodeSpec
 from panning.episode.policy_net import PolicyNet
+from panning.episode.sb3_policy import actor_of, policy_of_agent
 from panning.foundation.errors import PolicyError
 from panning.foundation.files import write_atomic
 from panning.foundation.tensorfile import DAMAGE, read_tensors
@@ -50,18 +48,28 @@ def load_agent(path: Path, model: PPO) -> dict[str, Any]:
     return facts
 
 
-def export_policy(model: PPO, episode: EpisodeSpec, facts: dict[str, Any]) -> PolicyNet:
-    """The actor as a plain network, for episodes like those of its training."""
-    policy: Any = model.policy
-    hidden = [layer for layer in policy.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
-    layers = [*hidden, policy.action_net]
-    log_std = policy.log_std if episode.action.form == "mix" else torch.zeros(0)
-    return PolicyNet(
-        spec=episode.action,
-        n_rounds=episode.n_rounds,
-        weights=tuple(layer.weight.detach().cpu().numpy().astype(np.float32) for layer in layers),
-        biases=tuple(layer.bias.detach().cpu().numpy().astype(np.float32) for layer in layers),
-        log_std=log_std.detach().cpu().numpy().astype(np.float32),
-        facts=facts,
-        observations=episode.observations,
-    )
+def export_policy(
+    model: PPO | A2C, episode: EpisodeSpec | None = None, facts: dict[str, Any] | None = None
+) -> PolicyNet:
+    """The actor of a PPO or A2C agent as a plain network, which ``panning.prune(policy=...)`` takes.
+
+    >>> from stable_baselines3 import A2C
+    >>> from panning.agents import export_policy, save_policy
+    >>> from panning.envs import PanningEnv
+    >>> agent = A2C("MlpPolicy", PanningEnv(densities=[0.05], n_rounds=2), n_steps=4, device="cpu").learn(4)
+    >>> policy = export_policy(agent)
+    >>> save_policy(policy, "policy.safetensors")
+    >>> policy.n_rounds, [weight.shape for weight in policy.weights]
+    (2, [(64, 16), (64, 64), (6, 64)])
+
+    Args:
+        model: with an ``MlpPolicy`` whose activation is tanh, and with the environment that it was trained on.
+        episode: what its episodes are like; None asks its environment.
+        facts: JSON-able, kept in the file.
+
+    Raises:
+        PolicyError: for an agent of another algorithm, policy or environment.
+    """
+    if episode is None:
+        return policy_of_agent(model, facts)
+    return actor_of(model.policy, episode.action, episode.n_rounds, episode.observations, facts or {})

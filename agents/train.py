@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -99,16 +100,25 @@ def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, flo
     seed = derive_seed(config.seed, "rollout", rollout) % 2**31
     np.random.seed(seed)
     torch.manual_seed(seed)
+    share = 1 - rollout / config.ppo.n_rollouts if config.ppo.schedule == "linear" else 1.0
+    rate = config.ppo.learning_rate * share
     assert model.env is not None  # built with one
     model.env.seed(seed)
     model.set_env(model.env)  # makes learn() reset the environments
     if model.ep_info_buffer is not None:
         model.ep_info_buffer.clear()
     try:
-        model.learn(config.ppo.n_steps * config.ppo.n_envs, reset_num_timesteps=False, log_interval=1)
+        model.lr_schedule = lambda _: rate  # the share of the training that is left counts this rollout alone
+        steps = config.ppo.n_steps * config.ppo.n_envs
+        model.learn(steps, callback=_Figures(config), reset_num_timesteps=False, log_interval=1)
     except ValueError as error:  # SB3's and torch's way to say that the policy's outputs are NaN
         reason = str(error).splitlines()[0]
         raise NonFiniteError(f"PPO failed in rollout {rollout + 1}: {reason} Lower the learning rate.") from None
+    return _figures(model, config)
+
+
+def _figures(model: PPO, config: AgentConfig) -> dict[str, float]:
+    """Means over the episodes that ended in this rollout."""
     episodes: list[dict[str, Any]] = list(model.ep_info_buffer or [])
     figures = {"episodes": float(len(episodes)), "timesteps": float(model.num_timesteps)}
     if episodes:
@@ -117,6 +127,23 @@ def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, flo
             figures[key] = float(np.mean([episode[key] for episode in episodes]))
         figures["images_seen"] = float(sum(episode.get("images_seen", 0) for episode in episodes))
     return figures
+
+
+class _Figures(BaseCallback):
+    """Tags ``panning/NAME`` of TensorBoard and the CSV: the figures of a rollout's episodes, beside SB3's own."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        assert isinstance(self.model, PPO)
+        for name, value in _figures(self.model, self.config).items():
+            if name not in ("timesteps", "reward"):  # SB3's own
+                self.logger.record(f"panning/{name}", value)
 
 
 def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
@@ -150,6 +177,9 @@ def _build(config: AgentConfig, envs: VecEnv) -> PPO:
         gae_lambda=ppo.gae_lambda,
         clip_range=ppo.clip_range,
         ent_coef=ppo.ent_coef,
+        vf_coef=ppo.vf_coef,
+        max_grad_norm=ppo.max_grad_norm,
+        target_kl=ppo.target_kl,
         policy_kwargs={"net_arch": list(ppo.net_arch), "log_std_init": ppo.log_std_init},
         seed=derive_seed(config.seed, "ppo") % 2**31,
         stats_window_size=ppo.n_steps * ppo.n_envs,  # all episodes of a rollout, for its figures

@@ -12,9 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from panning.data.batches import Batch
+from panning.episode.agent_pruner import AgentPruner
+from panning.episode.policy_net import digest_of_policy
 from panning.flow import Forward
 from panning.foundation.device import device_of, find_device, scoring_device
-from panning.foundation.errors import DataError, DensityError, MaskError, ModelError, PanningWarning
+from panning.foundation.errors import DataError, DensityError, MaskError, ModelError, PanningWarning, PolicyError
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
 from panning.masks.layout import Layout, prunable_layout
@@ -50,7 +52,8 @@ def prune(
     data: Data | None = None,
     *,
     density: float | None = None,
-    method: str | Pruner = "synflow",
+    method: str | Pruner | None = None,
+    policy: Any = None,
     all_alive: bool = False,
     shape: str | None = None,
     seed: int = 0,
@@ -83,7 +86,10 @@ def prune(
             equally often, of any other all samples alike. A method without data needs only ``input_shape``.
         density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept. With a shape
             ``n:m`` None keeps all weights of the layers that the shape does not cover.
-        method: a row of ``panning.pruners.PRUNERS``, or a pruner of your own (``panning.pruners.Pruner``).
+        method: a row of ``panning.pruners.PRUNERS``, or a pruner of your own (``panning.pruners.Pruner``); None takes
+            SynFlow.
+        policy: in place of a method, a trained agent: the path of a ``policy.safetensors``, a ``PolicyNet``, or an agent of
+            Stable-Baselines3's PPO or A2C that was trained on ``PanningEnv``. It needs data, and goes its own rounds.
         all_alive: give the budget of dead weights to the best-ranked that can be alive.
         shape: ``2:4`` keeps exactly 2 of each 4 consecutive inputs of a unit (of a convolution: input channels at a tap),
             ``4x1`` whole blocks of 4 outputs by 1 input; other numbers likewise (``panning.masks.shape``). Layers whose
@@ -121,6 +127,10 @@ def prune(
         PanningError: with what was given, what is allowed and what to do.
     """
     _check_numbers(density, n_rounds, input_shape)
+    if policy is not None:
+        _check_alone(method=method, schedule=schedule, n_rounds=n_rounds, released=released, control=control)
+        method = AgentPruner.of(policy)
+    method = "synflow" if method is None else method
     model, row = unwrapped(model), pruner_row(method)
     layout = _prunable(model, include, exclude)
     shaped, target = _target(model, layout, shape, density, all_alive)
@@ -129,7 +139,7 @@ def prune(
         forward=forward, loss=loss, seed=seed,
     )  # fmt: skip
     with _on_device(model, device):
-        if problem.batches is not None and row.needs_data:
+        if problem.batches is not None and (row.needs_data or policy is not None):
             check_batch(problem)
         result = prune_problem(
             problem, target, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,
@@ -137,10 +147,12 @@ def prune(
         )  # fmt: skip
         if shaped is not None:
             result = make_shaped(result, shaped, density)
-        name = row.name_of(method)
+        said: dict[str, Any] = {"method": row.name_of(method), "plugins": plugins_of(method), "shape": shape}
+        if isinstance(method, AgentPruner):
+            said |= {"method": "panning", "policy": digest_of_policy(method.net), "rounds": method.n_rounds}
         made = described(
-            problem, result, method=name, all_alive=all_alive, released=released, control=control,
-            plugins=plugins_of(method), shape=shape, not_in_shape=[] if shaped is None else list(shaped.uncovered),
+            problem, result, all_alive=all_alive, released=released, control=control,
+            not_in_shape=[] if shaped is None else list(shaped.uncovered), **said,
         )  # fmt: skip
     for doubt in made.doubts:
         warnings.warn(doubt, PanningWarning, stacklevel=3)  # the caller's line: one frame more is the decorator's
@@ -248,6 +260,12 @@ def _target(
         )
     shaped = Shaped.of(model, layout, shape)
     return shaped, shaped.n_kept(None if density is None else check_density(density)) / layout.n_prunable
+
+
+def _check_alone(**others: Any) -> None:
+    """Raise PolicyError for what speaks of a method beside a policy."""
+    if given := [name for name, value in others.items() if value is not None and value is not False]:
+        raise PolicyError(f"A policy goes its own way: leave out {', '.join(given)}, or the policy.")
 
 
 def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> None:

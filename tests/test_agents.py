@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from panning.agents import AgentConfig, train_agent
 from panning.agents import train as training
 from panning.agents.config import EpisodeSpec
 from panning.agents.saving import export_policy, load_agent, save_agent
+from panning.envs import RewardSpec
 from panning.episode.actions import ActionSpec
 from panning.episode.observations import STANDARD
 from panning.episode.policy_net import load_policy
@@ -179,3 +181,24 @@ def test_adam_survives_a_checkpoint(tmp_path: Path) -> None:
 
 def test_the_type_of_agent_is_stable_baselines3s_own() -> None:
     assert isinstance(training._build(config(), training._make_envs(config(), 0)), PPO)
+
+
+def test_logs_have_the_figures_of_the_episodes_and_a_linear_schedule_lowers_the_rate(tmp_path: Path) -> None:
+    settings = config(schedule="linear", target_kl=0.5, vf_coef=0.4, max_grad_norm=0.3, learning_rate=0.003)
+    reward = {"training": 1.0, "recipe": {"epochs": 1, "n_images": 50, "batch_size": 25}}
+    env = settings.env.model_copy(update={"reward": RewardSpec.model_validate(reward)})
+    train_agent(settings.model_copy(update={"env": env}), tmp_path)
+    with open(next((tmp_path / "logs").glob("*/progress.csv"))) as file:
+        rows = list(csv.DictReader(file))
+    figures = ("panning/advantage", "panning/effective_density", "panning/alive", "panning/accuracy")
+    assert len(rows) == 3 and all(row[name] for row in rows for name in figures)
+    assert [float(row["train/learning_rate"]) for row in rows[1:]] == pytest.approx([0.003, 0.002])
+    assert list((tmp_path / "logs").glob("*/events.*"))
+
+
+def test_settings_that_came_later_are_not_said_where_they_are_as_before() -> None:
+    later = {"schedule", "vf_coef", "max_grad_norm", "target_kl"}
+    assert not later & set(config().model_dump(mode="json")["ppo"])
+    assert config(target_kl=0.1).model_dump(mode="json")["ppo"]["target_kl"] == 0.1
+    model = training._build(config(target_kl=0.1, vf_coef=0.4, max_grad_norm=0.3), training._make_envs(config(), 0))
+    assert (model.target_kl, model.vf_coef, model.max_grad_norm) == (0.1, 0.4, 0.3)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import panning
+from panning.agents import export_policy, save_policy
 from panning.data import OwnData, load_data
 from panning.envs import PanningEnv
-from panning.foundation.errors import ConfigError, DataError, ModelError
+from panning.foundation.errors import ConfigError, DataError, ModelError, PolicyError
 from panning.foundation.own import PREFIX
 from panning.models.own import OwnModel, fingerprint
 from panning.tasks import TaskSpec, as_task, check_task_names, load_task
@@ -289,3 +293,77 @@ def test_data_that_are_not_there_are_asked_for_in_words_of_python(tmp_path: Any)
     env = gymnasium.make("panning:Panning-v0", tasks=["lenet5/fashion_mnist"], data_root=str(tmp_path))
     with pytest.raises(DataError, match="data_root .*download=True"):
         env.reset()
+
+
+# --- agents ---
+
+
+def agent(algorithm: Any = PPO, env: Any = None, policy: str = "MlpPolicy", **options: Any) -> Any:
+    options = {"n_steps": 4, "seed": 0, "device": "cpu", **({"batch_size": 4} if algorithm is PPO else {}), **options}
+    return algorithm(policy, env or own_env(), **options)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+@pytest.mark.parametrize("form", ["mix", "pick"])
+def test_an_agent_of_sb3_prunes_as_it_acts_and_as_its_file(algorithm: Any, form: str, tmp_path: Path) -> None:
+    env = own_env(action={"form": form}, n_rounds=3)
+    trained = agent(algorithm, env).learn(8)
+    masks = panning.prune(seeded(), samples(), density=0.3, policy=trained)
+    save_policy(export_policy(trained), tmp_path / "policy.safetensors")
+    for other in (tmp_path / "policy.safetensors", str(tmp_path / "policy.safetensors"), export_policy(trained)):
+        again = panning.prune(seeded(), samples(), density=0.3, policy=other)
+        assert torch.equal(masks.flat, again.flat) and masks.manifest == again.manifest
+    assert masks.manifest["method"] == "panning" and masks.manifest["rounds"] == 3
+    assert masks.n_kept == round(0.3 * masks.n_prunable)
+    observation = np.random.default_rng(0).uniform(-1, 1, env.observation_space.shape).astype(np.float32)
+    np.testing.assert_allclose(
+        export_policy(trained)(observation), trained.predict(observation, deterministic=True)[0], atol=1e-5
+    )
+
+
+def test_an_agent_goes_from_the_network_it_knows_to_any_other() -> None:
+    trained = agent().learn(4)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    batch = (torch.randn(10, 1, 8, 8), torch.arange(10) % 5)
+    masks = panning.prune(net, batch, density=0.1, policy=trained, all_alive=True)
+    assert masks.n_kept == round(0.1 * masks.n_prunable) and masks.manifest["effective_density"] == masks.density
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SAC("MlpPolicy", own_env(), device="cpu", buffer_size=10), "an agent of SAC; pass"),
+        (lambda: agent(policy_kwargs={"activation_fn": nn.ReLU}), "activation_fn=torch.nn.Tanh"),
+        (lambda: agent(use_sde=True), "without use_sde"),
+        (lambda: agent(env=VecNormalize(DummyVecEnv([own_env]))), "norm_obs=False"),
+        (lambda: agent(env=gymnasium.wrappers.RescaleAction(own_env(), 0, 1)), "a wrapper changes them"),
+        (lambda: agent(env=gymnasium.make("CartPole-v1")), "is no panning.envs.PanningEnv"),
+        (lambda: nn.Linear(2, 2), "The policy is a Linear; pass the path"),
+        (lambda: "missing.safetensors", "No policy file 'missing.safetensors'"),
+    ],
+)
+def test_other_agents_are_refused_by_a_sentence(make: Any, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        panning.prune(seeded(), samples(), density=0.3, policy=make())
+
+
+def test_an_agent_without_its_environment_says_how_to_give_it_one(tmp_path: Path) -> None:
+    agent().save(tmp_path / "agent.zip")
+    loaded = PPO.load(tmp_path / "agent.zip", device="cpu")
+    with pytest.raises(PolicyError, match=r"agent.set_env\(panning.envs.PanningEnv"):
+        export_policy(loaded)
+    loaded.set_env(own_env())
+    assert export_policy(loaded).n_rounds == 2
+
+
+@pytest.mark.parametrize(
+    "other", [{"method": "snip"}, {"n_rounds": 3}, {"schedule": "linear"}, {"released": True}, {"control": "shuffle"}]
+)
+def test_a_policy_and_what_speaks_of_a_method_contradict_each_other(other: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError, match=f"leave out {next(iter(other))}, or the policy"):
+        panning.prune(seeded(), samples(), density=0.3, policy="policy.safetensors", **other)
+
+
+def test_a_policy_needs_data() -> None:
+    with pytest.raises(DataError, match="needs data"):
+        panning.prune(seeded(), density=0.3, policy=export_policy(agent()), input_shape=(6,))

@@ -18,6 +18,7 @@ from panning.episode.actions import ActionSpec
 from panning.episode.observations import STANDARD, observe
 from panning.episode.state import EpisodeState
 from panning.foundation.errors import DensityError
+from panning.foundation.progress import Event, Listener, silent
 from panning.masks.masks import n_kept_at
 from panning.pruners.rounds import PruneResult, RoundAction, prune_round
 from panning.scoring.indices import INDICES
@@ -107,7 +108,13 @@ def decode(spec: ActionSpec, action: Action, state: EpisodeState) -> RoundAction
 
 
 def run_policy(
-    problem: Problem, target_density: float, policy: Policy, spec: ActionSpec, n_rounds: int
+    problem: Problem,
+    target_density: float,
+    policy: Policy,
+    spec: ActionSpec,
+    n_rounds: int,
+    *,
+    listen: Listener = silent,
 ) -> tuple[PruneResult, list[Action]]:
     """Prune with a policy; also returns the actions taken, which replay the episode on another seed.
 
@@ -132,6 +139,7 @@ def run_policy(
                 "spread": chosen.spread,
             }
         )
+        listen(Event("pruning", state.round_number, n_rounds, "round", {"density": state.density}))
     return replace(result_of(state), history=tuple(history)), actions
 
 

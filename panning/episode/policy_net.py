@@ -6,6 +6,7 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,11 @@ class PolicyNet(Policy):
 
 def save_policy(policy: PolicyNet, path: str | Path) -> None:
     """Write a policy, whole or not at all."""
+    write_atomic(path, dump_policy(policy))
+
+
+def dump_policy(policy: PolicyNet) -> bytes:
+    """The bytes of a policy's file; equal policies give equal bytes."""
     tensors = {"log_std": torch.from_numpy(policy.log_std.copy())}
     for i, (weight, bias) in enumerate(zip(policy.weights, policy.biases, strict=True)):
         tensors[f"layers.{i}.weight"] = torch.from_numpy(weight.copy())
@@ -93,7 +99,12 @@ def save_policy(policy: PolicyNet, path: str | Path) -> None:
     }
     # One metadata key only: safetensors orders several by a hash that differs from call to call, and equal policies
     # shall be equal files.
-    write_atomic(path, save(tensors, {"panning_policy": json.dumps(description, sort_keys=True)}))
+    return save(tensors, {"panning_policy": json.dumps(description, sort_keys=True)})
+
+
+def digest_of_policy(policy: PolicyNet) -> str:
+    """The hash by which manifests and jobs name a policy: that of its file."""
+    return hashlib.sha256(dump_policy(policy)).hexdigest()[:20]
 
 
 def load_policy(path: str | Path) -> PolicyNet:
@@ -104,7 +115,7 @@ def load_policy(path: str | Path) -> PolicyNet:
     """
     path = Path(path)
     if not path.is_file():
-        raise PolicyError(f"No policy file '{path}'; 'panning train-agent' makes one.")
+        raise PolicyError(f"No policy file '{path}'; panning.train_agent, or 'panning train-agent', makes one.")
     if path.stat().st_size > MAX_POLICY_BYTES:
         raise PolicyError(f"{path} is larger than a policy may be ({MAX_POLICY_BYTES >> 20} MiB).")
     try:

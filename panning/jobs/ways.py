@@ -198,7 +198,9 @@ class Episode(By):
     def prune(
         self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds
     ) -> tuple[PruneResult, Actions]:
-        result, actions = run_policy(problem, density, self.actor(problem.seed, net), self.action, self.n_rounds)
+        result, actions = run_policy(
+            problem, density, self.actor(problem.seed, net), self.action, self.n_rounds, listen=rounds.listen
+        )
         return result, tuple(tuple(float(value) for value in action) for action in actions)
 
 
