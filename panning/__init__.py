@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from panning.compaction import compact
     from panning.export.folder import load_compact, save_compact
     from panning.foundation.errors import PanningError, PanningWarning
+    from panning.foundation.tracking import tracking
     from panning.masks.enforce import enforce_masks
     from panning.masks.file import load_masks, save_masks
     from panning.masks.masks import Masks, apply_masks
@@ -44,6 +45,7 @@ __all__ = [
     "reinitialise",
     "save_compact",
     "save_masks",
+    "tracking",
 ]
 
 _HOMES = {
@@ -62,6 +64,7 @@ _HOMES = {
     "reinitialise": "panning.masks.start",
     "save_compact": "panning.export.folder",
     "save_masks": "panning.masks.file",
+    "tracking": "panning.foundation.tracking",
 }
 
 # Gymnasium 1.x loads no entry points: registration is a side effect of the import, which "panning:Panning-v0" and the

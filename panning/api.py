@@ -17,6 +17,7 @@ from panning.episode.policy_net import digest_of_policy
 from panning.flow import Forward
 from panning.foundation.device import device_of, find_device, scoring_device
 from panning.foundation.errors import DataError, DensityError, MaskError, ModelError, PanningWarning, PolicyError
+from panning.foundation.progress import Listener, silent
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
 from panning.masks.layout import Layout, prunable_layout
@@ -68,6 +69,7 @@ def prune(
     device: str | torch.device | None = None,
     input_shape: Sequence[int] | None = None,
     example_inputs: Any = None,
+    on_round: Listener = silent,
 ) -> Masks:
     """Masks, on the CPU, of the weights of ``model`` to keep, found before it is trained. The model is not changed.
 
@@ -113,6 +115,8 @@ def prune(
         input_shape: of one input, without the batch.
         example_inputs: in place of ``input_shape``, what the network is called with: a tensor, a tuple of positional inputs
             or a mapping of keyword inputs; or what ``forward`` takes.
+        on_round: called with an ``Event`` (``panning.foundation.progress``) after every round: how many are done, of how
+            many, and the density by then. What it raises ends the work; it changes no mask.
 
     What reads no data (SynFlow, the alive test) runs the network on ones in place of real inputs, with tokens, masks and
     booleans as they are in the first batch. A weight is alive if it lies on a path from any input to any output. Outputs are
@@ -142,8 +146,8 @@ def prune(
         if problem.batches is not None and (row.needs_data or policy is not None):
             check_batch(problem)
         result = prune_problem(
-            problem, target, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule), released=released,
-            control=control,
+            problem, target, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule, on_round),
+            released=released, control=control,
         )  # fmt: skip
         if shaped is not None:
             result = make_shaped(result, shaped, density)

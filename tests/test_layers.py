@@ -25,7 +25,7 @@ LAYERS = [
 ]
 ORDER = [room for rooms in LAYERS for room in rooms.split()]
 #: Of foundation, the files that know torch; what stands on the others starts without it.
-WITH_TORCH = {"device", "modes", "nests", "seeding", "tensorfile", "torch_private", "wrappers"}
+WITH_TORCH = {"device", "modes", "nests", "seeding", "tensorfile", "torch_private", "tracking", "wrappers"}
 #: Masks.effective_density calls up, inside the function.
 EXCEPTIONS = {("panning/masks/masks.py", "panning.alive.connectivity")}
 #: Third-party packages and where alone they may be imported.
@@ -38,6 +38,8 @@ HOMES = {
     "lightning": lambda path: path.parts[:2] == ("panning", "integrations"),
     "typer": lambda path: path.parts[:2] == ("panning", "cli"),
     "rich": lambda path: path.parts[:2] == ("panning", "cli"),
+    "wandb": lambda path: path.name == "tracking.py",
+    "mlflow": lambda path: path.name == "tracking.py",
     "torch": lambda path: room_of(path) != "foundation" or path.stem in WITH_TORCH,
 }
 

@@ -52,6 +52,10 @@ def run(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
+    log: options.Log = None,
+    tensorboard: options.TensorBoard = None,
+    wandb: options.WandB = None,
+    mlflow: options.MLflow = None,
 ) -> None:
     """Prune and train every cell of a grid that is not there yet: models, data, densities, methods, seeds.
 
@@ -67,8 +71,9 @@ def run(
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
     folder = out or Path("runs") / f"bench-{grid.name}"
     with (
+        options.Tracked(log, tensorboard, wandb, mlflow).by(folder, grid.model_dump(mode="json")) as track,
         options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s, grid.device) as executor,
-        output.listener() as listen,
+        output.listener(track) as listen,
     ):
         records = run_grid(grid, found.path.parent, folder, executor, listen, part)
     failed = [record for record in records if record.metrics["error"] is not None]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from panning.cli import output
 from panning.foundation.machine import usable_cores
+from panning.foundation.progress import Listener
+from panning.foundation.tracking import tracking
 
 if TYPE_CHECKING:
     from panning.jobs.executor import Executor
@@ -45,6 +48,37 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Model = Annotated[str, typer.Option("--model", help="A model's name, torchvision:NAME, or package.module:factory.")]
 Data = Annotated[str, typer.Option("--data", help="A data set's name, npz:PATH or folder:PATH.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of initial weights, batches and everything random.")]
+
+Log = Annotated[Path | None, typer.Option("--log", help="Append every event to this file, a line of JSON each.")]
+TensorBoard = Annotated[
+    Path | None,
+    typer.Option("--tensorboard", metavar="DIR", help="Write the figures of events there, for TensorBoard."),
+]
+WandB = Annotated[
+    str | None, typer.Option("--wandb", metavar="PROJECT", help="Track the run in this project of Weights & Biases.")
+]
+MLflow = Annotated[
+    str | None,
+    typer.Option(
+        "--mlflow", metavar="URI/EXPERIMENT", help="Track the run in MLflow, as http://localhost:5000/pruning."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """Where ``--log``, ``--tensorboard``, ``--wandb`` and ``--mlflow`` write the events of a run."""
+
+    log: Path | None
+    tensorboard: Path | None
+    wandb: str | None
+    mlflow: str | None
+
+    @contextmanager
+    def by(self, folder: Path, config: Mapping[str, Any]) -> Iterator[Listener]:
+        """A listener for the run in ``folder``; what cannot be opened is said before anything starts."""
+        with tracking(**vars(self), name=folder.name, config=config, folder=folder) as tell:
+            yield tell
 
 
 def worker_count(workers: int | None) -> int:

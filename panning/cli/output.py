@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from panning.foundation.course import Course, duration
 from panning.foundation.progress import Event, Listener
 
 #: Values come from files and data sets, so nothing in them is markup or an emoji code.
@@ -66,45 +67,92 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 @contextmanager
-def listener() -> Iterator[Listener]:
-    """Show how far a command is: the block gets a listener of events.
+def listener(*others: Listener) -> Iterator[Listener]:
+    """Show how far a command is: the block gets a listener of events, which tells them to ``others``, too.
 
-    On a terminal each stage has a bar with the time left; elsewhere a line at each full tenth, so that a log stays short.
+    On a terminal each stage has a bar, with the time that the whole run still takes; elsewhere a line at each full tenth, so
+    that a log stays short. Where the run tells its plan, stages are numbered.
     """
-    console = Console(stderr=True)
+    with _shown(Console(stderr=True), Course()) as show:
+
+        def tell(event: Event) -> None:
+            for hear in (show, *others):
+                hear(event)
+
+        yield tell
+
+
+@contextmanager
+def _shown(console: Console, course: Course) -> Iterator[Listener]:
     if not console.is_terminal:
-        yield _lines(console)
+        yield _lines(console, course)
         return
     columns = (
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
+        _TimeLeft(course),
         progress.TextColumn("{task.fields[note]}", markup=False),
     )
     with progress.Progress(*columns, console=console) as bars:
         tasks: dict[str, progress.TaskID] = {}
 
         def show(event: Event) -> None:
+            course.hear(event)
+            if event.kind == "plan":
+                return
             if event.stage not in tasks:
-                tasks[event.stage] = bars.add_task(event.stage, total=event.total, note="")
+                tasks[event.stage] = bars.add_task(_title(event, course), total=event.total, note="")
             bars.update(tasks[event.stage], completed=event.done, note=_note(event.facts))
 
         yield show
 
 
-def _lines(console: Console) -> Listener:
+class _TimeLeft(progress.ProgressColumn):
+    """How long the whole run still takes, beside the stage that is at work."""
+
+    def __init__(self, course: Course) -> None:
+        super().__init__()
+        self.course = course
+
+    def render(self, task: progress.Task) -> Text:
+        left = None if task.finished else self.course.seconds_left
+        return Text("" if left is None else f"{duration(left)} left")
+
+
+def _lines(console: Console, course: Course) -> Listener:
     tenths: dict[str, int] = {}
 
     def show(event: Event) -> None:
+        course.hear(event)
+        if event.kind == "plan":
+            return
         tenth = event.done * 10 // max(event.total, 1)
+        title, note, begins = _title(event, course), _note(event.facts), event.stage not in tenths and not tenth
         if tenth > tenths.get(event.stage, 0):
             count = f"{event.done * 100 // event.total}% ({event.done} of {event.total})"
-            console.print(f"{event.stage}: {count} {_note(event.facts)}".rstrip(), **OPTIONS)
+            console.print(f"{title}: {count} {_joined(note, _left(course))}".rstrip(), **OPTIONS)
+        elif begins and title != event.stage:
+            console.print(f"{title} begins {_joined(note, _left(course))}".rstrip(), **OPTIONS)
         tenths[event.stage] = tenth
 
     return show
+
+
+def _title(event: Event, course: Course) -> str:
+    number, n = course.phase
+    return event.stage if n < 2 else f"{number}/{n} {event.stage}"
+
+
+def _left(course: Course) -> str:
+    """Of a run with several stages; where there is one alone, the counts say enough."""
+    left = course.seconds_left if course.phase[1] > 1 else None
+    return "" if left is None else f"about {duration(left)} left"
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _note(facts: Mapping[str, Any]) -> str:

@@ -21,6 +21,10 @@ def search(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
+    log: options.Log = None,
+    tensorboard: options.TensorBoard = None,
+    wandb: options.WandB = None,
+    mlflow: options.MLflow = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train an agent, search for masks, train the winner, the agent's masks and all baselines, write the table.
@@ -42,8 +46,9 @@ def search(
     folder = out or Path("runs") / found.stem
     n_workers = options.worker_count(workers)
     with (
+        options.Tracked(log, tensorboard, wandb, mlflow).by(folder, settings.model_dump(mode="json")) as track,
         options.executor(n_workers, ray_address, settings.job_timeout_s, settings.device) as executor,
-        output.listener() as listen,
+        output.listener(track) as listen,
     ):
         result = run_search(ready, folder, executor, agent_workers=n_workers, listen=listen)
     table = report.write_report(result, folder)

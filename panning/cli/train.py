@@ -54,6 +54,10 @@ def train(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.Device = "cpu",
+    log: options.Log = None,
+    tensorboard: options.TensorBoard = None,
+    wandb: options.WandB = None,
+    mlflow: options.MLflow = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a network at its initial weights: dense, under a mask, or with masks that move while it trains.
@@ -96,7 +100,8 @@ def train(
         plan = plan.moving(moves, density, all_alive)
         identity["dynamic"] = {**moves.model_dump(mode="json"), "density": density, "all_alive": all_alive}
     folder = out or Path("runs") / f"train-{content_key(identity)[:10]}"
-    with output.listener() as listen:
+    track = options.Tracked(log, tensorboard, wandb, mlflow).by(folder, identity)
+    with track as tell, output.listener(tell) as listen:
         trained = train_in_folder(plan, identity, folder, listen)
     figures = trained.figures
     if as_json:

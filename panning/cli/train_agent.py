@@ -22,6 +22,10 @@ def train_agent(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
+    log: options.Log = None,
+    tensorboard: options.TensorBoard = None,
+    wandb: options.WandB = None,
+    mlflow: options.MLflow = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train an agent; leaves policy.safetensors, which a search config or `panning prune --policy` takes.
@@ -44,7 +48,11 @@ def train_agent(
         load_task(task, settings.env.seeds[0], settings.source.on_cpu)
     folder = out or Path("runs") / f"agent-{found.stem}"
     n_workers = options.worker_count(workers)
-    with options.ray(n_workers, ray_address, settings.device), output.listener() as listen:
+    with (
+        options.Tracked(log, tensorboard, wandb, mlflow).by(folder, settings.model_dump(mode="json")) as track,
+        options.ray(n_workers, ray_address, settings.device),
+        output.listener(track) as listen,
+    ):
         agents.train_agent(settings, folder, n_workers=n_workers, listen=listen)
     write_atomic(folder / "config.yaml", dump_config(settings))
     records = sorted(read_records(folder / "rollouts.jsonl"), key=lambda record: record.config["rollout"])

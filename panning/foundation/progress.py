@@ -6,16 +6,17 @@ The terminal shows a bar, a file takes a line, a test counts; none of them knows
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
-Kind = Literal["stage", "round", "rollout", "epoch", "job", "row"]
+Kind = Literal["plan", "stage", "round", "rollout", "epoch", "job", "row"]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Event:
-    """A step of a stage is done; or, with kind "stage", the stage has begun.
+    """A step of a stage is done; or, with kind "stage", the stage has begun; or, with kind "plan", a whole run of several
+    stages has (``plan_event``).
 
     Attributes:
         stage: what is being done, as a reader is told: "training the agent".
@@ -30,6 +31,25 @@ class Event:
     total: int
     kind: Kind = "stage"
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run that is to come.
+
+    Attributes:
+        steps: at most so many.
+        cost: of all its steps, in a unit that all stages of the run share.
+    """
+
+    name: str
+    steps: int
+    cost: float
+
+
+def plan_event(run: str, stages: Sequence[Stage]) -> Event:
+    """The event that tells the stages of a whole run before the first begins."""
+    return Event(run, 0, sum(stage.steps for stage in stages), "plan", {"stages": [asdict(stage) for stage in stages]})
 
 
 #: Called with each event, in order, in the process that began the work. What it raises ends the work.

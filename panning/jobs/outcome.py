@@ -13,6 +13,10 @@ MOST = 2**53
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Some = Annotated[int, Field(ge=1, le=MOST)]
+#: What listeners are told of an outcome, where it says so.
+TOLD = (
+    "density", "effective_density", "compute_left", "accuracy", "loss", "train_loss", "test_accuracy", "images_seen",
+)  # fmt: skip
 
 
 class Outcome(Config):
@@ -28,6 +32,11 @@ class Outcome(Config):
 
     error: str | None = None
     accelerator: str | None = Field(default=None, exclude=True)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For listeners."""
+        return {"error": self.error, **{name: getattr(self, name) for name in TOLD if name in self.model_fields_set}}
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -58,5 +58,5 @@ class JobStore:
         for job, outcome in executor.run([job for key, job in wanted.items() if key not in outcomes]):
             self.put(job, outcome)
             outcomes[job.key] = outcome
-            listen(Event(stage, len(outcomes), len(wanted), "job", {"key": job.key, "error": outcome.error}))
+            listen(Event(stage, len(outcomes), len(wanted), "job", {"key": job.key, **job.facts, **outcome.facts}))
         return outcomes

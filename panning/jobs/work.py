@@ -77,6 +77,12 @@ class Job(Generic[OutcomeT]):
     def key(self) -> str:
         return content_key({"kind": self.spec.kind, **self.config})
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What listeners are told of it: the row of tables that it belongs to, if it makes a mask, and the seed."""
+        named = {"item": self.spec.label} if isinstance(self.spec, Way) else {}
+        return {**named, "seed": self.spec.seed}
+
 
 def execute(job: Job[OutcomeT]) -> OutcomeT:
     """Run a job in this process, on one thread, so that its result is the same everywhere."""

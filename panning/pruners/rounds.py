@@ -138,7 +138,7 @@ def run_rounds(
         result = prune_round(signals, action)
         mask = result.mask
         history.append({"round": number + 1, "density": target, "weights": dict(action.weights)})
-        listen(Event("pruning", number + 1, len(targets), "round"))
+        listen(Event("pruning", number + 1, len(targets), "round", {"density": target}))
     return PruneResult(problem.layout, mask, result.scores, tuple(history))
 
 

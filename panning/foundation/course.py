@@ -1,0 +1,100 @@
+"""Where a whole run is, and how long it still takes: its own estimate, from its events alone.
+
+A stage that has done steps in this process goes on at their pace; any other takes what its cost in the plan (``plan_event``)
+says at the pace of all steps so far.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from panning.foundation.progress import Event, Stage
+
+
+class Course:
+    """A listener that knows the phase and the time left.
+
+    Args:
+        clock: in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stages: dict[str, Stage] = {}
+        self._done: dict[str, int] = {}
+        self._begun: dict[str, tuple[float, int]] = {}  # stage -> when it began here, and the steps done before
+        self._last = clock()  # when the last event came
+        self._current = ""
+
+    def hear(self, event: Event) -> None:
+        """Take in the next event."""
+        now = self._clock()
+        if event.kind == "plan":
+            self._stages = {stage["name"]: Stage(**stage) for stage in event.facts["stages"]}
+        else:
+            known = self._stages.get(event.stage, Stage(event.stage, event.total, float(event.total)))
+            cost = known.cost * event.total / max(known.steps, 1)
+            self._stages[event.stage] = Stage(event.stage, event.total, cost)
+            before = event.done if event.kind == "stage" else event.done - 1
+            self._begun.setdefault(event.stage, (self._last, before))
+            self._done[event.stage] = event.done
+            self._current = event.stage
+        self._last = now
+
+    @property
+    def phase(self) -> tuple[int, int]:
+        """The number of the present stage, from 1, and that of all stages."""
+        return list(self._stages).index(self._current) + 1 if self._current else 0, len(self._stages)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the run still takes; None before its first step is done, and where a stage to come has no pace yet."""
+        measured = {name: self._measured(name) for name in self._begun}
+        measured = {name: one for name, one in measured.items() if one[1] > 0}
+        cost = sum(self._cost_of_step(name) * steps for name, (_, steps) in measured.items())
+        pace = sum(seconds for seconds, _ in measured.values()) / cost if cost > 0 else None
+        left = 0.0
+        for name in list(self._stages)[max(self.phase[0] - 1, 0) :]:
+            stage, done = self._stages[name], self._done.get(name, 0)
+            if name in measured:
+                seconds, steps = measured[name]
+                of_step = seconds / steps
+            elif pace is None:
+                return None
+            else:
+                of_step = self._cost_of_step(name) * pace
+            of_stage = of_step * (stage.steps - done)
+            if name == self._current:
+                of_stage = max(0.0, of_stage - (self._clock() - self._last))
+            left += of_stage
+        return left
+
+    def _measured(self, name: str) -> tuple[float, int]:
+        """Seconds and steps of a stage in this process, until its last event."""
+        begun, before = self._begun[name]
+        ended = self._last if name == self._current else self._ended(name)
+        return ended - begun, self._done[name] - before
+
+    def _ended(self, name: str) -> float:
+        """A stage ends where the one after it begins."""
+        names = list(self._begun)
+        return self._begun[names[names.index(name) + 1]][0]
+
+    def _cost_of_step(self, name: str) -> float:
+        stage = self._stages[name]
+        return stage.cost / max(stage.steps, 1)
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it.
+
+    Examples:
+        >>> from panning.foundation.course import duration
+        >>> duration(8), duration(95), duration(4000), duration(200_000)
+        ('8 s', '2 min', '1 h 7 min', '55 h 33 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
