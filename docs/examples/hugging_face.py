@@ -7,7 +7,6 @@ python docs/examples/hugging_face.py
 import tempfile
 
 import torch
-from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 import panning
@@ -27,24 +26,11 @@ class Sentences(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self.tokens[index], "labels": (self.tokens[index, 0] > 26).long()}
 
 
-class Logits(nn.Module):
-    """What is scored: one tensor in, logits out."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=input_ids.long()).logits
-
-
 torch.manual_seed(0)
 config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
                     max_position_embeddings=16, num_labels=2)  # fmt: skip
 model, data = BertForSequenceClassification(config), Sentences(2000)
-first = torch.utils.data.default_collate([data[index] for index in range(64)])
-masks = panning.prune(Logits(model), (first["input_ids"], first["labels"]), density=0.2, method="snip")
-masks = masks.renamed({name: name.removeprefix("model.") for name in masks})
+masks = panning.prune(model, data, density=0.2, method="snip")  # scored by the loss that the network computes itself
 
 with tempfile.TemporaryDirectory() as folder:
     arguments = TrainingArguments(folder, max_steps=80, learning_rate=3e-3, per_device_train_batch_size=32, use_cpu=True,
