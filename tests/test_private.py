@@ -116,5 +116,6 @@ def test_tensors(tmp_path: Path) -> None:
     private.multiply_each([tensor], [torch.tensor([0.0, 1.0, 1.0])])
     assert tensor.tolist() == [0.0, 2.0, 3.0]
     assert private.tree_leaves({"a": [tensor], "b": (1,)}) == [tensor, 1]
+    assert private.tree_map(str, {"a": [2], "b": (1, None)}) == {"a": ["2"], "b": ("1", "None")}
     torch.save({"weight": tensor}, tmp_path / "file.pt")
     assert b"weight" in private.stored_record(tmp_path / "file.pt", "data.pkl")

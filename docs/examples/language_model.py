@@ -1,7 +1,7 @@
 """A causal language model: tokens in, logits for every place, a loss that shifts the tokens by one.
 
-``forward`` says how the network is run on a batch, ``loss`` what its outputs are compared with. Masks carry the network's own
-names. A network of Hugging Face that computes its loss itself needs neither (see hugging_face.py).
+``forward`` says how the network is run on a batch, ``loss`` what its outputs are compared with. Masks carry the network's
+own names. A network of Hugging Face that computes its loss itself needs neither (see hugging_face.py).
 
     python docs/examples/language_model.py
 """

@@ -1,7 +1,7 @@
 """Regression on a table: numbers and a category go in, the loss is the mean squared error.
 
-A pair ((numbers, category), target) needs no ``forward``: a tuple of inputs is handed over one by one. The mask moves while the
-network trains.
+A pair ((numbers, category), target) needs no ``forward``: a tuple of inputs is handed over one by one. The mask moves while
+the network trains.
 
     python docs/examples/regression.py
 """

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from panning.flow import functions
-from panning.flow.factors import presence, scaled_to_one
+from panning.flow.factors import is_given, presence, scaled_to_one
 from panning.flow.forward import Rule
 from panning.flow.linear import rules, without_gate
 from panning.flow.pools import AVERAGE_POOLS
-from panning.foundation.torch_private import viewed
 
 #: Scale computed weights by 2^40, so that a mean over many of them still exceeds the 0.5 threshold in backward.
 LOUD = 2.0**40
@@ -36,15 +35,9 @@ def _product(function: Any, x: Tensor, weight: Tensor, bias: Any = None, *args: 
     # Between the two gates there are only sums of products of 0 and 1, which are integers: one half parts 0 from the
     # rest whatever the rounding of the convolution algorithm.
     x = _Boolean.apply(x, 0.0, 0.5)
-    weight = weight if _given(weight) else _Boolean.apply(weight * LOUD, 0.0, 0.5)
+    weight = weight if is_given(weight) else _Boolean.apply(weight * LOUD, 0.0, 0.5)
     result: Tensor = _Boolean.apply(function(x, weight, None, *args, **kwargs), 0.5, 0.0)
     return result
-
-
-def _given(weight: Tensor) -> bool:
-    """Whether a weight is a mask or a constant, whose entries are 0 and 1, and not computed from such entries."""
-    of = viewed(weight)
-    return weight.is_leaf or (of is not None and of.is_leaf)
 
 
 def _open(gate: Tensor, mean: float) -> Tensor:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from panning.foundation.torch_private import viewed
+
 Open = Callable[[Tensor, float], Tensor]  # (gate, its mean) -> a positive factor
 Multiply = Callable[[Callable[[Any, Any], Any], Any, Any], Any]  # (bilinear function, a, b) -> the product in a flow
 
@@ -50,6 +52,12 @@ def marked(x: Any, gate: Gate | None) -> Any:
     if isinstance(x, Tensor) and gate != gate_of(x):
         x._panning_gate = gate  # type: ignore[attr-defined]
     return x
+
+
+def is_given(x: Tensor) -> bool:
+    """Whether ``x`` is a parameter, a mask or a constant, and not computed from such."""
+    of = viewed(x)
+    return x.is_leaf or (of is not None and of.is_leaf)
 
 
 def is_index(x: Any) -> bool:

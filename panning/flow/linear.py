@@ -33,6 +33,7 @@ from panning.flow.factors import (
     depending,
     gate_of,
     gate_of_sum,
+    is_given,
     marked,
     multiplication,
 )  # fmt: skip
@@ -274,6 +275,11 @@ def _layers(linear: Rule, open_gate: Open, magnitude: Callable[[Any], Any], mult
         row: Tensor = layer(F.linear, every_token.requires_grad_(follows), weight.t())
         return tokens.unsqueeze(-1) * row[0]
 
+    def look_up(function: Any, x: Tensor, index: Any) -> Any:
+        if gate_of(index) == TOKENS and x.dim() == 2 and is_given(x):
+            return embedding(F.embedding, index, x)
+        return _look_up(function, x, index)
+
     def bilinear(function: Any, a: Tensor, b: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not depends(a) and not depends(b):
             return function(a, b, weight, *args, **kwargs)
@@ -283,6 +289,7 @@ def _layers(linear: Rule, open_gate: Open, magnitude: Callable[[Any], Any], mult
     return {
         **dict.fromkeys((*functions.LINEAR, *functions.CONVOLUTIONS), layer),
         F.embedding: embedding,
+        Tensor.__getitem__: look_up,
         **dict.fromkeys((F.bilinear, torch.bilinear), bilinear),
         F.scaled_dot_product_attention: scaled_dot_product_attention,
         F.multi_head_attention_forward: multi_head,
@@ -299,7 +306,6 @@ COMMON_RULES: dict[Any, Rule] = {
     **dict.fromkeys(functions.ADDITIONS_IN_PLACE, _add_in_place),
     **dict.fromkeys(functions.CONCATENATIONS, _join),
     **dict.fromkeys(functions.RESHAPES, _keep_gate),
-    Tensor.__getitem__: _look_up,
     F.one_hot: _one_hot,
     **dict.fromkeys(functions.LOSSES, _compared),
     **dict.fromkeys((*functions.DIVISIONS, Tensor.__rdiv__), _divide),

@@ -220,6 +220,7 @@ def check_batch(problem: Problem) -> None:
     except ERRORS as error:
         raise ModelError(
             f"{who}, of {problem.weight.dtype}, fails on the data ({given}): {type(error).__name__}: {error}"
+            + (f". If the network is to be called otherwise, {WAY_OUT}." if problem.forward is call else "")
         ) from error
     try:
         value = problem.loss(outputs, targets)

@@ -14,7 +14,7 @@ from panning import flow
 from panning.data.batches import Batch
 from panning.flow.functions import LOSSES
 from panning.foundation.errors import ModelError, NonFiniteError
-from panning.foundation.nests import map_tensors, same_tensors, told
+from panning.foundation.nests import map_tensors, same_tensors, tensors_in, told
 from panning.scoring.interface import labels_of, own_loss
 from panning.scoring.problem import PLAIN, Problem, Scoring
 
@@ -117,7 +117,11 @@ class Softened:
                 f"This method divides the outputs by {self.temperature:g} before the loss, and the network makes its loss "
                 "by code of its own. Let forward= return the outputs and loss= compare them, or take another method."
             )
-        return map_tensors(lambda x: x / self.temperature if x.is_floating_point() else x, outputs)
+        logits = flow.logits_of(outputs)
+        inside = [outputs] if isinstance(outputs, Tensor) else tensors_in(outputs)
+        known = not isinstance(logits, Tensor) or any(logits is x for x in inside)
+        whole = outputs if known else logits  # of an object that nothing is known of but its logits
+        return map_tensors(lambda x: x / self.temperature if x.is_floating_point() else x, whole)
 
 
 def logits_and_labels(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
