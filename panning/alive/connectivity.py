@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from panning import flow
 from panning.foundation.device import device_of
-from panning.foundation.errors import DensityError, MaskError, ModelError
+from panning.foundation.errors import DensityError, ForwardError, MaskError, ModelError
 from panning.foundation.wrappers import own_parameters, unwrapped
 from panning.masks.layout import KINDS, Layout, by_unit, prunable_parameters
 from panning.masks.masks import Masks, fitted
@@ -63,7 +63,7 @@ class Connectivity:
             return torch.zeros_like(mask)
         # A weight that no output depends on is dead, like those of a head that is used in training only.
         starts = [torch.ones_like(output) for output in outputs]
-        (grad,) = torch.autograd.grad(outputs, gates, starts, materialize_grads=True)
+        (grad,) = flow.gradients(outputs, gates, starts)
         return (grad > 0.5).to(mask.device)
 
     def alive(self, mask: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Connectivity:
         for bits in (LONGER_BY_BITS, min(LONGER_BY_BITS, 1450 // len(self.layout.names))):  # what all layers can have
             try:
                 total, shares = self._path_sum(bits, mask)
-            except RuntimeError:  # code that makes float32 tensors of its own
+            except ForwardError:  # what fails here may still run on booleans
                 return None
             if shares.any() and 2.0**-900 < total < math.inf:
                 return shares / total
@@ -132,7 +132,7 @@ class Connectivity:
             if not outputs:
                 return 0.0, torch.zeros_like(flat)
             seeds = [torch.full_like(output, start) for output in outputs]
-            (grad,) = torch.autograd.grad(outputs, flat, seeds, materialize_grads=True)
+            (grad,) = flow.gradients(outputs, flat, seeds)
         total = sum(float((output.detach() * seed).sum()) for output, seed in zip(outputs, seeds, strict=True))
         return total, flat.detach() * grad
 

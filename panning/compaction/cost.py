@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from panning.compaction import kernels
 from panning.compaction.compaction import CompactResult, compact
-from panning.flow import Example
-from panning.foundation.errors import ModelError
+from panning.flow import Example, explained, uncompiled
+from panning.foundation.errors import ForwardError, ModelError
 from panning.foundation.modes import as_it_was
 from panning.foundation.nests import map_tensors, told
 from panning.foundation.seeding import isolated_torch_rng
@@ -91,11 +91,14 @@ def multiply_adds(model: nn.Module, example: Sequence[int] | Example, layout: La
     inputs = map_tensors(lambda x: x.to(reference.device), example.inputs)
     counter = FlopCounterMode(display=False, custom_mapping=kernels.rows())
     try:
-        with as_it_was(model), kernels.plain_attention(), counter, torch.no_grad(), isolated_torch_rng(0):
+        with (
+            explained(model, inputs), as_it_was(model), kernels.plain_attention(), counter, uncompiled(), torch.no_grad(),
+            isolated_torch_rng(0),
+        ):  # fmt: skip
             example.forward(model.eval(), inputs)
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise ModelError(
-            f"The model fails on one input, {told(inputs)}: {error}. If its inputs are of another kind, pass data."
+    except ForwardError as error:
+        raise ForwardError(
+            f"The model fails on one input, {told(inputs)}. If its inputs are of another kind, pass data. {error}"
         ) from error
     by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     by_layer, modules = [], owners(model)

@@ -9,13 +9,17 @@ training flags and the global random state are as they were afterwards.
 
 from panning.flow.boolean import BOOLEAN
 from panning.flow.example import Example, first_sample, logits_of, outputs_of
-from panning.flow.forward import Forward, Rule, call, run
+from panning.flow.failures import explained, gradients
+from panning.flow.following import Rule
+from panning.flow.forward import Forward, call, run
 from panning.flow.functions import BATCH_NORMS
+from panning.flow.hidden import uncompiled
 from panning.flow.pools import AVERAGE_POOLS
 from panning.flow.positive import POSITIVE_LINEAR, SHORTEST
 from panning.flow.scoring import BATCH_STATISTICS, TWICE_DIFFERENTIABLE, WITHOUT_BIAS
 
 __all__ = [
     "AVERAGE_POOLS", "BATCH_NORMS", "BATCH_STATISTICS", "BOOLEAN", "POSITIVE_LINEAR", "SHORTEST", "TWICE_DIFFERENTIABLE",
-    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "first_sample", "logits_of", "outputs_of", "run",
+    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "explained", "first_sample", "gradients", "logits_of",
+    "outputs_of", "run", "uncompiled",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from panning.flow.forward import Rule
+from panning.flow.following import Rule
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from panning.flow import functions
 from panning.flow.factors import is_given, presence, scaled_to_one
-from panning.flow.forward import Rule
+from panning.flow.following import Rule
 from panning.flow.linear import rules, without_gate
 from panning.flow.pools import AVERAGE_POOLS
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from panning.flow.factors import TOKENS, is_index, marked
-from panning.flow.forward import Forward, Rule, call, run
+from panning.flow.following import Rule
+from panning.flow.forward import Forward, call, run
 from panning.foundation.device import device_of
 from panning.foundation.errors import ModelError
 from panning.foundation.nests import fields_of, map_tensors, n_samples, samples, tensors_in

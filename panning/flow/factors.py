@@ -47,6 +47,11 @@ def gate_of(x: Any) -> Gate | None:
     return getattr(x, "_panning_gate", None)
 
 
+def without_constant(x: Any) -> Any:
+    """``x``, or zeros where it is a constant, which adds nothing."""
+    return x if depends(x) else torch.zeros_like(x) if isinstance(x, Tensor) else 0.0
+
+
 def marked(x: Any, gate: Gate | None) -> Any:
     """``x`` with this mark, or without any mark; a tensor of the user's that needs no mark is left alone."""
     if isinstance(x, Tensor) and gate != gate_of(x):

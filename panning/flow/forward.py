@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode, get_testing_overrides
 
-from panning.flow.factors import TOKENS, gate_of, is_index, marked
-from panning.flow.functions import CONSTANT_MAKERS
+from panning.flow.factors import TOKENS, gate_of, marked
+from panning.flow.failures import explained
+from panning.flow.following import Following, Rule
+from panning.flow.hidden import in_the_open
 from panning.foundation.device import device_of
 from panning.foundation.modes import in_evaluation_mode
 from panning.foundation.nests import map_tensors, tensors_in
 from panning.foundation.seeding import isolated_torch_rng
 from panning.foundation.wrappers import own_parameters
 
-Rule = Callable[..., Any]  # called as rule(function, *args, **kwargs) in place of function(*args, **kwargs)
 Forward = Callable[[nn.Module, Any], Any]  # (network, what it is run on) -> what it gives
 
 
@@ -45,46 +43,6 @@ class _Called(nn.Module):
         return self.calling(self.network, inputs)
 
 
-class _Flow(TorchFunctionMode):
-    def __init__(self, rules: Mapping[Any, Rule], has_tokens: bool) -> None:
-        super().__init__()
-        self.rules = rules
-        self.has_tokens = has_tokens
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = self._ruled(func, args, kwargs)
-        if self.has_tokens and func not in CONSTANT_MAKERS and any(gate_of(x) == TOKENS for x in _each(args)):
-            made = args[0] if func is Tensor.__setitem__ else result
-            if is_index(made):  # shifted, joined to others, filled in at masked places: tokens again
-                marked(made, TOKENS)
-        return result
-
-    def _ruled(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if (rule := self.rules.get(func)) is None:
-            return func(*args, **kwargs)
-        for name in _required(func)[len(args) :] if kwargs else ():  # rules take them by position
-            if name not in kwargs:
-                break
-            args, kwargs = (*args, kwargs[name]), {key: value for key, value in kwargs.items() if key != name}
-        return rule(func, *args, **kwargs)
-
-
-def _each(args: Any) -> Iterator[Any]:
-    for x in args:
-        yield from x if isinstance(x, tuple | list) else (x,)
-
-
-@cache
-def _required(function: Any) -> tuple[str, ...]:
-    """The names of the arguments without which a torch function cannot be called, in order."""
-    try:
-        parameters = inspect.signature(get_testing_overrides().get(function, function)).parameters.values()
-    except ValueError:  # some builtins have no signature
-        return ()
-    return tuple(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
-
-
 def run(
     model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, rules: Mapping[Any, Rule], dtype: torch.dtype,
     forward: Forward = call,
@@ -93,6 +51,10 @@ def run(
 
     Buffers are cloned (floating ones cast to ``dtype``), all modules are in evaluation mode during the pass, and its random
     draws neither depend on nor change the global random state.
+
+    Raises:
+        ForwardError: if the network's own code or a rule fails; the message names the module.
+        ModelError: if a rule refuses something in the network.
     """
     replacements: dict[int, Tensor] = {id(p): parameters[name] for name, p in own_parameters(model).items()}
     for buffer in model.buffers():
@@ -105,11 +67,14 @@ def run(
         for named in (module.named_parameters, module.named_buffers)
         for name, tensor in named(prefix, recurse=False, remove_duplicate=False)
     }
+    flow = Following(rules, parameters, dtype, any(gate_of(tensor) == TOKENS for tensor in tensors_in(inputs)))
     with (
+        explained(model, inputs, flow.paths),
         in_evaluation_mode(model),
         isolated_torch_rng(0),
         _deterministic_convolutions(),
-        _Flow(rules, any(gate_of(tensor) == TOKENS for tensor in tensors_in(inputs))),
+        in_the_open(flow),
+        flow,
         torch.autocast(device_of(model).type, enabled=False),
         sdpa_kernel(SDPBackend.MATH),  # the only kernel that can be differentiated twice
     ):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from panning.flow import functions
 from panning.flow.attention import attention_forward
+from panning.flow.conditions import CONDITIONS
 from panning.flow.factors import (
     SCALE,
     TOKENS,
@@ -36,9 +37,11 @@ from panning.flow.factors import (
     is_given,
     marked,
     multiplication,
+    without_constant,
 )  # fmt: skip
 from panning.flow.factors import depends as depends  # a name of this module too
-from panning.flow.forward import Rule
+from panning.flow.following import Rule
+from panning.flow.hidden import ALONG_PATHS
 from panning.flow.recurrent import recurrent_rules
 
 
@@ -69,11 +72,7 @@ def add(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
     """a + b, also for a difference; constants add nothing."""
     if not depends(a) and not depends(b):
         return function(a, b, *args, **kwargs)
-    return marked(_without_constant(a) + _without_constant(b), gate_of_sum(a, b))
-
-
-def _without_constant(x: Any) -> Any:
-    return x if depends(x) else torch.zeros_like(x) if isinstance(x, Tensor) else 0.0
+    return marked(without_constant(a) + without_constant(b), gate_of_sum(a, b))
 
 
 def _add_in_place(function: Any, a: Tensor, b: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -87,7 +86,7 @@ def _add_in_place(function: Any, a: Tensor, b: Any, *args: Any, **kwargs: Any) -
 
 def _join(function: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
     if any(depends(x) for x in tensors):
-        tensors = [_without_constant(x) for x in tensors]
+        tensors = [without_constant(x) for x in tensors]
     return function(tensors, *args, **kwargs)
 
 
@@ -118,31 +117,6 @@ def _compared(function: Any, *args: Any, **kwargs: Any) -> Any:
     return torch.stack([x.sum() for x in outputs]).sum()
 
 
-def _condition(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
-    result = function(a, b, *args, **kwargs)
-    return marked(result, SCALE) if depends(a) or depends(b) else result
-
-
-def _where(function: Any, condition: Tensor, *args: Any, **kwargs: Any) -> Any:
-    if function is Tensor.where:
-        condition, args = args[0], (condition, *args[1:])
-    branches = (*args, *kwargs.values())
-    if not any(depends(x) for x in branches):
-        return torch.where(condition, *branches)
-    a, b = (_without_constant(x) for x in branches)
-    if gate_of(condition) == SCALE:  # decided by what flows: each branch is taken at times
-        return (a + b).expand(torch.broadcast_shapes(condition.shape, (a + b).shape)).clone()
-    return torch.where(condition, a, b)
-
-
-def _masked_fill(function: Any, x: Tensor, mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if not depends(x):
-        return function(x, mask, *args, **kwargs)
-    if gate_of(mask) == SCALE:
-        return x if function is Tensor.masked_fill_ else x.clone()
-    return function(x, mask, 0.0)
-
-
 def _power(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
     if not depends(a) and not depends(b):
         return function(a, b, *args, **kwargs)
@@ -171,9 +145,13 @@ def _inverse(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return marked(x.clone(), SCALE) if depends(x) else function(x, *args, **kwargs)
 
 
-def _deviation(function: Any, x: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
-    dims = None if dim is None or isinstance(dim, bool) else dim
-    return x.mean() if dims is None else x.mean(dims, keepdim=keepdim)
+def _deviation(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The mean, in the shape of the deviation; x.std(unbiased), x.std(dim, unbiased, keepdim)."""
+    if not depends(x):
+        return function(x, *args, **kwargs)
+    given = dict(zip(("dim", "unbiased", "keepdim"), args, strict=False)) | kwargs
+    dims = given.get("dim")
+    return x.mean() if dims is None or isinstance(dims, bool) else x.mean(dims, keepdim=given.get("keepdim", False))
 
 
 def _cast(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -311,9 +289,7 @@ COMMON_RULES: dict[Any, Rule] = {
     **dict.fromkeys((*functions.DIVISIONS, Tensor.__rdiv__), _divide),
     **dict.fromkeys(functions.INVERSES, _inverse),
     **dict.fromkeys(functions.POWERS, _power),
-    **dict.fromkeys(functions.COMPARISONS, _condition),
-    **dict.fromkeys((torch.where, Tensor.where), _where),
-    **dict.fromkeys((torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_), _masked_fill),
+    **CONDITIONS,
     **dict.fromkeys(functions.DEVIATIONS, _deviation),
     **dict.fromkeys(functions.CASTS, _cast),
     Tensor.to: _to,
@@ -321,6 +297,7 @@ COMMON_RULES: dict[Any, Rule] = {
     **dict.fromkeys(functions.POSITIVE_AT_ZERO, _gate(1.0)),
     **dict.fromkeys(functions.LOGARITHMS, without_gate),
     **dict.fromkeys(functions.SOFTMAXES, _softmax),
+    **ALONG_PATHS,
 }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from panning.flow import functions
 from panning.flow.factors import depends
-from panning.flow.forward import Rule
+from panning.flow.following import Rule
 from panning.flow.linear import add
 
 Axes = tuple[int, ...]
@@ -66,8 +66,9 @@ def _unpool(function: Any, x: Tensor, indices: Tensor, *args: Any, **kwargs: Any
 
 def _reduction(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """x.max(), x.max(dim), x.amax(dim), x.max(other), and the minimum."""
-    if args and isinstance(args[0], Tensor):
-        return add(function, x, *args)
+    other = args[0] if args else kwargs.get("other")
+    if isinstance(other, Tensor):
+        return add(function, x, other)
     if not depends(x):
         return function(x, *args, **kwargs)
     result = function(x.detach(), *args, **kwargs)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from panning.flow import functions
 from panning.flow.factors import presence, scaled_to_one
-from panning.flow.forward import Rule
+from panning.flow.following import Rule
 from panning.flow.linear import rules, without_gate
 from panning.flow.pools import AVERAGE_POOLS
 from panning.flow.scoring import without_bias

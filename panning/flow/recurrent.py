@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panning.flow.factors import Open, depends
-from panning.flow.forward import Rule
+from panning.flow.following import Rule
 from panning.foundation.errors import ModelError
 
 State = tuple[Tensor, ...]  # (h,) or (h, c), each [batch, units]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panning.flow.forward import Rule
+from panning.flow.following import Rule
 from panning.flow.functions import BATCH_NORMS, CONVOLUTIONS, LINEAR, RECURRENT
 
 

@@ -74,6 +74,10 @@ class ModelError(PanningError):
     """A model that cannot be built, scored or matched with the data."""
 
 
+class ForwardError(ModelError):
+    """A forward or backward pass of the network that fails while it is scored; the message names the module."""
+
+
 class MaskError(PanningError):
     """A mask or mask file that is broken or belongs to another network."""
 

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch._functorch import apis
+from torch._functorch import vmap as functorch_vmap
 from torch.nn.utils.prune import BasePruningMethod
+from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_unflatten
 from torch.utils._pytree import tree_leaves as tree_leaves  # all tensors in whatever a network returns
 from torch.utils._pytree import tree_map as tree_map
 
@@ -88,3 +92,43 @@ def stored_record(path: Path, name: str) -> bytes:
     """One entry of an archive of ``torch.save``, as torch finds it: another reader of zips might find another one."""
     record: bytes = torch._C.PyTorchFileReader(str(path)).get_record(name)
     return record
+
+
+#: How many modes stand between a call and torch; while a mode handles a function, it does not count.
+n_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
+#: What ``torch.no_grad`` and its like call.
+set_grad_enabled = torch._C._set_grad_enabled
+#: Whether the code runs inside of ``torch.func.grad``, ``vmap`` and the like.
+transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+#: What hides a part of a forward pass -> its owner and attribute. By names that a user's module has bound already, only
+#: these places are still reached.
+HIDING: dict[str, tuple[Any, str]] = {
+    "reentrant": (torch.utils.checkpoint, "CheckpointFunction"),
+    "enter": (torch.utils.checkpoint._checkpoint_hook, "__enter__"),
+    "exit": (torch.utils.checkpoint._checkpoint_hook, "__exit__"),
+    "function": (type(torch.autograd.Function), "__getattribute__"),
+    "vmap": (apis, "vmap_impl"),
+}
+
+
+def batched_inputs(
+    function: Callable[..., Any], in_dims: Any, args: tuple[Any, ...]
+) -> tuple[int, list[int | None], list[Any], Callable[[list[Any]], Any]]:
+    """Of a call under ``vmap``: its number of runs, the batch axis of every leaf, the leaves, and what builds arguments."""
+    n, dims, leaves, spec = functorch_vmap._process_batched_inputs(in_dims, args, function)
+    return n, dims, leaves, lambda parts: tree_unflatten(parts, spec)
+
+
+def batched_outputs(results: list[Any], out_dims: Any, stack: Callable[[list[Any], int], Any]) -> Any:
+    """What ``vmap`` returns, from what its function returned in each run.
+
+    Raises:
+        ValueError: if ``out_dims`` does not fit.
+    """
+    flat, spec = [tree_flatten(result)[0] for result in results], tree_flatten(results[0])[1]
+    dims = _broadcast_to_and_flatten(out_dims, spec)
+    if dims is None:
+        raise ValueError(f"vmap: out_dims={out_dims} does not fit what the function returns.")
+    columns = zip(zip(*flat, strict=True), dims, strict=True)
+    return tree_unflatten([parts[0] if dim is None else stack(list(parts), dim) for parts, dim in columns], spec)

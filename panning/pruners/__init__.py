@@ -18,7 +18,7 @@ from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
-from panning.foundation.errors import MaskError, NonFiniteError, PanningError
+from panning.foundation.errors import ForwardError, MaskError, NonFiniteError, PanningError
 from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
 from panning.pruners.controls import CONTROLS, Control
@@ -282,7 +282,10 @@ def prune_problem(
         problem.source(f"Method '{name}'")  # before any work
 
     def prune(problem: Problem, rounds: Rounds) -> PruneResult:
-        return _checked(pruner(problem, density, rounds), name, problem, n_kept)
+        try:
+            return _checked(pruner(problem, density, rounds), name, problem, n_kept)
+        except ForwardError as error:
+            raise ForwardError(f"Method '{name}' does not get through the network. {error}") from error
 
     result = prune(problem, rounds) if controlled is None else controlled.run(problem, rounds, prune)
     return make_all_alive(problem, result) if all_alive_weights else result

@@ -25,15 +25,13 @@ from torch import Tensor, nn
 from panning.data.batches import Batch, batch_source
 from panning.flow import BATCH_STATISTICS, Forward, call, first_sample, logits_of, outputs_of, run
 from panning.flow.example import entry
-from panning.foundation.errors import DataError, ModelError
-from panning.foundation.nests import told
+from panning.foundation.errors import DataError, ForwardError, PanningError
+from panning.foundation.nests import map_tensors, told
 from panning.masks.layout import Layout
 from panning.scoring.problem import Loss, Problem
 
 #: The entry of a mapping that a network compares its outputs with, as Hugging Face's networks call it.
 LABELS = "labels"
-#: What user's code raises on a batch that it was not made for.
-ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 WAY_OUT = (
     "pass forward=, a function of the model and a batch that returns what the network gives, like "
     "lambda model, batch: model(batch['image']), and loss=, a function of what it returns and the batch"
@@ -90,11 +88,10 @@ def _with_one_sample(problem: Problem) -> Problem:
             with torch.no_grad():
                 _run(problem, problem.here(tried))
             return replace(problem, example_inputs=tried)
-        except ERRORS as error:
+        except ForwardError as error:
             failed = error
-    raise ModelError(
-        f"The model fails on the data ({told(inputs)}): {type(failed).__name__}: {failed}. If the network is to be called "
-        f"otherwise, {WAY_OUT}."
+    raise ForwardError(
+        f"The model fails on the data ({told(inputs)}). If the network is to be called otherwise, {WAY_OUT}. {failed}"
     ) from failed
 
 
@@ -215,18 +212,20 @@ def check_batch(problem: Problem) -> None:
     given = f"batch {told(inputs)}" if inputs is targets else f"inputs {told(inputs)}, targets {told(targets)}"
     who = "The model" if problem.forward is call else "forward"
     try:
-        with torch.no_grad():
-            outputs = _run(problem, inputs)
-    except ERRORS as error:
-        raise ModelError(
-            f"{who}, of {problem.weight.dtype}, fails on the data ({given}): {type(error).__name__}: {error}"
-            + (f". If the network is to be called otherwise, {WAY_OUT}." if problem.forward is call else "")
+        with torch.enable_grad():  # the network may take derivatives of its own
+            outputs = map_tensors(Tensor.detach, _run(problem, inputs))
+    except ForwardError as error:
+        otherwise = f" If the network is to be called otherwise, {WAY_OUT}." if problem.forward is call else ""
+        raise ForwardError(
+            f"{who}, of {problem.weight.dtype}, fails on the data ({given}). {error}{otherwise}"
         ) from error
     try:
         value = problem.loss(outputs, targets)
         if not isinstance(value, Tensor):
             raise TypeError(f"it gives {type(value).__name__}, but must give a tensor")
-    except ERRORS as error:
+    except PanningError:
+        raise
+    except Exception as error:
         second = "the data" if problem.forward is call else "the whole batch, which it gets as its second argument"
         raise DataError(
             f"The loss fails on outputs {told(outputs)} and {second} ({given}): {type(error).__name__}: {error}"

@@ -175,6 +175,8 @@ class _Trace:
             **dict.fromkeys(functions.MATRIX_PRODUCTS, self._matrix_product),
             **dict.fromkeys((*functions.LINEAR, *functions.CONVOLUTIONS), self._layer),
             torch.einsum: self._einsum,
+            torch.autograd.Function: lambda function, x, at_zero: _same(function, x),
+            torch.func.vmap: _refuse_vmap,
             F.embedding: self._embedding,
             F.glu: lambda function, x, dim=-1: self._multiply(torch.mul, *x.chunk(2, dim)),
             F.scaled_dot_product_attention: _refuse_attention,
@@ -192,6 +194,8 @@ class _Trace:
         transposed = "transpose" in function.__name__
         kernels, positions = (_canonical(view, groups, transposed) for view in self._recognise(weight))
         by_slot = self.read(x).movedim(-1 if function is F.linear else 1, 0)
+        if by_slot.shape[0] != kernels.shape[0] * kernels.shape[2]:
+            raise RuntimeError(f"{by_slot.shape[0]} inputs do not fit a weight of shape {tuple(weight.shape)}")
         n_batch = by_slot.shape[1]
         units, slots = _pairs(by_slot.flatten(1), self.n_ids)
         fed = torch.zeros(by_slot.shape[0], dtype=torch.bool, device=units.device)
@@ -277,6 +281,13 @@ def _refuse_attention(function: Any, *args: Any, **kwargs: Any) -> Any:
     raise ModelError(
         f"PHEW has no walk through attention (a product of two activations, {function.__name__}): use 'synflow_l2', its "
         f"relative by the same authors, or any other method."
+    )
+
+
+def _refuse_vmap(function: Any, *args: Any, **kwargs: Any) -> Any:
+    raise ModelError(
+        "PHEW finds no walk through torch.func.vmap, which takes the batch apart: use 'synflow_l2', its relative by the "
+        "same authors, or any other method."
     )
 
 

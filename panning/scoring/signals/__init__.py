@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from panning.foundation.errors import ModelError, NonFiniteError
+from panning.foundation.errors import ForwardError, ModelError, NonFiniteError
 from panning.foundation.registry import unknown_name_message
 from panning.scoring.problem import PLAIN, Problem, Scoring
 from panning.scoring.signals import coupled, loss, meta, ntk, path
@@ -134,14 +134,14 @@ class Signals:
     def _run(self, name: str, row: Pass, site: Site) -> dict[str, Tensor]:
         try:
             return row.run(site)
-        except RuntimeError as error:
+        except (NotImplementedError, ForwardError) as error:
             if row.second_order and NO_DERIVATIVE in str(error):
                 raise ModelError(
                     f"The signal '{name}' is of second order: it differentiates a gradient, which torch cannot do for "
                     f"an operation of this model or loss ({error}). Take a method of first order; 'panning methods' "
                     "says which are not."
                 ) from error
-            raise
+            raise ForwardError(f"The signal '{name}' cannot be computed. {error}") from error
 
     def _checked(self, name: str, values: Tensor) -> Tensor:
         values = values.detach()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from panning import flow
 from panning.scoring.signals.site import Site, check_twice_differentiable
 
 #: M and the rate of the inner steps: the authors' defaults. Batch i of a round's M + 1 is batch round * (M + 1) + i.
@@ -43,7 +44,7 @@ def meta_gradient(
         loss = site.loss(moving[0], batch, dict(zip(names, moving[1:], strict=True)))
         if step == n_steps:
             break
-        grads = torch.autograd.grad(loss, moving, create_graph=through_steps, materialize_grads=True)
+        grads = flow.gradients(loss, moving, create_graph=through_steps)
         if through_steps:
             check_twice_differentiable(*grads)
         grads = (grads[0] * site.mask, *grads[1:])
@@ -51,5 +52,5 @@ def meta_gradient(
         moving = [value - learning_rate * v for value, v in zip(moving, velocity, strict=True)]
         if not through_steps:
             moving = [value.detach().requires_grad_() for value in moving]
-    (meta,) = torch.autograd.grad(loss, start if through_steps else moving[0], materialize_grads=True)
+    (meta,) = flow.gradients(loss, start if through_steps else moving[0])
     return meta

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panning import flow
-from panning.foundation.errors import ModelError
+from panning.foundation.errors import ForwardError
 from panning.foundation.nests import map_tensors, n_samples, told
 from panning.foundation.seeding import torch_generator
 from panning.scoring.problem import Problem
@@ -54,15 +54,15 @@ def sensitivity(site: Site) -> dict[str, Tensor]:
         try:
             with torch.no_grad():
                 outputs(fresh * site.mask, _recording(statistics))
-        except (RuntimeError, TypeError) as error:
-            raise ModelError(
+        except ForwardError as error:
+            raise ForwardError(
                 f"NTK-SAP feeds a network random real inputs ({told(images)}), which this one does not take: {error}"
             ) from error
         pairs = zip(
             outputs(fresh * gates, _replaying(statistics)), outputs(moved * gates, _replaying(statistics)), strict=True
         )
         distance = torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
-        (grad,) = torch.autograd.grad(distance, gates, materialize_grads=True)
+        (grad,) = flow.gradients(distance, gates)
         total += grad * site.mask
     return {"ntk_grad": total}
 

@@ -40,7 +40,7 @@ def _path_gradient(site: Site, positive: Tensor) -> Tensor:
         if not outputs:
             return torch.zeros_like(positive)
         starts = [torch.full_like(output, factor) for output in outputs]
-        (path_grad,) = torch.autograd.grad(outputs, positive, starts, materialize_grads=True)
+        (path_grad,) = flow.gradients(outputs, positive, starts)
         if problem.layout.first_non_finite(path_grad) is None:
             break
     return path_grad

@@ -13,7 +13,7 @@ from torch import Tensor
 from panning import flow
 from panning.data.batches import Batch
 from panning.flow.functions import LOSSES
-from panning.foundation.errors import ModelError, NonFiniteError
+from panning.foundation.errors import DataError, ModelError, NonFiniteError, PanningError
 from panning.foundation.nests import map_tensors, same_tensors, tensors_in, told
 from panning.scoring.interface import labels_of, own_loss
 from panning.scoring.problem import PLAIN, Problem, Scoring
@@ -63,6 +63,7 @@ class Site:
             others: in place of the parameters that are not prunable.
 
         Raises:
+            ForwardError, DataError: if the network or the loss fails.
             ModelError, NonFiniteError: if the loss is no scalar or not finite.
         """
         problem, scoring = self.problem, self.scoring
@@ -78,9 +79,17 @@ class Site:
         compared = (problem.loss, outputs, targets)
         if scoring.loss is not None:
             compared = (scoring.loss, *logits_and_labels(outputs, targets))
-        loss = compared[0](*compared[1:])
-        if loss.numel() != 1:
-            raise ModelError(f"The loss must be a scalar, given shape {tuple(loss.shape)}: use a mean over the batch.")
+        try:
+            loss = compared[0](*compared[1:])
+        except PanningError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"The loss fails on outputs {told(outputs)} and targets {told(targets)}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ModelError(f"The loss must be a scalar, given {given}: use a mean over the batch.")
         if not torch.isfinite(loss):
             raise NonFiniteError(
                 f"The loss on the scoring batch is {float(loss.detach())} at density {self.density:.3g}: "
@@ -143,9 +152,7 @@ def gradient(scalar: Tensor, at: Tensor, *, create_graph: bool = False, retain_g
     """d scalar / d at; zeros where the scalar does not depend on it at all."""
     if not scalar.requires_grad:
         return torch.zeros_like(at)
-    (grad,) = torch.autograd.grad(
-        scalar, at, create_graph=create_graph, retain_graph=retain_graph, materialize_grads=True
-    )
+    (grad,) = flow.gradients(scalar, at, create_graph=create_graph, retain_graph=retain_graph)
     if create_graph:
         check_twice_differentiable(grad)
     return grad

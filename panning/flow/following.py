@@ -1,0 +1,143 @@
+"""What sees every torch function of a forward pass, and calls the rule that stands in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from panning.flow.factors import TOKENS, gate_of, is_index, marked
+from panning.flow.functions import CONSTANT_MAKERS
+from panning.flow.keywords import by_position
+from panning.foundation.errors import ModelError
+from panning.foundation.torch_private import n_function_modes, set_grad_enabled, transforms_are_active
+
+Rule = Callable[..., Any]  # called as rule(function, *args, **kwargs) in place of function(*args, **kwargs)
+
+#: What cuts a graph on purpose, as the forward pass of an autograd.Function may do without any meaning.
+CUTS = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
+
+
+class Following(TorchFunctionMode):
+    """The torch functions of a forward pass under rules.
+
+    A table of rules with a row for ``torch.autograd.Function`` follows paths: its flow has one dtype, so that tensors which
+    the network's code makes in another are taken in the flow's.
+
+    Attributes:
+        paths: whether the rules follow paths; else they take a loss, and nothing may be opened or cast.
+        inside: what the forward pass of an ``autograd.Function`` of the network's own was given, while it runs.
+        opened: whether the rules hold in there.
+    """
+
+    def __init__(
+        self, rules: Mapping[Any, Rule], weights: Mapping[str, Tensor], dtype: torch.dtype, has_tokens: bool = False
+    ) -> None:
+        super().__init__()
+        self.rules = rules
+        self.paths = torch.autograd.Function in rules
+        self.dtype = dtype
+        self.has_tokens = has_tokens
+        self.names = {id(weight): name for name, weight in weights.items()}
+        self.n_below = n_function_modes()
+        self.inside: tuple[Any, ...] | None = None
+        self.opened = False
+        self.pending: Callable[[Any], None] = lambda ctx: None  # what a Function's node is still to get
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the network's code runs, and not a function that the flow has called."""
+        return n_function_modes() > self.n_below
+
+    @contextmanager
+    def within(self, args: tuple[Any, ...], *, opened: bool = False) -> Iterator[None]:
+        """The forward pass of an ``autograd.Function`` with these arguments."""
+        before = self.inside, self.opened
+        self.inside, self.opened = args, opened
+        try:
+            yield
+        finally:
+            self.inside, self.opened = before
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.inside is not None:
+            self._check_given(args, kwargs)
+            if not self.opened:
+                return func(*args, **kwargs)
+            if func is set_grad_enabled:
+                return None  # the derivative is not taken through this graph
+            if func in CUTS:
+                return marked(args[0].clone(), gate_of(args[0]))
+        if not self.paths:
+            return self._call(func, args, kwargs)
+        try:
+            result = self._call(func, args, kwargs)
+        except (RuntimeError, TypeError):
+            if (cast := self._in_one_dtype(func, args, kwargs)) is None:
+                raise
+            result = self._call(func, *cast)
+        if isinstance(result, Tensor) and result.dtype is not self.dtype and result.is_floating_point():
+            return marked(result.to(self.dtype), gate_of(result))
+        return result
+
+    def _call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        result = self._ruled(func, args, kwargs)
+        if self.has_tokens and func not in CONSTANT_MAKERS and any(gate_of(x) == TOKENS for x in _each(args)):
+            made = args[0] if func is Tensor.__setitem__ else result
+            if is_index(made):  # shifted, joined to others, filled in at masked places: tokens again
+                marked(made, TOKENS)
+        return result
+
+    def _ruled(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if (rule := self.rules.get(func)) is None:
+            return func(*args, **kwargs)
+        if self.paths and transforms_are_active():
+            raise ModelError(
+                f"{getattr(func, '__name__', func)} is differentiated by torch.func inside of the forward pass: paths lead "
+                "from input to output, and not through derivatives. Take the derivative outside of the network."
+            )
+        if kwargs:
+            args, kwargs = by_position(func, rule, args, kwargs)
+        return rule(func, *args, **kwargs)
+
+    def _in_one_dtype(self, func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        """A call's arguments in the flow's dtype; None where they are so already, or the function writes into one."""
+        n_cast = 0
+
+        def cast(x: Any) -> Any:
+            nonlocal n_cast
+            if isinstance(x, tuple | list) and type(x) in (tuple, list):
+                return type(x)(cast(y) for y in x)
+            if not isinstance(x, Tensor) or x.dtype is self.dtype or not x.is_floating_point():
+                return x
+            n_cast += 1
+            return x.to(self.dtype)
+
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") or name == "__setitem__" or "out" in kwargs:
+            return None
+        found = cast(tuple(args)), {key: cast(value) for key, value in kwargs.items()}
+        return found if n_cast else None
+
+    def _check_given(self, args: Any, kwargs: dict[str, Any]) -> None:
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, tuple | list):
+                self._check_given(x, {})
+                continue
+            weight = isinstance(x, Tensor) and x.requires_grad and id(x) in self.names
+            if weight and not any(x is given for given in self.inside or ()):
+                raise ModelError(
+                    f"An autograd.Function of the network's own uses the weight '{self.names[id(x)]}', which its 'apply' is "
+                    "not given: its backward pass then has no gradient of it that can be followed (activation checkpointing "
+                    "of one's own is such a Function). Switch it off while masks are found, or hand the weight to 'apply'."
+                )
+
+
+def _each(args: Any) -> Iterator[Any]:
+    for x in args:
+        yield from x if isinstance(x, tuple | list) else (x,)
