@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_compact import all_but, close, masked, sizes
+from test_compact import (
+    all_but,
+    close,
+    computes_and_learns_what_the_masked_one_does,
+    computes_the_same_with_folded_constants,
+    masked,
+    over_networks,
+    sizes,
+)
 from torch import Tensor, nn
 
-from panning.compaction import CompactResult, compact
+from panning.compaction import CompactResult, compact, compaction
 from panning.compaction.inputs import outputs_in
 from panning.export.folder import load_compact, save_compact
 from panning.foundation.errors import MaskError, ModelError
@@ -147,6 +156,44 @@ def test_a_head_stays_where_its_number_is_written_into_the_forward() -> None:
     assert "its forward fails on smaller tensors (RuntimeError: shape" in note
 
 
+def test_a_layer_gathers_what_it_reads_and_scatters_what_it_computes() -> None:
+    torch.manual_seed(0)
+    model = Transformer().double()
+    masks = all_but(
+        model,
+        up__weight=[(slice(None), slice(0, 5))],  # reads three of the eight normalised units
+        down__weight=[(slice(1, 5),)],  # adds to four of the stream's eight units
+        attention__qkv__weight=[(slice(None), 0)],  # seven eighths of the weight would be left: no gain
+    )
+    result = trains_the_same(model, masks, tokens())
+    shapes = sizes(result)
+    assert (shapes["up.weight"], shapes["up.bias"]) == ((16, 3), (16,))
+    assert (shapes["down.weight"], shapes["down.bias"], shapes["down.shift"]) == ((4, 16), (4,), (4,))
+    assert shapes["attention.qkv.weight"] == (24, 8) and type(result.model.attention.qkv) is nn.Linear
+    assert result.mapping["down.shift"][0] == "down.bias"
+    assert [i.tolist() for i in result.mapping["down.shift"][1]] == [[1, 2, 3, 4]]
+    assert isinstance(result.model.up, nn.Linear) and "reads=3, writes=all" in repr(result.model.up)
+    again = pickle.loads(pickle.dumps(result.model))
+    for a, b in zip(call(result.model, tokens()), call(again, tokens()), strict=True):
+        assert torch.equal(a, b)
+    assert sizes(compact(result.model, result.masks, example_inputs=tokens())) == shapes
+
+
+@pytest.mark.parametrize(
+    "check", [computes_and_learns_what_the_masked_one_does, computes_the_same_with_folded_constants]
+)
+def test_random_networks_are_made_smaller_in_place(
+    check: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that torch.fx traces, as if it did not: residual blocks, gates, concatenations, groups, padded channels."""
+
+    def refuse(*_: Any) -> None:
+        raise ModelError("not traced")
+
+    monkeypatch.setattr(compaction, "_rebuilt", refuse)
+    over_networks(check, 30)
+
+
 class Frozen(nn.Module):
     """A segmentation network: a ``train()`` of its own, skips that are concatenated, upsampling to another map's size."""
 
@@ -229,7 +276,7 @@ def spread(net: Any, x: Tensor) -> Tensor:
     return net.last(hidden) + net.scale * hidden.sum() / hidden.shape[1]  # the scale is zero: gradients tell
 
 
-#: forward -> the units that are left of eight, of which two have no input and two no output.
+#: forward -> the units that the tensor between has, of eight; two have no input, two others no output.
 FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
     "plain": (lambda net, x: net.last(F.relu(net.first(x))), 4),
     "functional": (lambda net, x: net.last(F.relu(F.linear(x, net.first.weight, net.first.bias))), 4),
@@ -257,7 +304,13 @@ def test_what_a_forward_does_with_units_decides_on_them(name: str) -> None:
         model.first.bias[:] = -0.1
     masks = all_but(model, first__weight=[(0,), (1,)], last__weight=[(slice(None), 4), (slice(None), 5)])
     result = trains_the_same(model, masks, (torch.randn(6, 4, dtype=torch.float64),))
-    assert sizes(result)["first.weight"] == (n_left, 4) and sizes(result)["last.weight"] == (3, n_left)
+    first: Any = result.model.first
+    assert getattr(first, "n_units", first.out_features) == n_left
+    reads_weight = "first stays as it is: something else reads its weights" in result.notes
+    assert sizes(result)["first.weight"] == (
+        8 if reads_weight else {8: 6, 6: 4, 4: 4}[n_left],
+        4,
+    )  # none without an input
     assert n_left < 8 or any("stays as it is" in note or "reads all units" in note for note in result.notes[1:])
 
 

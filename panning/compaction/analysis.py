@@ -17,7 +17,13 @@ def find_constants(at: Analysis) -> None:
     for node in at.network.graph.nodes:
         at.units[node] = None
         for rule in rules_of(at, node):
-            if (units := rule.units(at, node)) is None:
+            try:
+                units = rule.units(at, node)
+            except Exception:  # a call that the rule does not expect: what is tried on a copy may stay whole
+                if not at.in_place:
+                    raise
+                continue
+            if units is None:
                 continue
             if not isinstance(rule, Layer | BatchNorm):  # these have constants of their own
                 units = replace(units, only_here=at.read_once(rule.operands(node)))

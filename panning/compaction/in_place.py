@@ -18,6 +18,7 @@ from panning.compaction.agree import difference
 from panning.compaction.analysis import find_constants, find_kept
 from panning.compaction.follow import Followed, follow
 from panning.compaction.layers import BatchNorm, Layer
+from panning.compaction.modules import PORTED
 from panning.compaction.narrow import Entries, add_to_bias, narrowed
 from panning.compaction.probing import Moves
 from panning.compaction.rule import Analysis, at_least_one
@@ -31,6 +32,9 @@ SIZES = (
     "num_heads", "n_heads", "n_head", "num_attention_heads", "heads", "nheads", "num_key_value_heads", "num_kv_heads",
     "n_kv_heads", "all_head_size", "split_size", "attn_dim", "inner_dim", "attention_dim",
 )  # fmt: skip
+
+#: A layer gathers its inputs and scatters its units by itself where this leaves at most so much of its weight.
+PORTS_LEAVE = 0.75
 
 #: Tensors whose units go together.
 Stream = list[fx.Node]
@@ -60,14 +64,18 @@ def shrunk(original: nn.Module, masks: Mapping[str, Tensor], fold: bool, example
 class _Trials:
     def __init__(self, original: nn.Module, at: Analysis, example: Example) -> None:
         self.original, self.at, self.example = original, at, example
-        self.small = Small(copy.deepcopy(original), _mapping(original, {}))
+        self.small = Small(copy.deepcopy(original), _identity(original))
         self.notes: list[str] = []
         self.plain: list[Stream] = []
+        self.ports = False
 
     def smallest(self, reasons: list[str]) -> Small:
         carried = find_carried(self.at, set())
         self.streams = [s for s in streams(self.at) if any(not carried[node].all() for node in s)]
-        self.add([], self.streams)
+        accepted = self.add([], self.streams)
+        self.ports = True
+        if (why := self.attempt(accepted)) is not None:
+            self.notes.append(f"no layer gathers its inputs by itself: {why}")
         self.small.notes = self.notes + reasons
         return self.small
 
@@ -91,7 +99,7 @@ class _Trials:
         full = {node for stream in self.streams if not any(stream is s for s in chosen) for node in stream}
         carried = find_carried(self.at, full)
         sized = [node for s in chosen if not any(s is plain for plain in self.plain) for node in s]
-        small = _made(self.original, self.at, carried, sized)
+        small = _made(self.original, self.at, carried, sized, self.ports)
         why = difference(self.original, small.model, self.example, small.mapping, self.at.masks, not self.at.fold)
         if why is None:
             self.small = small
@@ -134,29 +142,69 @@ def streams(at: Analysis) -> list[Stream]:
     return list({id(stream): stream for stream in home.values()}.values())
 
 
-def _made(original: nn.Module, at: Analysis, carried: Mapping[fx.Node, Tensor], sized: Sequence[fx.Node]) -> Small:
+def _made(
+    original: nn.Module, at: Analysis, carried: Mapping[fx.Node, Tensor], sized: Sequence[fx.Node], ports: bool
+) -> Small:
     model = copy.deepcopy(original)
-    entries: dict[str, Entries] = {}
-    folded = {}
+    made = Small(model, _identity(model))
     for node, kept in carried.items():
         rule = at.rules[node]
-        if not isinstance(rule, Layer | BatchNorm):
-            continue
-        name, (operand,) = str(node.target), rule.operands(node)
-        module = model.get_submodule(name)
-        inputs = carried.get(operand, torch.ones(at.shape(operand)[at.units[node].axis], dtype=torch.bool))  # type: ignore[union-attr]
-        small: Any = module
-        if not (kept.all() and inputs.all()):
-            small, own = narrowed(module, kept, inputs)
-            entries.update({f"{name}.{key}": value for key, value in own.items()})
-        if isinstance(rule, Layer) and (added := add_to_bias(small, rule.folded(at, node, inputs)[kept])) is not None:
-            folded[f"{name}.bias"] = added
-        vars(module).update(vars(small))  # the same object, which others may know
+        if isinstance(rule, Layer | BatchNorm):
+            (operand,) = rule.operands(node)
+            n_inputs = at.shape(operand)[at.units[node].axis]  # type: ignore[union-attr]
+            inputs = carried.get(operand, torch.ones(n_inputs, dtype=torch.bool))
+            _shrink(made, at, node, kept, inputs, ports)
     for node in sized:
         _resize(model.get_submodule(node.meta["inside"]), at, node, carried)
-    mapping = _mapping(model, entries)
-    names = set(_mapping(original, {}))
-    return Small(model, {name: entry for name, entry in mapping.items() if name in names}, folded)
+    return made
+
+
+def _shrink(made: Small, at: Analysis, node: fx.Node, kept: Tensor, inputs: Tensor, ports: bool) -> None:
+    """Give a layer or norm the units and inputs that its tensors carry, and by ports fewer."""
+    name, rule = str(node.target), at.rules[node]
+    module: Any = made.model.get_submodule(name)
+    computed, reads = _ported(at, node, kept, inputs) if ports else (kept, inputs)
+    if computed.all() and reads.all() and not at.fold:
+        return
+    small, entries = narrowed(module, computed, reads)
+    made.mapping.update({f"{name}.{key}": (f"{name}.{key}", value) for key, value in entries.items()})
+    constants = rule.folded(at, node, reads) if isinstance(rule, Layer) else None
+    if constants is not None and (added := add_to_bias(small, constants[computed])) is not None:
+        made.folded[f"{name}.bias"] = added
+    vars(module).update(vars(small))  # the same object, which others may know
+    if torch.equal(computed, kept) and torch.equal(reads, inputs):
+        return
+    original: Any = at.module(node)
+    rest, shift = kept & ~computed, None
+    if rest.any() and (original.bias is not None or constants[rest].any()):  # type: ignore[index]
+        bias = torch.zeros(len(kept)) if original.bias is None else original.bias.detach()
+        at_rest = rest.nonzero().flatten().to(module.weight.device)
+        added = constants[rest].to(module.weight.device, module.weight.dtype)  # type: ignore[index]
+        trained = original.bias is not None and original.bias.requires_grad
+        values = nn.Parameter(bias.to(added.device, added.dtype)[at_rest] + added, requires_grad=trained)
+        shift = values, _places(rest, kept).to(added.device)
+        if original.bias is not None:
+            made.mapping[f"{name}.shift"] = (f"{name}.bias", (at_rest,))
+            made.folded |= {f"{name}.shift": added} if added.any() else {}
+    module.__class__ = PORTED[type(module)]
+    indices = [None if torch.equal(*pair) else _places(*pair).to(module.weight.device)
+               for pair in ((reads, inputs), (computed, kept))]  # fmt: skip
+    module.open_ports(-1 if isinstance(module, nn.Linear) else 1, *indices, int(kept.sum()), shift)
+
+
+def _ported(at: Analysis, node: fx.Node, kept: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The units that a layer computes and the inputs that it reads: those with a weight, where this pays."""
+    module, rule = at.module(node), at.rules[node]
+    if not isinstance(rule, Layer) or type(module) not in PORTED or getattr(module, "groups", 1) > 1:
+        return kept, inputs
+    reads = at_least_one(rule.wants(at, node, kept)[0] & inputs, inputs)
+    computed = at_least_one(kept & rule.connections(module, at.mask(node))[0][:, reads].any(1), kept)
+    left = int(computed.sum()) * int(reads.sum()) / (int(kept.sum()) * int(inputs.sum()))
+    return (computed, reads) if left <= PORTS_LEAVE else (kept, inputs)
+
+
+def _places(some: Tensor, among: Tensor) -> Tensor:
+    return some[among].nonzero().flatten()
 
 
 def _resize(module: nn.Module, at: Analysis, node: fx.Node, carried: Mapping[fx.Node, Tensor]) -> None:
@@ -169,11 +217,9 @@ def _resize(module: nn.Module, at: Analysis, node: fx.Node, carried: Mapping[fx.
             setattr(module, key, sizes[old])
 
 
-def _mapping(model: nn.Module, entries: Mapping[str, Entries]) -> dict[str, tuple[str, Entries]]:
-    names = [
-        *dict(model.named_parameters(remove_duplicate=False)), *dict(model.named_buffers(remove_duplicate=False))
-    ]  # fmt: skip
-    return {name: (name, entries.get(name, ())) for name in names}
+def _identity(model: nn.Module) -> dict[str, tuple[str, Entries]]:
+    parameters, buffers = model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    return {name: (name, ()) for name in (*dict(parameters), *dict(buffers))}
 
 
 def _name_of(at: Analysis, stream: Stream) -> str:

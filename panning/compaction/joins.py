@@ -130,7 +130,7 @@ class Concatenation(Rule):
         operands = self.operands(node)
         dim: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         rank = len(at.shape(node))
-        if not operands or not isinstance(dim, int):
+        if not operands or not isinstance(dim, int) or any(len(at.shape(o)) != rank for o in operands):
             return None
         axis = dim % rank
         parts = [at.units[o] or Units.live(axis, at.shape(o)[axis]) for o in operands]

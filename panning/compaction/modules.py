@@ -75,6 +75,71 @@ class PartialSum(nn.Module):
         return f"axis={self.axis}, n_units={self.n_units}, n_parts={self.n_parts}, n_shifts={self.n_shifts}"
 
 
+class Ported(nn.Module):
+    """A layer that gathers the inputs which it reads, and scatters the units which it computes among its others.
+
+    The others are zero, or their biases: ``shift``, which is trained as they are.
+    """
+
+    reads: Tensor | None
+    writes: Tensor | None
+    shift_index: Tensor
+
+    def open_ports(
+        self, axis: int, reads: Tensor | None, writes: Tensor | None, n_units: int, shift: tuple[Tensor, Tensor] | None
+    ) -> None:
+        """
+        Args:
+            axis: of the units, from behind for a linear layer.
+            reads: which inputs; None for all.
+            writes: which of ``n_units`` units the layer computes; None for all.
+            shift: values of other units, and which.
+        """
+        self.axis, self.n_units = axis, n_units
+        self.register_buffer("reads", reads, persistent=False)
+        self.register_buffer("writes", writes, persistent=False)
+        self.register_parameter("shift", None)
+        if shift is not None:
+            self.shift = shift[0] if isinstance(shift[0], nn.Parameter) else nn.Parameter(shift[0], requires_grad=False)
+            self.register_buffer("shift_index", shift[1], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reads is not None:
+            x = x.index_select(self.axis, self.reads)
+        computed: Tensor = super().forward(x)
+        if self.writes is None:
+            return computed
+        shape = list(computed.shape)
+        shape[self.axis] = self.n_units
+        units = computed.new_zeros(shape).index_add(self.axis, self.writes, computed)
+        if self.shift is None:
+            return units
+        shift = self.shift.new_zeros(self.n_units).index_put((self.shift_index,), self.shift).to(units.dtype)
+        return units + (shift if self.axis == -1 else shift.view(-1, *[1] * (units.dim() - 2)))
+
+    def extra_repr(self) -> str:
+        reads, writes = ("all" if index is None else len(index) for index in (self.reads, self.writes))
+        return f"{super().extra_repr()}, reads={reads}, writes={writes}, n_units={self.n_units}"
+
+
+class PortedLinear(Ported, nn.Linear): ...
+
+
+class PortedConv1d(Ported, nn.Conv1d): ...
+
+
+class PortedConv2d(Ported, nn.Conv2d): ...
+
+
+class PortedConv3d(Ported, nn.Conv3d): ...
+
+
+#: By the exact type of a layer.
+PORTED: dict[type[nn.Module], type[Ported]] = {
+    nn.Linear: PortedLinear, nn.Conv1d: PortedConv1d, nn.Conv2d: PortedConv2d, nn.Conv3d: PortedConv3d,
+}  # fmt: skip
+
+
 class ByMode(nn.Module):
     """A function some of whose arguments are whether the network is being trained, like F.dropout."""
 

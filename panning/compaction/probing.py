@@ -64,12 +64,11 @@ class Moves(_Related):
     """
 
     def units(self, at: Analysis, node: fx.Node) -> Units | None:
-        operands = self.operands(node)
-        if not operands or any(at.units[o] is None for o in operands) or (found := self.related(at, node)) is None:
+        parts = [x for o in self.operands(node) if (x := at.units[o]) is not None]
+        if not parts or (found := self.related(at, node)) is None:
             return None
         axis, relations = found
-        constants = torch.cat([at.units[o].constant for o in operands])  # type: ignore[union-attr]
-        trained = torch.cat([at.units[o].trained for o in operands])  # type: ignore[union-attr]
+        constants, trained = (torch.cat([getattr(x, key) for x in parts]) for key in ("constant", "trained"))
         together = torch.cat(relations, 1)
         value = constants[together.int().argmax(1)]
         same = (~together | (constants == value.unsqueeze(1))).all(1) & together.any(1)
@@ -79,7 +78,12 @@ class Moves(_Related):
         numbers, sizes, n = {}, [], 0
         for operand in self.operands(node):
             x, shape = at.units[operand], at.shape(operand)
-            assert x is not None
+            if x is None and 0 in shape:  # an empty beginning, as of a cache
+                numbers[operand] = operand.meta["value"].long()
+                sizes.append(0)
+                continue
+            if x is None:
+                return None
             view = [-1 if axis == x.axis else 1 for axis in range(len(shape))]
             numbers[operand] = torch.arange(n, n + len(x)).view(view).expand(shape).contiguous()
             n += len(x)
