@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -14,7 +15,7 @@ from panning.foundation.config import Config
 from panning.foundation.registry import origins
 from panning.masks.masks import Density
 from panning.scoring.indices import INDICES
-from panning.tasks import DataSource, NamedTask, RunConfig
+from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 
 
 class EpisodeSpec(ObservationSpec):
@@ -116,6 +117,10 @@ class AgentConfig(RunConfig):
     env: EnvSpec
     ppo: PPOSpec = PPOSpec()
     seed: int = 0
+
+    def with_tasks(self, change: Callable[[TaskSpec], TaskSpec]) -> AgentConfig:
+        env = self.env.model_copy(update={"tasks": tuple(map(change, self.env.tasks))})
+        return self.model_copy(update={"env": env})
 
     @property
     def identity(self) -> dict[str, Any]:

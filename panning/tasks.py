@@ -9,7 +9,7 @@ import copy
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -27,7 +27,8 @@ from panning.foundation.own import PREFIX, Own
 from panning.foundation.registry import origins, unknown_name_message
 from panning.foundation.seeding import torch_generator
 from panning.masks.layout import prunable_layout
-from panning.models import MODELS, OwnModel, build_model, model_names
+from panning.models import MODELS, OwnModel, build_model, import_factory, is_of_library, model_names
+from panning.models.weights import load_weights
 from panning.scoring.problem import Problem
 
 
@@ -60,7 +61,7 @@ class TaskSpec(Config):
     ('lambda', 'tensors')
 
     Attributes:
-        model: a row of ``MODELS``, a torchvision classification model, or, in Python alone, a module, or a factory: a
+        model: a row of ``MODELS``, ``torchvision:NAME``, ``timm:NAME``, or, in Python alone, a module, or a factory: a
             function or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing.
         data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``, or, in Python alone, data in memory (``OwnData``).
         label: what tables call the data; None takes their own name.
@@ -92,6 +93,26 @@ class TaskSpec(Config):
             return self
         data = load_task_data(self, (source or DataSource()).on_cpu)
         return self.model_copy(update={"model": self.model.settled(data.input_shape, data.n_classes, data.dtype)})
+
+    def with_network(self, source: DataSource, model: str | None = None, weights: Path | None = None) -> TaskSpec:
+        """The same task with the network that a local command line names.
+
+        Args:
+            model: a name, or an import path, whose code is run: never one that comes from a file or over the network.
+            weights: a file with the weights to start from, for every seed.
+
+        Raises:
+            ModelError: if there is no such network, or the weights are not its.
+        """
+        found: Any = self.model if model is None else model
+        if isinstance(found, str) and ":" in found and not is_of_library(found):
+            found = OwnModel(import_factory(found), found)
+        task = self.model_copy(update={"model": found})
+        if weights is None:
+            return task.settled(source)
+        network = make_model(task, load_task_data(task, source.on_cpu), seed=0)
+        load_weights(network, weights)
+        return task.model_copy(update={"model": OwnModel(network, task.model_name)})
 
     @property
     def own(self) -> dict[str, Own]:
@@ -161,6 +182,16 @@ class RunConfig(Config):
         """The place of the data and the device, on this machine."""
         return DataSource.at(self.data_root, self.download, self.device)
 
+    def with_tasks(self, change: Callable[[TaskSpec], TaskSpec]) -> Self:
+        """This run with its tasks changed."""
+        raise NotImplementedError
+
+    def with_network(self, model: str | None, weights: Path | None) -> Self:
+        """This run with the network that a local command line names (``TaskSpec.with_network``)."""
+        if model is None and weights is None:
+            return self
+        return self.with_tasks(lambda task: task.with_network(self.source, model, weights))
+
     def with_data(self, root: Path | None, download: bool, device: str | None = None) -> Self:
         """This run with the data and the device that a command line names; what it does not name stays."""
         return self.model_copy(
@@ -184,7 +215,7 @@ def check_task_names(task: TaskSpec) -> TaskSpec:
         raise ValueError(
             f"model is the factory '{task.model_name}', but results are filed by content: pass task.settled()"
         )
-    if model not in model_names() and not model.startswith(("torchvision:", PREFIX)):
+    if model not in model_names() and not is_of_library(model) and not model.startswith(PREFIX):
         raise ValueError(unknown_name_message("model", model, model_names()))
     if data not in data_names() and not data.startswith(("npz:", "folder:", PREFIX)):
         raise ValueError(unknown_name_message("data set", data, data_names()))

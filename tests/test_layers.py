@@ -25,7 +25,9 @@ LAYERS = [
 ]
 ORDER = [room for rooms in LAYERS for room in rooms.split()]
 #: Of foundation, the files that know torch; what stands on the others starts without it.
-WITH_TORCH = {"device", "modes", "nests", "seeding", "tensorfile", "torch_private", "tracking", "wrappers"}
+WITH_TORCH = {
+    "device", "modes", "nests", "seeding", "tensorfile", "torch_private", "torchfile", "tracking", "wrappers",
+}  # fmt: skip
 #: Masks.effective_density calls up, inside the function.
 EXCEPTIONS = {("panning/masks/masks.py", "panning.alive.connectivity")}
 #: Third-party packages and where alone they may be imported.
@@ -36,6 +38,7 @@ HOMES = {
     "pytest": lambda path: path.parts[:2] == ("panning", "testing"),
     "transformers": lambda path: path.parts[:2] == ("panning", "integrations"),
     "lightning": lambda path: path.parts[:2] == ("panning", "integrations"),
+    "timm": lambda path: path.parts[:2] == ("panning", "models"),
     "typer": lambda path: path.parts[:2] == ("panning", "cli"),
     "rich": lambda path: path.parts[:2] == ("panning", "cli"),
     "wandb": lambda path: path.name == "tracking.py",

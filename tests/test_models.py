@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from panning.foundation.errors import ModelError, UnknownNameError
 from panning.masks.layout import prunable_layout
 from panning.models import MODELS, build_model, check_model_fits, model_names
-from panning.models.torchvision_models import torchvision_names
+from panning.models.libraries import LIBRARIES
 
 COLOUR, GREY, DIGIT = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
@@ -115,7 +115,7 @@ def test_convolutional_networks_take_small_and_grey_images(name: str, shape: tup
         ("lenet5", (1, 28, 15), "given 28x15"),
         ("resnet20", (64,), r"\(channels, height, width\), given \(64,\)"),
         ("mlp", (1, 0, 8), "positive"),
-        ("mobilenet_v2", GREY, r"3 channels, given inputs of shape \(1, 28, 28\)"),
+        ("mobilenet_v2", GREY, r"inputs \(1, 28, 28\): it needs images of 3 channels"),
         ("vit_b_32", (3, 30, 30), "cannot be built for inputs"),
         ("os:system", COLOUR, "local command line alone"),
     ],
@@ -140,7 +140,7 @@ def test_torchvision_by_name() -> None:
     assert same_weights(model, build("torchvision:mobilenet_v2", COLOUR, n_classes=5))
     check_model_fits(model, COLOUR, 5)
     # Where a name is ours too, the bare one is ours.
-    assert "resnet18" in torchvision_names()
+    assert "resnet18" in LIBRARIES["torchvision"].names()
     assert build("torchvision:resnet18", COLOUR).conv1.kernel_size == (7, 7)  # type: ignore[union-attr]
     assert build("resnet18", COLOUR).conv.kernel_size == (3, 3)  # type: ignore[union-attr]
 

@@ -49,6 +49,8 @@ def run(
     ] = "1/1",
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
+    model: options.OtherModel = None,
+    weights: options.Weights = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
@@ -65,7 +67,7 @@ def run(
     from panning.searches.kinds import BENCH, named_config
 
     found = named_config(BENCH, config, changes or ())
-    grid = found.config.with_data(data_root, download, device)
+    grid = found.config.with_data(data_root, download, device).with_network(model, weights)
     part = _share(share)
     n_cells, n_trainings = check_grid(grid, found.path.parent)  # before Ray starts: wrong input is answered at once
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
@@ -165,13 +167,15 @@ def _share(text: str) -> tuple[int, int]:
 def speed(
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="A model's name or torchvision:NAME; repeatable. Default: four of them."),
+        typer.Option(
+            "--model", help="A model's name, torchvision:NAME or timm:NAME; repeatable. Default: four of them."
+        ),
     ] = None,
     threads: Annotated[
         list[int] | None, typer.Option("--threads", min=1, help="Repeatable. Default: 1, and all cores.")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option("--samples", min=1, help="In the batch. Default: 100, for torchvision's models 8.")
+        int | None, typer.Option("--samples", min=1, help="In the batch. Default: 100, for those of libraries 8.")
     ] = None,
     item: Annotated[
         str | None, typer.Option("--item", metavar="PATTERN", help="Only what has this in its name, as 'method s*'.")

@@ -196,10 +196,10 @@ def network_of(masks: Masks, name: str, input_shape: tuple[int, ...], n_classes:
     import torch
 
     from panning.masks.masks import check_masks_fit
-    from panning.models import build_model
+    from panning.models import build_model, is_of_library
 
     build = partial(build_model, name, input_shape=input_shape, n_classes=n_classes, seed=seed, allow_import=True)
-    if ":" not in name.removeprefix("torchvision:"):  # the user's own code may do anything with sizes
+    if ":" not in name or is_of_library(name):  # the user's own code may do anything with sizes
         with torch.device("meta"):
             check_masks_fit(build(), masks)
     model = build()

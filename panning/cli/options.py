@@ -45,7 +45,13 @@ RunDevice = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps. Default: the config's, which is cpu.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Model = Annotated[str, typer.Option("--model", help="A model's name, torchvision:NAME, or package.module:factory.")]
+_MODEL = "A model's name, torchvision:NAME, timm:NAME, or package.module:factory"
+Model = Annotated[str, typer.Option("--model", help=f"{_MODEL}.")]
+OtherModel = Annotated[str | None, typer.Option("--model", help=f"{_MODEL}. Default: the config's.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Start from these weights (safetensors, or a state_dict), for every seed."),
+]
 Data = Annotated[str, typer.Option("--data", help="A data set's name, npz:PATH or folder:PATH.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of initial weights, batches and everything random.")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,6 +45,7 @@ def prune(
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", help="Leave weights of this name pattern dense; may be repeated.")
     ] = None,
+    weights: options.Weights = None,
     out: options.Out = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -57,7 +58,7 @@ def prune(
     """
     from panning.episode.policy_net import load_policy
     from panning.foundation.errors import PolicyError
-    from panning.foundation.files import check_claim
+    from panning.foundation.files import check_claim, file_digest
     from panning.foundation.records import content_key
     from panning.jobs.single import write_mask
     from panning.jobs.ways import Agent, Method, Way
@@ -72,7 +73,7 @@ def prune(
     ):
         raise PolicyError(f"A policy goes its own way: {' and '.join(given)} cannot go with --policy.")
     method = method or "synflow"
-    variant = {"released": released, "control": control}
+    variant: dict[str, Any] = {"released": released, "control": control}
     net = load_policy(policy) if policy is not None else None
     if net is not None:
         by: Agent | Method = Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec)
@@ -80,7 +81,11 @@ def prune(
         variant_of(method, released, control)  # says best what is wrong with them
         by = Method(method=method, released=released, control=control)
     spec = TaskSpec(model=model, data=data, include=tuple(include) if include else None, exclude=tuple(exclude or ()))
-    task = load_task(spec, seed, DataSource.at(data_root, download, device), allow_import=True)
+    source = DataSource.at(data_root, download, device)
+    if weights is not None:
+        spec = spec.with_network(source, weights=weights)
+        variant["weights"] = file_digest(weights)
+    task = load_task(spec, seed, source, allow_import=True)
     n_kept_at(density, task.problem.layout.n_prunable)
     name = by.method_name
     identity = {

@@ -18,6 +18,8 @@ def search(
     out: options.Out = None,
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
+    model: options.OtherModel = None,
+    weights: options.Weights = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
@@ -41,7 +43,7 @@ def search(
     from panning.searches.run import check_search, run_search
 
     found = named_config(SEARCH, config, changes or ())
-    settings = found.config.with_data(data_root, download, device)
+    settings = found.config.with_data(data_root, download, device).with_network(model, weights)
     ready = check_search(settings)  # before Ray starts: wrong input is answered at once
     folder = out or Path("runs") / found.stem
     n_workers = options.worker_count(workers)

@@ -50,6 +50,7 @@ def train(
         str | None, typer.Option("--schedule", help="cosine, one_cycle, steps or constant. Default: cosine.")
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16. Default: float32.")] = None,
+    weights: options.Weights = None,
     out: options.Out = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -71,6 +72,7 @@ def train(
 
         panning train --model lenet5 --data fashion_mnist --dynamic dpf/lenet5-fashion_mnist/short --density 0.02
     """
+    from panning.foundation.files import file_digest
     from panning.foundation.records import content_key
     from panning.jobs.single import TrainingPlan, train_in_folder
     from panning.masks.file import fingerprint, load_masks
@@ -86,14 +88,19 @@ def train(
     chosen, moves = _chosen(recipe, given, dynamic, _numbers(numbers or []))
     masks = load_masks(mask) if mask is not None else None
     source = DataSource.at(data_root, download, device)
-    task = load_task(TaskSpec(model=model, data=data), seed, source, allow_import=True)
+    spec, of_weights = TaskSpec(model=model, data=data), {}
+    if weights is not None:
+        spec, of_weights = spec.with_network(source, weights=weights), {"weights": file_digest(weights)}
+    task = load_task(spec, seed, source, allow_import=True)
     if masks is not None:
         check_masks_fit(task.problem.model, masks)
         if masks.manifest.get("seed", seed) != seed:
             output.note(f"note: the mask was made for the weights of seed {masks.manifest['seed']}, not {seed}")
+        if masks.manifest.get("weights") != of_weights.get("weights"):
+            output.note("note: the mask was made for other weights: give the file that it was made for as --weights")
     identity: dict[str, Any] = {
         "model": model, "data": data, "seed": seed, "recipe": chosen.model_dump(mode="json"),
-        "mask": None if masks is None else [fingerprint(masks.layout), digest_of(masks.flat)],
+        "mask": None if masks is None else [fingerprint(masks.layout), digest_of(masks.flat)], **of_weights,
     }  # fmt: skip
     plan = TrainingPlan(task, chosen, seed, masks)
     if moves is not None and density is not None:

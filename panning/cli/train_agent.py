@@ -19,6 +19,8 @@ def train_agent(
     out: options.Out = None,
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
+    model: options.OtherModel = None,
+    weights: options.Weights = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
@@ -42,7 +44,7 @@ def train_agent(
     from panning.tasks import load_task
 
     found = named_config(AGENT, config, changes or ())
-    settings = found.config.with_data(data_root, download, device)
+    settings = found.config.with_data(data_root, download, device).with_network(model, weights)
     for task in settings.env.tasks:
         # Before Ray starts: wrong input is answered at once.
         load_task(task, settings.env.seeds[0], settings.source.on_cpu)

@@ -5,6 +5,7 @@ Every cell is a job of its own, named by its content: a grid can be stopped, ext
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,13 +14,14 @@ from pydantic import Field, field_validator, model_validator
 
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import DISTINCT, OR_NAME, Config
+from panning.foundation.errors import ConfigError
 from panning.jobs.outcome import CellOutcome
 from panning.jobs.spec import CellSpec, digest
 from panning.jobs.ways import Agent, Method, Way
 from panning.jobs.work import Job
 from panning.masks.masks import Density
 from panning.pruners import PRUNERS
-from panning.tasks import DataSource, NamedTask, RunConfig
+from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 from panning.training import Recipe
 from panning.training.presets import load_recipe
 
@@ -111,6 +113,20 @@ class GridConfig(RunConfig):
     methods: Annotated[tuple[Annotated[Contender, OR_NAME], ...], Field(min_length=1), DISTINCT]
     short: Annotated[tuple[Recipe, ...], DISTINCT] = ()
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+
+    def with_tasks(self, change: Callable[[TaskSpec], TaskSpec]) -> GridConfig:
+        """This grid with its tasks changed.
+
+        Raises:
+            ConfigError: if two tasks become one.
+        """
+        tasks = tuple(task.model_copy(update={"task": change(task.task)}) for task in self.tasks)
+        if len({repr(task) for task in tasks}) < len(tasks):
+            raise ConfigError(
+                f"The grid '{self.name}' has several models for the same data: one model in place of all makes them equal. "
+                "Leave the model to the grid, or give it fewer tasks."
+            )
+        return self.model_copy(update={"tasks": tasks})
 
     @model_validator(mode="after")
     def _with_controls(self) -> GridConfig:

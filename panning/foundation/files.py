@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -78,6 +79,12 @@ def _write_aside_and_rename(path: Path, data: bytes | str) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def file_digest(path: str | Path) -> str:
+    """A hash of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:20]
 
 
 def claim_folder(out: Path, identity: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 #: Where Linux tells a process of its control groups, and where their files lie.
 CGROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
-VERSIONED_PACKAGES = ("panning", "torch", "torchvision", "numpy", "gymnasium", "stable-baselines3", "ray")
+VERSIONED_PACKAGES = ("panning", "torch", "torchvision", "timm", "numpy", "gymnasium", "stable-baselines3", "ray")
 
 
 @functools.cache

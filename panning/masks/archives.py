@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
-import pickletools
-import re
-import warnings
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from panning.foundation.torch_private import stored_record
+from panning.foundation.torchfile import read_torch_file
 from panning.masks import checks
 from panning.masks.checks import READABLE, Broken, broken, masks_of, short
 from panning.masks.masks import Masks
-
-#: What the pickle of a dict of tensors may name. torch's own list for ``weights_only`` is longer: it has bytearray and
-#: empty tensors, which a few bytes make as large as they like.
-GLOBALS = re.compile(
-    r"collections OrderedDict|torch (Size|[A-Za-z0-9]+Storage|[a-z0-9_]+)|torch\.storage (Untyped|Typed)Storage"
-    r"|torch\._utils _rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?|sparse_tensor|meta_tensor_no_storage)"
-    r"|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter|torch\.serialization _get_layout"
-)
 
 _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -70,16 +56,9 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
 
 def read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about protocols; what does not load is refused anyhow
-            _check_globals(path)
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Broken:
-        raise
-    except (pickle.UnpicklingError, ValueError):
-        # torch's own message tells the reader to load it all the same.
-        broken("a torch file that is damaged or has other objects than tensors, maybe code; nothing in it was run")
-    except Exception as error:  # hostile bytes can take torch's reader into any error
-        broken(f"a torch file that cannot be loaded ({type(error).__name__}); is it cut?")
+        loaded = read_torch_file(path)
+    except ValueError as error:
+        broken(str(error))
     if not isinstance(loaded, dict):
         broken(f"a torch file with a {type(loaded).__name__}")
     for name, value in loaded.items():
@@ -90,22 +69,6 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         if value.is_nested or value.layout != torch.strided or value.device.type != "cpu":
             broken(f"'{short(name)}' as {short(value.layout)} on {value.device.type}", "plain dense tensors")
     return _pruned(loaded)
-
-
-def _check_globals(path: Path) -> None:
-    """Refuse a file that names anything outside ``GLOBALS``, before any of it is loaded."""
-    with open(path, "rb") as file:
-        if file.read(2) == b"PK":  # asked of torch's own reader: another might see another record of that name
-            pickles: BinaryIO = io.BytesIO(stored_record(path, "data.pkl"))
-            n_pickles = 1
-        else:  # the old form: a mark, a version, the machine's sizes, the dict, the names of the storages
-            pickles, n_pickles = file, 5
-            file.seek(0)
-        for _ in range(n_pickles):
-            for opcode, argument, _ in pickletools.genops(pickles):
-                # torch's reader takes no other opcode that names something.
-                if opcode.name == "GLOBAL" and GLOBALS.fullmatch(str(argument)) is None:
-                    broken(f"a torch file that names {short(argument)}, maybe code; nothing in it was run")
 
 
 def _pruned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

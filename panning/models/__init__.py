@@ -1,4 +1,4 @@
-"""Networks: one table of our own, torchvision's by name, a user's own as a factory or by import path."""
+"""Networks: one table of our own, torchvision's and timm's by name, a user's own as a factory or by import path."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from panning.foundation.own import PREFIX as OWN
 from panning.foundation.registry import Table, nearest
 from panning.foundation.seeding import derive_seed, isolated_torch_rng
 from panning.models.check import check_model_fits
-from panning.models.imported import Factory, build_imported, call_factory, factory_name
+from panning.models.imported import Factory, build_imported, call_factory, factory_name, import_factory
 from panning.models.lenet import LeNet5
+from panning.models.libraries import LIBRARIES, build_from_library, is_of_library
 from panning.models.mlp import MLP
 from panning.models.own import OwnModel
 from panning.models.resnet import ResNet
-from panning.models.torchvision_models import PREFIX, build_torchvision, torchvision_names
 from panning.models.vgg import VGG
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
     "build_model",
     "check_model_fits",
     "factory_name",
+    "import_factory",
+    "is_of_library",
     "model_names",
 ]
 
@@ -75,7 +77,7 @@ _OWN: dict[str, ModelRow] = {
 def _added(found: Any, name: str, package: str) -> ModelRow | None:
     """The row of an installed package, which may be a bare factory."""
     with contextlib.suppress(MissingExtraError):
-        if name in torchvision_names():
+        if name in LIBRARIES["torchvision"].names():
             raise ModelError(f"'{name}' is one of torchvision's models; the package must call its own otherwise.")
     if isinstance(found, nn.Module) or not (isinstance(found, ModelRow) or callable(found)):
         return None
@@ -87,7 +89,7 @@ MODELS = Table(_OWN, "panning.models", "a function or class that makes a torch.n
 
 
 def model_names() -> list[str]:
-    """The names in ``MODELS``; torchvision's names and, locally, import paths are allowed besides."""
+    """The names in ``MODELS``; torchvision's and timm's names and, locally, import paths are allowed besides."""
     return list(MODELS)
 
 
@@ -103,10 +105,10 @@ def build_model(
     """Build and initialise a network on the CPU; equal arguments give equal weights, global random state stays.
 
     Args:
-        model: a name in ``MODELS``; one of torchvision's classification models, as 'torchvision:NAME' or as bare NAME
-            where that is none of ours; with ``allow_import``, 'package.module:factory'; or the factory itself, a function
-            or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing;
-            or what stands for a network of the caller's own in a task.
+        model: a name in ``MODELS``; one of torchvision's classification models as 'torchvision:NAME', or as bare NAME where
+            that is none of ours; one of timm's as 'timm:NAME'; with ``allow_import``, 'package.module:factory';
+            or the factory itself, a function or class that makes a network from ``input_shape`` and ``n_classes``, or from
+            nothing; or what stands for a network of the caller's own in a task.
         input_shape: of one input; of an image (channels, height, width).
         dtype: of the inputs.
         allow_import: whether a name may import and run the user's code. Never for a name that comes from a file or
@@ -141,11 +143,11 @@ def build_model(
 def _build_named(name: str, input_shape: tuple[int, ...], n_classes: int, allow_import: bool) -> nn.Module:
     if name.startswith(OWN):
         raise ModelError(f"'{name}' is a network of a Python process: only there can it be used, by passing it again.")
-    bare = name.removeprefix(PREFIX)
-    if ":" not in name or name.startswith(PREFIX):
-        if bare not in torchvision_names():
-            raise UnknownNameError(_unknown_message(name, bare))
-        return build_torchvision(bare, input_shape, n_classes)
+    prefix, colon, bare = name.partition(":") if ":" in name else ("torchvision", "", name)
+    if prefix in LIBRARIES:
+        if bare not in (known := LIBRARIES[prefix].names()):
+            raise UnknownNameError(_unknown_message(name, nearest(bare, known if colon else [*MODELS, *known])))
+        return build_from_library(prefix, bare, input_shape, n_classes)
     if not allow_import:
         raise ModelError(
             f"'{name}' is an import path. These run code, and are for the local command line alone (--model "
@@ -154,12 +156,11 @@ def _build_named(name: str, input_shape: tuple[int, ...], n_classes: int, allow_
     return build_imported(name, input_shape, n_classes)
 
 
-def _unknown_message(name: str, bare: str) -> str:
-    """As ``registry.unknown_name_message``, without listing all of torchvision's names."""
-    near = nearest(bare, [*(MODELS if bare == name else []), *torchvision_names()])
+def _unknown_message(name: str, near: str | None) -> str:
+    """As ``registry.unknown_name_message``, without listing all names of torchvision and timm."""
     hint = f" Did you mean '{near}'?" if near else ""
     return (
         f"Unknown model '{name}'.{hint} Allowed: {', '.join(sorted(MODELS))}; torchvision's classification models "
-        f"('torchvision:NAME', or NAME alone where it is none of these); on the local command line also "
-        "package.module:factory."
+        f"('torchvision:NAME', or NAME alone where it is none of these); timm's ('timm:NAME'); on the local command line "
+        "also package.module:factory."
     )

@@ -31,6 +31,12 @@ def build_imported(path: str, input_shape: tuple[int, ...], n_classes: int) -> n
         return call_factory(_factory(path), path, input_shape, n_classes)
 
 
+def import_factory(path: str) -> Factory:
+    """The factory at ``path``, as ``build_imported`` finds it; the same caution and errors."""
+    with _current_directory_first():
+        return _factory(path)
+
+
 def call_factory(factory: Factory, name: str, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """The network that ``factory`` makes, called with ``input_shape`` and ``n_classes`` if it accepts both.
 

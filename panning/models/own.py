@@ -32,16 +32,19 @@ class OwnModel(Own):
     >>> OwnModel(torch.nn.Linear(4, 2)).label
     'Linear'
 
+    Args:
+        label: what tables call it; None takes the name of its class or function.
+
     Raises:
         ModelError: if it is neither, or the module cannot be copied.
     """
 
-    def __init__(self, model: nn.Module | Factory) -> None:
+    def __init__(self, model: nn.Module | Factory, label: str | None = None) -> None:
         if isinstance(model, nn.Module):
             module = _copied(unwrapped(model))
-            super().__init__(type(module).__name__, fingerprint(module))
+            super().__init__(label or type(module).__name__, fingerprint(module))
         elif callable(model):
-            super().__init__(factory_name(model).rpartition(".")[2].strip("<>"), "")
+            super().__init__(label or factory_name(model).rpartition(".")[2].strip("<>"), "")
         else:
             raise ModelError(
                 f"The model is a {type(model).__name__}, but must be a name, a torch.nn.Module, or a function or class that "

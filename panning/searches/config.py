@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -11,7 +12,7 @@ from panning.agents.config import AgentConfig, EnvSpec, EpisodeSpec, PPOSpec
 from panning.foundation.config import DISTINCT, Config, Name
 from panning.masks.masks import Density
 from panning.pruners import PRUNERS
-from panning.tasks import NamedTask, RunConfig
+from panning.tasks import NamedTask, RunConfig, TaskSpec
 from panning.training import Recipe
 
 #: Rows of ``PRUNERS`` that every search is compared with.
@@ -83,6 +84,10 @@ class SearchConfig(RunConfig):
             if rung.n_seeds > len(self.seeds):
                 raise ValueError(f"rung {number} wants {rung.n_seeds} seeds, there are {len(self.seeds)}")
         return self
+
+    def with_tasks(self, change: Callable[[TaskSpec], TaskSpec]) -> SearchConfig:
+        """Only the task that is searched: the agent's further tasks stay what they are."""
+        return self.model_copy(update={"task": change(self.task)})
 
     def identity(self, policy: bytes | None) -> dict[str, Any]:
         """All that results depend on; a policy file by its content."""
