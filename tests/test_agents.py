@@ -127,7 +127,7 @@ def test_a_dead_rollout_worker_is_replaced_in_the_state_it_had(local_ray: None) 
 
     from panning.agents.ray_vec_env import RayVecEnv
 
-    makers = [training.partial(training._make_env, config().env.model_dump(mode="json"), config().source)] * 2
+    makers = [training.partial(training._make_env, config().env, config().source)] * 2
     envs, twin = RayVecEnv(makers, 2), RayVecEnv(makers, 2)
     for each in (envs, twin):
         each.seed(3)
