@@ -27,7 +27,7 @@ from panning.pruners import Pruner, Rounds, plugins_of, prune_problem, pruner_ro
 from panning.pruners.described import described
 from panning.pruners.rounds import make_shaped
 from panning.scoring.interface import check_batch, problem_of
-from panning.scoring.problem import Loss
+from panning.scoring.losses import Loss
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Dynamic, Movement
 from panning.training.moving.methods import DYNAMICS, first_mask

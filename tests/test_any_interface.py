@@ -19,10 +19,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import panning
+from panning.compaction.cost import compute_left
 from panning.data.batches import batch_source
 from panning.foundation.errors import DataError, MaskError, ModelError
 from panning.foundation.nests import map_tensors, n_samples, samples, tensors_in, told
-from panning.pruners import PRUNERS
+from panning.pruners import PRUNERS, prune_problem
+from panning.scoring.interface import problem_of
+from panning.tasks import TaskSpec, load_task
+from panning.training import Recipe, evaluate, train
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, Z, BOXES = (torch.randn(12, n, generator=GENERATOR) for n in (6, 4, 2))
@@ -527,3 +531,48 @@ def test_the_example_of_the_page_runs() -> None:
     with torch.random.fork_rng(devices=[]):
         exec(code, names)
     assert f"# {list(names['masks'])}" in code
+
+
+# --- tasks, training, compaction ---
+
+
+class Objects(nn.Module):
+    """Gives its logits in an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Result:
+        return Result(None, self.layers(x))
+
+
+def test_a_network_whose_logits_are_in_an_object_is_a_task_and_trains() -> None:
+    def made(kind: type[nn.Module]) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return kind()
+
+    plain = made(Objects).layers
+    found = []
+    for model in (made(Objects), plain):
+        task = load_task(TaskSpec(model=model, data=(small(90, 6), torch.arange(90) % 3)), 0)
+        masks = prune_problem(task.problem, 0.3, "snip").masks
+        network = task.network()
+        train(network, task.data, Recipe(epochs=2, batch_size=10), seed=0, masks=masks)
+        found.append((masks.flat, evaluate(network, task.data, task.data.validation)))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+    with pytest.raises(ModelError, match=r"gives \[2, 3\], but must give \[2, 4\]"):
+        load_task(TaskSpec(model=made(Objects), data=(small(90, 6), torch.arange(90) % 4)).settled(), 0)
+
+
+def test_what_compaction_leaves_of_a_network_of_any_interface_is_counted() -> None:
+    """Half the hidden units are cut off: half of each layer's multiply-adds is left."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Objects()
+    masks = panning.Masks.from_tensors({"layers.1.weight": torch.ones(16, 6), "layers.3.weight": torch.ones(3, 16)})
+    masks.layout.views(masks.flat)["layers.3.weight"][:, 8:] = False
+    for data, how in (({"x": X}, {}), (BATCH, {"forward": lambda model, batch: model(batch["x"])})):
+        problem = problem_of(model, masks.layout, data, loss=loss, **how)
+        assert compute_left(problem, masks) == pytest.approx(0.5)

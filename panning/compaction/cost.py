@@ -109,17 +109,24 @@ def multiply_adds(model: nn.Module, example: Sequence[int] | Example, layout: La
     return MultiplyAdds(layout, by_module.get("Global", 0), by_layer)
 
 
-def multiply_adds_left(result: CompactResult) -> float:
-    """The compact network's multiply-adds, as a share of the dense network's."""
-    dense, small = (cost(model, result.input_shape).multiply_adds for model in (result.original, result.model))
+def multiply_adds_left(result: CompactResult, example: Example | None = None) -> float:
+    """The compact network's multiply-adds, as a share of the dense network's.
+
+    Args:
+        example: what both are run on; None takes the shape that is known.
+    """
+    on = example or result.input_shape
+    dense, small = (cost(model, on).multiply_adds for model in (result.original, result.model))
     return small / max(dense, 1)
 
 
 def compute_left(problem: Problem, masks: Masks) -> float:
     """The share of the dense network's multiply-adds that compaction leaves; 1 where there is no compact form."""
+    example = problem.example if problem.input_shape is None else None
     try:
-        if problem.input_shape is None:
-            return 1.0
-        return multiply_adds_left(compact(problem.model, masks, problem.input_shape))
+        if example is None:
+            return multiply_adds_left(compact(problem.model, masks, problem.input_shape))
+        result = compact(problem.model, masks, example_inputs=example.inputs, forward=example.forward)
+        return multiply_adds_left(result, example)
     except ModelError:
         return 1.0

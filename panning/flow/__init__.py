@@ -8,7 +8,7 @@ training flags and the global random state are as they were afterwards.
 """
 
 from panning.flow.boolean import BOOLEAN
-from panning.flow.example import Example, first_sample, logits_of, outputs_of
+from panning.flow.example import Example, first_sample, outputs_of
 from panning.flow.failures import explained, gradients
 from panning.flow.following import Rule
 from panning.flow.forward import Forward, call, run
@@ -20,6 +20,6 @@ from panning.flow.scoring import BATCH_STATISTICS, TWICE_DIFFERENTIABLE, WITHOUT
 
 __all__ = [
     "AVERAGE_POOLS", "BATCH_NORMS", "BATCH_STATISTICS", "BOOLEAN", "POSITIVE_LINEAR", "SHORTEST", "TWICE_DIFFERENTIABLE",
-    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "explained", "first_sample", "gradients", "logits_of",
-    "outputs_of", "run", "uncompiled",
+    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "explained", "first_sample", "gradients", "outputs_of", "run",
+    "uncompiled",
 ]  # fmt: skip

@@ -14,20 +14,10 @@ from panning.flow.following import Rule
 from panning.flow.forward import Forward, call, run
 from panning.foundation.device import device_of
 from panning.foundation.errors import ModelError
-from panning.foundation.nests import fields_of, map_tensors, n_samples, samples, tensors_in
+from panning.foundation.nests import fields_of, logits_of, map_tensors, n_samples, samples, tensors_in
 
 #: Entries of an output object or mapping that are no outputs of their own.
 BY_PRODUCTS = ("loss", "past_key_values", "cache")
-
-
-def entry(result: Any, name: str) -> Any:
-    """What a network gives under a name, in a mapping or an object; None where there is nothing."""
-    return result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
-
-
-def logits_of(result: Any) -> Any:
-    """The ``logits`` of an output object or mapping that has them; anything else as it is."""
-    return result if isinstance(result, Tensor) or (found := entry(result, "logits")) is None else found
 
 
 def outputs_of(result: Any) -> list[Tensor]:

@@ -25,6 +25,16 @@ def fields_of(value: Any) -> dict[Any, Any] | None:
     return None
 
 
+def entry(result: Any, name: str) -> Any:
+    """What a network gives under a name, in a mapping or an object; None where there is nothing."""
+    return result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
+
+
+def logits_of(result: Any) -> Any:
+    """The ``logits`` of an output object or mapping that has them; anything else as it is."""
+    return result if isinstance(result, Tensor) or (found := entry(result, "logits")) is None else found
+
+
 def map_tensors(function: Callable[[Tensor], Any], nest: Any) -> Any:
     """The same nest with ``function`` of each tensor in the tensor's place; all else stays."""
 

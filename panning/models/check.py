@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from panning.foundation.errors import ModelError
 from panning.foundation.modes import in_evaluation_mode
+from panning.foundation.nests import logits_of
 from panning.foundation.seeding import isolated_torch_rng
 
 
@@ -27,7 +28,7 @@ def check_model_fits(
     inputs = torch.zeros(2, *input_shape, dtype=dtype, device=parameter.device if parameter is not None else None)
     try:
         with torch.no_grad(), isolated_torch_rng(0), in_evaluation_mode(model):
-            outputs = model(inputs)
+            outputs = logits_of(model(inputs))
     except Exception as error:  # a user's forward may raise anything
         raise ModelError(
             f"The model fails on inputs of shape {tuple(input_shape)}{of_dtype}: {type(error).__name__}: {error}"

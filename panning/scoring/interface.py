@@ -19,19 +19,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panning.data.batches import Batch, batch_source
-from panning.flow import BATCH_STATISTICS, Forward, call, first_sample, logits_of, outputs_of, run
-from panning.flow.example import entry
+from panning.flow import BATCH_STATISTICS, Forward, call, first_sample, outputs_of, run
 from panning.foundation.errors import DataError, ForwardError, PanningError
-from panning.foundation.nests import map_tensors, told
+from panning.foundation.nests import logits_of, map_tensors, told
 from panning.masks.layout import Layout
-from panning.scoring.problem import Loss, Problem
+from panning.scoring.losses import LABELS, Loss, default_loss
+from panning.scoring.problem import Problem
 
-#: The entry of a mapping that a network compares its outputs with, as Hugging Face's networks call it.
-LABELS = "labels"
 WAY_OUT = (
     "pass forward=, a function of the model and a batch that returns what the network gives, like "
     "lambda model, batch: model(batch['image']), and loss=, a function of what it returns and the batch"
@@ -85,7 +82,7 @@ def _with_one_sample(problem: Problem) -> Problem:
     first = first_sample(inputs)
     for tried in (first, inputs) if first is not inputs else (inputs,):
         try:
-            with torch.no_grad():
+            with torch.enable_grad():  # the network may take derivatives of its own
                 _run(problem, problem.here(tried))
             return replace(problem, example_inputs=tried)
         except ForwardError as error:
@@ -169,37 +166,6 @@ def _check_lengths(inputs: Tensor, targets: Tensor) -> None:
         raise DataError(
             f"A batch needs as many targets as inputs, given {len(inputs)} inputs and {len(targets)} targets."
         )
-
-
-def own_loss(outputs: Any) -> Tensor | None:
-    """The loss that a network has computed itself: one number, or the ``loss`` of an output object or mapping."""
-    found = outputs if isinstance(outputs, Tensor) else entry(outputs, "loss")
-    return found if isinstance(found, Tensor) and not found.dim() and found.is_floating_point() else None
-
-
-def labels_of(targets: Any) -> Tensor | None:
-    """The tensor that outputs are compared with: of a pair its second part, of a mapping its ``labels``."""
-    if isinstance(targets, tuple | list) and len(targets) == 2:
-        targets = targets[1]
-    found = targets.get(LABELS) if isinstance(targets, Mapping) else targets
-    return found if isinstance(found, Tensor) else None
-
-
-def default_loss(outputs: Any, targets: Any) -> Tensor:
-    """The network's own loss, or else the cross-entropy of its logits with the targets.
-
-    Raises:
-        DataError: if there is neither.
-    """
-    if (own := own_loss(outputs)) is not None:
-        return own
-    logits, labels = logits_of(outputs), labels_of(targets)
-    if not isinstance(logits, Tensor) or labels is None:
-        raise DataError(
-            f"The network gives {told(outputs)} and no loss of its own, and cross-entropy cannot compare it with "
-            f"{told(targets)}: pass loss=, a function that makes one number of both."
-        )
-    return F.cross_entropy(logits, labels)
 
 
 def check_batch(problem: Problem) -> None:

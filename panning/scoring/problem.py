@@ -5,13 +5,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panning.data.batches import Batch, BatchSource
@@ -22,9 +20,7 @@ from panning.foundation.nests import map_tensors
 from panning.foundation.seeding import torch_generator
 from panning.foundation.wrappers import own_parameters
 from panning.masks.layout import Kind, Layout, by_unit, prunable_layout, prunable_parameters
-
-#: (what the network gives, what it is compared with) -> one number.
-Loss = Callable[[Any, Any], Tensor]
+from panning.scoring.losses import Loss, default_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +45,7 @@ class Problem:
     layout: Layout
     input_shape: tuple[int, ...] | None
     batches: BatchSource | None
-    loss: Loss = F.cross_entropy
+    loss: Loss = default_loss
     seed: int = 0
     initial: Tensor | None = None
     forward: Forward = call

@@ -13,18 +13,19 @@ from panning.compaction.image_format import image_format
 from panning.data import ImageData, Split
 from panning.foundation.device import device_of
 from panning.foundation.modes import in_evaluation_mode
+from panning.foundation.nests import logits_of
 
 EVALUATION_BATCH = 1000
 
 
 def forward(model: nn.Module, inputs: Tensor, precision: str, images: torch.memory_format) -> Tensor:
-    """Logits in float32; with ``bfloat16`` the network runs under autocast."""
+    """Logits in float32, also of an output object that has them; with ``bfloat16`` the network runs under autocast."""
     inputs = inputs.contiguous(memory_format=images)
     if precision == "float32":
-        logits: Tensor = model(inputs)
+        logits: Tensor = logits_of(model(inputs))
         return logits
     with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
-        logits = model(inputs)
+        logits = logits_of(model(inputs))
     return logits.float()
 
 

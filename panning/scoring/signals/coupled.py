@@ -15,7 +15,7 @@ from torch import Tensor
 from panning.data.batches import Batch
 from panning.foundation.errors import DataError
 from panning.foundation.nests import n_samples, samples, told
-from panning.scoring.interface import labels_of
+from panning.scoring.losses import labels_of
 from panning.scoring.signals.site import Site, gradient
 
 N_GROUPS = 5

@@ -14,8 +14,8 @@ from panning import flow
 from panning.data.batches import Batch
 from panning.flow.functions import LOSSES
 from panning.foundation.errors import DataError, ModelError, NonFiniteError, PanningError
-from panning.foundation.nests import map_tensors, same_tensors, tensors_in, told
-from panning.scoring.interface import labels_of, own_loss
+from panning.foundation.nests import logits_of, map_tensors, same_tensors, tensors_in, told
+from panning.scoring.losses import labels_of, own_loss
 from panning.scoring.problem import PLAIN, Problem, Scoring
 
 
@@ -126,7 +126,7 @@ class Softened:
                 f"This method divides the outputs by {self.temperature:g} before the loss, and the network makes its loss "
                 "by code of its own. Let forward= return the outputs and loss= compare them, or take another method."
             )
-        logits = flow.logits_of(outputs)
+        logits = logits_of(outputs)
         inside = [outputs] if isinstance(outputs, Tensor) else tensors_in(outputs)
         known = not isinstance(logits, Tensor) or any(logits is x for x in inside)
         whole = outputs if known else logits  # of an object that nothing is known of but its logits
@@ -139,7 +139,7 @@ def logits_and_labels(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
     Raises:
         ModelError: if a network gives no tensor of logits, or the batch has no labels.
     """
-    logits, labels = flow.logits_of(outputs), labels_of(targets)
+    logits, labels = logits_of(outputs), labels_of(targets)
     if not isinstance(logits, Tensor) or not logits.dim() or labels is None:
         raise ModelError(
             f"This form of the method has a loss of its own, on logits and labels; given are {told(outputs)} and "

@@ -1,0 +1,49 @@
+"""The loss of a problem: a network's own, or cross-entropy; and what of a batch its outputs are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from panning.foundation.errors import DataError
+from panning.foundation.nests import entry, logits_of, told
+
+#: (what the network gives, what it is compared with) -> one number.
+Loss = Callable[[Any, Any], Tensor]
+
+#: The entry of a mapping that a network compares its outputs with, as Hugging Face's networks call it.
+LABELS = "labels"
+
+
+def own_loss(outputs: Any) -> Tensor | None:
+    """The loss that a network has computed itself: one number, or the ``loss`` of an output object or mapping."""
+    found = outputs if isinstance(outputs, Tensor) else entry(outputs, "loss")
+    return found if isinstance(found, Tensor) and not found.dim() and found.is_floating_point() else None
+
+
+def labels_of(targets: Any) -> Tensor | None:
+    """The tensor that outputs are compared with: of a pair its second part, of a mapping its ``labels``."""
+    if isinstance(targets, tuple | list) and len(targets) == 2:
+        targets = targets[1]
+    found = targets.get(LABELS) if isinstance(targets, Mapping) else targets
+    return found if isinstance(found, Tensor) else None
+
+
+def default_loss(outputs: Any, targets: Any) -> Tensor:
+    """The network's own loss, or else the cross-entropy of its logits with the targets.
+
+    Raises:
+        DataError: if there is neither.
+    """
+    if (own := own_loss(outputs)) is not None:
+        return own
+    logits, labels = logits_of(outputs), labels_of(targets)
+    if not isinstance(logits, Tensor) or labels is None:
+        raise DataError(
+            f"The network gives {told(outputs)} and no loss of its own, and cross-entropy cannot compare it with "
+            f"{told(targets)}: pass loss=, a function that makes one number of both."
+        )
+    return F.cross_entropy(logits, labels)
