@@ -17,6 +17,9 @@ from panning.masks.masks import Density
 from panning.scoring.indices import INDICES
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 
+#: What events call the training of an agent.
+TRAINING = "training the agent"
+
 
 class EpisodeSpec(ObservationSpec):
     """An agent's episodes: their rounds, actions, reward and observations."""

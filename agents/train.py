@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from panning.agents.config import AgentConfig, EnvSpec
+from panning.agents.config import TRAINING, AgentConfig, EnvSpec
 from panning.agents.saving import export_policy, load_agent, save_agent
 from panning.episode.actions import ActionSpec
 from panning.episode.policies import make_policy
@@ -78,12 +78,13 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
             if done < config.ppo.n_rollouts:
                 with _logger(out / "logs" / f"from-rollout-{done:05d}") as logger:
                     model.set_logger(logger)
+                    listen(Event(TRAINING, done, config.ppo.n_rollouts))
                     for rollout in range(done, config.ppo.n_rollouts):
                         figures = _one_rollout(model, config, rollout)
                         # The record first: killed in between, the rollout is run again and its record is there.
                         _record(store, config, rollout, figures)
                         save_agent(out / "agent.safetensors", model, {"rollouts": rollout + 1})
-                        listen(Event("training the agent", rollout + 1, config.ppo.n_rollouts, "rollout", figures))
+                        listen(Event(TRAINING, rollout + 1, config.ppo.n_rollouts, "rollout", figures))
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
             facts = {"config": config.identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
             facts |= {"plugins": plugins} if (plugins := config.env.plugins) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +55,7 @@ def run(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
+    dry_run: options.DryRun = False,
     log: options.Log = None,
     tensorboard: options.TensorBoard = None,
     wandb: options.WandB = None,
@@ -63,7 +65,9 @@ def run(
 
     Example: panning bench digits-mlp
     """
+    from panning.compare.plan import grid_stages
     from panning.compare.run import check_grid, run_grid
+    from panning.measure.dry_run import dry_run as measured_run
     from panning.searches.kinds import BENCH, named_config
 
     found = named_config(BENCH, config, changes or ())
@@ -72,6 +76,10 @@ def run(
     n_cells, n_trainings = check_grid(grid, found.path.parent)  # before Ray starts: wrong input is answered at once
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
     folder = out or Path("runs") / f"bench-{grid.name}"
+    if dry_run:
+        stages = partial(grid_stages, grid, found.path.parent, part)
+        output.print_dry_run(measured_run(stages, options.worker_count(workers)))
+        return
     with (
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, grid.model_dump(mode="json")) as track,
         options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s, grid.device) as executor,

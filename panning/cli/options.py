@@ -55,6 +55,9 @@ Weights = Annotated[
 Data = Annotated[str, typer.Option("--data", help="A data set's name, npz:PATH or folder:PATH.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of initial weights, batches and everything random.")]
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say how many jobs, dense epochs and minutes it would be, and stop.")
+]
 Log = Annotated[Path | None, typer.Option("--log", help="Append every event to this file, a line of JSON each.")]
 TensorBoard = Annotated[
     Path | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import progress
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.text import Text
 
 from panning.foundation.course import Course, duration
 from panning.foundation.progress import Event, Listener
+
+if TYPE_CHECKING:
+    from panning.measure.dry_run import DryRun
 
 #: Values come from files and data sets, so nothing in them is markup or an emoji code.
 OPTIONS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
@@ -38,6 +41,18 @@ def note(text: str) -> None:
 def print_json(value: Any) -> None:
     """Print a JSON value on stdout, never wrapped or coloured."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_dry_run(run: DryRun, as_json: bool = False) -> None:
+    """Print what a run would cost."""
+    from panning.measure.dry_run import COLUMNS
+
+    if as_json:
+        print_json(run.as_json())
+        return
+    print_table(COLUMNS, run.rows())
+    for sentence in run.sentences():
+        say(sentence)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -146,8 +161,8 @@ def _title(event: Event, course: Course) -> str:
 
 
 def _left(course: Course) -> str:
-    """Of a run with several stages; where there is one alone, the counts say enough."""
-    left = course.seconds_left if course.phase[1] > 1 else None
+    """Of a run that told its plan; where there is one stage alone, the counts say enough."""
+    left = course.seconds_left if course.is_planned else None
     return "" if left is None else f"about {duration(left)} left"
 
 

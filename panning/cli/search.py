@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -23,6 +24,7 @@ def search(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
+    dry_run: options.DryRun = False,
     log: options.Log = None,
     tensorboard: options.TensorBoard = None,
     wandb: options.WandB = None,
@@ -38,8 +40,10 @@ def search(
         panning search mine.yaml seeds=[0,1] agent.ppo.n_rollouts=5
     """
     from panning.compare.report import short_cells
+    from panning.measure.dry_run import dry_run as measured_run
     from panning.searches import report
     from panning.searches.kinds import SEARCH, named_config
+    from panning.searches.plan import search_stages
     from panning.searches.run import check_search, run_search
 
     found = named_config(SEARCH, config, changes or ())
@@ -47,6 +51,9 @@ def search(
     ready = check_search(settings)  # before Ray starts: wrong input is answered at once
     folder = out or Path("runs") / found.stem
     n_workers = options.worker_count(workers)
+    if dry_run:
+        output.print_dry_run(measured_run(partial(search_stages, settings), n_workers), as_json)
+        return
     with (
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, settings.model_dump(mode="json")) as track,
         options.executor(n_workers, ray_address, settings.job_timeout_s, settings.device) as executor,

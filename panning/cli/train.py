@@ -55,6 +55,7 @@ def train(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.Device = "cpu",
+    dry_run: options.DryRun = False,
     log: options.Log = None,
     tensorboard: options.TensorBoard = None,
     wandb: options.WandB = None,
@@ -72,11 +73,15 @@ def train(
 
         panning train --model lenet5 --data fashion_mnist --dynamic dpf/lenet5-fashion_mnist/short --density 0.02
     """
+    from torch import get_num_threads
+
     from panning.foundation.files import file_digest
     from panning.foundation.records import content_key
     from panning.jobs.single import TrainingPlan, train_in_folder
     from panning.masks.file import fingerprint, load_masks
     from panning.masks.masks import check_masks_fit, digest_of
+    from panning.measure.dry_run import dry_run as measured_run
+    from panning.measure.estimate import training_stage
     from panning.tasks import DataSource, TaskSpec, load_task
 
     given = {
@@ -107,6 +112,10 @@ def train(
         plan = plan.moving(moves, density, all_alive)
         identity["dynamic"] = {**moves.model_dump(mode="json"), "density": density, "all_alive": all_alive}
     folder = out or Path("runs") / f"train-{content_key(identity)[:10]}"
+    if dry_run:
+        once = measured_run(lambda pricing: [training_stage(plan, pricing)], 0, get_num_threads())
+        output.print_dry_run(once, as_json)
+        return
     track = options.Tracked(log, tensorboard, wandb, mlflow).by(folder, identity)
     with track as tell, output.listener(tell) as listen:
         trained = train_in_folder(plan, identity, folder, listen)

@@ -24,6 +24,7 @@ def train_agent(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
+    dry_run: options.DryRun = False,
     log: options.Log = None,
     tensorboard: options.TensorBoard = None,
     wandb: options.WandB = None,
@@ -40,6 +41,8 @@ def train_agent(
     from panning.foundation.files import write_atomic
     from panning.foundation.records import read_records
     from panning.foundation.tables import write_table
+    from panning.measure.dry_run import dry_run as measured_run
+    from panning.measure.estimate import agent_stage
     from panning.searches.kinds import AGENT, named_config
     from panning.tasks import load_task
 
@@ -50,6 +53,9 @@ def train_agent(
         load_task(task, settings.env.seeds[0], settings.source.on_cpu)
     folder = out or Path("runs") / f"agent-{found.stem}"
     n_workers = options.worker_count(workers)
+    if dry_run:
+        output.print_dry_run(measured_run(lambda pricing: [agent_stage(settings, pricing)], n_workers), as_json)
+        return
     with (
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, settings.model_dump(mode="json")) as track,
         options.ray(n_workers, ray_address, settings.device),

@@ -9,9 +9,10 @@ from pathlib import Path
 from panning.alive.connectivity import Connectivity
 from panning.compare.cells import check_cell, join_records
 from panning.compare.grid import GridConfig, Group, groups
+from panning.compare.plan import CELLS, RATES, SHORT, grid_stages
 from panning.foundation.config import dump_config
 from panning.foundation.files import claim_folder, sole_writer, write_atomic
-from panning.foundation.progress import Listener
+from panning.foundation.progress import Listener, plan_event
 from panning.foundation.records import RecordStore, RunRecord
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import CellOutcome
@@ -49,14 +50,15 @@ def run_grid(
         def work(stage: str, jobs: Sequence[Job[CellOutcome]]) -> dict[str, CellOutcome]:
             return store.run(jobs, executor, listen, stage)
 
+        listen(plan_event(config.name, grid_stages(config, folder, share)))
         first, n_shares = share
         mine = groups(config, folder)[first::n_shares]
         trials = [job for group in mine for jobs in _by_rate(group).values() for job in jobs]
-        tried = work("learning rates", trials) if trials else {}
-        work("cells", _seed_by_seed(group.jobs(_tuned(group, tried), test=True) for group in mine))
+        tried = work(RATES, trials) if trials else {}
+        work(CELLS, _seed_by_seed(group.jobs(_tuned(group, tried), test=True) for group in mine))
         if config.short:
             short = (group.jobs(recipe, test=False) for group in mine for recipe in config.short)
-            work("short trainings", _seed_by_seed(short))
+            work(SHORT, _seed_by_seed(short))
         return list(store.records)
 
 

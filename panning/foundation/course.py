@@ -17,10 +17,14 @@ class Course:
 
     Args:
         clock: in seconds.
+
+    Attributes:
+        is_planned: whether the run has told its plan.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.is_planned = False
         self._stages: dict[str, Stage] = {}
         self._done: dict[str, int] = {}
         self._begun: dict[str, tuple[float, int]] = {}  # stage -> when it began here, and the steps done before
@@ -31,6 +35,7 @@ class Course:
         """Take in the next event."""
         now = self._clock()
         if event.kind == "plan":
+            self.is_planned = True
             self._stages = {stage["name"]: Stage(**stage) for stage in event.facts["stages"]}
         else:
             known = self._stages.get(event.stage, Stage(event.stage, event.total, float(event.total)))

@@ -40,11 +40,17 @@ class Stage:
     Attributes:
         steps: at most so many.
         cost: of all its steps, in a unit that all stages of the run share.
+        epochs: what it trains, in passes of the dense network over the training part.
+        width: at most so many workers share it; None lets each have a step.
+        kind: of its steps.
     """
 
     name: str
     steps: int
     cost: float
+    epochs: float = 0.0
+    width: int | None = None
+    kind: Kind = "job"
 
 
 def plan_event(run: str, stages: Sequence[Stage]) -> Event:

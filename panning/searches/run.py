@@ -24,7 +24,7 @@ from panning.episode.policy_net import load_policy
 from panning.foundation.config import dump_config
 from panning.foundation.errors import JobError, PolicyError
 from panning.foundation.files import claim_folder, sole_writer, write_atomic
-from panning.foundation.progress import Listener
+from panning.foundation.progress import Listener, plan_event
 from panning.foundation.records import RunRecord, read_records
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import PruneOutcome, TrainOutcome
@@ -35,6 +35,7 @@ from panning.jobs.work import Job
 from panning.masks.file import parse_masks
 from panning.searches.candidates import agent_itself, fixed_candidates, replay_candidates, sample_of
 from panning.searches.config import Rung, SearchConfig
+from panning.searches.plan import search_stages
 from panning.training import Recipe
 
 Candidates = dict[float, list[Way]]
@@ -96,6 +97,7 @@ class Search:
         config = self.config
         claim_folder(self.out, config.identity(self.ready.policy))
         write_atomic(self.out / "config.yaml", dump_config(config))
+        self.listen(plan_event(config.name, search_stages(config)))
         self.policy, agent_images = self._agent()
         candidates = self._candidates()
         for number, rung in enumerate(config.rungs, start=1):
