@@ -192,6 +192,40 @@ def sampled(net: Net, h: Tensor, like: Tensor | None) -> Tensor:
     return F.grid_sample(net.b(h).view(-1, 1, 4, 4), grid, align_corners=False).flatten(1)
 
 
+@torch.library.custom_op("panning_tests::own_relu", mutates_args=())
+def registered_relu(x: Tensor) -> Tensor:
+    return x.clamp(min=0)
+
+
+@torch.library.custom_op("panning_tests::own_product", mutates_args=())
+def registered_product(x: Tensor, w: Tensor) -> Tensor:
+    return x @ w.t()
+
+
+@torch.library.custom_op("panning_tests::own_norm", mutates_args=())
+def registered_norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
+
+
+registered_relu.register_autograd(
+    lambda ctx, g: g * (ctx.saved_tensors[0] > 0),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+registered_product.register_autograd(
+    lambda ctx, g: (g @ ctx.saved_tensors[1], g.t() @ ctx.saved_tensors[0]),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+registered_norm.register_autograd(lambda ctx, g: g, setup_context=lambda ctx, inputs, output: None)
+
+
+def summed_over_a_ring(net: Net, h: Tensor, like: Tensor | None) -> Tensor:
+    """A graph layer whose neighbours are a float32 matrix of its own, sparse or dense."""
+    ring = torch.arange(16)
+    ring = torch.sparse_coo_tensor(torch.stack([ring, ring.roll(1)]), torch.ones(16), (16, 16), check_invariants=True)
+    y = net.b(h).t()
+    return (torch.sparse.mm(ring, y) if like is None else torch.mm(ring.to_dense().to(like), y)).t()
+
+
 TABLE = torch.linspace(0.5, 1.5, 16)  # float32, and no buffer
 
 #: Name -> (the odd way, the plain one).
@@ -255,6 +289,19 @@ ODD: dict[str, tuple[Part, Part]] = {
     "float32 table": (
         lambda net, h: torch.baddbmm(net.b(h).unsqueeze(1), h.unsqueeze(1), TABLE.diag().expand(len(h), 16, 16)).squeeze(1),
         lambda net, h: net.b(h) + h @ TABLE.diag(),
+    ),
+    "float32 neighbours, sparse": (
+        lambda net, h: summed_over_a_ring(net, h, None),
+        lambda net, h: summed_over_a_ring(net, h, h),
+    ),
+    "operators by their names": (
+        lambda net, h: torch.ops.aten.relu(torch.ops.aten.linear.default(h, net.b.weight, bias=net.b.bias)),
+        block,
+    ),
+    "registered activation": (lambda net, h: registered_relu(net.b(h)), block),
+    "registered product": (
+        lambda net, h: F.relu(registered_product(h, net.b.weight)),
+        lambda net, h: F.relu(F.linear(h, net.b.weight)),
     ),
     "compiled part": (lambda net, h: torch.compile(lambda x: block(net, x), backend="aot_eager")(h), block),
     "decorated": (lambda net, h: decorated(net, h), block),
@@ -364,6 +411,26 @@ def test_a_compiled_network_is_scored_as_the_plain_one(part: str) -> None:
         assert found.flat.equal(panning.prune(Net(block), (X, Y), density=0.2, method=method, n_rounds=1).flat), method
 
 
+@pytest.mark.parametrize("axis", [None, 1])
+def test_fake_quantisation_is_an_activation_along_paths(axis: int | None) -> None:
+    def quantised(net: Net, h: Tensor) -> Tensor:
+        y = net.b(h)
+        if axis is None:
+            return F.relu(torch.fake_quantize_per_tensor_affine(y, 0.25, 0, -128, 127))
+        scales = torch.linspace(0.1, 0.4, 16)
+        return F.relu(
+            torch.fake_quantize_per_channel_affine(y, scales, torch.zeros(16, dtype=torch.int32), 1, -128, 127)
+        )
+
+    net = Net(quantised)
+    found, expected = (panning.prune(n, density=0.2, method="synflow", input_shape=(20,)) for n in (net, Net(block)))
+    assert found == expected and found.effective_density(net) == expected.effective_density(Net(block))
+    F.cross_entropy(net(X), Y).backward()  # SNIP sees the quantised values
+    problem = problem_of(net)
+    by_hand = torch.cat([net.get_parameter(n).grad.flatten() for n in problem.layout.names])  # type: ignore[union-attr]
+    torch.testing.assert_close(Signals(problem, torch.ones_like(problem.noise, dtype=torch.bool)).grad, by_hand)
+
+
 def derivative(net: Net, h: Tensor) -> Tensor:
     h = h if h.requires_grad else h.requires_grad_()
     return torch.autograd.grad(net.b(h).square().sum(), h, create_graph=True)[0]
@@ -376,6 +443,7 @@ REFUSED: dict[str, tuple[Part, str]] = {
     ),
     "own checkpoint of a module": (lambda net, h: OwnCheckpoint.apply(net.b, h), r"In module 'b' \(Linear.*'b.weight'"),
     "own code that torch does not see": (lambda net, h: OwnNumPy.apply(net.b(h)), "Function 'OwnNumPy' .* no path"),
+    "registered norm": (lambda net, h: registered_norm(net.b(h)), "'panning_tests.own_norm.* neither element by element"),
     "derivative": (derivative, r"takes a derivative \(torch.autograd.grad\)"),
     "torch.func.grad": (
         lambda net, h: torch.func.grad(lambda x: net.b(x).square().sum())(h), "differentiated by torch.func",

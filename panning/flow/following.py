@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from panning.flow.factors import TOKENS, gate_of, is_index, marked
 from panning.flow.functions import CONSTANT_MAKERS
 from panning.flow.keywords import by_position
+from panning.flow.operators import is_operator, registered, twin
 from panning.foundation.errors import ModelError
 from panning.foundation.torch_private import n_function_modes, set_grad_enabled, transforms_are_active
 
@@ -94,7 +95,11 @@ class Following(TorchFunctionMode):
         return result
 
     def _ruled(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if (rule := self.rules.get(func)) is None:
+        if (rule := self.rules.get(func)) is None and is_operator(func):
+            func = twin(func, self.rules)
+            if (rule := self.rules.get(func)) is None and self.paths:
+                return registered(func, args, kwargs, self.rules[torch.autograd.Function])
+        if rule is None:
             return func(*args, **kwargs)
         if self.paths and transforms_are_active():
             raise ModelError(

@@ -23,6 +23,7 @@ ACTIVATIONS = (
     F.leaky_relu, F.prelu, torch.prelu, F.rrelu, F.hardswish, F.hardtanh, F.softplus, F.softsign, F.tanh, torch.tanh,
     Tensor.tanh, F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.logsigmoid, F.threshold, F.hardshrink,
     F.softshrink, F.tanhshrink, F.hardtanh_, F.elu_, F.selu_, F.celu_, F.leaky_relu_, F.rrelu_,
+    torch.fake_quantize_per_tensor_affine, torch.fake_quantize_per_channel_affine, torch.fused_moving_avg_obs_fake_quant,
     torch.clip, Tensor.clip, Tensor.clip_, torch.clamp, Tensor.clamp, Tensor.clamp_, Tensor.tanh_, Tensor.abs_,
     Tensor.neg_, torch.negative, Tensor.negative, torch.pow, Tensor.pow, Tensor.__pow__, torch.float_power,
     *(getattr(home, name) for home in (torch, Tensor) for name in (

@@ -23,10 +23,9 @@ from torch.autograd.function import FunctionCtx
 
 from panning.flow.factors import Gate, depends, gate_of, marked
 from panning.flow.following import Following, Rule
+from panning.flow.probes import value_at_zero
 from panning.foundation.errors import ModelError, PanningError
 from panning.foundation.torch_private import HIDING, batched_inputs, batched_outputs
-
-N_PROBES = 4
 
 
 class _Here(threading.local):
@@ -217,44 +216,11 @@ class _Own:
             raise self._refused(f"; {type(error).__name__}: {error}") from error
 
     def _activation(self, args: tuple[Any, ...], number: int) -> float | None:
-        """The value at 0 of what acts element by element, everywhere alike, and is not linear; None for all else."""
-        x = args[number]
-        generator = torch.Generator().manual_seed(0)
-        seen = []
-
-        def value(x: Tensor) -> Tensor:
+        def value(x: Tensor) -> Any:
             with torch.no_grad(), self.flow.within(args):
-                y = self._run((*args[:number], x.clone(), *args[number + 1 :]))[0]
-            if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_floating_point():
-                raise TypeError("no activation")
-            seen.append(y)
-            return y
+                return self._run((*args[:number], x, *args[number + 1 :]))[0]
 
-        def draw() -> Tensor:
-            return 3.0 * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-
-        def same(a: Tensor, b: Tensor) -> bool:
-            return torch.allclose(a, b, rtol=1e-5, atol=1e-7, equal_nan=True)
-
-        if not x.numel():
-            return None
-        try:
-            base, order = draw(), torch.randperm(x.numel(), generator=generator).to(x.device)
-            y = value(base)
-            if not same(value(base.flatten()[order].view(x.shape)).flatten(), y.flatten()[order]):
-                return None
-            for _ in range(N_PROBES):
-                kept = (torch.rand(x.shape, generator=generator) < 0.5).to(x.device)
-                other = draw()
-                changed = value(torch.where(kept, base, other))
-                if not same(changed[kept], y[kept]):
-                    return None
-            if same(y + value(other), value(base + other)) or all(torch.equal(y, each) for each in seen):
-                return None
-            at_zero = value(torch.zeros_like(x)).mean().item()
-        except Exception:  # it takes no other values: its code says more
-            return None
-        return at_zero if 0.0 < at_zero < float("inf") else 0.0
+        return value_at_zero(value, args[number])
 
 
 # --- torch.func.vmap ---

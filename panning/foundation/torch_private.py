@@ -101,6 +101,8 @@ set_grad_enabled = torch._C._set_grad_enabled
 #: Whether the code runs inside of ``torch.func.grad``, ``vmap`` and the like.
 transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
+#: What ``torch.ops.NAMESPACE.NAME`` is, and ``.OVERLOAD`` of it.
+OPERATORS = (torch._ops.OpOverloadPacket, torch._ops.OpOverload)
 #: What hides a part of a forward pass -> its owner and attribute. By names that a user's module has bound already, only
 #: these places are still reached.
 HIDING: dict[str, tuple[Any, str]] = {
