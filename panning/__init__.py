@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from panning.foundation.tracking import tracking
     from panning.masks.enforce import enforce_masks
     from panning.masks.file import load_masks, save_masks
+    from panning.masks.kinds import register_kind
     from panning.masks.masks import Masks, apply_masks
     from panning.masks.start import reinitialise
     from panning.training.moving.engine import MovingMasks
@@ -42,6 +43,7 @@ __all__ = [
     "make_dynamic",
     "move_masks",
     "prune",
+    "register_kind",
     "reinitialise",
     "save_compact",
     "save_masks",
@@ -61,6 +63,7 @@ _HOMES = {
     "make_dynamic": "panning.training.moving.methods",
     "move_masks": "panning.api",
     "prune": "panning.api",
+    "register_kind": "panning.masks.kinds",
     "reinitialise": "panning.masks.start",
     "save_compact": "panning.export.folder",
     "save_masks": "panning.masks.file",

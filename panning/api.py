@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,14 +21,16 @@ from panning.foundation.errors import DataError, DensityError, MaskError, ModelE
 from panning.foundation.progress import Listener, silent
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
-from panning.masks.layout import Layout, prunable_layout
+from panning.masks.layout import Layout, first_layout, prunable_layout
 from panning.masks.masks import Masks, check_density, fitted
 from panning.masks.shape import Shaped
+from panning.masks.uses import unknown_parameters
 from panning.pruners import Pruner, Rounds, plugins_of, prune_problem, pruner_row
 from panning.pruners.described import described
 from panning.pruners.rounds import make_shaped
 from panning.scoring.interface import check_batch, problem_of
 from panning.scoring.losses import Loss
+from panning.scoring.problem import Problem
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Dynamic, Movement
 from panning.training.moving.methods import DYNAMICS, first_mask
@@ -136,12 +139,13 @@ def prune(
         method = AgentPruner.of(policy)
     method = "synflow" if method is None else method
     model, row = unwrapped(model), pruner_row(method)
-    layout = _prunable(model, include, exclude)
-    shaped, target = _target(model, layout, shape, density, all_alive)
-    problem = problem_of(
-        model, layout, data, input_shape=input_shape, example_inputs=example_inputs,
-        forward=forward, loss=loss, seed=seed,
+    problem_with = partial(
+        problem_of, model, data=data, input_shape=input_shape, example_inputs=example_inputs, forward=forward, loss=loss,
+        seed=seed,
     )  # fmt: skip
+    layout = _prunable(model, include, exclude, problem_with)
+    shaped, target = _target(model, layout, shape, density, all_alive)
+    problem = problem_with(layout)
     with _on_device(model, device):
         if problem.batches is not None and (row.needs_data or policy is not None):
             check_batch(problem)
@@ -226,25 +230,17 @@ def move_masks(
     _check_numbers(density, None, input_shape)
     _check_steps(chosen, n_steps, steps_per_epoch)
     model = unwrapped(model)
-    if masks is None:
-        layout = _prunable(model, include, exclude)
-    else:
+    if masks is not None:
         masks = fitted(model, masks)
         if include is not None or exclude:
             raise MaskError("The masks say what is prunable: leave include and exclude away.")
-        layout = masks.layout
         if example_inputs is None:
             input_shape = input_shape or masks.input_shape
-    problem = problem_of(
-        model,
-        layout,
-        data,
-        input_shape=input_shape,
-        example_inputs=example_inputs,
-        forward=forward,
-        loss=loss,
+    problem_with = partial(
+        problem_of, model, data=data, input_shape=input_shape, example_inputs=example_inputs, forward=forward, loss=loss,
         seed=seed,
-    )
+    )  # fmt: skip
+    problem = problem_with(masks.layout if masks is not None else _prunable(model, include, exclude, problem_with))
     start = masks or first_mask(problem, chosen, density, row)
     movement = Movement(chosen, problem, density, all_alive)
     return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)
@@ -282,10 +278,18 @@ def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> 
         )
 
 
-def _prunable(model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]) -> Layout:
-    """The layout of what the caller's patterns leave; one pattern may stand alone, without a list around it."""
+def _prunable(
+    model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str], problem_with: Callable[[Layout], Problem]
+) -> Layout:
+    """The layout of what the caller's patterns leave; one pattern may stand alone, without a list around it.
+
+    Args:
+        problem_with: gives what the network is run on, where it has parameters that no kind covers.
+    """
     patterns = [(names,) if isinstance(names, str) else tuple(names) for names in (include or (), exclude)]
-    return prunable_layout(model, None if include is None else patterns[0], patterns[1])
+    first = first_layout(model)
+    example = problem_with(first).example if first is not None and unknown_parameters(model) else None
+    return prunable_layout(model, None if include is None else patterns[0], patterns[1], example)
 
 
 def _check_numbers(density: float | None, n_rounds: int | None, input_shape: Sequence[int] | None) -> None:

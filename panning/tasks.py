@@ -20,6 +20,7 @@ from torch import nn
 
 from panning.data import ImageData, OwnData, balanced_batch, data_names, load_data
 from panning.data.batches import Batch
+from panning.flow import Example
 from panning.foundation.config import Config, parse_config
 from panning.foundation.device import check_device_name, find_device, scoring_device
 from panning.foundation.errors import ConfigError, DataError, ModelError
@@ -308,7 +309,7 @@ def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, al
 
     batches = ScoringBatches(data, spec.scoring_per_class, seed)
     try:
-        layout = prunable_layout(model, spec.include, spec.exclude)
+        layout = prunable_layout(model, spec.include, spec.exclude, Example.of_shape(model, data.input_shape))
     except ModelError as error:
         raise ModelError(f"Model '{spec.model_name}': {error}") from None
     model.to(scoring_device(device))

@@ -160,7 +160,7 @@ def test_stripes() -> None:
 LAYER_KIND = Addition(
     "bilinear",
     {
-        "panning/masks/layout.py": behind("    Kind(nn.Conv3d),", "    Kind(nn.Bilinear),\n"),
+        "panning/masks/kinds.py": behind("    Kind(nn.Conv3d),", "    Kind(nn.Bilinear),\n"),
         "tests/test_kinds.py": behind(
             '    "Linear": (lambda',
             '    "Bilinear": (lambda: Called(\n'

@@ -162,7 +162,8 @@ class Connectivity:
         Told from the graph of one pass: from the output back, up to the first product with a parameter of ``KINDS``.
         """
         registered = own_parameters(self.model)
-        names = [name for name in registered if name in prunable_parameters(self.model)]
+        kinds = prunable_parameters(self.model, self.layout.found)
+        names = [name for name in registered if name in kinds]
         with torch.enable_grad():
             gates = {n: torch.ones_like(registered[n], dtype=torch.float32, requires_grad=True) for n in names}
             views = {n: gate.view(gate.shape) for n, gate in gates.items()}
@@ -282,7 +283,7 @@ def report(connectivity: Connectivity, mask: Tensor) -> MaskReport:
     """Density, effective density, dead units and collapsed layers of a flat mask."""
     layout = connectivity.layout
     alive = connectivity.alive(mask)
-    kinds = prunable_parameters(connectivity.model)
+    kinds = prunable_parameters(connectivity.model, layout.found)
     n_dead, collapsed = 0, []
     for name, part in layout.views(alive).items():
         n_dead += int((~by_unit(part, *kinds.get(name, (KINDS[0], connectivity.model))).any(1)).sum())

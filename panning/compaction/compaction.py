@@ -34,7 +34,7 @@ from panning.foundation.seeding import isolated_torch_rng
 from panning.foundation.torch_private import gradient_hooks
 from panning.foundation.wrappers import unwrapped
 from panning.masks.file import fingerprint
-from panning.masks.layout import prunable_layout
+from panning.masks.layout import check_runnable
 from panning.masks.masks import Masks, apply_masks, fitted
 
 
@@ -124,7 +124,7 @@ def compact(
         True
     """
     model = unwrapped(model)
-    prunable_layout(model)  # refuses what cannot be run with other weights
+    check_runnable(model)
     masks = fitted(model, masks, wrapped=True)
     _check_forwards(model)
     original = copy.deepcopy(model)

@@ -65,6 +65,25 @@ def is_given(x: Tensor) -> bool:
     return x.is_leaf or (of is not None and of.is_leaf)
 
 
+def is_weight(x: Any) -> bool:
+    """Whether ``x`` depends on parameters alone: a parameter that is followed, or what is computed of such."""
+    return depends(x) and getattr(x, "_panning_weight", False)
+
+
+def as_weight(x: Any) -> Any:
+    """``x``, known as a weight."""
+    if depends(x):
+        x._panning_weight = True
+    return x
+
+
+def of_weights(args: Any) -> bool:
+    """Whether of all arguments, in lists too, only weights depend on anything; what tokens look up comes from the input."""
+    given = [x for arg in args for x in (arg if isinstance(arg, tuple | list) else (arg,))]
+    found = [x for x in given if depends(x)]
+    return bool(found) and all(is_weight(x) for x in found) and not any(gate_of(x) == TOKENS for x in given)
+
+
 def is_index(x: Any) -> bool:
     """Whether ``x`` is a tensor of whole numbers that something can be looked up by."""
     return isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32)
@@ -111,6 +130,8 @@ def multiplication(open_gate: Open, magnitude: Callable[[Any], Any], second: Cal
 
     def multiply(function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
         gate_a, gate_b = gate_of(a), gate_of(b)
+        if is_weight(a) and is_weight(b):
+            return function(a, b)
         if not depends(a) or not depends(b):
             gate, constant = (gate_a, b) if depends(a) else (gate_b, a)
             constant = torch.ones_like(constant) if gate_of(constant) == SCALE else magnitude(constant)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from panning.flow.factors import TOKENS, gate_of, is_index, marked
+from panning.flow.factors import TOKENS, as_weight, gate_of, is_index, is_weight, marked, of_weights
 from panning.flow.functions import CONSTANT_MAKERS
 from panning.flow.keywords import by_position
 from panning.flow.operators import is_operator, registered, twin
@@ -83,7 +83,10 @@ class Following(TorchFunctionMode):
                 raise
             result = self._call(func, *cast)
         if isinstance(result, Tensor) and result.dtype is not self.dtype and result.is_floating_point():
-            return marked(result.to(self.dtype), gate_of(result))
+            result = marked(result.to(self.dtype), gate_of(result))
+        if of_weights((*args, *kwargs.values())):
+            for made in result if isinstance(result, tuple | list) else (result,):
+                as_weight(made)
         return result
 
     def _call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -121,7 +124,7 @@ class Following(TorchFunctionMode):
             if not isinstance(x, Tensor) or x.dtype is self.dtype or not x.is_floating_point():
                 return x
             n_cast += 1
-            return x.to(self.dtype)
+            return as_weight(x.to(self.dtype)) if is_weight(x) else x.to(self.dtype)
 
         name = getattr(func, "__name__", "")
         if name.endswith("_") or name == "__setitem__" or "out" in kwargs:

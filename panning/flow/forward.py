@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from panning.flow.factors import TOKENS, gate_of, marked
+from panning.flow.factors import TOKENS, as_weight, gate_of, marked
 from panning.flow.failures import explained
 from panning.flow.following import Following, Rule
 from panning.flow.hidden import in_the_open
@@ -56,7 +56,7 @@ def run(
         ForwardError: if the network's own code or a rule fails; the message names the module.
         ModelError: if a rule refuses something in the network.
     """
-    replacements: dict[int, Tensor] = {id(p): parameters[name] for name, p in own_parameters(model).items()}
+    replacements: dict[int, Tensor] = {id(p): as_weight(parameters[name]) for name, p in own_parameters(model).items()}
     for buffer in model.buffers():
         floating = buffer.is_floating_point()
         replacements[id(buffer)] = buffer.detach().to(dtype, copy=True) if floating else buffer.clone()

@@ -35,6 +35,7 @@ from panning.flow.factors import (
     gate_of,
     gate_of_sum,
     is_given,
+    is_weight,
     marked,
     multiplication,
     without_constant,
@@ -171,8 +172,15 @@ def _in_one_dtype(function: Any) -> Any:
     return in_one_dtype
 
 
-def _products(multiply: Multiply) -> dict[Any, Rule]:
-    """Rules for everything that multiplies two tensors."""
+def _products(multiply: Multiply, layer: Rule) -> dict[Any, Rule]:
+    """Rules for everything that multiplies two tensors. A product with a weight is a linear layer, whoever writes it."""
+
+    def product(function: Any, a: Any, b: Any) -> Any:
+        if is_weight(a) == is_weight(b):
+            return multiply(_in_one_dtype(function), a, b)
+        if is_weight(b):
+            return layer(lambda x, weight, *_: function(x, weight), a, b)
+        return layer(lambda x, weight, *_: function(weight, x), b, a)
 
     def elementwise(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
         if not depends(a) and not depends(b):
@@ -185,12 +193,12 @@ def _products(multiply: Multiply) -> dict[Any, Rule]:
     def matrix(function: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
         if not depends(a) and not depends(b):
             return function(a, b, *args, **kwargs)
-        return multiply(_in_one_dtype(function), a, b)
+        return product(function, a, b)
 
     def einsum(function: Any, equation: str, *operands: Any) -> Any:
         operands = tuple(operands[0]) if isinstance(operands[0], tuple | list) else operands
         if len(operands) == 2 and any(depends(x) for x in operands):
-            return multiply(_in_one_dtype(lambda a, b: function(equation, a, b)), *operands)
+            return product(lambda a, b: function(equation, a, b), *operands)
         return function(equation, *operands)
 
     def fused(function: Any, x: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
@@ -225,12 +233,18 @@ def glu(open_gate: Open) -> Rule:
     return rule
 
 
-def _layers(linear: Rule, open_gate: Open, magnitude: Callable[[Any], Any], multiply: Multiply) -> dict[Any, Rule]:
-    """Rules for everything with a weight of its own, and for attention."""
+def _layer(linear: Rule, magnitude: Callable[[Any], Any]) -> Rule:
+    """The rule of a linear layer, whose weight may be a constant."""
 
     def layer(function: Any, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
         weight = weight if depends(weight) else magnitude(weight).to(x.dtype)
         return linear(function, x.to(weight.dtype), weight, *args, **kwargs)
+
+    return layer
+
+
+def _layers(layer: Rule, open_gate: Open, multiply: Multiply) -> dict[Any, Rule]:
+    """Rules for everything with a weight of its own, and for attention."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         weights = open_gate(q @ k.transpose(-2, -1), 1.0 / k.shape[-2])
@@ -315,10 +329,10 @@ def rules(
         magnitude: what a constant factor becomes, and the weight of a layer that is constant.
         second: what the second of two activations becomes in their product.
     """
-    multiply = multiplication(open_gate, magnitude, second)
+    multiply, layer = multiplication(open_gate, magnitude, second), _layer(linear, magnitude)
     return {
         **COMMON_RULES,
-        **_products(multiply),
-        **_layers(linear, open_gate, magnitude, multiply),
+        **_products(multiply, layer),
+        **_layers(layer, open_gate, multiply),
         F.glu: glu(open_gate),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -17,66 +17,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from panning.flow import Example
 from panning.foundation.errors import ModelError
 from panning.foundation.torch_private import forward_pre_hooks
-from panning.foundation.wrappers import own_names, own_parameters
+from panning.foundation.wrappers import own_parameters
+from panning.masks.kinds import KINDS as KINDS  # names of this module too
+from panning.masks.kinds import Kind as Kind
+from panning.masks.kinds import by_unit as by_unit
+from panning.masks.kinds import prunable_parameters as prunable_parameters
+from panning.masks.uses import packed_weights, uses_of
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Prunable parameters of one kind of module.
+class Dense:
+    """Weights that stay dense.
 
     Attributes:
-        module: the type, subclasses included.
-        parameters: their names in the module; a name that the module lacks is passed over.
-        transposed: the first axis belongs to the input, as in transposed convolutions.
-        by_default: whether these parameters are prunable where no include pattern names them.
+        n_weights: how many.
+        reason: why they cannot be masked.
     """
 
-    module: type[nn.Module]
-    parameters: tuple[str, ...] = ("weight",)
-    transposed: bool = False
-    by_default: bool = True
-
-
-#: What can be pruned. Biases and norm parameters never are (every method agrees). Attention's output
-#: projection is a Linear.
-KINDS: tuple[Kind, ...] = (
-    Kind(nn.Linear),
-    Kind(nn.Conv1d),
-    Kind(nn.Conv2d),
-    Kind(nn.Conv3d),
-    Kind(nn.ConvTranspose1d, transposed=True),
-    Kind(nn.ConvTranspose2d, transposed=True),
-    Kind(nn.ConvTranspose3d, transposed=True),
-    Kind(nn.MultiheadAttention, ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
-    Kind(nn.Embedding, by_default=False, transposed=True),
-)
-
-
-def prunable_parameters(model: nn.Module) -> dict[str, tuple[Kind, nn.Module]]:
-    """Every parameter that ``KINDS`` has a row for, by all its names, with its kind and its module."""
-    # A weight that is computed (weight_norm, parametrizations) is no parameter and cannot be masked as one.
-    registered = dict(model.named_parameters(remove_duplicate=False))
-    own = own_names(model)
-    found = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        kind = next((kind for kind in KINDS if isinstance(module, kind.module)), None)
-        for parameter in kind.parameters if kind is not None else ():
-            name = f"{prefix}.{parameter}" if prefix else parameter
-            if name in registered:
-                found[own[name]] = (kind, module)
-    return found  # type: ignore[return-value]
-
-
-def by_unit(weights: Tensor, kind: Kind, module: nn.Module) -> Tensor:
-    """A parameter as [output units, weights into each]; a view or a copy."""
-    if not kind.transposed:
-        return weights.reshape(weights.shape[0], -1)
-    n_groups = getattr(module, "groups", 1)
-    n_in, n_out, *rest = weights.shape
-    grouped = weights.reshape(n_groups, n_in // n_groups, n_out, *rest)
-    return grouped.transpose(1, 2).reshape(n_groups * n_out, -1)
+    n_weights: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -86,10 +48,14 @@ class Layout:
     Attributes:
         names: ``state_dict`` names in forward (registration) order.
         shapes: the shape of each.
+        found: the kinds of parameters that no table covers, as a forward pass uses them.
+        dense: what stays dense though it makes weights, with the reason.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    found: Mapping[str, Kind] = field(default_factory=dict, compare=False, repr=False)
+    dense: Mapping[str, Dense] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -136,8 +102,21 @@ class Layout:
         return [int(part.sum()) for part in mask.split(self.sizes)]
 
 
-def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, exclude: tuple[str, ...] = ()) -> Layout:
-    """The layout of the prunable parameters of ``model``: those of ``KINDS``.
+def first_layout(model: nn.Module) -> Layout | None:
+    """The first parameter of real numbers alone: enough for a problem that only says what the network is run on."""
+    for name, parameter in own_parameters(model).items():
+        if parameter.is_floating_point() and parameter.numel():
+            return Layout((name,), (tuple(parameter.shape),))
+    return None
+
+
+def prunable_layout(
+    model: nn.Module,
+    include: tuple[str, ...] | None = None,
+    exclude: tuple[str, ...] = (),
+    example: Example | None = None,
+) -> Layout:
+    """The layout of the prunable parameters of ``model``: those of ``KINDS``, and those that a forward pass uses as weights.
 
     A tensor that several modules share (tied weights) is one parameter with one mask, under its first name; patterns may
     name it by any of its names. A weight that is tied to an embedding is left out, as the embedding is.
@@ -145,13 +124,15 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
     Args:
         include: shell-style patterns of ``state_dict`` names; only these are prunable. None means all, embeddings apart.
         exclude: patterns of names that stay dense.
+        example: what the network is run on, for parameters that no kind covers; None: they stay dense.
 
     Raises:
         ModelError: if nothing is prunable, if a pattern matches nothing, if two parameters share memory without being
             one, or if the model is of a kind that cannot be run with other weights.
     """
-    _check_modules(model)
-    found = prunable_parameters(model)
+    check_runnable(model)
+    uses = uses_of(model, example)
+    found = prunable_parameters(model, uses.kinds)
     registered = own_parameters(model, remove_duplicate=False)
     found = {name: row for name, row in found.items() if registered[name].numel()}
     names: dict[int, list[str]] = {}
@@ -164,8 +145,14 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
     def matches(key: int, patterns: tuple[str, ...]) -> bool:
         return any(fnmatchcase(name, pattern) for name in names[key] for pattern in patterns)
 
+    dense = {name: Dense(registered[name].numel(), why) for name, why in uses.dense.items()}
+    dense |= {name: Dense(n, "its weight is packed and no parameter") for name, n in packed_weights(model).items()}
     for pattern in (*(include or ()), *exclude):
         if not any(matches(key, (pattern,)) for key in names):
+            if hit := [name for name in dense if fnmatchcase(name, pattern)]:
+                if pattern in exclude:
+                    continue
+                raise ModelError(f"Pattern '{pattern}' names {told_dense({name: dense[name] for name in hit})}")
             known = ", ".join(name for some in names.values() for name in some)
             raise ModelError(f"Pattern '{pattern}' matches none of the prunable weights: {known}.")
     chosen = [
@@ -174,13 +161,37 @@ def prunable_layout(model: nn.Module, include: tuple[str, ...] | None = None, ex
         if (key not in opted_in if include is None else matches(key, include)) and not matches(key, exclude)
     ]
     if not chosen:
-        raise ModelError(
-            "The model has no prunable weight: no Linear, Conv or attention layer is left after include and exclude."
-        )
+        raise ModelError(_nothing_prunable(model, len(names), dense))
     canonical = {id(tensor): name for name, tensor in own_parameters(model).items()}
     layout = {canonical[key]: registered[names[key][0]] for key in chosen}
     _check_memory(layout)
-    return Layout(tuple(layout), tuple(tuple(tensor.shape) for tensor in layout.values()))
+    left = {n: d for n, d in dense.items() if include is None and not any(fnmatchcase(n, p) for p in exclude)}
+    return Layout(tuple(layout), tuple(tuple(tensor.shape) for tensor in layout.values()), uses.kinds, left)
+
+
+def told_dense(dense: Mapping[str, Dense]) -> str:
+    """A sentence's end about parameters that stay dense: how many weights, which, why, and the way out."""
+    shown = [f"'{name}' ({entry.reason})" for name, entry in list(dense.items())[:6]]
+    more = f" and {len(dense) - 6} more" if len(dense) > 6 else ""
+    way_out = (
+        "make a parametrized weight plain before you prune (torch.nn.utils.parametrize.remove_parametrizations)"
+        if any("parametrization" in entry.reason for entry in dense.values())
+        else "name the parameters of a layer class of your own by panning.register_kind"
+    )
+    n = sum(entry.n_weights for entry in dense.values())
+    return f"{n} weights that cannot be masked: {', '.join(shown)}{more}. To prune them, {way_out}."
+
+
+def _nothing_prunable(model: nn.Module, n_covered: int, dense: Mapping[str, Dense]) -> str:
+    if n_covered:
+        return "The model has no prunable weight: no layer is left after include and exclude."
+    if dense:
+        return f"The model has no prunable weight. It has {told_dense(dense)}"
+    found = ", ".join(f"{name} {tuple(p.shape)}" for name, p in list(own_parameters(model).items())[:8])
+    return (
+        "The model has no prunable weight: no Linear, Conv or attention layer, and no parameter that is known to multiply "
+        f"activations. Its parameters: {found or 'none'}. panning.register_kind makes those of a class of your own prunable."
+    )
 
 
 #: Classes that wrap or compile a network, and what to pass in place of each.
@@ -191,8 +202,12 @@ WRAPPERS: dict[type[nn.Module], str] = {
 }
 
 
-def _check_modules(model: nn.Module) -> None:
-    """Reject modules whose forward would ignore substituted weights or keep them afterwards."""
+def check_runnable(model: nn.Module) -> None:
+    """Reject modules whose forward would ignore substituted weights or keep them afterwards.
+
+    Raises:
+        ModelError: with the module, and what to do.
+    """
     for name, module in model.named_modules():
         where = f"The module '{name}'" if name else "The model"
         for wrapper, instead in WRAPPERS.items():

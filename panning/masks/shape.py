@@ -65,8 +65,8 @@ class Shape:
         Args:
             positions: the flat positions, of the parameter's shape.
         """
-        if not kind.by_default:  # an embedding is looked up: it has no inputs that are summed
-            return None
+        if not kind.by_default or (kind.inputs is not None and len(shape) > 2):
+            return None  # an embedding is looked up: it has no inputs that are summed; taps are those of convolutions
         taps = math.prod(shape[2:])
         units = by_unit(positions, kind, module)  # [units, inputs * taps]
         n_units, n_inputs = units.shape[0], units.shape[1] // taps
@@ -96,7 +96,7 @@ class Shaped:
             ConfigError: if the text names no shape.
             ModelError: if the shape covers no layer.
         """
-        shape, kinds = Shape.parse(text), prunable_parameters(model)
+        shape, kinds = Shape.parse(text), prunable_parameters(model, layout.found)
         found: dict[str, Tensor] = {}
         for name, part, size in zip(layout.names, layout.slices(), layout.shapes, strict=True):
             positions = torch.arange(part.start, part.stop).view(size)

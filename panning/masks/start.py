@@ -184,7 +184,7 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
     if gain != 1.0 and not row.takes_gain:
         raise ConfigError(f"Start '{scheme}' has no gain, given {gain}; leave gain away.")
     parameters = check_masks_fit(model, masks)
-    kinds = prunable_parameters(model)
+    kinds = prunable_parameters(model, masks.layout.found)
     inner = list(parameters)[1:-1]
     new: dict[str, Tensor] = {}
     rates: dict[str, float] = {}

@@ -28,12 +28,13 @@ def described(problem: Problem, result: PruneResult, *, method: str, all_alive: 
         said: more for the manifest; what is None, False or empty is not said.
     """
     facts = report(Connectivity.of(problem), result.mask)
-    doubts = doubts_of(problem, result)
+    doubts, layout = doubts_of(problem, result, ranked=said.get("shape") is None), problem.layout
     masks = result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=problem.seed,
         **({} if problem.input_shape is None else {"input_shape": list(problem.input_shape)}),
         **{name: value for name, value in said.items() if value not in (None, False, {}, [])},
         **facts.facts(),
+        **({"left_dense": {name: left.reason for name, left in layout.dense.items()}} if layout.dense else {}),
         **({"warnings": list(doubts)} if doubts else {}),
     )  # fmt: skip
     return Described(masks, facts, doubts)

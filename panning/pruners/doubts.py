@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from panning.foundation.wrappers import own_parameters
+from panning.masks.layout import told_dense
 from panning.pruners.rounds import PruneResult
 from panning.scoring.problem import Problem
 
@@ -22,11 +23,15 @@ SHOWN = 6
 ADDED = ("bias", "beta", "token", "pos")
 
 
-def doubts_of(problem: Problem, result: PruneResult) -> tuple[str, ...]:
-    """Sentences about the mask of a pruner's result; none where nothing is to be said."""
+def doubts_of(problem: Problem, result: PruneResult, *, ranked: bool = True) -> tuple[str, ...]:
+    """Sentences about the mask of a pruner's result; none where nothing is to be said.
+
+    Args:
+        ranked: whether the mask keeps the best of all weights; one in N:M groups keeps the best of each group.
+    """
     layout, mask = problem.layout, result.mask
     n_kept, kept = int(mask.sum()), layout.counts(mask)
-    doubts, equal = [], _equals(result)
+    doubts, equal = [], _equals(result) if ranked else None
     if equal is not None and (n_equal := int((mask & equal).sum())) > MANY * n_kept:
         counts = layout.counts(mask & equal)
         layers = [name for name, n, of in zip(layout.names, counts, kept, strict=True) if 2 * n > of]
@@ -40,6 +45,12 @@ def doubts_of(problem: Problem, result: PruneResult) -> tuple[str, ...]:
         doubts.append(
             f"{len(empty)} of {len(kept)} layers keep no weight at all: {_list(empty)}. {reason}A higher density, another "
             "method or layer quotas (erk) leave every layer some."
+        )
+    if layout.dense:
+        n_dense = sum(entry.n_weights for entry in layout.dense.values())
+        share = n_dense / (n_dense + layout.n_prunable)
+        doubts.append(
+            f"{share:.1%} of all weights stay dense, beside the density asked for: {told_dense(layout.dense)}"
         )
     return tuple(doubts)
 

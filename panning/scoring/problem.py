@@ -54,7 +54,8 @@ class Problem:
     @classmethod
     def of(cls, model: nn.Module, input_shape: tuple[int, ...], batches: BatchSource | None, **rest: object) -> Problem:
         """The problem of pruning all prunable parameters of ``model`` (``prunable_layout``)."""
-        return cls(model, prunable_layout(model), tuple(input_shape), batches, **rest)  # type: ignore[arg-type]
+        layout = prunable_layout(model, example=Example.of_shape(model, input_shape))
+        return cls(model, layout, tuple(input_shape), batches, **rest)  # type: ignore[arg-type]
 
     @cached_property
     def weight(self) -> Tensor:
@@ -74,7 +75,7 @@ class Problem:
 
     @cached_property
     def _kinds(self) -> dict[str, tuple[Kind, nn.Module]]:
-        return prunable_parameters(self.model)
+        return prunable_parameters(self.model, self.layout.found)
 
     def by_unit(self, flat: Tensor) -> dict[str, Tensor]:
         """The parts [output units, weights into each] of a flat tensor, by parameter; whichever axis is the output's."""

@@ -1,0 +1,302 @@
+"""How a forward pass uses the parameters that no kind covers: what multiplies activations is a weight, whatever its module.
+
+One pass on an example is watched. What depends on the input is told from what is computed of parameters alone. A parameter
+(or a view of one) that meets an activation in ``linear``, ``matmul``, ``addmm``, ``einsum`` or a convolution is prunable,
+and the axes over which the product sums belong to the input. A parameter of which the weight is computed first, as under
+weight_norm, cannot be masked as the weight itself: it stays dense, and its user is told.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+
+from panning.flow import Example, functions
+from panning.foundation.device import device_of
+from panning.foundation.errors import PanningError
+from panning.foundation.nests import tensors_in
+from panning.foundation.wrappers import own_names, own_parameters, owners
+from panning.masks.kinds import Kind, prunable_parameters
+
+#: What an operand of a product contributes: its number among the arguments, and the axes that the product sums over.
+Operands = Callable[[tuple[Any, ...]], Iterator[tuple[int, tuple[int, ...]]]]
+
+
+@dataclass
+class Uses:
+    """What a pass has shown.
+
+    Attributes:
+        kinds: the kinds of parameters that no table covers and that are weights, by name.
+        dense: parameters that are no weights themselves, but make weights, by name, with the reason why they stay dense.
+    """
+
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    dense: dict[str, str] = field(default_factory=dict)
+
+
+def uses_of(model: nn.Module, example: Example | None) -> Uses:
+    """How ``model`` uses what no kind covers.
+
+    Args:
+        example: what the network is run on; None looks at the modules alone.
+    """
+    uses = Uses(dense=_parametrized(model))
+    parameters = own_parameters(model, remove_duplicate=False)
+    for name, tensor in parameters.items():
+        if not tensor.is_floating_point() and not tensor.is_complex() and tensor.dim() > 1:
+            uses.dense[name] = f"it holds {tensor.dtype}, which no score is known for"
+    if example is not None and (unknown := unknown_parameters(model)):
+        _watch(model, example, unknown, uses)
+    return uses
+
+
+def unknown_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters of at least two axes that no kind covers: only a forward pass shows what they are."""
+    parameters = own_parameters(model, remove_duplicate=False)
+    known = (*prunable_parameters(model), *_parametrized(model))
+    seen = {id(parameters[name]) for name in known}
+    return {
+        name: p
+        for name, p in parameters.items()
+        if id(p) not in seen and p.dim() > 1 and p.numel() and (p.is_floating_point() or p.is_complex())
+    }
+
+
+def _parametrized(model: nn.Module) -> dict[str, str]:
+    """The parameters of which parametrizations compute weights, with the reason why they stay dense."""
+    found, own = {}, own_names(model)
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for key, steps in module.parametrizations.items():
+                made = " and ".join(type(step).__name__.lstrip("_") for step in steps)
+                for name, _ in steps.named_parameters():
+                    full = f"{path}.parametrizations.{key}.{name}" if path else f"parametrizations.{key}.{name}"
+                    found[own[full]] = f"the parametrization {made} computes '{key}' from it"
+    return found
+
+
+def packed_weights(model: nn.Module) -> dict[str, int]:
+    """The quantised layers of ``model``, whose weights are no parameters, and how many weights each has."""
+    found = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if hasattr(module, "_packed_params") and callable(weight):
+            found[name] = weight().numel()
+    return found
+
+
+def _watch(model: nn.Module, example: Example, left: Mapping[str, Tensor], uses: Uses) -> None:
+    parameters = {name: p.detach() for name, p in own_parameters(model).items()}
+    dtype = next((p.dtype for p in parameters.values() if p.is_floating_point()), torch.float32)
+    inputs = example.ones(dtype, device_of(model))
+    watching = _Watching(inputs, {name: p for name, p in parameters.items() if name in left})
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.enable_grad(), watching:  # what it warns of, it will again
+            example.outputs(model, parameters, inputs, {}, dtype)
+    except (PanningError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError):
+        return  # whatever scores this network will say what is wrong
+    modules = owners(model)
+    for name, axes in watching.summed.items():
+        of, by_default = type(modules[name][1]), name not in watching.looked_up
+        uses.kinds[name] = Kind(of, (name.rpartition(".")[2],), by_default=by_default, inputs=axes)
+    uses.dense |= {name: why for name, why in watching.dense.items() if name not in uses.kinds}
+
+
+class _Watching(TorchFunctionMode):
+    """Watches which parameters meet activations, and how.
+
+    Attributes:
+        summed: the axes over which a product with a parameter sums, by the parameter's name.
+        dense: parameters that make weights but are none, or that are used in another way, with the reason.
+        looked_up: parameters that are tables for tokens.
+    """
+
+    def __init__(self, inputs: Any, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.parameters = parameters
+        self.homes = {p.untyped_storage().data_ptr(): name for name, p in parameters.items()}
+        self.fed = _Known(tensors_in(inputs))
+        self.made: dict[int, frozenset[str]] = {}
+        self.held: list[
+            Tensor
+        ] = []  # what has an entry in ``made`` stays alive, or another tensor would get its number
+        self.summed: dict[str, tuple[int, ...]] = {}
+        self.dense: dict[str, str] = {}
+        self.looked_up: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given = list(tensors_in((args, list(kwargs.values()))))
+        fed = any(x in self.fed for x in given)
+        if fed and func in PRODUCTS:
+            self._look(func, args, kwargs)
+        elif fed and func not in LOOKED_UP:
+            self._look_elsewhere(func, given, result)
+        names = frozenset[str]().union(*(self._names(x) for x in given))
+        for made in tensors_in(result):
+            if fed:
+                self.fed.add(made)
+            elif names and made not in self.fed:
+                self.made[id(made)] = names
+                self.held.append(made)
+        return result
+
+    def _names(self, x: Tensor) -> frozenset[str]:
+        """The parameters that ``x`` is, or is computed from."""
+        if x in self.fed:
+            return frozenset()
+        if (found := self.made.get(id(x))) is not None:
+            return found
+        name = self._name(x)
+        return frozenset() if name is None else frozenset((name,))
+
+    def _name(self, x: Tensor) -> str | None:
+        """The parameter that ``x`` is, or is a view of."""
+        if x.layout != torch.strided:
+            return None
+        name = self.homes.get(x.untyped_storage().data_ptr())
+        return name if name is not None and x.dtype == self.parameters[name].dtype else None
+
+    def _look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        args = (*args, *kwargs.values()) if func is not torch.einsum else args
+        for number, axes in PRODUCTS[func](args):
+            weight = args[number] if number < len(args) else None
+            if not isinstance(weight, Tensor) or weight in self.fed:
+                continue
+            name = self._name(weight)
+            if name is not None:
+                self.summed.setdefault(name, _axes_of(self.parameters[name], weight, axes))
+                if func is F.embedding:
+                    self.looked_up.add(name)
+            else:
+                for source in self._names(weight):
+                    why = f"it is computed with before {_called(func)} multiplies with the result"
+                    self.dense.setdefault(source, why)
+
+    def _look_elsewhere(self, func: Any, given: list[Tensor], result: Any) -> None:
+        """Note parameters that meet activations otherwise than element by element."""
+        known = [self._name(x) for x in given if x not in self.fed and x.dim() > 1]
+        names = [name for name in known if name is not None]
+        if names and not _by_element(given, result):
+            for name in names:
+                self.dense.setdefault(name, f"panning does not know how {_called(func)} uses it")
+
+
+class _Known:
+    """A set of tensors by identity, which keeps them alive."""
+
+    def __init__(self, tensors: Any) -> None:
+        self.tensors = {id(x): x for x in tensors}
+
+    def add(self, x: Tensor) -> None:
+        self.tensors[id(x)] = x
+
+    def __contains__(self, x: Tensor) -> bool:
+        return id(x) in self.tensors
+
+
+def _called(func: Any) -> str:
+    return getattr(func, "__name__", "a function").strip("_")
+
+
+def _by_element(given: list[Tensor], result: Any) -> bool:
+    """Whether a function's result has the shape that its arguments have together, if it is one tensor."""
+    if not isinstance(result, Tensor):
+        return False
+    try:
+        return torch.broadcast_shapes(*(x.shape for x in given)) == result.shape
+    except RuntimeError:
+        return False
+
+
+def _axes_of(parameter: Tensor, view: Tensor, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of ``parameter`` that the ``axes`` of a view of it run along."""
+    summed = {axis % view.dim() for axis in axes}
+    found = []
+    for axis, (stride, size) in enumerate(zip(parameter.stride(), parameter.shape, strict=True)):
+        along = [
+            (step, number)
+            for number, (step, n) in enumerate(zip(view.stride(), view.shape, strict=True))
+            if size > 1 and step and stride % step == 0 and stride < step * n
+        ]
+        if along and max(along)[1] in summed:
+            found.append(axis)
+    return tuple(found)
+
+
+# --- what multiplies: (number of the operand, the axes that are summed over), for either operand that may be a weight ---
+
+
+def _layer(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(x, weight [out, in, ...], ...)"""
+    if len(args) > 1 and isinstance(args[1], Tensor):
+        yield 1, tuple(range(1, args[1].dim()))
+
+
+def _transposed(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(x, weight [in, out, ...], ...)"""
+    if len(args) > 1 and isinstance(args[1], Tensor):
+        yield 1, (0, *range(2, args[1].dim()))
+
+
+def _matrices(first: int) -> Operands:
+    def operands(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+        if len(args) > first + 1 and isinstance(args[first + 1], Tensor):
+            yield first, (-1,)
+            yield first + 1, (-2,) if args[first + 1].dim() > 1 else (0,)
+
+    return operands
+
+
+def _einsum(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    equation = args[0]
+    if not isinstance(equation, str):
+        return
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow:
+        right = "".join(letter for letter in sorted(set(left) - {","}) if left.count(letter) == 1)
+    for number, term in enumerate(terms):
+        others = "".join(terms[:number] + terms[number + 1 :])
+        if "..." not in term:
+            yield number + 1, tuple(i for i, x in enumerate(term) if x in others and x not in right)
+
+
+def _bilinear(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    yield 2, (1, 2)
+
+
+def _table(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    yield 1, (0,)
+
+
+PRODUCTS: dict[Any, Operands] = {
+    F.linear: _layer,
+    **{function: _transposed if "transpose" in function.__name__ else _layer for function in functions.CONVOLUTIONS},
+    **dict.fromkeys((*functions.MATRIX_PRODUCTS, operator.matmul, Tensor.__matmul__), _matrices(0)),
+    Tensor.__rmatmul__: lambda args: ((1 - number, axes) for number, axes in _matrices(0)((args[1], args[0]))),
+    **{
+        function: _matrices(1)
+        for function in functions.FUSED
+        if function.__name__ in ("addmm", "addmv", "baddbmm", "addbmm")
+    },
+    torch.einsum: _einsum,
+    **dict.fromkeys((F.bilinear, torch.bilinear), _bilinear),
+    F.embedding: _table,
+}
+#: What puts a parameter beside activations or looks something up in it.
+LOOKED_UP = (
+    *functions.CONCATENATIONS, *functions.RESHAPES, torch.gather, Tensor.gather, torch.index_select, Tensor.index_select,
+    Tensor.__setitem__, Tensor.copy_,
+)  # fmt: skip
