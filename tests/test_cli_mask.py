@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -44,9 +42,7 @@ def model(monkeypatch: pytest.MonkeyPatch, tiny_mlp: nn.Module) -> None:
         assert (name, input_shape, n_classes, allow_import) == ("tiny", (4,), 2, True)
         return tiny_mlp
 
-    fake = types.ModuleType("panning.models")
-    fake.build_model = build_model  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "panning.models", fake)
+    monkeypatch.setattr("panning.models.build_model", build_model)
 
 
 class Result:

@@ -19,7 +19,7 @@ from panning.training.moving.methods import deep_rewiring, partial, pruning_awar
 from panning.training.moving.methods.iterative import n_rounds
 from panning.training.moving.selection import cosine, drop, grow, highest, shares, top_units
 from panning.training.moving.timing import Ramp
-from panning.training.presets import dynamic_preset_names, load_dynamic_preset
+from panning.training.presets import dynamic_presets, load_dynamic_preset
 from panning.training.recipe import Plan, Recipe
 
 
@@ -262,7 +262,7 @@ def test_lenets_of_imp_train_as_open_lth_has_them() -> None:
 N_TRAIN = {"mnist": 54_000, "fashion_mnist": 54_000, "cifar10": 45_000, "cifar100": 45_000, "tiny_imagenet": 90_000}
 
 
-@pytest.mark.parametrize("name", dynamic_preset_names())
+@pytest.mark.parametrize("name", dynamic_presets())
 def test_every_preset_has_time_to_move(name: str) -> None:
     setting, (row, task, _) = load_dynamic_preset(name), name.split("/")
     method, plan = make_dynamic(row, setting.options), Plan.of(setting.recipe, N_TRAIN[task.rpartition("-")[2]])

@@ -173,8 +173,8 @@ def test_onnx_runs(mask_file: Path) -> None:
     [
         (["--format", "onyx"], UnknownNameError, "Did you mean 'onnx'"),
         (["--fold"], typer.BadParameter, "goes with --format onnx"),
-        (["--weights", "absent.safetensors"], ModelError, "absent.safetensors holds no weights of 'mlp'"),
-        (["--weights", "mask.safetensors"], ModelError, "mask.safetensors holds no weights of 'mlp'"),
+        (["--weights", "absent.safetensors"], ModelError, "No weights can be read from absent.safetensors"),
+        (["--weights", "mask.safetensors"], ModelError, "weights in mask.safetensors do not fit this network"),
         (["--model", "lenet300_100"], MaskError, "another network"),
     ],
 )

@@ -37,7 +37,7 @@ from panning.jobs.work import Job, execute
 from panning.pruners.controls import CONTROLS
 from panning.tasks import DataSource
 from panning.training import DYNAMICS, make_dynamic
-from panning.training.presets import dynamic_preset_names, load_dynamic_preset, load_recipe, recipe_names
+from panning.training.presets import dynamic_presets, load_dynamic_preset, load_recipe, recipes
 
 SHORT = {"epochs": 2, "batch_size": 50, "learning_rate": 0.05}
 CONFIG: dict[str, Any] = {
@@ -287,20 +287,20 @@ def test_every_control_has_a_name_in_tables() -> None:
     assert set(CONTROLLED) == set(CONTROLS)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipes())
 def test_every_preset_is_a_recipe(name: str) -> None:
     assert load_recipe(name).epochs > 0
 
 
-@pytest.mark.parametrize("name", dynamic_preset_names())
+@pytest.mark.parametrize("name", dynamic_presets())
 def test_every_preset_of_a_dynamic_method_has_its_numbers(name: str) -> None:
     method, setting, form = name.split("/")
-    assert form in ("paper", "short") and f"{setting}/{form}" in {*recipe_names()}
+    assert form in ("paper", "short") and f"{setting}/{form}" in {*recipes()}
     assert make_dynamic(method, load_dynamic_preset(name).options, name) is not None
 
 
 def test_every_dynamic_method_has_a_preset() -> None:
-    assert {name.split("/")[0] for name in dynamic_preset_names()} == set(DYNAMICS)
+    assert {name.split("/")[0] for name in dynamic_presets()} == set(DYNAMICS)
 
 
 def test_masks_that_move_are_rows_like_others(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def export(
     form: Annotated[str, typer.Option("--format", help="compact, masked or onnx.")] = "compact",
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="A safetensors state_dict of the network. Default: the mask's initial weights."),
+        typer.Option("--weights", help="Safetensors, or a state_dict. Default: the mask's initial weights."),
     ] = None,
     fold: Annotated[
         bool, typer.Option("--fold", help="With onnx: constants into biases, for networks that are done with training.")
@@ -92,27 +92,15 @@ def export(
 
 def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple[nn.Module, int]:
     """The network of a mask with the given weights, or those of the mask's seed; and its number of classes."""
-    from panning.cli.mask import network_of, shape_in
-    from panning.export.folder import with_tensors
-    from panning.foundation.errors import ModelError
-    from panning.foundation.tensorfile import DAMAGE, read_tensors
-    from panning.foundation.wrappers import prefix_of
+    from panning.cli.mask import described_network
+    from panning.models.weights import load_weights
 
-    shape, n_classes, seed = shape_in(mask, masks), masks.manifest.get("n_classes"), masks.manifest.get("seed")
-    if shape is None or type(n_classes) is not int:
-        raise typer.BadParameter(f"{mask} does not say its input shape and classes: make it with panning prune.")
-    model = network_of(masks, name, shape, n_classes, seed if type(seed) is int else 0)
-    if weights is None:
-        return model, n_classes
-    try:
-        _, tensors = read_tensors(weights, None)
-        prefix = prefix_of(tensors)  # of a wrapper around the network that was saved
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        if missing := set(model.state_dict()) - set(tensors):
-            raise ValueError(f"it has no '{min(missing)}'")
-        return with_tensors(model, tensors), n_classes
-    except DAMAGE as error:
-        raise ModelError(f"{weights} holds no weights of '{name}': {error}.") from None
+    model, _, n_classes = described_network(mask, masks, name)
+    if weights is not None:
+        load_weights(model, weights)
+    elif "weights" in masks.manifest:
+        raise typer.BadParameter(f"{mask} was made for weights from a file: give them, or trained ones, as --weights.")
+    return model, n_classes
 
 
 def _check_free(folder: Path) -> None:

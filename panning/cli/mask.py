@@ -104,13 +104,7 @@ def verify(
     given_shape = _parse_shape(input_shape) if input_shape is not None else None
     masks = load_masks(file)
     if model is not None:
-        shape = given_shape or shape_in(file, masks)
-        n_classes = classes or masks.manifest.get("n_classes")
-        if shape is None or type(n_classes) is not int or n_classes < 1:
-            raise typer.BadParameter(
-                f"{file} does not say its input shape and classes; add --input-shape C,H,W and --classes N."
-            )
-        _check_model(file, masks, model, shape, n_classes)
+        _check_model(file, masks, model, given_shape, classes)
     output.say(f"ok: {masks.n_kept} of {masks.n_prunable} weights kept, fingerprint {fingerprint(masks.layout)}")
 
 
@@ -147,9 +141,9 @@ def convert(
         output.note("Only panning's own formats say where a mask comes from; its manifest was left behind.")
 
 
-def _check_model(file: Path, masks: Masks, name: str, input_shape: tuple[int, ...], n_classes: int) -> None:
-    model = network_of(masks, name, input_shape, n_classes)
-    effective = masks.effective_density(model, input_shape)
+def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | None, classes: int | None) -> None:
+    model, shape, _ = described_network(file, masks, name, shape, classes)
+    effective = masks.effective_density(model, shape)
     claimed = masks.manifest.get("effective_density")
     # Both are a count divided by n_prunable, and rounding in a manifest may cost half a weight.
     if isinstance(claimed, int | float) and abs(claimed - effective) * masks.n_prunable > 0.5:
@@ -179,32 +173,49 @@ def _parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def shape_in(file: Path, masks: Masks) -> tuple[int, ...] | None:
-    """The shape of one input that a mask file names; None if it names none."""
-    try:
-        return masks.input_shape
-    except MaskError as error:
-        raise MaskError(f"{file}: {error}") from None
+def described_network(
+    file: Path, masks: Masks, name: str, shape: tuple[int, ...] | None = None, classes: int | None = None
+) -> tuple[nn.Module, tuple[int, ...], int]:
+    """The network of a mask at its initial weights, the shape of one input and the number of classes.
 
+    The network is built only after a check that the mask belongs to it: a file may name any number of classes.
 
-def network_of(masks: Masks, name: str, input_shape: tuple[int, ...], n_classes: int, seed: int = 0) -> nn.Module:
-    """The network of a mask at its initial weights; it is built only after a check that the mask belongs to it.
+    Args:
+        shape, classes: in place of what the mask's manifest says.
 
     Raises:
-        MaskError: if the mask belongs to another network: a file may name any number of classes.
+        MaskError: if the mask belongs to another network, or its manifest names what is no shape.
     """
     import torch
 
     from panning.masks.masks import check_masks_fit
-    from panning.models import build_model, is_of_library
+    from panning.models import build_model
+    from panning.models.libraries import is_of_library
 
-    build = partial(build_model, name, input_shape=input_shape, n_classes=n_classes, seed=seed, allow_import=True)
+    try:
+        shape = shape or masks.input_shape
+    except MaskError as error:
+        raise MaskError(f"{file}: {error}") from None
+    n_classes, seed = classes or masks.manifest.get("n_classes"), masks.manifest.get("seed")
+    if shape is None or type(n_classes) is not int or n_classes < 1:
+        raise typer.BadParameter(
+            f"{file} does not say its input shape and classes: make it with panning prune, or with panning mask verify add "
+            "--input-shape C,H,W and --classes N."
+        )
+    build = partial(
+        build_model,
+        name,
+        input_shape=shape,
+        n_classes=n_classes,
+        seed=seed if type(seed) is int else 0,
+        allow_import=True,
+    )
     if ":" not in name or is_of_library(name):  # the user's own code may do anything with sizes
         with torch.device("meta"):
             check_masks_fit(build(), masks)
     model = build()
     check_masks_fit(model, masks)
-    return model
+    return model, shape, n_classes
 
 
 def _one_line(value: object) -> str:

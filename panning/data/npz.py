@@ -8,22 +8,21 @@ headers, and checked, before memory is asked for; nothing is unpickled.
 from __future__ import annotations
 
 import lzma
-import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 
 from panning.data.splits import InMemorySplit, Parts
 from panning.foundation.errors import DataError
+from panning.foundation.npy import array_header, read_array
 
 #: An archive that claims to unpack to more is refused.
 MAX_NPZ_BYTES = 4 * 2**30
@@ -34,14 +33,6 @@ MAX_CHANNELS = 4
 
 #: What zipfile and the decompressors raise on a damaged or hostile archive, BadZipFile apart.
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, struct.error)
-
-_READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-
-
-@dataclass(frozen=True)
-class _Header:
-    dtype: np.dtype
-    shape: tuple[int, ...]
 
 
 def read_npz(path: Path) -> Parts:
@@ -91,62 +82,45 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _check_part(archive: zipfile.ZipFile, path: Path, part: str) -> tuple[int, ...]:
     """Check both headers of a part; the shape (H, W) or (H, W, C) of one image."""
-    images, labels = (_header(archive, path, f"{part}_{kind}") for kind in ("images", "labels"))
-    if images.dtype != np.uint8 or len(images.shape) not in (3, 4):
+    (images, kind), (labels, label_kind) = (_header(archive, path, f"{part}_{what}") for what in ("images", "labels"))
+    if kind != np.uint8 or len(images) not in (3, 4):
+        raise DataError(f"{path}: {part}_images is {kind} {list(images)}; allowed is uint8 [n, H, W] or [n, H, W, C].")
+    if len(images) == 4 and images[3] > MAX_CHANNELS:
         raise DataError(
-            f"{path}: {part}_images is {images.dtype} {list(images.shape)}; allowed is uint8 [n, H, W] or [n, H, W, C]."
+            f"{path}: {part}_images {list(images)} has {images[3]} channels, at most {MAX_CHANNELS} are allowed; the "
+            "channels come last: [n, H, W, C]."
         )
-    if len(images.shape) == 4 and images.shape[3] > MAX_CHANNELS:
+    if label_kind.kind not in "iu" or not (len(labels) == 1 or labels[1:] == (1,)):
         raise DataError(
-            f"{path}: {part}_images {list(images.shape)} has {images.shape[3]} channels, at most {MAX_CHANNELS} are "
-            "allowed; the channels come last: [n, H, W, C]."
+            f"{path}: {part}_labels is {label_kind} {list(labels)}; allowed is an integer array [n] or [n, 1]."
         )
-    if labels.dtype.kind not in "iu" or not (len(labels.shape) == 1 or labels.shape[1:] == (1,)):
-        raise DataError(
-            f"{path}: {part}_labels is {labels.dtype} {list(labels.shape)}; allowed is an integer array [n] or [n, 1]."
-        )
-    if images.shape[0] != labels.shape[0]:
-        raise DataError(f"{path}: {part}_images has {images.shape[0]} entries, but {part}_labels {labels.shape[0]}.")
-    return images.shape[1:]
+    if images[0] != labels[0]:
+        raise DataError(f"{path}: {part}_images has {images[0]} entries, but {part}_labels {labels[0]}.")
+    return images[1:]
 
 
-def _header(archive: zipfile.ZipFile, path: Path, key: str) -> _Header:
-    """Type and shape of an array, checked against the size that the zip directory gives; no data are read."""
-    member = f"{key}.npy"
-    if member not in archive.namelist():
+def _header(archive: zipfile.ZipFile, path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array, checked against the size that the zip directory gives; no data are read."""
+    if f"{key}.npy" not in archive.namelist():
         found = ", ".join(sorted(name.removesuffix(".npy") for name in archive.namelist())[:20]) or "nothing"
         raise DataError(
             f"{path} has no array '{key}'; found: {found}. Needed: train_images, train_labels, test_images, "
             "test_labels; optional: val_images and val_labels together."
         )
-    with archive.open(member) as stream:
-        try:
-            version = npy.read_magic(stream)
-            if version not in _READ_HEADER:
-                raise ValueError(f"array format {version} is not known")
-            shape, _, dtype = _READ_HEADER[version](stream)
-        except Exception as error:  # NumPy parses the header as Python and raises whatever that led to
-            raise DataError(f"{path}: '{key}' is not a NumPy array: {error}") from None
-        n_bytes = archive.getinfo(member).file_size - stream.tell()
-    if dtype.hasobject:
-        raise DataError(f"{path}: '{key}' holds pickled Python objects, which are never read; store plain numbers.")
-    if any(size < 1 for size in shape) or math.prod(shape) * dtype.itemsize != n_bytes:
-        raise DataError(
-            f"{path}: '{key}' claims {dtype} {list(shape)}, {math.prod(shape) * dtype.itemsize} bytes, but {n_bytes} "
-            "bytes are stored; sizes must be at least 1 and agree."
-        )
-    return _Header(dtype, shape)
+    try:
+        return array_header(archive, f"{key}.npy")
+    except ValueError as error:
+        raise DataError(f"{path}: '{key}' {error}.") from None
 
 
 def _load(archive: zipfile.ZipFile, path: Path, part: str) -> InMemorySplit:
     """Read a part whose headers are checked."""
     arrays = []
     for key in (f"{part}_images", f"{part}_labels"):
-        with archive.open(f"{key}.npy") as stream:
-            try:
-                arrays.append(npy.read_array(stream, allow_pickle=False))
-            except ValueError as error:
-                raise DataError(f"{path}: '{key}' cannot be read: {error}") from None
+        try:
+            arrays.append(read_array(archive, f"{key}.npy"))
+        except ValueError as error:
+            raise DataError(f"{path}: '{key}' cannot be read: {error}") from None
     images, labels = arrays
     if labels.max() > np.iinfo(np.int64).max:  # would wrap around to a negative label
         raise DataError(f"{path}: {part}_labels holds {labels.max()}; labels must be 0..n_classes - 1.")

@@ -116,8 +116,6 @@ def load_policy(path: str | Path) -> PolicyNet:
     path = Path(path)
     if not path.is_file():
         raise PolicyError(f"No policy file '{path}'; panning.train_agent, or 'panning train-agent', makes one.")
-    if path.stat().st_size > MAX_POLICY_BYTES:
-        raise PolicyError(f"{path} is larger than a policy may be ({MAX_POLICY_BYTES >> 20} MiB).")
     try:
         data = read_regular(path, MAX_POLICY_BYTES)
     except OSError as error:

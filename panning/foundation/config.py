@@ -142,8 +142,6 @@ def read_yaml(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"No configuration file '{path}'.")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path} is larger than a configuration may be ({MAX_CONFIG_BYTES >> 10} KiB).")
     try:
         return yaml.load(read_regular(path, MAX_CONFIG_BYTES).decode(), _Loader)
     except OSError as error:

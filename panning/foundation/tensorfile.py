@@ -34,6 +34,11 @@ def read_tensors(path: Path, key: str | None) -> tuple[Any, dict[str, Tensor]]:
         return values, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def packed(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """The bytes of a safetensors file; tied tensors are written under each of their names."""
     return save({name: _copied(tensor.detach()) for name, tensor in tensors.items()}, metadata)

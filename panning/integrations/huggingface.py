@@ -21,7 +21,7 @@ from torch import Tensor
 from panning.foundation.errors import MaskError
 from panning.foundation.extras import extra_packages
 from panning.foundation.files import write_atomic
-from panning.foundation.tensorfile import DAMAGE, packed, read_tensors
+from panning.foundation.tensorfile import DAMAGE, packed, read_tensors, under
 from panning.integrations.held import Enforced, Fit, Held, MaskSource, Moved, State
 from panning.masks.masks import Masks
 from panning.training.moving.method import Dynamic
@@ -140,8 +140,7 @@ def _dump(state: State) -> bytes:
 def _read(path: Path) -> State:
     try:
         moving, tensors = read_tensors(path, _KEY)
-        named = {name.removeprefix(_MOVING): t for name, t in tensors.items() if name.startswith(_MOVING)}
-        return {"masks": tensors["masks"], "moving": {**moving, "tensors": named}}
+        return {"masks": tensors["masks"], "moving": {**moving, "tensors": under(tensors, _MOVING)}}
     except DAMAGE as error:
         raise MaskError(
             f"The training goes on from a checkpoint, but {path} cannot be read ({error}). Pass resume_from with the "

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
+from panning.foundation.npy import array_header, read_array
 from panning.foundation.torchfile import read_torch_file
 from panning.masks import checks
 from panning.masks.checks import READABLE, Broken, broken, masks_of, short
 from panning.masks.masks import Masks
-
-_NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_zip(path: Path) -> Masks:
@@ -27,7 +24,8 @@ def read_zip(path: Path) -> Masks:
             if (n_bytes := sum(entry.file_size for entry in entries)) > checks.MAX_FILE_BYTES:
                 broken(f"an archive that unpacks to {n_bytes} bytes", f"at most {checks.MAX_FILE_BYTES}")
             if entries and all(entry.filename.endswith(".npy") for entry in entries):
-                return masks_of({entry.filename.removesuffix(".npy"): _read_array(archive, entry) for entry in entries})
+                names = [entry.filename for entry in entries]
+                return masks_of({name.removesuffix(".npy"): _read_array(archive, name) for name in names})
     except (Broken, OSError):
         raise
     except Exception as error:  # hostile bytes can take zipfile and NumPy into any error
@@ -35,20 +33,15 @@ def read_zip(path: Path) -> Masks:
     return masks_of(read_torch(path))
 
 
-def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
-    """An array whose header agrees with its size, which is known before memory is asked for."""
-    name = short(entry.filename)
-    with archive.open(entry) as stream:
-        version = npy.read_magic(stream)
-        if version not in _NPY_HEADERS:
-            broken(f"'{name}' in array format {version}", "1.0 or 2.0, as numpy.savez writes it")
-        shape, _, dtype = _NPY_HEADERS[version](stream)
-        if dtype.kind not in "biuf" or dtype.itemsize > 8 or min(shape, default=1) < 0:
-            broken(f"'{name}' of {short(dtype)} {short(shape)}", "bool, integer or float entries that are 0 or 1")
-        if math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
-            broken(f"'{name}' of {short(shape)} in {entry.file_size} bytes", "as many bytes as its shape needs")
-    with archive.open(entry) as stream:
-        array = npy.read_array(stream, allow_pickle=False)
+def _read_array(archive: zipfile.ZipFile, member: str) -> Tensor:
+    name = short(member)
+    try:
+        shape, dtype = array_header(archive, member)
+    except ValueError as error:
+        broken(f"'{name}', which {short(error)}", "an array of numpy.savez with as many bytes as its shape needs")
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        broken(f"'{name}' of {short(dtype)} {short(shape)}", "bool, integer or float entries that are 0 or 1")
+    array = read_array(archive, member)
     if not np.isin(array, (0, 1)).all():
         broken(f"'{name}' with other entries", "entries that are 0 or 1")
     return torch.from_numpy(array.astype(np.bool_))

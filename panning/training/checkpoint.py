@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from panning.foundation.errors import MaskError, PanningError
 from panning.foundation.files import write_atomic
-from panning.foundation.tensorfile import DAMAGE, packed, read_tensors
+from panning.foundation.tensorfile import DAMAGE, packed, read_tensors, under
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks
 from panning.training.moving.engine import MovingMasks
@@ -99,7 +99,7 @@ def load_checkpoint(
             raise ValueError(f"{loose[0]} belongs to nothing")
         if not all(1 <= epoch <= len(history) for epoch in epochs.values()):
             raise ValueError("its best epochs are not in its history")
-        best = {member: (history[epoch - 1], _take(tensors, f"best.{member}.")) for member, epoch in epochs.items()}
+        best = {member: (history[epoch - 1], under(tensors, f"best.{member}.")) for member, epoch in epochs.items()}
         if any(kinds_of(weights) != kinds_of(model.state_dict()) for _, weights in best.values()):
             raise ValueError("its best tensors are not those of this network")
         masks: dict[int, Tensor] = {}
@@ -109,7 +109,7 @@ def load_checkpoint(
                 raise ValueError("the masks of its best networks are not those of this network")
             if facts["moving"]["step"] != min(len(history) * moving.clock.epoch, moving.n_steps):
                 raise ValueError("its masks are of another step")
-            moving.load_state_dict({**facts["moving"], "tensors": _take(tensors, "moving.")})
+            moving.load_state_dict({**facts["moving"], "tensors": under(tensors, "moving.")})
         restore(own, "model.", model, optimizer)
     except (*DAMAGE, MaskError) as error:
         raise PanningError(
@@ -124,10 +124,6 @@ def _history(given: Any) -> list[Entry]:
     if not all(isinstance(value, int | float) for entry in given for value in entry.values()):
         raise ValueError("its history holds what is no number")
     return given
-
-
-def _take(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def restore(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

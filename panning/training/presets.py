@@ -7,13 +7,15 @@ A recipe is a file of ``panning.configs``/recipes, ``MODEL-DATA.yaml``, with the
 
 from __future__ import annotations
 
-from importlib import resources
+import functools
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import field_validator
 
-from panning.foundation.config import OR_NAME, Config, ConfigT, load_config
-from panning.foundation.registry import unknown_name_message
+from panning.foundation.config import OR_NAME, Config, load_config
+from panning.foundation.packaged import packaged_configs
+from panning.foundation.registry import Row, unknown_name_message
 from panning.training import Recipe
 
 
@@ -29,9 +31,11 @@ class Preset(Config):
     short: Recipe
 
 
-def recipe_names() -> list[str]:
-    """All presets, as ``load_recipe`` takes them."""
-    return [f"{stem}/{form}" for stem in _stems("recipes") for form in Preset.model_fields]
+@functools.cache
+def recipes() -> dict[str, Recipe]:
+    """All presets by ``MODEL-DATA/FORM``."""
+    files = {path.stem: load_config(Preset, path) for path in packaged_configs("recipes").values()}
+    return {f"{stem}/{form}": getattr(file, form) for stem, file in files.items() for form in Preset.model_fields}
 
 
 def load_recipe(name: str) -> Recipe:
@@ -40,11 +44,7 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         ValueError: with the nearest right name.
     """
-    if name not in recipe_names():
-        raise ValueError(unknown_name_message("recipe", name, recipe_names()))
-    stem, _, form = name.rpartition("/")
-    recipe: Recipe = getattr(_load(Preset, "recipes", stem), form)
-    return recipe
+    return _row(recipes(), name, "recipe")
 
 
 class DynamicPreset(Config):
@@ -70,10 +70,11 @@ class DynamicPresets(Config):
     settings: dict[str, DynamicPreset]
 
 
-def dynamic_preset_names() -> list[str]:
-    """All settings of methods that move masks, as ``load_dynamic_preset`` takes them."""
-    files = {stem: _load(DynamicPresets, "dynamics", stem) for stem in _stems("dynamics")}
-    return [f"{stem}/{setting}" for stem, file in files.items() for setting in file.settings]
+@functools.cache
+def dynamic_presets() -> dict[str, DynamicPreset]:
+    """All settings of methods that move masks by ``METHOD/MODEL-DATA/FORM``."""
+    files = {path.stem: load_config(DynamicPresets, path) for path in packaged_configs("dynamics").values()}
+    return {f"{stem}/{name}": setting for stem, file in files.items() for name, setting in file.settings.items()}
 
 
 def load_dynamic_preset(name: str) -> DynamicPreset:
@@ -82,17 +83,10 @@ def load_dynamic_preset(name: str) -> DynamicPreset:
     Raises:
         ValueError: with the nearest right name.
     """
-    if name not in (names := dynamic_preset_names()):
-        raise ValueError(unknown_name_message("preset", name, names))
-    stem, _, setting = name.partition("/")
-    return _load(DynamicPresets, "dynamics", stem).settings[setting]
+    return _row(dynamic_presets(), name, "preset")
 
 
-def _stems(folder: str) -> list[str]:
-    entries = (resources.files("panning.configs") / folder).iterdir()
-    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
-
-
-def _load(kind: type[ConfigT], folder: str, stem: str) -> ConfigT:
-    with resources.as_file(resources.files("panning.configs") / folder / f"{stem}.yaml") as path:
-        return load_config(kind, path)
+def _row(table: Mapping[str, Row], name: str, kind: str) -> Row:
+    if name not in table:
+        raise ValueError(unknown_name_message(kind, name, table))
+    return table[name]

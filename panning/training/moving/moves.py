@@ -15,6 +15,7 @@ from panning.alive.repair import all_alive
 from panning.compaction.cost import multiply_adds
 from panning.foundation.errors import MaskError, NonFiniteError
 from panning.foundation.seeding import torch_generator
+from panning.foundation.tensorfile import under
 from panning.masks.masks import Masks, n_kept_at
 from panning.scoring.problem import Problem
 from panning.training.moving.abilities import RepeatsSchedule, wants_gradient
@@ -154,7 +155,7 @@ class Mover:
 
     def _rewound(self) -> Tensor:
         """Load the remembered network; returns its flat weights."""
-        remembered = {n.removeprefix(REMEMBERED): t for n, t in self.memory.items() if n.startswith(REMEMBERED)}
+        remembered = under(self.memory, REMEMBERED)
         if not remembered:
             raise MaskError("There is no network to rewind to: this state was saved before the step it goes back to.")
         self.problem.model.load_state_dict(remembered)
