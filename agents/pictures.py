@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from panning.foundation.pictures import figure, png
+from panning.agents.config import EnvSpec
+from panning.foundation.pictures import GREY, OURS, Picture, figure, in_style, legend
 from panning.foundation.records import read_records
 
+#: Figure of a rollout -> the title of its panel, and what it is multiplied by.
+PANELS = {
+    "reward": ("reward of an episode", 1.0),
+    "advantage": ("accuracy above the fixed policy's, points", 100.0),
+    "effective_density": ("effective density at the end", 1.0),
+}
 
-def reward_picture(path: Path) -> bytes:
-    """Mean episode reward of each rollout, and the advantage over the fixed policy if the reward trains networks."""
+
+def smoothed(values: Sequence[float], width: int) -> list[float]:
+    """The mean of each value and of those up to ``width`` before it: what an agent has become is not read from what comes.
+
+    Examples:
+        >>> from panning.agents.pictures import smoothed
+        >>> smoothed([0.0, 2.0, 4.0, 6.0], width=1)
+        [0.0, 1.0, 3.0, 5.0]
+    """
+    return [statistics.fmean(values[max(0, i - width) : i + 1]) for i in range(len(values))]
+
+
+@in_style
+def reward_picture(path: Path, env: EnvSpec) -> Picture:
+    """Means over the episodes of each rollout, and their running mean over a tenth of the training.
+
+    Args:
+        path: of ``rollouts.jsonl``.
+        env: what the agent is trained on, for the title.
+    """
     records = sorted(read_records(path), key=lambda record: record.config["rollout"])
-    with_advantage = any("advantage" in record.metrics for record in records)
-    whole, panels = figure(2 if with_advantage else 1, width=4.6, height=3.2)
-    for axes, key, label in zip(
-        panels,
-        ("reward", "advantage"),
-        ("mean episode reward", "advantage over the fixed policy, points"),
-        strict=False,
-    ):
-        scale = 100.0 if key == "advantage" else 1.0
-        points = [(r.config["rollout"] + 1, scale * r.metrics[key]) for r in records if key in r.metrics]
-        axes.plot([x for x, _ in points], [y for _, y in points])
-        axes.set_xlabel("rollout")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-    return png(whole)
+    shown = {name: row for name, row in PANELS.items() if any(name in record.metrics for record in records)}
+    width = max(len(records) // 10, 2)
+    tasks = " and ".join(f"{task.model_name} on {task.label or task.data}" for task in env.tasks)
+    whole, panels = figure(f"{tasks}: the agent's training (PPO)", max(len(shown), 1), width=3.4, height=2.7)
+    for axes, (name, (title, scale)) in zip(panels, shown.items(), strict=False):
+        points = [(r.config["rollout"] + 1, scale * r.metrics[name]) for r in records if name in r.metrics]
+        rollouts, values = [x for x, _ in points], [y for _, y in points]
+        few = len(values) < 20
+        axes.plot(
+            rollouts, values, "o" if few else "-", color=GREY, markersize=3, linewidth=0.8, label="mean of a rollout"
+        )
+        axes.plot(rollouts, smoothed(values, width), color=OURS, label=f"running mean of {width + 1}")
+        axes.set(xlabel="rollout", title=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    legend(whole, panels)
+    columns: list[str] = ["rollout", "episodes", *shown]
+    rows: list[list[Any]] = [[r.config["rollout"] + 1, *(r.metrics.get(name) for name in columns[1:])] for r in records]
+    return Picture(whole, columns, rows)

@@ -222,7 +222,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         if self.render_mode == "ansi":
             return rendering.as_text(self._frames)
         if self.render_mode == "rgb_array":
-            return rendering.as_picture(self._frames)
+            assert self.state and self._task is not None  # set together
+            return rendering.as_picture(self._frames, f"{self._task.spec.model_name} on {self._task.data.label}")
         return None
 
     def _load(self, number: int, seed: int) -> Task:

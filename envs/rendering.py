@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panning.episode.state import EpisodeState
+from panning.foundation.pictures import figure, in_style, short_layers, written
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -60,21 +61,32 @@ def _bar(density: float, lowest: float) -> str:
     return BLOCKS[1 + round(share * (len(BLOCKS) - 2))]
 
 
-def as_picture(frames: Sequence[Frame]) -> NDArray[np.uint8]:
-    """An RGB image [height, width, 3]: layers down, rounds across, log density as colour."""
-    from matplotlib.figure import Figure  # slow to import, and only pictures need it
+@in_style
+def as_picture(frames: Sequence[Frame], about: str) -> NDArray[np.uint8]:
+    """An RGB image [height, width, 3]: layers down, rounds across, density as colour; a layer without a weight is white.
 
-    grid = np.array([[max(d, 1e-6) for d in frame.layer_densities.values()] for frame in frames]).T
-    figure = Figure(figsize=(6, 4), dpi=100)
-    axes = figure.add_subplot()
-    image = axes.imshow(np.log10(grid), aspect="auto", cmap="viridis", vmin=-4, vmax=0, interpolation="nearest")
-    axes.set_yticks(range(len(grid)), list(frames[-1].layer_densities), fontsize=7)
+    Args:
+        about: the network and its data; it begins the title.
+    """
+    last, layers = frames[-1], list(frames[-1].layer_densities)
+    title = (
+        f"{about}: panning to density {last.target_density:.4g}\n"
+        f"round {len(frames) - 1}: density {last.density:.4g}, effective {last.effective_density:.4g}"
+    )
+    whole, (axes,) = figure(title, width=6.0, height=3.6)
+    grid = np.array([list(frame.layer_densities.values()) for frame in frames]).T
+    lowest = float(np.floor(np.log10(last.target_density / 10.0)))
+    kept = np.log10(grid, out=np.full(grid.shape, np.nan), where=grid > 0)
+    image = axes.imshow(kept, aspect="auto", cmap="cividis", vmin=lowest, vmax=0, interpolation="nearest")
+    axes.grid(visible=False)
+    axes.set_yticks(range(len(layers)), short_layers(layers), fontsize=7)
+    axes.set_xticks(range(0, len(frames), -(-len(frames) // 12)))
     axes.set_xlabel("round")
-    axes.set_title(f"density {frames[-1].density:.4g}, effective {frames[-1].effective_density:.4g}", fontsize=9)
-    figure.colorbar(image, ax=axes, label="log10 layer density")
-    figure.tight_layout()
+    bar = whole.colorbar(image, ax=axes, label="kept weights / weights of the layer")
+    exponents = range(int(lowest), 1)
+    bar.set_ticks(list(exponents), labels=[written(10.0**exponent) for exponent in exponents])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="rgba")
-    width, height = figure.canvas.get_width_height()
+    whole.savefig(buffer, format="rgba", dpi=100)
+    width, height = (round(100 * inches) for inches in whole.get_size_inches())
     pixels = np.frombuffer(buffer.getvalue(), np.uint8).reshape(height, width, 4)
     return pixels[..., :3].copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from panning.compare import pictures as grid_pictures
 from panning.compare import report as grid_report
 from panning.compare import text as row_text
 from panning.compare.cells import check_cell
+from panning.compare.lines import compression, is_dead, lines
 from panning.compare.statistics import detectable, difference, holm, interval, ranks
 from panning.episode.actions import ActionSpec
 from panning.foundation.errors import PanningError
+from panning.foundation.pictures import PALETTE
 from panning.foundation.records import RunRecord, canonical_json, content_key
 from panning.pruners import PRUNERS
 from panning.tasks import TaskSpec
@@ -359,9 +362,10 @@ def test_of_many_methods_that_move_masks_the_controls_are_grey_first() -> None:
     records = [cell(None, 0.9, 0), of_dynamic("dpf", 0.8, 0)] + [cell(name, 0.8, 0) for name in list(PRUNERS)[:9]]
     records += [cell("synflow", 0.7, 0, by={"method": "snip", "control": "shuffle_alive"})]
     (table,) = grid_report.tables(records)
-    colours = {line.name: line.colour for line in grid_pictures._lines(table)}
-    assert colours.pop("SNIP (shuffled, as many alive)") is None
-    assert len(set(colours.values())) == 10 and None not in colours.values()
+    drawn = {line.method: line for line in lines(table)}
+    assert not drawn["SNIP (shuffled, as many alive)"].has_colour
+    coloured = [line.colour for line in drawn.values() if line.has_colour]
+    assert sorted(coloured) == sorted(PALETTE) and drawn["DPF"].has_colour
 
 
 def test_methods_that_found_the_same_masks_are_one_comparison() -> None:
@@ -384,7 +388,8 @@ def test_a_mask_that_is_dead_as_a_whole_stays_in_the_picture() -> None:
     ]  # fmt: skip
     (table,) = grid_report.tables(dead)
     lost, kept = (next(r for r in table.at(d) if r.method == "random (ERK)") for d in (0.01, 0.05))
-    assert grid_pictures._compression(lost) == 100.0 and grid_pictures._compression(kept) == pytest.approx(1 / 0.045)
+    assert compression(lost) == 100.0 and compression(kept) == pytest.approx(1 / 0.045)
+    assert is_dead(lost) and not is_dead(kept)
 
 
 def test_what_failed_on_a_seed_is_never_best() -> None:
@@ -516,10 +521,18 @@ def test_the_report_writes_tables_and_pictures(tmp_path: Path, capsys: pytest.Ca
     main_ok("bench", "report", str(tmp_path), "--out", str(tmp_path / "r"))
     assert "mean rank" in capsys.readouterr().out
     (tmp_path / "mine.jsonl").write_text((tmp_path / "records.jsonl").read_text())
-    main_ok("bench", "report", str(tmp_path / "mine.jsonl"))
+    main_ok("bench", "report", str(tmp_path / "mine.jsonl"), "--format", "svg")
     assert (tmp_path / "mine" / "report.md").read_bytes() == (tmp_path / "r" / "report.md").read_bytes()
     names = {path.name for path in (tmp_path / "r").iterdir()}
-    assert names == {"report.md", "rows.csv", "rows.json", "accuracy.png", "ranks.png", "layers.png", "cost.png"}
+    pictures = {f"{name}.{form}" for name in ("accuracy", "ranks", "layers", "cost") for form in ("png", "csv")}
+    assert names == {"report.md", "rows.csv", "rows.json"} | pictures
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {name.replace(".png", ".svg") for name in names}
+    with open(tmp_path / "r" / "rows.csv") as file:
+        numbers = list(csv.DictReader(file))
+    assert len(numbers) == 9 and numbers[-1]["method"] == "dense" and numbers[-1]["minus_best"] == ""
+    assert all(
+        float(row[name]) >= 0 for row in numbers for name in ("density", "mean", "std", "n", "ci_low", "cost_epochs")
+    )
     rows = json.loads((tmp_path / "r" / "rows.json").read_text())
     assert len(rows) == 9 and rows[-1]["method"] == "dense" and rows[0]["n_collapsed_layers"] == [0] * 5
     assert rows[0]["against_best"] is None or rows[1]["against_best"] is None  # one of them is the best
@@ -679,13 +692,13 @@ def test_the_course_of_falling_densities_is_the_end_of_each() -> None:
     records += [moving(seed, all_alive=True) for seed in range(2)]
     (table,) = grid_report.tables([check_cell(record) for record in records])
     plain = next(row for row in table.rows if row.method == "IMP (rate rewinding)")
-    course = grid_pictures._course(plain)
+    course = grid_pictures.course_of(plain)
     assert list(course) == [1.0, 0.5, 0.25]
     assert [value for value, _ in course[0.25]] == pytest.approx([0.1, 0.1])
     assert [value for _, value in course[0.5]] == pytest.approx([0.81, 0.82])
-    lines = {line.name: line for line in grid_pictures._lines(table)}
-    assert lines["IMP (rate rewinding)"].colour == lines["IMP (rate rewinding) + all-alive"].colour
-    assert [line.is_dashed for line in lines.values()] == ["all-alive" in name for name in lines]
+    drawn = {line.method: line for line in lines(table)}
+    assert drawn["IMP (rate rewinding)"].colour == drawn["IMP (rate rewinding) + all-alive"].colour
+    assert [line.is_alive for line in drawn.values()] == ["all-alive" in name for name in drawn]
     assert grid_pictures.course_picture(table) is not None
     (static,) = grid_report.tables(grid((0.05,), 2))
     assert grid_pictures.course_picture(static) is None

@@ -43,6 +43,7 @@ HOMES = {
     "rich": lambda path: path.parts[:2] == ("panning", "cli"),
     "wandb": lambda path: path.name == "tracking.py",
     "mlflow": lambda path: path.name == "tracking.py",
+    "matplotlib": lambda path: path.as_posix() == "panning/foundation/pictures.py",
     "torch": lambda path: room_of(path) != "foundation" or path.stem in WITH_TORCH,
 }
 

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from panning.compare import fidelity
-from panning.compare import pictures as grid_pictures
 from panning.compare import report as grid_report
 from panning.compare.cells import read_cells
 from panning.foundation.records import RunRecord
@@ -73,18 +72,17 @@ def test_a_page_is_the_report_of_its_records(page: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", GRIDS, ids=lambda page: page.stem)
-def test_a_page_has_every_picture_of_its_records(page: Path) -> None:
-    drawn = {}
-    for number, table in enumerate(tables := grid_report.tables(records_of(page.stem))):
-        suffix = f"-{number + 1}" if len(tables) > 1 else ""
-        for name, draw in grid_pictures.PICTURES.items():
-            if (picture := draw(table)) is not None:
-                drawn[f"{page.stem}-{name}{suffix}.png"] = picture
-    held = {path.name: path.read_bytes() for path in RESULTS.glob(f"{page.stem}-*.png")}
-    assert drawn.keys() == held.keys()
+def test_a_page_has_every_picture_of_its_records_and_their_numbers(page: Path) -> None:
+    found = grid_report.tables(records_of(page.stem))
+    drawn = {f"{page.stem}-{stem}": picture for picture, stem in grid_report.pictures(found)}
+    for form in ("png", "csv"):
+        assert {path.stem for path in RESULTS.glob(f"{page.stem}-*.{form}")} == drawn.keys()
     for name, picture in drawn.items():
-        if _drawn_by(picture) == _drawn_by(held[name]):  # another matplotlib has other pixels
-            assert picture == held[name], name
+        assert picture.csv == (RESULTS / f"{name}.csv").read_text(), name
+        held, now = (RESULTS / f"{name}.png").read_bytes(), picture.image("png")
+        assert len(held) < 150_000
+        if _drawn_by(now) == _drawn_by(held):  # another matplotlib has other pixels
+            assert now == held, name
 
 
 def _drawn_by(picture: bytes) -> str:

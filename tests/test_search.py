@@ -99,8 +99,9 @@ def assert_same_products(a: Path, b: Path) -> None:
 def test_a_search_leaves_config_records_masks_table_and_pictures(whole: tuple[Path, SearchResult]) -> None:
     out, result = whole
     names = {path.name for path in out.iterdir()}
-    assert names >= {"config.yaml", "records.jsonl", "table.md", "report.md", "rows.csv", "result.json", "accuracy.png",
-                     "layers.png", "cost.png", "reward.png", "masks", "agent"}  # fmt: skip
+    assert names >= {"config.yaml", "records.jsonl", "table.md", "report.md", "rows.csv", "table.csv", "result.json",
+                     "masks", "agent"}  # fmt: skip
+    assert names >= {f"{name}.{form}" for name in ("accuracy", "layers", "cost", "reward") for form in ("png", "csv")}
     assert load_config(SearchConfig, out / "config.yaml") == config()
     masks = load_masks(out / "panning-density0.1-seed0.safetensors")
     assert masks.n_kept == round(0.1 * masks.n_prunable) and masks.manifest["seed"] == 0

@@ -138,6 +138,7 @@ def report(
             help="Where tables and pictures go. Default: the first folder of RECORDS; of a file, one of its name.",
         ),
     ] = None,
+    formats: options.Formats = "png",
     as_json: options.AsJson = False,
 ) -> None:
     """Make the tables and pictures of a grid from its records, and say which differences hold.
@@ -146,12 +147,13 @@ def report(
     """
     from panning.compare import report as grid_report
     from panning.compare.cells import read_cells
+    from panning.foundation.pictures import parse_formats
 
     first = records[0]
     folder = out or (
         first if first.is_dir() else first.parent if first.name == "records.jsonl" else first.with_suffix("")
     )
-    tables = grid_report.write_report(read_cells(records), folder)
+    tables = grid_report.write_report(read_cells(records), folder, parse_formats(formats))
     if as_json:
         output.print_json(grid_report.as_json(tables))
         return

@@ -44,6 +44,7 @@ Device = Annotated[
 RunDevice = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps. Default: the config's, which is cpu.")
 ]
+Formats = Annotated[str, typer.Option("--format", help="Of pictures: png, pdf, svg; several with commas.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 _MODEL = "A model's name, torchvision:NAME, timm:NAME, or package.module:factory"
 Model = Annotated[str, typer.Option("--model", help=f"{_MODEL}.")]

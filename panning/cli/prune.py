@@ -50,6 +50,7 @@ def prune(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.Device = "cpu",
+    formats: options.Formats = "png",
     as_json: options.AsJson = False,
 ) -> None:
     """Find one mask for a network at its initial weights and write it.
@@ -59,6 +60,7 @@ def prune(
     from panning.episode.policy_net import load_policy
     from panning.foundation.errors import PolicyError
     from panning.foundation.files import check_claim, file_digest
+    from panning.foundation.pictures import parse_formats
     from panning.foundation.records import content_key
     from panning.jobs.single import write_mask
     from panning.jobs.ways import Agent, Method, Way
@@ -67,6 +69,7 @@ def prune(
     from panning.pruners import Rounds, variant_of
     from panning.tasks import DataSource, TaskSpec, load_task
 
+    wanted = parse_formats(formats)
     of_methods = {"method": method, "rounds": rounds, "schedule": schedule, "released": released, "control": control}
     if policy is not None and (
         given := [f"--{name}" for name, value in of_methods.items() if value not in (None, False)]
@@ -100,7 +103,7 @@ def prune(
             task, Way(by=by, all_alive=all_alive), density, net, Rounds(rounds, schedule, listen), **variant
         )
     masks, facts = made.masks, made.facts
-    figures = write_mask(made, task, identity, folder)
+    figures = write_mask(made, task, identity, folder, wanted)
     if as_json:
         output.print_json({"mask": str(folder / "mask.safetensors"), **figures})
         return

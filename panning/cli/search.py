@@ -29,6 +29,7 @@ def search(
     tensorboard: options.TensorBoard = None,
     wandb: options.WandB = None,
     mlflow: options.MLflow = None,
+    formats: options.Formats = "png",
     as_json: options.AsJson = False,
 ) -> None:
     """Train an agent, search for masks, train the winner, the agent's masks and all baselines, write the table.
@@ -40,12 +41,14 @@ def search(
         panning search mine.yaml seeds=[0,1] agent.ppo.n_rollouts=5
     """
     from panning.compare.report import short_cells
+    from panning.foundation.pictures import parse_formats
     from panning.measure.dry_run import dry_run as measured_run
     from panning.searches import report
     from panning.searches.kinds import SEARCH, named_config
     from panning.searches.plan import search_stages
     from panning.searches.run import check_search, run_search
 
+    wanted = parse_formats(formats)
     found = named_config(SEARCH, config, changes or ())
     settings = found.config.with_data(data_root, download, device).with_network(model, weights)
     ready = check_search(settings)  # before Ray starts: wrong input is answered at once
@@ -60,7 +63,7 @@ def search(
         output.listener(track) as listen,
     ):
         result = run_search(ready, folder, executor, agent_workers=n_workers, listen=listen)
-    table = report.write_report(result, folder)
+    table = report.write_report(result, folder, wanted)
     if as_json:
         output.print_json(report.as_json(result, table))
         return

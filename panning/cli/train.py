@@ -60,6 +60,7 @@ def train(
     tensorboard: options.TensorBoard = None,
     wandb: options.WandB = None,
     mlflow: options.MLflow = None,
+    formats: options.Formats = "png",
     as_json: options.AsJson = False,
 ) -> None:
     """Train a network at its initial weights: dense, under a mask, or with masks that move while it trains.
@@ -76,6 +77,7 @@ def train(
     from torch import get_num_threads
 
     from panning.foundation.files import file_digest
+    from panning.foundation.pictures import parse_formats
     from panning.foundation.records import content_key
     from panning.jobs.single import TrainingPlan, train_in_folder
     from panning.masks.file import fingerprint, load_masks
@@ -84,6 +86,7 @@ def train(
     from panning.measure.estimate import training_stage
     from panning.tasks import DataSource, TaskSpec, load_task
 
+    wanted = parse_formats(formats)
     given = {
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
         "schedule": schedule, "precision": precision,
@@ -118,7 +121,7 @@ def train(
         return
     track = options.Tracked(log, tensorboard, wandb, mlflow).by(folder, identity)
     with track as tell, output.listener(tell) as listen:
-        trained = train_in_folder(plan, identity, folder, listen)
+        trained = train_in_folder(plan, identity, folder, listen, wanted)
     figures = trained.figures
     if as_json:
         output.print_json({key: value for key, value in figures.items() if key != "history"})

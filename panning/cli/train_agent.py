@@ -29,6 +29,7 @@ def train_agent(
     tensorboard: options.TensorBoard = None,
     wandb: options.WandB = None,
     mlflow: options.MLflow = None,
+    formats: options.Formats = "png",
     as_json: options.AsJson = False,
 ) -> None:
     """Train an agent; leaves policy.safetensors, which a search config or `panning prune --policy` takes.
@@ -39,6 +40,7 @@ def train_agent(
     from panning.agents.pictures import reward_picture
     from panning.foundation.config import dump_config
     from panning.foundation.files import write_atomic
+    from panning.foundation.pictures import parse_formats, save
     from panning.foundation.records import read_records
     from panning.foundation.tables import write_table
     from panning.measure.dry_run import dry_run as measured_run
@@ -46,6 +48,7 @@ def train_agent(
     from panning.searches.kinds import AGENT, named_config
     from panning.tasks import load_task
 
+    wanted = parse_formats(formats)
     found = named_config(AGENT, config, changes or ())
     settings = found.config.with_data(data_root, download, device).with_network(model, weights)
     for task in settings.env.tasks:
@@ -67,7 +70,7 @@ def train_agent(
     columns = [name for name in records[-1].metrics if name not in ("episodes", "timesteps")]
     rows = [[r.config["rollout"] + 1, *(f"{r.metrics.get(name, math.nan):.4g}" for name in columns)] for r in records]
     write_table(folder, ["rollout", *columns], rows)
-    write_atomic(folder / "reward.png", reward_picture(folder / "rollouts.jsonl"))
+    save(reward_picture(folder / "rollouts.jsonl", settings.env), folder / "reward", wanted)
     if as_json:
         output.print_json({"policy": str(folder / "policy.safetensors"), "last_rollout": records[-1].metrics})
         return

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -16,8 +16,18 @@ from panning.compare.pictures import PICTURES
 from panning.compare.rows import Row, line_label
 from panning.compare.statistics import Difference, detectable
 from panning.compare.tables import Table, tables
-from panning.compare.text import COLUMNS, COST, TRAINING_ADDS, contrast_cells, table_cells, without_empty_columns
+from panning.compare.text import (
+    COLUMNS,
+    COST,
+    NUMBERED,
+    TRAINING_ADDS,
+    contrast_cells,
+    row_numbers,
+    table_cells,
+    without_empty_columns,
+)
 from panning.foundation.files import write_atomic
+from panning.foundation.pictures import Picture, save
 from panning.foundation.records import RunRecord
 from panning.foundation.tables import csv_table, markdown_table, origin
 
@@ -225,23 +235,32 @@ def _range(seeds: Sequence[int]) -> str:
 # --- files ---
 
 
-def write_report(records: Sequence[RunRecord], out: Path) -> list[Table]:
-    """Write ``report.md``, ``rows.csv``, ``rows.json`` and the pictures of each table (PNG); returns the tables.
+def write_report(records: Sequence[RunRecord], out: Path, formats: Sequence[str] = ("png",)) -> list[Table]:
+    """Write ``report.md``, ``rows.csv``, ``rows.json`` and the pictures of each table with their numbers; gives tables.
+
+    Args:
+        formats: of the pictures (``FORMATS`` of panning.foundation.pictures).
 
     Raises:
         PanningError: as ``tables`` does.
     """
     found = tables(records)
     write_atomic(out / "report.md", _page(found, records))
-    lines = [[table.title, *cells] for table in found for cells in table_cells(table)]
-    write_atomic(out / "rows.csv", csv_table(["table", *COLUMNS], lines))
+    numbers = [[table.title, *row_numbers(table, row)] for table in found for row in (*table.rows, table.dense)]
+    write_atomic(out / "rows.csv", csv_table(["table", *NUMBERED], numbers))
     write_atomic(out / "rows.json", json.dumps(as_json(found), indent=2))
+    for picture, stem in pictures(found):
+        save(picture, out / stem, formats)
+    return found
+
+
+def pictures(found: Sequence[Table]) -> Iterator[tuple[Picture, str]]:
+    """Every picture of every table, with the stem of its files."""
     for number, table in enumerate(found):
         suffix = f"-{number + 1}" if len(found) > 1 else ""
         for name, draw in PICTURES.items():
             if (picture := draw(table)) is not None:
-                write_atomic(out / f"{name}{suffix}.png", picture)
-    return found
+                yield picture, f"{name}{suffix}"
 
 
 def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:

@@ -17,6 +17,9 @@ N_RESAMPLES = 9999
 #: of normal values in 51, 69 and 84 of 100 cases for 2, 3 and 5 of them, and in 90 for 10 (2,000 draws of each).
 BOOTSTRAP_FROM = 10
 
+#: The columns that ``summary`` fills.
+SUMMARY = ("mean", "std", "n", "ci_low", "ci_high")
+
 BySeed = Mapping[int, float]
 
 
@@ -70,6 +73,19 @@ def difference(row: BySeed, reference: BySeed) -> Difference:
 
 
 @extra_packages()
+def summary(values: Sequence[float]) -> tuple[float, float, int, float, float]:
+    """Mean, standard deviation, number, and the interval of 95 % of the mean of fractions, which ends at 0 and 1.
+
+    What too few values have none of is NaN.
+    """
+    given = np.asarray(values, dtype=float)
+    if not len(given):
+        return float("nan"), float("nan"), 0, float("nan"), float("nan")
+    low, high = np.clip(interval(given), 0.0, 1.0)
+    deviation = float(given.std(ddof=1)) if len(given) > 1 else float("nan")
+    return float(given.mean()), deviation, len(given), float(low), float(high)
+
+
 def interval(values: NDArray[np.floating]) -> tuple[float, float]:
     """The interval of 95 % of the mean: Student's for few values, BCa's bootstrap for more; equal values have no width."""
     from scipy.stats import bootstrap, sem, t

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from panning.compare.contrasts import Contrast
 from panning.compare.rows import Row
-from panning.compare.statistics import Difference
+from panning.compare.statistics import SUMMARY, Difference, summary
 from panning.compare.tables import Table
 
 COST, TRAINING_ADDS = "cost, dense epochs", "training multiply-adds, dense epochs"
@@ -16,6 +16,35 @@ COLUMNS = (
     "density", "method", "effective density", "dead units", "collapsed layers", "multiply-adds %", "test %, last epoch",
     "test %, best epoch", "validation %", "learning rate", COST, TRAINING_ADDS, "n", "against the best",
 )  # fmt: skip
+
+
+#: The columns of ``row_numbers``; those of ``SUMMARY`` are of the test accuracy after the last epoch.
+NUMBERED = (
+    "method", "density", "effective_density", "n_dead_units", "n_collapsed_layers", "compute_left", *SUMMARY,
+    "mean_of_best_epoch", "validation_mean", "validation_std", "learning_rate", "cost_epochs", "train_epochs", "n_failed",
+    "minus_best", "minus_best_ci_low", "minus_best_ci_high", "minus_best_p",
+)  # fmt: skip
+
+
+def row_numbers(table: Table, row: Row) -> list[object]:
+    """A row as plain numbers, accuracies as fractions; None where there is none."""
+    masks = ("effective_density", "n_dead_units", "compute_left", "train_epochs")
+    effective, dead, compute, trained = (_mean(row.of_masks(name)) for name in masks)
+    validation = summary(list(row.values("accuracy").values()))
+    found = table.differences.get((row.density, row.method))
+    against = (
+        (None,) * 4 if found is None else (found.mean, found.low, found.high, found.p if found.is_tested else None)
+    )
+    return [
+        row.label, row.density, effective, dead, max(row.n_collapsed_layers, default=None), compute,
+        *summary(list(row.values("test_accuracy").values())), _mean(list(row.values("test_accuracy_of_best").values())),
+        *validation[:2], row.cells[0].config["recipe"]["learning_rate"], sum(table.cost(row)), trained,
+        len(row.cells) - len(row.good), *against,
+    ]  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def table_cells(table: Table) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,10 +27,22 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> 
 
 
 def csv_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """The text of a CSV file."""
+    """The text of a CSV file: numbers to seven digits, None and NaN as nothing.
+
+    Examples:
+        >>> from panning.foundation.tables import csv_table
+        >>> csv_table(["method", "mean", "n", "std"], [["SNIP", 0.1 + 0.2, 1, float("nan")]])
+        'method,mean,n,std\\nSNIP,0.3,1,\\n'
+    """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    csv.writer(text, lineterminator="\n").writerows([columns, *([_plain(cell) for cell in row] for row in rows)])
     return text.getvalue()
+
+
+def _plain(cell: object) -> object:
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else f"{cell:.7g}"
+    return cell
 
 
 def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

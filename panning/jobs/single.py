@@ -15,14 +15,16 @@ from panning.export.folder import write_tensors
 from panning.foundation.device import accelerator_name
 from panning.foundation.files import claim_folder, write_atomic
 from panning.foundation.machine import environment_info
-from panning.foundation.pictures import figure, png
+from panning.foundation.pictures import save
 from panning.foundation.progress import Listener
 from panning.foundation.records import RunRecord, content_key
 from panning.foundation.tables import write_table
+from panning.jobs.pictures import curve_picture, mask_picture
 from panning.jobs.trained import Ensemble, Trained, train_one
 from panning.jobs.ways import DynamicSpec
 from panning.masks.file import save_masks
 from panning.masks.masks import Masks
+from panning.pruners import PRUNERS
 from panning.pruners.described import Described
 from panning.tasks import Task
 from panning.training import DYNAMICS, Movement, Recipe, TrainResult
@@ -36,8 +38,14 @@ SHOWN = {
 }  # fmt: skip
 
 
-def write_mask(made: Described, task: Task, identity: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Leave ``mask.safetensors``, ``records.jsonl``, ``table.md``, ``table.csv`` and ``layers.png``; returns the figures."""
+def write_mask(
+    made: Described, task: Task, identity: dict[str, Any], folder: Path, formats: Sequence[str] = ("png",)
+) -> dict[str, Any]:
+    """Leave ``mask.safetensors``, ``records.jsonl``, ``table.md``, ``table.csv`` and a picture ``layers``; returns figures.
+
+    Args:
+        formats: of the picture.
+    """
     claim_folder(folder, identity)
     save_masks(made.masks, folder / "mask.safetensors")
     densities = made.masks.layer_densities()
@@ -47,8 +55,11 @@ def write_mask(made: Described, task: Task, identity: dict[str, Any], folder: Pa
     counts = made.masks.layout.counts(made.masks.flat)
     rows = [[name, n, f"{density:.6f}"] for (name, density), n in zip(densities.items(), counts, strict=True)]
     write_table(folder, ["layer", "kept", "density"], rows)
-    lines = {"density of the layer": [max(density, 1e-6) for density in densities.values()]}
-    _draw_lines(folder / "layers.png", lines, [name.removesuffix(".weight") for name in densities], log=True)
+    method = str(made.masks.manifest.get("method"))
+    of_all = f"{facts.n_kept:,} of {made.masks.n_prunable:,} weights, density {facts.density:.4g}, effective"
+    title = f"{_named(task)}: density of each layer, {_mask_name(made.masks)}"
+    title += f"\n{of_all} {facts.effective_density:.4g}"
+    save(mask_picture(densities, counts, title, is_ours=method.startswith("panning")), folder / "layers", formats)
     return figures
 
 
@@ -68,6 +79,15 @@ class TrainingPlan:
     first: Masks | None
     movement: Movement | None = None
     moves: DynamicSpec | None = None
+
+    @property
+    def title(self) -> str:
+        """What is trained, in words."""
+        if self.first is None:
+            return f"{_named(self.task)}: training of the dense network"
+        name = _mask_name(self.first) if self.moves is None else self.moves.label
+        density = self.first.density if self.movement is None else self.movement.density
+        return f"{_named(self.task)}: training with {name}, density {density:.4g}"
 
     def moving(self, moves: DynamicSpec, density: float, all_alive: bool) -> TrainingPlan:
         """The same with masks that move; without first masks from those of the method.
@@ -92,8 +112,13 @@ class TrainedFolder:
     rows: list[list[str]]
 
 
-def train_in_folder(plan: TrainingPlan, identity: dict[str, Any], folder: Path, listen: Listener) -> TrainedFolder:
-    """Train, or go on training, and leave weights, masks that moved, ``records.jsonl``, a table and ``curve.png``.
+def train_in_folder(
+    plan: TrainingPlan, identity: dict[str, Any], folder: Path, listen: Listener, formats: Sequence[str] = ("png",)
+) -> TrainedFolder:
+    """Train, or go on training, and leave weights, masks that moved, ``records.jsonl``, a table and a picture ``curve``.
+
+    Args:
+        formats: of the picture.
 
     Raises:
         ConfigError: if the folder holds another run.
@@ -109,6 +134,7 @@ def train_in_folder(plan: TrainingPlan, identity: dict[str, Any], folder: Path, 
     write_networks(trained, plan, folder)
     _write_record("train", identity, figures, folder, plan.task.device, plan.task.spec.plugins)
     columns, rows = _write_history(trained.result, folder)
+    save(curve_picture(trained.result.history, plan.title), folder / "curve", formats)
     checkpoint.unlink(missing_ok=True)  # only now: until all is written, it is what there is of the training
     return TrainedFolder(figures, columns, rows)
 
@@ -159,7 +185,7 @@ def write_networks(trained: Trained, plan: TrainingPlan, folder: Path) -> None:
 
 
 def _write_history(result: TrainResult, folder: Path) -> tuple[list[str], list[list[str]]]:
-    """Table and picture of the epochs; returns the table's columns and rows."""
+    """The table of the epochs; returns its columns and rows."""
     kept = {label: row for label, row in SHOWN.items() if row[0] in result.history[0]}
     columns = ["epoch", *kept]
     rows = [
@@ -167,8 +193,6 @@ def _write_history(result: TrainResult, folder: Path) -> tuple[list[str], list[l
         for e in result.history
     ]
     write_table(folder, columns, rows)
-    lines = {label: [scale * e[name] for e in result.history] for label, (name, scale, _) in kept.items()}
-    _draw_lines(folder / "curve.png", lines, [row[0] for row in rows])
     return columns, rows
 
 
@@ -181,14 +205,13 @@ def _write_record(
     write_atomic(folder / "records.jsonl", json.dumps(asdict(record), sort_keys=True) + "\n")
 
 
-def _draw_lines(path: Path, lines: dict[str, list[float]], ticks: Sequence[Any], *, log: bool = False) -> None:
-    """A picture with one panel a line."""
-    whole, panels = figure(len(lines), width=4.6, height=3.4)
-    for axes, (label, values) in zip(panels, lines.items(), strict=True):
-        axes.plot(range(len(values)), values, "o-", markersize=3)
-        axes.set_xticks(range(len(ticks)), list(ticks), rotation=60, fontsize=7)
-        axes.set_ylabel(label)
-        if log:
-            axes.set_yscale("log")
-        axes.grid(alpha=0.3)
-    write_atomic(path, png(whole))
+def _named(task: Task) -> str:
+    return f"{task.spec.model_name} on {task.data.label}"
+
+
+def _mask_name(masks: Masks) -> str:
+    """A mask in a title: what made it, as its manifest says."""
+    method = masks.manifest.get("method")
+    row = PRUNERS.get(str(method))
+    name = "a mask" if method is None else str(method) if row is None else row.label
+    return name + (" + all-alive" if masks.manifest.get("all_alive") else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,33 @@ from panning.agents.pictures import reward_picture
 from panning.compare import report as grid_report
 from panning.compare.cells import CHOSEN
 from panning.compare.contrasts import corrected
+from panning.compare.lines import NUMBERS, numbers
 from panning.compare.tables import Table
 from panning.compare.text import judged
 from panning.foundation.files import write_atomic
 from panning.foundation.machine import environment_info
+from panning.foundation.pictures import save
+from panning.foundation.tables import csv_table
 from panning.searches.candidates import agent_itself
 from panning.searches.run import SearchResult
 
 
-def write_report(result: SearchResult, out: Path) -> Table:
+def write_report(result: SearchResult, out: Path, formats: Sequence[str] = ("png",)) -> Table:
     """The files of ``panning bench report`` (``report.md``, ``rows.csv``, pictures), ``table.md`` (the short table, what won
-    and what it cost), ``result.json`` and, if an agent was trained, ``reward.png``; returns the table."""
-    (table,) = grid_report.write_report(result.cells, out)
+    and what it cost), ``table.csv`` (its numbers), ``result.json`` and, if an agent was trained, the picture ``reward``;
+    returns the table.
+
+    Args:
+        formats: of the pictures.
+    """
+    (table,) = grid_report.write_report(result.cells, out, formats)
+    numbered = [[*numbers(row), sum(table.cost(row))] for row in (*table.rows, table.dense)]
+    write_atomic(out / "table.csv", csv_table([*NUMBERS, "cost_epochs"], numbered))
     write_atomic(out / "table.md", markdown(result, table))
     write_atomic(out / "result.json", json.dumps(as_json(result, table), indent=2))
     if (out / "agent" / "rollouts.jsonl").exists():
-        write_atomic(out / "reward.png", reward_picture(out / "agent" / "rollouts.jsonl"))
+        env = result.config.agent_config().env
+        save(reward_picture(out / "agent" / "rollouts.jsonl", env), out / "reward", formats)
     return table
 
 
@@ -37,7 +49,7 @@ def markdown(result: SearchResult, table: Table) -> str:
         f"{len(result.config.seeds)} seeds; the dense network has {table.dense.spread('test_accuracy')}. Everything was "
         "chosen on the validation part, which orders the lines, too; the test part was read once, at the end. Differences "
         "below are in points on the test part, with their interval of 95 % and the paired t-test, Holm-corrected at each "
-        "density; all others are in report.md, plain numbers in rows.csv.", "",
+        "density; all others are in report.md, plain numbers in table.csv and rows.csv.", "",
         grid_report.short_markdown(table),
         *(f"- {sentence}" for sentence in choices(result, table)), "",
         "Cost in dense epochs (passes over the training part): "
