@@ -19,8 +19,10 @@ import yaml
 from panning.cli import main
 from panning.compare.cells import check_cell, row_name, without_timing
 from panning.compare.grid import GridConfig
+from panning.compare.report import markdown, marks
 from panning.compare.reproduce import differences, find_record, run_again
 from panning.compare.run import check_grid, merge_records, run_grid
+from panning.compare.tables import tables
 from panning.episode.actions import ActionSpec
 from panning.episode.observations import STANDARD
 from panning.episode.policy_net import PolicyNet, save_policy
@@ -105,6 +107,23 @@ def test_every_cell_has_a_record_that_says_all_of_it(whole: tuple[Path, dict[str
         assert set(facts["timing"]) == {"prune_s", "train_s"}
     assert any(record.metrics["best_epoch"] == 1.0 for record in records.values())  # or the best is not looked at
     assert len({record.metrics["data"] for record in records.values()}) == 1
+
+
+def test_a_grid_without_controls_says_so_in_its_report(
+    whole: tuple[Path, dict[str, RunRecord]], tmp_path: Path
+) -> None:
+    change: dict[str, Any] = {"methods": ["erk", "snip"], "densities": [0.1], "seeds": [0]}
+    with pytest.raises(ConfigError, match="say controls: false"):
+        config(**change)
+    records = bench(tmp_path, **change, controls=False)
+    (table,) = tables(records.values())
+    (sentence,) = marks(table)
+    assert sentence.startswith(
+        "Not controlled: there are no shuffled masks of a method, no masks of a method for other weights."
+    )
+    assert sentence in markdown(list(records.values()))
+    (controlled,) = tables(whole[1].values())
+    assert marks(controlled) == [] and "Not controlled" not in markdown(list(whole[1].values()))
 
 
 def test_one_seed_means_the_same_weights_and_batches_for_all(whole: tuple[Path, dict[str, RunRecord]]) -> None:

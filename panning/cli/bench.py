@@ -48,6 +48,9 @@ def run(
     share: Annotated[
         str, typer.Option("--share", metavar="I/N", help="Only the I-th of N parts; panning bench merge joins them.")
     ] = "1/1",
+    no_controls: Annotated[
+        bool, typer.Option("--no-controls", help="Run a grid that lacks controls; its report says so.")
+    ] = False,
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
     model: options.OtherModel = None,
@@ -70,7 +73,7 @@ def run(
     from panning.measure.dry_run import dry_run as measured_run
     from panning.searches.kinds import BENCH, named_config
 
-    found = named_config(BENCH, config, changes or ())
+    found = named_config(BENCH, config, [*(changes or ()), *(["controls=false"] if no_controls else [])])
     grid = found.config.with_data(data_root, download, device).with_network(model, weights)
     part = _share(share)
     n_cells, n_trainings = check_grid(grid, found.path.parent)  # before Ray starts: wrong input is answered at once
@@ -160,7 +163,7 @@ def report(
     for table in tables:
         output.say(table.title)
         output.print_table(*grid_report.short_cells(table))
-        for sentence in grid_report.findings(table):
+        for sentence in (*grid_report.marks(table), *grid_report.findings(table)):
             output.say(sentence)
     output.say(f"Report, tables and pictures: {folder / 'report.md'}")
 

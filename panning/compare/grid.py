@@ -104,6 +104,8 @@ class GridConfig(RunConfig):
         tasks: each is a table of its own.
         short: further recipes that every mask is trained by, on the validation part alone: how well they foresee the full
             training is what ``panning bench fidelity`` tells.
+        controls: whether controls must be among the methods. A grid without them is allowed with false, and marked in its
+            report.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -112,6 +114,7 @@ class GridConfig(RunConfig):
     seeds: Annotated[tuple[int, ...], Field(min_length=1), DISTINCT]
     methods: Annotated[tuple[Annotated[Contender, OR_NAME], ...], Field(min_length=1), DISTINCT]
     short: Annotated[tuple[Recipe, ...], DISTINCT] = ()
+    controls: bool = True
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
     def with_tasks(self, change: Callable[[TaskSpec], TaskSpec]) -> GridConfig:
@@ -131,7 +134,7 @@ class GridConfig(RunConfig):
     @model_validator(mode="after")
     def _with_controls(self) -> GridConfig:
         """ERK, and of a method that reads the network and stands for itself in the grid its shuffle and its mask for other
-        weights."""
+        weights; a grid that says ``controls: false`` may lack them."""
         controls = {c.control for c in self.methods if c.is_control_of_scores and c.uncontrolled in self.methods}
         missing = [
             *(["erk"] if Contender(method="erk") not in self.methods else []),
@@ -141,9 +144,10 @@ class GridConfig(RunConfig):
                 if control not in controls
             ),
         ]
-        if missing:
+        if missing and self.controls:
             raise ValueError(
-                f"a benchmark without controls is not believed; add to methods: {'; '.join(missing)} (see docs/benchmark.md)"
+                f"a benchmark without controls is not believed; add to methods: {'; '.join(missing)} (see docs/benchmark.md"
+                "). To set methods side by side all the same, say controls: false (--no-controls); its report says so, too"
             )
         return self
 

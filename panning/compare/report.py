@@ -129,6 +129,15 @@ def _mean_costs(table: Table, rows: Sequence[Row]) -> list[str]:
     return [f"{passes:.1f}", *([adds] if table.counts_adds else [])]
 
 
+def marks(table: Table) -> list[str]:
+    """What a reader must know of the table before any finding: that it has no controls."""
+    missing = table.missing_controls
+    return [] if not missing else [
+        f"Not controlled: there are no {', no '.join(missing)}. Whether a method's choice of weights is worth more than its "
+        "layer quotas alone is therefore not known."
+    ]  # fmt: skip
+
+
 def findings(table: Table) -> list[str]:
     """One text for each density: which method is best, and which methods differ from it significantly."""
     return [f"At density {density:g}, {_finding(table, density)}" for density in table.densities]
@@ -206,7 +215,7 @@ def _markdown(table: Table) -> str:
         ]),
         *_planned_part(table),
         *_random_part(table),
-        *(f"- {sentence}" for sentence in findings(table)),
+        *(f"- {sentence}" for sentence in (*marks(table), *findings(table))),
         "",
         "Against the best on validation: the same test, corrected over the rows of one density (of equal masks once). What "
         "is best on validation was so by luck, too, of which test shares some: this finds somewhat too much."

@@ -9,12 +9,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from panning.compare.cells import by_place, recipe_text
+from panning.compare.cells import CHOSEN, by_place, recipe_text
 from panning.compare.contrasts import Contrast, contrasts, corrected, pairs_with_random, planned_pairs
 from panning.compare.rows import Row
 from panning.compare.statistics import Difference, Ranks, ranks
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord, canonical_json
+
+#: What a grid is believed for: control, or method -> in words.
+CONTROLS_OF_A_GRID = {
+    "erk": "random masks with ERK's quotas",
+    "shuffle_alive": "shuffled masks of a method",
+    "reinitialise": "masks of a method for other weights",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +41,14 @@ class Table:
     @property
     def densities(self) -> list[float]:
         return sorted({row.density for row in self.rows}, reverse=True)
+
+    @property
+    def missing_controls(self) -> list[str]:
+        """The controls that no row is, in words. A search's table, whose question is another, lacks none."""
+        if any(row.method == CHOSEN for row in self.rows):
+            return []
+        there = {row.by.get("control") for row in self.rows} | {"erk" for row in self.rows if row.is_random}
+        return [words for name, words in CONTROLS_OF_A_GRID.items() if name not in there]
 
     def at(self, density: float) -> list[Row]:
         return [row for row in self.rows if row.density == density]
