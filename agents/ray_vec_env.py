@@ -19,7 +19,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from panning.foundation.errors import PanningError, WorkerError
 from panning.foundation.memory import keep_freed_memory
+from panning.foundation.own import Own
 from panning.foundation.ray_gpus import gpu_share
+from panning.foundation.ray_own import sent_with_code
 
 EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
 MAX_REPLACEMENTS = 5
@@ -63,14 +65,19 @@ class RayVecEnv(VecEnv):
 
     Args:
         device: on which the environments score; actors share the GPUs of the cluster evenly (``gpu_share``).
+        own: what is the caller's own in the makers.
     """
 
-    def __init__(self, makers: Sequence[EnvMaker], n_workers: int, device: str = "cpu") -> None:
+    def __init__(
+        self, makers: Sequence[EnvMaker], n_workers: int, device: str = "cpu", own: Sequence[Own] = ()
+    ) -> None:
         shares = np.array_split(np.arange(len(makers)), min(n_workers, len(makers)))
-        self._makers = [[makers[i] for i in share] for share in shares]
+        makers_of = [[makers[i] for i in share] for share in shares]
         self._slices = [slice(int(share[0]), int(share[-1]) + 1) for share in shares]
         self._actor = _RemoteEnvWorker.options(num_gpus=gpu_share(device, len(shares)))
-        self._workers = [self._actor.remote(part) for part in self._makers]
+        with sent_with_code(own):
+            self._sent = [ray.put(part) for part in makers_of]
+        self._workers = [self._actor.remote(part) for part in self._sent]
         self._next_seed: int | None = None  # serves one reset, as in DummyVecEnv
         self._episode_seed: int | None = None  # of the last reset
         self._actions: list[Any] = []
@@ -120,7 +127,7 @@ class RayVecEnv(VecEnv):
             self._replacements += 1
             if self._replacements > MAX_REPLACEMENTS:
                 raise WorkerError(f"Rollout workers died {self._replacements} times; is the memory enough?")
-            self._workers[number] = self._actor.remote(self._makers[number])
+            self._workers[number] = self._actor.remote(self._sent[number])
             try:
                 actions = [a[part] for a in self._actions]
                 return ray.get(self._workers[number].replay.remote(self._seed_of(number), actions))

@@ -153,7 +153,8 @@ def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
         return DummyVecEnv(list(makers))
     from panning.agents.ray_vec_env import RayVecEnv  # imports Ray
 
-    return RayVecEnv(makers, n_workers, config.device)
+    own = [thing for task in config.env.tasks for thing in task.own.values()]
+    return RayVecEnv(makers, n_workers, config.device, own)
 
 
 def _make_env(spec: EnvSpec, source: DataSource) -> Monitor:

@@ -18,6 +18,7 @@ import gymnasium
 
 if TYPE_CHECKING:
     from panning.api import move_masks, prune
+    from panning.calls import make_env, search, train_agent
     from panning.compaction import compact
     from panning.export.folder import load_compact, save_compact
     from panning.foundation.errors import PanningError, PanningWarning
@@ -41,13 +42,16 @@ __all__ = [
     "load_compact",
     "load_masks",
     "make_dynamic",
+    "make_env",
     "move_masks",
     "prune",
     "register_kind",
     "reinitialise",
     "save_compact",
     "save_masks",
+    "search",
     "tracking",
+    "train_agent",
 ]
 
 _HOMES = {
@@ -61,13 +65,16 @@ _HOMES = {
     "load_compact": "panning.export.folder",
     "load_masks": "panning.masks.file",
     "make_dynamic": "panning.training.moving.methods",
+    "make_env": "panning.calls",
     "move_masks": "panning.api",
     "prune": "panning.api",
     "register_kind": "panning.masks.kinds",
     "reinitialise": "panning.masks.start",
     "save_compact": "panning.export.folder",
     "save_masks": "panning.masks.file",
+    "search": "panning.calls",
     "tracking": "panning.foundation.tracking",
+    "train_agent": "panning.calls",
 }
 
 # Gymnasium 1.x loads no entry points: registration is a side effect of the import, which "panning:Panning-v0" and the

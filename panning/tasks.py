@@ -59,7 +59,7 @@ class TaskSpec(Config):
     >>> data = (torch.randn(40, 6), torch.arange(40) % 2)
     >>> task = TaskSpec(model=lambda: torch.nn.Linear(6, 2), data=data).settled()
     >>> task.model.label, task.data.label
-    ('lambda', 'tensors')
+    ('Linear', 'tensors')
 
     Attributes:
         model: a row of ``MODELS``, ``torchvision:NAME``, ``timm:NAME``, or, in Python alone, a module, or a factory: a

@@ -383,4 +383,4 @@ def test_configs_that_name_their_results_take_a_factory_once_it_is_known_what_it
     task = TaskSpec(model=small, data="digits", n_train=100)
     with pytest.raises(ValueError, match="model is the factory 'small', but results are filed by content"):
         check_task_names(task)
-    assert check_task_names(task.settled()).model_dump(mode="json")["model"].startswith("own:small-")
+    assert check_task_names(task.settled()).model_dump(mode="json")["model"].startswith("own:Sequential-")

@@ -106,7 +106,7 @@ def test_a_mask_for_a_folder_of_another_run_is_not_made_first(
     assert run(*PRUNE) == 0
     monkeypatch.setattr("panning.jobs.work.make_mask", lambda *_, **__: pytest.fail("it pruned"))
     assert run(*PRUNE, "--seed", "1") == 2
-    assert "holds another run (it differs in: seed)" in capsys.readouterr().err
+    assert "holds another run (it differs in: seed: 0 there, 1 here)" in capsys.readouterr().err
 
 
 def test_convert_replaces_a_file_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +179,7 @@ def test_the_start_of_ray_is_announced_and_its_failure_one_sentence(
     with pytest.raises(WorkerError) as caught, options.ray(2, None, "cpu"):
         pass
     assert str(caught.value) == (
-        "Ray did not start on this machine (The current node timed out during startup.): try --workers 0, which gives the "
+        "Ray did not start on this machine (The current node timed out during startup.): try 0 workers, which gives the "
         "same results without Ray, or fewer workers."
     )
     assert WorkerError.exit_code == 1

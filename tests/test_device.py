@@ -226,7 +226,7 @@ def test_workers_share_the_gpus_of_a_cluster(
 
 def test_a_gpu_that_ray_cannot_give_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
-    with pytest.raises(DeviceError, match="The Ray cluster has no GPU: take --device cpu"):
+    with pytest.raises(DeviceError, match="The Ray cluster has no GPU: compute on the device 'cpu'"):
         gpu_share("cuda", 2)
     with pytest.raises(DeviceError, match="Ray chooses the GPU of each worker, so 'cuda:1'.*CUDA_VISIBLE_DEVICES"):
         gpu_share("cuda:1", 2)

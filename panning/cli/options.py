@@ -99,18 +99,10 @@ def worker_count(workers: int | None) -> int:
 @contextmanager
 def executor(n_workers: int, ray_address: str | None, job_timeout_s: float, device: str) -> Iterator[Executor]:
     """Where jobs run: in this process for 0 workers, else on Ray, which runs for the time of the block."""
-    from panning.foundation.device import find_device
-    from panning.jobs.executor import SerialExecutor
+    from panning.jobs.executor import executor_of
 
-    with ray(n_workers, ray_address, device):
-        if n_workers == 0:
-            find_device(device)  # said at once
-            yield SerialExecutor()
-            return
-        from panning.jobs.ray_executor import RayExecutor
-
-        with RayExecutor(n_workers, job_timeout_s, device) as workers:
-            yield workers
+    with ray(n_workers, ray_address, device), executor_of(n_workers, job_timeout_s, device) as workers:
+        yield workers
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from panning.foundation.course import Course, duration
+from panning.foundation.course import Course, duration, lines
 from panning.foundation.progress import Event, Listener
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _shown(console: Console, course: Course) -> Iterator[Listener]:
             if event.kind == "plan":
                 return
             if event.stage not in tasks:
-                tasks[event.stage] = bars.add_task(_title(event, course), total=event.total, note="")
+                tasks[event.stage] = bars.add_task(course.title(event), total=event.total, note="")
             bars.update(tasks[event.stage], completed=event.done, note=_note(event.facts))
 
         yield show
@@ -137,37 +137,10 @@ class _TimeLeft(progress.ProgressColumn):
 
 
 def _lines(console: Console, course: Course) -> Listener:
-    tenths: dict[str, int] = {}
+    def note(facts: Mapping[str, Any]) -> str:
+        return _note(facts)
 
-    def show(event: Event) -> None:
-        course.hear(event)
-        if event.kind == "plan":
-            return
-        tenth = event.done * 10 // max(event.total, 1)
-        title, note, begins = _title(event, course), _note(event.facts), event.stage not in tenths and not tenth
-        if tenth > tenths.get(event.stage, 0):
-            count = f"{event.done * 100 // event.total}% ({event.done} of {event.total})"
-            console.print(f"{title}: {count} {_joined(note, _left(course))}".rstrip(), **OPTIONS)
-        elif begins and title != event.stage:
-            console.print(f"{title} begins {_joined(note, _left(course))}".rstrip(), **OPTIONS)
-        tenths[event.stage] = tenth
-
-    return show
-
-
-def _title(event: Event, course: Course) -> str:
-    number, n = course.phase
-    return event.stage if n < 2 else f"{number}/{n} {event.stage}"
-
-
-def _left(course: Course) -> str:
-    """Of a run that told its plan; where there is one stage alone, the counts say enough."""
-    left = course.seconds_left if course.is_planned else None
-    return "" if left is None else f"about {duration(left)} left"
-
-
-def _joined(*parts: str) -> str:
-    return ", ".join(part for part in parts if part)
+    return lines(lambda text: console.print(text, **OPTIONS), note, course)
 
 
 def _note(facts: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from panning.compare.contrasts import Contrast, contrasts, corrected, pairs_with
 from panning.compare.rows import Row
 from panning.compare.statistics import Difference, Ranks, ranks
 from panning.foundation.errors import PanningError
+from panning.foundation.own import label_of
 from panning.foundation.records import RunRecord, canonical_json
 
 #: What a grid is believed for: control, or method -> in words.
@@ -206,7 +207,8 @@ def _with_titles(parts: Sequence[tuple[str, Row, tuple[Row, ...]]]) -> list[Tabl
     """Model and data, and what tells a table from others of the same."""
     loaded = [json.loads(text) for text, _, _ in parts]
     labels = [next(iter(dense.good.values()))["data_label"] for _, dense, _ in parts]
-    titles = [" ".join(f"{task['model']} on {label}".split()) for (task, _), label in zip(loaded, labels, strict=True)]
+    models = [label_of(task["model"]) for task, _ in loaded]
+    titles = [" ".join(f"{model} on {label}".split()) for model, label in zip(models, labels, strict=True)]
     longer = [
         f"{title}, {recipe_text(recipe)}" if titles.count(title) > 1 else title
         for title, (_, recipe) in zip(titles, loaded, strict=True)

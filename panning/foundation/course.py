@@ -7,9 +7,10 @@ says at the pace of all steps so far.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from panning.foundation.progress import Event, Stage
+from panning.foundation.progress import Event, Listener, Stage
 
 
 class Course:
@@ -75,6 +76,17 @@ class Course:
             left += of_stage
         return left
 
+    def title(self, event: Event) -> str:
+        """The event's stage, with its number where the run has several."""
+        number, n = self.phase
+        return event.stage if n < 2 else f"{number}/{n} {event.stage}"
+
+    @property
+    def left(self) -> str:
+        """Of a run that told its plan, in words; where there is one stage alone, the counts say enough."""
+        left = self.seconds_left if self.is_planned else None
+        return "" if left is None else f"about {duration(left)} left"
+
     def _measured(self, name: str) -> tuple[float, int]:
         """Seconds and steps of a stage in this process, until its last event."""
         begun, before = self._begun[name]
@@ -103,3 +115,41 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def lines(
+    say: Callable[[str], None],
+    note: Callable[[Mapping[str, Any]], str] = lambda facts: "",
+    course: Course | None = None,
+) -> Listener:
+    """A listener that says a line at each full tenth of a stage, so that a log stays short.
+
+    Args:
+        say: takes a line.
+        note: what a line adds of an event's facts.
+
+    Examples:
+        >>> from panning.foundation.course import lines
+        >>> from panning.foundation.progress import Event
+        >>> tell = lines(print)
+        >>> for done in range(41):
+        ...     tell(Event("pruning", done, 400, "round"))
+        pruning: 10% (40 of 400)
+    """
+    course, tenths = course or Course(), dict[str, int]()
+
+    def show(event: Event) -> None:
+        course.hear(event)
+        if event.kind == "plan":
+            return
+        tenth = event.done * 10 // max(event.total, 1)
+        title, begins = course.title(event), event.stage not in tenths and not tenth
+        more = ", ".join(part for part in (note(event.facts), course.left) if part)
+        if tenth > tenths.get(event.stage, 0):
+            count = f"{event.done * 100 // event.total}% ({event.done} of {event.total})"
+            say(f"{title}: {count} {more}".rstrip())
+        elif begins and title != event.stage:
+            say(f"{title} begins {more}".rstrip())
+        tenths[event.stage] = tenth
+
+    return show

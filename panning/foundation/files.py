@@ -112,11 +112,24 @@ def check_claim(out: Path, identity: dict[str, Any]) -> None:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
     if held != identity:
-        differing = sorted(k for k in {*held, *identity} if held.get(k) != identity.get(k))
+        differing = ", ".join(_differing(held, identity))
         raise ConfigError(
-            f"{out} holds another run (it differs in: {', '.join(differing)}); give another --out, or delete the folder "
-            "to start again."
+            f"{out} holds another run (it differs in: {differing}); give another folder, or delete this one to start again."
         )
+
+
+def _differing(held: dict[str, Any], identity: dict[str, Any], within: str = "") -> Iterator[str]:
+    """Names of what differs, with both values where they are single ones."""
+    for key in sorted({*held, *identity}):
+        there, here, name = held.get(key), identity.get(key), f"{within}{key}"
+        if there == here:
+            continue
+        if isinstance(there, dict) and isinstance(here, dict):
+            yield from _differing(there, here, f"{name}.")
+        elif isinstance(there, dict | list) or isinstance(here, dict | list):
+            yield name
+        else:
+            yield f"{name}: {there!r} there, {here!r} here"
 
 
 @contextmanager
@@ -131,7 +144,7 @@ def sole_writer(out: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise OutputError(f"Another process writes to {out}: wait for it, or give another --out.") from None
+        raise OutputError(f"Another process writes to {out}: wait for it, or give another folder.") from None
     try:
         yield
     finally:

@@ -47,6 +47,11 @@ class Own:
         return hash(self._identity)
 
     @property
+    def code_modules(self) -> set[str]:
+        """Names of the Python modules that its code lies in."""
+        return set()
+
+    @property
     def _identity(self) -> object:
         return self.name
 
@@ -69,3 +74,14 @@ def content_hash(*parts: bytes | memoryview) -> str:
         hashed.update(len(part).to_bytes(8, "little"))
         hashed.update(part)
     return hashed.hexdigest()[:12]
+
+
+def label_of(name: str) -> str:
+    """The name of a model or of data as a title shows it: of the caller's own without the hash.
+
+    Examples:
+        >>> from panning.foundation.own import label_of
+        >>> label_of("own:Net-3872cc92a2ec"), label_of("lenet5")
+        ('Net', 'lenet5')
+    """
+    return name.removeprefix(PREFIX).rpartition("-")[0] if name.startswith(PREFIX) else name

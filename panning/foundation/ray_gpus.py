@@ -26,12 +26,10 @@ def gpu_share(device: str, n_workers: int) -> float:
     if device.startswith("cuda:"):
         raise DeviceError(
             f"Ray chooses the GPU of each worker, so '{device}' cannot be asked for: take 'cuda', and set "
-            "CUDA_VISIBLE_DEVICES to the GPUs that may be used, or --workers 0."
+            "CUDA_VISIBLE_DEVICES to the GPUs that may be used, or 0 workers."
         )
     if not n_gpus:
-        raise DeviceError(
-            "The Ray cluster has no GPU: take --device cpu, or join a cluster that has one (--ray-address)."
-        )
+        raise DeviceError("The Ray cluster has no GPU: compute on the device 'cpu', or join a cluster that has one.")
     return _share(n_workers, n_gpus)
 
 

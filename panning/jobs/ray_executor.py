@@ -19,7 +19,9 @@ from typing import Any
 from panning.foundation.errors import PanningError, WorkerError
 from panning.foundation.extras import extra_packages
 from panning.foundation.memory import keep_freed_memory
+from panning.foundation.own import Own
 from panning.foundation.ray_gpus import gpu_share
+from panning.foundation.ray_own import sent_with_code
 from panning.jobs.outcome import Outcome, OutcomeT
 from panning.jobs.work import Job, execute
 
@@ -35,12 +37,17 @@ POLL_S = 1.0
 class _JobWorker:
     def __init__(self) -> None:
         keep_freed_memory()
+        self.own: dict[str, Own] = {}
+
+    def hold(self, own: dict[str, Own]) -> None:
+        """Keep what is the caller's own for the jobs that name it."""
+        self.own |= own
 
     def pid(self) -> int:
         return os.getpid()
 
     def execute(self, job: Job[Any]) -> Outcome:
-        return execute(job)
+        return execute(job.with_own(self.own))
 
 
 _RemoteJobWorker: Any = ray.remote(num_cpus=1, max_restarts=0)(_JobWorker)
@@ -68,6 +75,8 @@ class RayExecutor:
         self.device = device
         self.job_timeout_s = job_timeout_s
         self._workers: list[Any] = []
+        self._own: dict[str, Own] = {}
+        self._sent: list[Any] = []  # references to all of it
 
     def __enter__(self) -> RayExecutor:
         return self
@@ -78,7 +87,32 @@ class RayExecutor:
         self._workers = []
 
     def _new_worker(self) -> Any:
-        return _RemoteJobWorker.options(num_gpus=gpu_share(self.device, self.n_workers)).remote()
+        worker = _RemoteJobWorker.options(num_gpus=gpu_share(self.device, self.n_workers)).remote()
+        for sent in self._sent:
+            worker.hold.remote(sent)
+        return worker
+
+    def _share(self, jobs: Sequence[Job[OutcomeT]]) -> None:
+        """Send what is the caller's own in the jobs to all workers, once.
+
+        Raises:
+            WorkerError: if it cannot be sent, or a worker cannot load it.
+        """
+        own = {name: thing for job in jobs for name, thing in job.own.items() if name not in self._own}
+        if not own:
+            return
+        with sent_with_code(own.values()):
+            sent = ray.put(own)
+        try:
+            ray.get([worker.hold.remote(sent) for worker in self._workers])
+        except RayTaskError as error:
+            names = ", ".join(thing.label for thing in own.values())
+            raise WorkerError(
+                f"Ray workers cannot load {names}: {error.cause}. They need the packages that it imports; workers=0 runs "
+                "without Ray."
+            ) from None
+        self._own |= own
+        self._sent.append(sent)
 
     def pids(self) -> list[int]:
         """The process of each worker on its machine."""
@@ -90,6 +124,7 @@ class RayExecutor:
             return
         if not self._workers:
             self._workers = [self._new_worker() for _ in range(self.n_workers)]
+        self._share(jobs)
         waiting = deque(jobs)
         deaths: Counter[str] = Counter()
         idle = list(range(self.n_workers))
@@ -116,7 +151,7 @@ class RayExecutor:
                 self._replace(flight.worker)
 
     def _send(self, job: Job[Any], worker: int, flights: dict[Any, _Flight]) -> None:
-        call = self._workers[worker].execute.remote(job)
+        call = self._workers[worker].execute.remote(job.by_name())
         flights[call] = _Flight(job, worker, time.monotonic() + self.job_timeout_s)
 
     def _land(self, call: Any) -> Any:
@@ -173,9 +208,7 @@ def ray_running(n_workers: int, address: str | None = None, device: str = "cpu")
         raise WorkerError(_no_ray(address, reason)) from error
     try:
         if (n_cores := int(ray.cluster_resources().get("CPU", 0))) < n_workers:
-            raise WorkerError(
-                f"The Ray cluster has {n_cores} cores for {n_workers} workers; ask for fewer (--workers)."
-            )
+            raise WorkerError(f"The Ray cluster has {n_cores} cores for {n_workers} workers; ask for fewer.")
         gpu_share(device, n_workers)
         yield
     finally:
@@ -185,7 +218,7 @@ def ray_running(n_workers: int, address: str | None = None, device: str = "cpu")
 def _no_ray(address: str | None, reason: str) -> str:
     if address is None or address == "local":
         return (
-            f"Ray did not start on this machine ({reason}): try --workers 0, which gives the same results without Ray, or "
+            f"Ray did not start on this machine ({reason}): try 0 workers, which gives the same results without Ray, or "
             "fewer workers."
         )
     return f"No Ray cluster at '{address}': {reason}"

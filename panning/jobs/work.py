@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from panning.compaction.cost import compute_left
 from panning.episode.policy_net import PolicyNet, parse_policy
 from panning.foundation.device import accelerator_name
 from panning.foundation.errors import DensityError, MaskError, NonFiniteError
+from panning.foundation.own import Own
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed
 from panning.jobs.outcome import CellOutcome, Outcome, OutcomeT, PruneOutcome, Timing, TrainOutcome
@@ -52,6 +53,7 @@ class Spec(Protocol[Gives]):
     @property
     def plugins(self) -> dict[str, str]: ...
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+    def model_copy(self, *, update: dict[str, Any]) -> Self: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,22 @@ class Job(Generic[OutcomeT]):
     spec: Spec[OutcomeT]
     source: DataSource = DataSource()
     attachment: bytes | None = None
+
+    @property
+    def own(self) -> dict[str, Own]:
+        """What is the caller's own in its task, by name."""
+        return self.spec.task.own
+
+    def by_name(self) -> Job[OutcomeT]:
+        """The same job without what is the caller's own, which travels beside it once and not with every job."""
+        return self._of(self.spec.task.by_name())
+
+    def with_own(self, held: Mapping[str, Own]) -> Job[OutcomeT]:
+        """The same job with what is the caller's own put back."""
+        return self._of(self.spec.task.with_own(held))
+
+    def _of(self, task: TaskSpec) -> Job[OutcomeT]:
+        return replace(self, spec=self.spec.model_copy(update={"task": task}))
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def _build_named(name: str, input_shape: tuple[int, ...], n_classes: int, allow_
     if not allow_import:
         raise ModelError(
             f"'{name}' is an import path. These run code, and are for the local command line alone (--model "
-            "package.module:factory); files and requests must name a known model."
+            "package.module:factory); files and requests must name a known model, and Python passes the function itself."
         )
     return build_imported(name, input_shape, n_classes)
 

@@ -24,8 +24,8 @@ class OwnModel(Own):
     """A module or a factory in place of a model's name.
 
     A module is copied at once, out of wrappers, and is the network of every seed: seeds then differ in batches and in the
-    order of training alone. A factory makes a network for each seed. The name of a factory has a hash once ``settled`` has
-    looked at what it makes; until then two factories are equal if they are the same object.
+    order of training alone. A factory makes a network for each seed. A factory has the name and the hash of what it makes
+    once ``settled`` has looked at that; until then two factories are equal if they are the same object.
 
     >>> import torch
     >>> from panning.models.own import OwnModel
@@ -56,6 +56,13 @@ class OwnModel(Own):
     def _identity(self) -> object:
         return self.name if self.content else id(self.made_from)
 
+    @property
+    def code_modules(self) -> set[str]:
+        """Names of the Python modules that its code lies in."""
+        if not isinstance(self.made_from, nn.Module):
+            return {getattr(self.made_from, "__module__", "builtins")}
+        return {kind.__module__ for part in self.made_from.modules() for kind in type(part).__mro__}
+
     def build(self, input_shape: tuple[int, ...], n_classes: int, seed: int) -> nn.Module:
         """The network at the initial weights of ``seed``."""
         if isinstance(self.made_from, nn.Module):
@@ -74,10 +81,11 @@ class OwnModel(Own):
         if self.content:
             return self
         settled = copy.copy(self)
-        settled.content = fingerprint(network)
+        settled.label, settled.content = type(network).__name__, fingerprint(network)
         if settled.content != fingerprint(again):
+            name = factory_name(self.made_from)
             raise ModelError(
-                f"'{self.label}' makes another network each time that it is called with one seed: draw the weights with "
+                f"'{name}' makes another network each time that it is called with one seed: draw the weights with "
                 "torch's global generator alone."
             )
         return settled

@@ -1,0 +1,270 @@
+"""Whole runs from Python: ``panning.search``, ``panning.train_agent`` and ``panning.make_env``, on any network and data.
+
+What they leave in a folder is what the commands leave there; called again, they go on where they were.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from panning.envs import PanningEnv
+from panning.episode.policy_net import PolicyNet
+from panning.foundation.course import lines
+from panning.foundation.errors import ConfigError, PanningWarning
+from panning.foundation.progress import Event, Listener
+from panning.masks.file import load_masks
+from panning.masks.masks import Masks
+from panning.models import OwnModel
+from panning.tasks import TaskSpec, as_task, load_task
+
+if TYPE_CHECKING:  # what these need is not in the plain package
+    from panning.agents import AgentConfig
+    from panning.searches import SearchConfig
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What a search has found.
+
+    Attributes:
+        out: the run's folder, with tables, pictures and all masks.
+        winner: the name of the chosen way to make masks, for each density.
+        masks: by density and seed, ``masks[0.05][0]``.
+        table: a row a method and density, as plain values (``pandas.DataFrame(report.table)``).
+        sentences: what was chosen at each density, and how surely it is better than the others.
+        records: the file with a line for each finished job.
+        policy: the file of the agent that was trained; None if one was given.
+    """
+
+    out: Path
+    winner: Mapping[float, str]
+    masks: Mapping[float, Mapping[int, Masks]]
+    table: tuple[Mapping[str, Any], ...]
+    sentences: tuple[str, ...]
+    records: Path
+    policy: Path | None
+
+
+@dataclass(frozen=True)
+class TrainedAgent:
+    """An agent after its training.
+
+    Attributes:
+        policy: for ``panning.prune(policy=...)``.
+        path: its file.
+        rollouts: the figures of each rollout: ``reward``, its terms, ``effective_density``, ...
+        records: the file with a line for each rollout.
+        out: the run's folder.
+    """
+
+    policy: PolicyNet
+    path: Path
+    rollouts: tuple[Mapping[str, Any], ...]
+    records: Path
+    out: Path
+
+
+def search(
+    model: Any = None,
+    data: Any = None,
+    *,
+    out: str | Path,
+    densities: Sequence[float] | None = None,
+    config: str | Path | SearchConfig | Mapping[str, Any] | None = None,
+    workers: int = 0,
+    ray_address: str | None = None,
+    on_event: Listener | None = None,
+    **settings: Any,
+) -> SearchReport:
+    """Train an agent, search for masks, and train the winner, the agent's masks and all baselines in full.
+
+    >>> import panning, torch
+    >>> def net():
+    ...     return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> inputs = torch.randn(300, 6)
+    >>> report = panning.search(
+    ...     net, (inputs, inputs[:, :3].argmax(1)), densities=[0.2], out="runs/mine", seeds=(0,), n_samples=0,
+    ...     baselines=("snip", "synflow"), recipe={"epochs": 1, "batch_size": 32},
+    ...     agent={"n_rounds": 2, "ppo": {"n_rollouts": 1, "n_envs": 1, "n_steps": 4, "batch_size": 4}},
+    ...     on_event=lambda event: None,
+    ... )
+    >>> report.masks[0.2][0].n_kept, [row["density"] for row in report.table][:2], report.policy.name
+    (29, [0.2, 0.2], 'policy.safetensors')
+
+    Args:
+        model: a module, a function or class that makes one, a name, a task (``panning.tasks.TaskSpec``), or "MODEL/DATA".
+            A function makes other initial weights for each seed, as a module cannot: of a module all seeds start alike.
+        data: a name, (inputs, labels), a Dataset, a DataLoader, or a mapping of such with the keys train, validation and
+            test (``panning.data.OwnData``); not with a task.
+        out: the run's folder. Called again with the same arguments, the search goes on there; with another network or other
+            data it is refused.
+        densities: each is searched for on its own.
+        config: a packaged config's name, a config file, a ``SearchConfig`` or its keys; what else is passed replaces its
+            values.
+        workers: Ray workers; 0 runs in this process, without Ray. The results are the same.
+        ray_address: of a cluster; None starts Ray on this machine.
+        on_event: hears how far the search is (``panning.foundation.progress.Event``); None prints lines on stderr.
+        settings: further keys of ``panning.searches.SearchConfig``: ``seeds``, ``recipe``, ``rungs``, ``agent``,
+            ``baselines``, ``n_samples``, ``device``, ... Without rungs, candidates are trained for a tenth and for half
+            of the recipe's epochs.
+
+    Raises:
+        PanningError: with what was given, what is allowed and what to do; wrong input is refused before anything starts.
+    """
+    from panning.jobs.executor import executor_of
+    from panning.searches import check_search, run_search
+    from panning.searches.given import search_config
+    from panning.searches.report import as_json, choices, write_report
+
+    tell, folder = _listener(on_event), Path(out)
+    found = search_config(model, data, densities, config, {"name": folder.name, **settings})
+    _warn_of_one_start((found.task,), found.seeds)
+    ready = check_search(found)
+    with (
+        _ray(workers, ray_address, found.device, tell),
+        executor_of(workers, found.job_timeout_s, found.device) as executor,
+    ):
+        result = run_search(ready, folder, executor, agent_workers=workers, listen=tell)
+    table = write_report(result, folder)
+    policy = folder / "agent" / "policy.safetensors"
+    return SearchReport(
+        out=folder, winner={density: way.label for density, way in result.winners.items()},
+        masks={density: _masks_of(folder, density, found.seeds) for density in result.winners},
+        table=tuple(as_json(result, table)["rows"]), sentences=tuple(choices(result, table)),
+        records=folder / "records.jsonl", policy=policy if ready.policy is None else None,
+    )  # fmt: skip
+
+
+def train_agent(
+    model: Any = None,
+    data: Any = None,
+    *,
+    out: str | Path,
+    densities: Sequence[float] | None = None,
+    config: str | Path | AgentConfig | Mapping[str, Any] | None = None,
+    workers: int = 0,
+    ray_address: str | None = None,
+    on_event: Listener | None = None,
+    **settings: Any,
+) -> TrainedAgent:
+    """Train an agent with PPO on your networks; ``panning.prune(policy=...)`` prunes any network with it.
+
+    >>> import panning, torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> inputs = torch.randn(300, 6)
+    >>> batch = inputs, inputs[:, :3].argmax(1)
+    >>> agent = panning.train_agent(
+    ...     net, batch, densities=[0.2], out="runs/agent", n_rounds=2, on_event=lambda event: None,
+    ...     ppo={"n_rollouts": 2, "n_envs": 1, "n_steps": 4, "batch_size": 4},
+    ... )
+    >>> len(agent.rollouts), panning.prune(net, batch, density=0.1, policy=agent.policy).n_kept
+    (2, 14)
+
+    Args:
+        model: as for ``panning.search``, or a list of models or tasks, of which each episode draws one.
+        data: of all the models.
+        out: the run's folder. Called again with the same arguments, the training goes on there.
+        densities: targets; each episode draws one.
+        config: a packaged config's name, a config file, an ``AgentConfig`` or its keys; what else is passed replaces its
+            values.
+        workers, ray_address, on_event: as for ``panning.search``.
+        settings: further keys of ``panning.agents.EnvSpec`` (``seeds``, ``n_rounds``, ``action``, ``reward``,
+            ``observations``) and of ``panning.agents.AgentConfig`` (``ppo``, ``seed``, ``device``, ``data_root``, ...).
+
+    Raises:
+        PanningError: with what was given, what is allowed and what to do; wrong input is refused before anything starts.
+    """
+    from panning import agents
+    from panning.foundation.config import dump_config
+    from panning.foundation.files import write_atomic
+    from panning.foundation.records import read_records
+    from panning.searches.given import agent_config
+
+    tell, folder = _listener(on_event), Path(out)
+    found = agent_config(model, data, densities, config, settings)
+    for task in found.env.tasks:
+        load_task(task, found.env.seeds[0], found.source.on_cpu)  # wrong input is refused before Ray starts
+    with _ray(workers, ray_address, found.device, tell):
+        policy = agents.train_agent(found, folder, n_workers=workers, listen=tell)
+    write_atomic(folder / "config.yaml", dump_config(found))
+    records = sorted(read_records(folder / "rollouts.jsonl"), key=lambda record: record.config["rollout"])
+    return TrainedAgent(
+        policy,
+        folder / "policy.safetensors",
+        tuple(record.metrics for record in records),
+        folder / "rollouts.jsonl",
+        folder,
+    )
+
+
+def make_env(model: Any, data: Any = None, *, densities: Sequence[float] = (0.05,), **settings: Any) -> PanningEnv:
+    """The environment in which an agent prunes your network (``panning.envs.PanningEnv``).
+
+    >>> import numpy as np
+    >>> import panning, torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> env = panning.make_env(net, (torch.randn(90, 6), torch.arange(90) % 3), densities=[0.2], n_rounds=1)
+    >>> observation, _ = env.reset(seed=0)
+    >>> *_, info = env.step(env.action_space.sample())
+    >>> info["masks"].n_kept
+    29
+
+    Args:
+        model, data: as for ``panning.search``, or a list of models or tasks, of which each episode draws one.
+        densities: targets; each episode draws one.
+        settings: further arguments of ``PanningEnv``: ``seeds``, ``n_rounds``, ``action``, ``reward``, ...
+
+    Raises:
+        ConfigError: for wrong arguments.
+    """
+    given = model if isinstance(model, list | tuple) else [model]
+    return PanningEnv([as_task(one, data) for one in given], densities, **settings)
+
+
+def _warn_of_one_start(tasks: Sequence[TaskSpec], seeds: Sequence[int]) -> None:
+    for task in tasks:
+        if len(seeds) > 1 and isinstance(task.model, OwnModel) and isinstance(task.model.made_from, nn.Module):
+            warnings.warn(
+                f"{task.model.label} is one module: all {len(seeds)} seeds start from its weights, and their spread is that "
+                "of batches and of the order of training alone. A function that makes the module starts each seed anew.",
+                PanningWarning,
+                stacklevel=3,
+            )
+
+
+def _masks_of(folder: Path, density: float, seeds: Sequence[int]) -> dict[int, Masks]:
+    """The winner's masks; of a seed on which it failed there is none."""
+    paths = {seed: folder / f"panning-density{density:g}-seed{seed}.safetensors" for seed in seeds}
+    return {seed: load_masks(path) for seed, path in paths.items() if path.exists()}
+
+
+def _listener(on_event: Listener | None) -> Listener:
+    return lines(partial(print, file=sys.stderr, flush=True)) if on_event is None else on_event
+
+
+@contextmanager
+def _ray(n_workers: int, address: str | None, device: str, tell: Listener) -> Iterator[None]:
+    """Ray for the time of the block, where there are workers."""
+    if type(n_workers) is not int or n_workers < 0:
+        raise ConfigError(f"workers is {n_workers!r}, but must be a whole number: 0 runs in this process, without Ray.")
+    if n_workers == 0:
+        if address is not None:
+            raise ConfigError("ray_address joins a cluster, and workers=0 runs without Ray; leave one of them out.")
+        yield
+        return
+    from panning.jobs.ray_executor import ray_running
+
+    stage = f"starting Ray ({n_workers} worker{'s' if n_workers > 1 else ''})"
+    tell(Event(stage, 0, 1))
+    with ray_running(n_workers, address, device):
+        tell(Event(stage, 1, 1))
+        yield
