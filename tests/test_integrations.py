@@ -94,7 +94,7 @@ HF: dict[str, Callable[[], Any]] = {
     "enforced": lambda: huggingface.EnforceMasks(thinned(bert())),
     "made at the start": lambda: huggingface.EnforceMasks(lambda model, loader: thinned(model)),
     "dpf": lambda: huggingface.MoveMasks(
-        panning.make_dynamic("dpf", {"every": 2}), density=0.3, data=SENTENCES, include=["*dense.weight"]
+        panning.make_dynamic("dpf", {"every": 2}), density=0.3, include=["*dense.weight"]
     ),
     "rigl": lambda: huggingface.MoveMasks(
         panning.make_dynamic("rigl", {"every": 3}), density=thinned(bert()).density, masks=thinned(bert()), data=SENTENCES
