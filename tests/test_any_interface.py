@@ -316,6 +316,23 @@ def test_a_temperature_reaches_a_loss_inside_or_is_refused() -> None:
         panning.prune(Heads(), BATCH, forward=run, loss=loss, density=0.3, method="force", released=True)
 
 
+@pytest.mark.parametrize("method", ["snip", "gcs", "force"])
+def test_labels_are_found_in_a_pair_or_under_their_name(method: str) -> None:
+    arguments = {"density": 0.3, "method": method, "released": method == "force"}
+    by_hand = panning.prune(Sums(), ((X, Z), LABELS), **arguments)
+    pair = {"data": ((X, Z), LABELS), "forward": lambda model, batch: model(*batch[0])}
+    named = {"data": {"a": X, "b": Z, "labels": LABELS}, "forward": lambda model, batch: model(batch["a"], batch["b"])}
+    assert panning.prune(Sums(), **pair, **arguments) == panning.prune(Sums(), **named, **arguments) == by_hand
+
+
+def test_two_targets_are_no_labels() -> None:
+    """Nobody says which of them cross-entropy takes."""
+    with pytest.raises(DataError, match="cross-entropy cannot compare it with"):
+        panning.prune(Sums(), ((X, Z), (BOXES, LABELS)), **PAIR)
+    masks = panning.prune(Sums(), ((X, Z), (BOXES, LABELS)), loss=lambda y, t: F.cross_entropy(y, t[1]), **PAIR)
+    assert masks == panning.prune(Sums(), ((X, Z), LABELS), **PAIR)
+
+
 def test_gcs_wants_one_sample_a_row() -> None:
     uneven = {**BATCH, "more": torch.zeros(5)}
     assert panning.prune(Heads(), uneven, forward=run, loss=loss, density=0.3, method="snip").n_kept == 48
@@ -403,70 +420,6 @@ def test_an_example_is_cut_to_one_sample_only_where_the_network_takes_it() -> No
 def test_inputs_that_the_network_is_not_called_with_name_the_way_out() -> None:
     with pytest.raises(ModelError, match="(?s)fails on the data.*TypeError.*pass forward="):
         panning.prune(Sums(), (X, LABELS), density=0.5, method="snip")
-
-
-# --- tokens ---
-
-IDS = torch.randint(7, (12, 5), generator=torch.Generator().manual_seed(0))
-
-
-class Tokens(nn.Module):
-    """Tokens and places, looked up as ``how`` says."""
-
-    def __init__(self, how: str = "embedding") -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.tokens, self.places = nn.Embedding(7, 4), nn.Embedding(5, 4)
-            self.mixing, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
-        self.how = how
-
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = {
-            "embedding": lambda: self.tokens(ids),
-            "index": lambda: self.tokens.weight[ids],
-            "one hot": lambda: F.one_hot(ids, 7).float() @ self.tokens.weight,
-            "shifted": lambda: self.tokens(self.shifted(ids)),
-            "joined": lambda: self.tokens(torch.cat([ids[:, :1], ids[:, 1:].clamp(max=6)], 1)),
-            "masked": lambda: self.tokens(torch.where(ids == 3, 0, ids.int())),
-        }[self.how]() + self.places(torch.arange(ids.shape[1]))
-        x = x if mask is None else x * mask.unsqueeze(-1)
-        return self.head(self.mixing(x).relu().mean(1))
-
-    @staticmethod
-    def shifted(ids: Tensor) -> Tensor:
-        made = ids.new_zeros(ids.shape)
-        made[:, 1:] = ids[:, :-1].clone()
-        return made
-
-
-@pytest.mark.parametrize("how", ["embedding", "index", "one hot", "shifted", "joined", "masked"])
-@pytest.mark.parametrize("method", ["synflow", "magnitude"])
-def test_tokens_stay_tokens_and_lead_on_like_ones(how: str, method: str) -> None:
-    arguments = {"density": 0.4, "method": method, "all_alive": True, "include": ("tokens*", "mixing*", "head*")}
-    like_ones = panning.prune(Tokens(), input_shape=(5,), **arguments)
-    mask = torch.ones(12, 5, dtype=torch.long)
-    for data in ({"ids": IDS}, {"ids": IDS, "mask": mask}):
-        assert panning.prune(Tokens(how), data, **arguments) == like_ones
-    assert panning.prune(Tokens(how), IDS, forward=lambda model, ids: model(ids), **arguments) == like_ones
-
-
-def test_places_and_masks_are_constants() -> None:
-    """Without its tokens, nothing of the network is alive, though places and a mask are still added and multiplied."""
-    model = Tokens()
-    layout = panning.prune(model, {"ids": IDS}, density=1.0, method="magnitude", include=("*",)).layout
-    flat = torch.ones(layout.n_prunable, dtype=torch.bool)
-    views = layout.views(flat)
-    views["tokens.weight"][:] = False
-    masks = panning.Masks(layout, flat)
-    assert masks.effective_density(model, example_inputs={"ids": IDS, "mask": torch.ones_like(IDS)}) == pytest.approx(
-        int(views["places.weight"].sum() + views["mixing.weight"].sum() + views["head.weight"].sum())
-        / layout.n_prunable
-    )  # places that are prunable themselves are alive, as before
-    fixed = panning.prune(model, {"ids": IDS}, density=1.0, method="magnitude", include=("mixing*", "tokens*"))
-    cut = panning.Masks(fixed.layout, fixed.flat.clone())
-    cut.layout.views(cut.flat)["tokens.weight"][:] = False
-    assert cut.effective_density(model, example_inputs={"ids": IDS}) == 0.0
 
 
 # --- masks that move ---

@@ -16,8 +16,21 @@ from panning.foundation.device import device_of
 from panning.foundation.errors import ModelError
 from panning.foundation.nests import fields_of, logits_of, map_tensors, n_samples, samples, tensors_in
 
+#: Words in the names of whole numbers that say where values stand, and are no values.
+CONSTANTS = ("mask", "position")
 #: Entries of an output object or mapping that are no outputs of their own.
 BY_PRODUCTS = ("loss", "past_key_values", "cache")
+
+
+def constants_in(inputs: Any) -> list[Tensor]:
+    """The tensors under names with a word of ``CONSTANTS``."""
+    if isinstance(inputs, tuple | list):
+        return [tensor for part in inputs for tensor in constants_in(part)]
+    found = []
+    for name, value in (fields_of(inputs) or {}).items():
+        named = isinstance(name, str) and any(word in name for word in CONSTANTS)
+        found += tensors_in(value) if named else constants_in(value)
+    return found
 
 
 def outputs_of(result: Any) -> list[Tensor]:
@@ -47,9 +60,9 @@ def first_sample(inputs: Any) -> Any:
 class Example:
     """What a network is run on where only its paths matter, and how it is called.
 
-    Real inputs count by their shapes alone: passes put ones in their place. Whole numbers (tokens, positions, masks) and
-    booleans stay as they are, for a network may look things up by them. A lone tensor that the network itself takes is
-    always ones.
+    Real inputs count by their shapes alone: passes put ones in their place. Whole numbers stay as they are, for a network
+    may look things up by them; what it finds, or computes of them, comes from the input. Booleans, and whole numbers under a
+    name with a word of ``CONSTANTS``, are constants. A lone tensor that the network itself takes is always ones.
 
     Attributes:
         inputs: a nest of tensors, as ``forward`` takes it.
@@ -72,11 +85,13 @@ class Example:
             times: what real inputs are filled with.
         """
 
+        constants = {id(tensor) for tensor in constants_in(self.inputs)}
+
         def one(tensor: Tensor) -> Tensor:
             if self.flows(tensor):
                 return torch.full(tensor.shape, times, dtype=dtype, device=device, requires_grad=True).clone()
             moved = tensor.to(device)
-            return marked(moved.clone(), TOKENS) if is_index(moved) else moved
+            return marked(moved.clone(), TOKENS) if is_index(moved) and id(tensor) not in constants else moved
 
         return map_tensors(one, self.inputs)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from panning.flow.factors import TOKENS, as_weight, gate_of, is_index, is_weight, marked, of_weights
-from panning.flow.functions import CONSTANT_MAKERS
+from panning.flow.factors import TOKENS, as_weight, depending, depends, gate_of, is_index, is_weight, marked, of_weights
+from panning.flow.functions import CONSTANT_MAKERS, LOOK_UPS
 from panning.flow.keywords import by_position
 from panning.flow.operators import is_operator, registered, twin
 from panning.foundation.errors import ModelError
@@ -92,9 +92,7 @@ class Following(TorchFunctionMode):
     def _call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         result = self._ruled(func, args, kwargs)
         if self.has_tokens and func not in CONSTANT_MAKERS and any(gate_of(x) == TOKENS for x in _each(args)):
-            made = args[0] if func is Tensor.__setitem__ else result
-            if is_index(made):  # shifted, joined to others, filled in at masked places: tokens again
-                marked(made, TOKENS)
+            return _of_tokens(func, args, result)
         return result
 
     def _ruled(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -144,6 +142,17 @@ class Following(TorchFunctionMode):
                     "not given: its backward pass then has no gradient of it that can be followed (activation checkpointing "
                     "of one's own is such a Function). Switch it off while masks are found, or hand the weight to 'apply'."
                 )
+
+
+def _of_tokens(func: Any, args: Any, result: Any) -> Any:
+    """What a function makes of tokens: tokens again (shifted, joined to others, filled in at masked places), or numbers that
+    come from the input: all present, as ones, or what was looked up."""
+    made = args[0] if func is Tensor.__setitem__ else result
+    if is_index(made):
+        marked(made, TOKENS)
+    if not isinstance(result, Tensor) or not result.is_floating_point() or depends(result):
+        return result
+    return depending(result if func in LOOK_UPS else torch.ones_like(result))
 
 
 def _each(args: Any) -> Iterator[Any]:

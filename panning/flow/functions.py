@@ -72,6 +72,12 @@ RESHAPES = (
     torch.transpose, Tensor.view_as, Tensor.contiguous, Tensor.__getitem__, Tensor.repeat, F.interpolate,
 )  # fmt: skip
 TO_INTEGERS = (Tensor.long, Tensor.int)
+#: They take entries of a table by whole numbers.
+LOOK_UPS = (
+    Tensor.__getitem__, *(getattr(home, name) for home in (torch, Tensor) for name in (
+        "index_select", "gather", "take", "take_along_dim",
+    )),
+)  # fmt: skip
 #: They read the shape of a tensor, not its values.
 CONSTANT_MAKERS = (
     torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, Tensor.new_zeros, Tensor.new_ones,

@@ -31,7 +31,6 @@ from panning.flow.factors import (
     Gate,
     Multiply,
     Open,
-    depending,
     gate_of,
     gate_of_sum,
     is_given,
@@ -94,20 +93,6 @@ def _join(function: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
 def _keep_gate(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     result = function(x, *args, **kwargs)
     return result if gate_of(x) is None else marked(result, gate_of(x))
-
-
-def _look_up(function: Any, x: Tensor, index: Any) -> Any:
-    """x[index]; what tokens find in a table comes from the input."""
-    found = _keep_gate(function, x, index)
-    by_tokens = any(gate_of(part) == TOKENS for part in (index if isinstance(index, tuple | list) else (index,)))
-    return depending(found) if by_tokens and found.is_floating_point() and not depends(found) else found
-
-
-def _one_hot(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    found: Tensor = function(x, *args, **kwargs)
-    if gate_of(x) != TOKENS:
-        return found
-    return depending(torch.ones_like(found, dtype=torch.get_default_dtype()))  # all tokens present, as for an embedding
 
 
 def _compared(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -270,7 +255,7 @@ def _layers(layer: Rule, open_gate: Open, multiply: Multiply) -> dict[Any, Rule]
     def look_up(function: Any, x: Tensor, index: Any) -> Any:
         if gate_of(index) == TOKENS and x.dim() == 2 and is_given(x):
             return embedding(F.embedding, index, x)
-        return _look_up(function, x, index)
+        return _keep_gate(function, x, index)
 
     def bilinear(function: Any, a: Tensor, b: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not depends(a) and not depends(b):
@@ -298,7 +283,6 @@ COMMON_RULES: dict[Any, Rule] = {
     **dict.fromkeys(functions.ADDITIONS_IN_PLACE, _add_in_place),
     **dict.fromkeys(functions.CONCATENATIONS, _join),
     **dict.fromkeys(functions.RESHAPES, _keep_gate),
-    F.one_hot: _one_hot,
     **dict.fromkeys(functions.LOSSES, _compared),
     **dict.fromkeys((*functions.DIVISIONS, Tensor.__rdiv__), _divide),
     **dict.fromkeys(functions.INVERSES, _inverse),

@@ -26,7 +26,7 @@ from panning.flow import BATCH_STATISTICS, Forward, call, first_sample, outputs_
 from panning.foundation.errors import DataError, ForwardError, PanningError
 from panning.foundation.nests import logits_of, map_tensors, told
 from panning.masks.layout import Layout
-from panning.scoring.losses import LABELS, Loss, default_loss
+from panning.scoring.losses import LABELS, Loss, default_loss, default_loss_of_batch
 from panning.scoring.problem import Problem
 
 WAY_OUT = (
@@ -51,7 +51,7 @@ def problem_of(
     """
     source = None if data is None else _Read(batch_source(data, seed), _Reader(model, forward))
     known: dict[str, Any] = {
-        "loss": default_loss if loss is None else loss if forward is not None else _OfLogits(loss),
+        "loss": _loss(loss, forward),
         "forward": forward or call,
         "seed": seed,
     }
@@ -70,6 +70,12 @@ def problem_of(
     if isinstance(inputs, Tensor) and forward is None:
         return Problem(model, layout, tuple(inputs.shape[1:]), source, **known)
     return _with_one_sample(Problem(model, layout, None, source, example_inputs=inputs, **known))
+
+
+def _loss(loss: Loss | None, forward: Forward | None) -> Loss:
+    if forward is None:
+        return default_loss if loss is None else _OfLogits(loss)
+    return loss or default_loss_of_batch
 
 
 def _with_one_sample(problem: Problem) -> Problem:

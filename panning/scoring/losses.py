@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from panning.data.batches import Batch
 from panning.foundation.errors import DataError
 from panning.foundation.nests import entry, logits_of, told
 
@@ -24,10 +25,20 @@ def own_loss(outputs: Any) -> Tensor | None:
     return found if isinstance(found, Tensor) and not found.dim() and found.is_floating_point() else None
 
 
-def labels_of(targets: Any) -> Tensor | None:
-    """The tensor that outputs are compared with: of a pair its second part, of a mapping its ``labels``."""
-    if isinstance(targets, tuple | list) and len(targets) == 2:
-        targets = targets[1]
+def labels_of(batch: Batch) -> Tensor | None:
+    """The tensor that outputs are compared with; None if the batch holds no such tensor.
+
+    Of a whole pair that ``forward`` takes, this is the second part; of a mapping, its ``labels``.
+    """
+    inputs, targets = batch
+    return _labels_in(targets[1] if inputs is targets and _is_pair(targets) else targets)
+
+
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, tuple | list) and len(batch) == 2
+
+
+def _labels_in(targets: Any) -> Tensor | None:
     found = targets.get(LABELS) if isinstance(targets, Mapping) else targets
     return found if isinstance(found, Tensor) else None
 
@@ -40,10 +51,15 @@ def default_loss(outputs: Any, targets: Any) -> Tensor:
     """
     if (own := own_loss(outputs)) is not None:
         return own
-    logits, labels = logits_of(outputs), labels_of(targets)
+    logits, labels = logits_of(outputs), _labels_in(targets)
     if not isinstance(logits, Tensor) or labels is None:
         raise DataError(
             f"The network gives {told(outputs)} and no loss of its own, and cross-entropy cannot compare it with "
             f"{told(targets)}: pass loss=, a function that makes one number of both."
         )
     return F.cross_entropy(logits, labels)
+
+
+def default_loss_of_batch(outputs: Any, batch: Any) -> Tensor:
+    """``default_loss`` where ``forward`` takes the whole batch."""
+    return default_loss(outputs, batch[1] if _is_pair(batch) else batch)

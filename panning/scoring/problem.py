@@ -141,7 +141,9 @@ class Problem:
     @property
     def real_example(self) -> Example:
         """The first sample of the data, where there are any, in place of ``example``."""
-        return self.example if self.batches is None else Example(first_sample(self.batches(0)[0]), self.forward)
+        if self.batches is None or self.example_inputs is not None:
+            return self.example
+        return Example(first_sample(self.batches(0)[0]), self.forward)
 
 
 @dataclass(frozen=True)

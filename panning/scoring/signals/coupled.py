@@ -61,7 +61,7 @@ def split_by_label(batch: Batch, n_groups: int) -> list[Batch]:
         )
     if n < n_groups:
         raise DataError(f"This method needs a scoring batch of at least {n_groups} samples, given {n}.")
-    labels = labels_of(batch[1])
+    labels = labels_of(batch)
     order = torch.arange(n)
     if labels is not None and labels.dim() == 1 and not labels.is_floating_point():
         labels = labels.cpu()

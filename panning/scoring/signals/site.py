@@ -78,7 +78,7 @@ class Site:
         outputs = softened(outputs)
         compared = (problem.loss, outputs, targets)
         if scoring.loss is not None:
-            compared = (scoring.loss, *logits_and_labels(outputs, targets))
+            compared = (scoring.loss, *logits_and_labels(outputs, batch))
         try:
             loss = compared[0](*compared[1:])
         except PanningError:
@@ -133,17 +133,17 @@ class Softened:
         return map_tensors(lambda x: x / self.temperature if x.is_floating_point() else x, whole)
 
 
-def logits_and_labels(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+def logits_and_labels(outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """What the losses of released code take.
 
     Raises:
         ModelError: if a network gives no tensor of logits, or the batch has no labels.
     """
-    logits, labels = logits_of(outputs), labels_of(targets)
+    logits, labels = logits_of(outputs), labels_of(batch)
     if not isinstance(logits, Tensor) or not logits.dim() or labels is None:
         raise ModelError(
             f"This form of the method has a loss of its own, on logits and labels; given are {told(outputs)} and "
-            f"{told(targets)}. Take the method as its paper has it."
+            f"{told(batch[1])}. Take the method as its paper has it."
         )
     return logits, labels
 
