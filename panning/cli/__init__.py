@@ -20,6 +20,7 @@ from panning.cli import (
     output,
     prune,
     reproduce,
+    runs,
     search,
     train,
     train_agent,
@@ -40,6 +41,7 @@ COMMANDS = (
     mask,
     bench,
     reproduce,
+    runs,
     configs,
     validate,
 )  # in the order of the help

@@ -54,6 +54,7 @@ def export(
     from panning.foundation.files import claim_folder, write_atomic
     from panning.foundation.records import content_key
     from panning.foundation.registry import lookup
+    from panning.jobs.runs import run_folder
     from panning.masks.file import dump_masks, load_masks
     from panning.measure.mask_report import report
 
@@ -67,7 +68,7 @@ def export(
         "command": "export", "format": form, "fold": fold, "model": model, "mask": content_key(dump_masks(masks).hex()),
         "weights": None if weights is None else _key(network),
     }  # fmt: skip
-    folder = out or Path("runs") / f"export-{form}-{content_key(identity)[:10]}"
+    folder = out or run_folder("export", identity, model, form)
     _check_free(folder)
     with output.listener() as listen:
         result = compact(network, masks, fold=fold)

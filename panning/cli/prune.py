@@ -62,6 +62,7 @@ def prune(
     from panning.foundation.files import check_claim, file_digest
     from panning.foundation.pictures import parse_formats
     from panning.foundation.records import content_key
+    from panning.jobs.runs import run_folder
     from panning.jobs.single import write_mask
     from panning.jobs.ways import Agent, Method, Way
     from panning.jobs.work import make_mask
@@ -96,7 +97,7 @@ def prune(
         "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None, **variant,
         "include": list(spec.include) if spec.include else None, "exclude": list(spec.exclude),
     }  # fmt: skip
-    folder = out or Path("runs") / f"prune-{content_key(identity)[:10]}"
+    folder = out or run_folder("prune", identity, model, data, name, f"d{density:g}", f"s{seed}")
     check_claim(folder, identity)
     with output.listener() as listen:
         made, _ = make_mask(

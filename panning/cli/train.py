@@ -78,7 +78,7 @@ def train(
 
     from panning.foundation.files import file_digest
     from panning.foundation.pictures import parse_formats
-    from panning.foundation.records import content_key
+    from panning.jobs.runs import run_folder
     from panning.jobs.single import TrainingPlan, train_in_folder
     from panning.masks.file import fingerprint, load_masks
     from panning.masks.masks import check_masks_fit, digest_of
@@ -114,7 +114,8 @@ def train(
     if moves is not None and density is not None:
         plan = plan.moving(moves, density, all_alive)
         identity["dynamic"] = {**moves.model_dump(mode="json"), "density": density, "all_alive": all_alive}
-    folder = out or Path("runs") / f"train-{content_key(identity)[:10]}"
+    how = moves.name if moves is not None else "dense" if masks is None else "masked"
+    folder = out or run_folder("train", identity, model, data, how, f"s{seed}")
     if dry_run:
         once = measured_run(lambda pricing: [training_stage(plan, pricing)], 0, get_num_threads())
         output.print_dry_run(once, as_json)

@@ -1,4 +1,4 @@
-"""Where a run keeps what its jobs gave: JSON lines of records, and one mask file per ``prune`` job.
+"""Where a run keeps what its jobs gave: JSON lines of records, one mask file per ``prune`` job, and an index of them.
 
 A job whose record is there is not run again. The mask is written before its record, so that a record never lacks it.
 """
@@ -16,6 +16,7 @@ from panning.foundation.progress import Event, Listener
 from panning.foundation.records import RecordStore, RunRecord
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import OutcomeT, PruneOutcome
+from panning.jobs.runs import write_index
 from panning.jobs.work import Job
 
 
@@ -55,8 +56,12 @@ class JobStore:
         wanted = {job.key: job for job in jobs}
         outcomes = {key: known for key, job in wanted.items() if (known := self.get(job)) is not None}
         listen(Event(stage, len(outcomes), len(wanted)))
-        for job, outcome in executor.run([job for key, job in wanted.items() if key not in outcomes]):
-            self.put(job, outcome)
-            outcomes[job.key] = outcome
-            listen(Event(stage, len(outcomes), len(wanted), "job", {"key": job.key, **job.facts, **outcome.facts}))
+        try:
+            for job, outcome in executor.run([job for key, job in wanted.items() if key not in outcomes]):
+                self.put(job, outcome)
+                outcomes[job.key] = outcome
+                listen(Event(stage, len(outcomes), len(wanted), "job", {"key": job.key, **job.facts, **outcome.facts}))
+        finally:
+            if any(job.spec.outcome is PruneOutcome for job in jobs):
+                write_index(self.masks.parent, list(self.records))
         return outcomes

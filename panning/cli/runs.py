@@ -1,0 +1,77 @@
+"""``panning runs``: the folders that commands have made, what lies in them, and what may go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panning.cli import options, output
+from panning.cli.shape import Group
+
+app = typer.Typer(name="runs", help="List and show the folders of runs; delete masks that nothing needs.", cls=Group,
+                  no_args_is_help=True)  # fmt: skip
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a run.", show_default=False)]
+
+
+@app.command("list")
+def list_(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the folders of runs lie.")] = Path("runs"),
+    as_json: options.AsJson = False,
+) -> None:
+    """List runs, the latest first."""
+    from panning.jobs.runs import run_folders
+
+    rows = [run.row() for run in run_folders(folder)]
+    if as_json:
+        output.print_json(rows)
+    elif rows:
+        output.print_table(list(rows[0]), [list(row.values()) for row in rows])
+    else:
+        output.note(f"No run in {folder}.")
+
+
+@app.command()
+def show(folder: Folder, as_json: options.AsJson = False) -> None:
+    """Show what a run was asked, which files it left, and its table.
+
+    Example: panning runs show runs/demo
+    """
+    from panning.jobs.runs import RunFolder
+
+    run = RunFolder.at(folder)
+    files = {str(file.relative_to(folder)): file.stat().st_size for file in run.files()}
+    if as_json:
+        output.print_json({**run.row(), "identity": run.identity, "files": files})
+        return
+    for name, value in {**run.row(), **run.identity}.items():
+        output.say(f"{name}: {value}")
+    output.print_table(["file", "bytes"], [[name, size] for name, size in files.items() if "masks/" not in name])
+    if (table := folder / "table.md").exists():
+        output.say(table.read_text().rstrip())
+
+
+@app.command()
+def prune(
+    folder: Folder,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it the command only says what it would.")] = False,
+) -> None:
+    """Delete the masks of a search's candidates that its final table does not name.
+
+    Records, tables and the masks of table and winners stay. A search that is run again makes the deleted masks anew.
+
+    Example: panning runs prune runs/demo --yes
+    """
+    from panning.jobs.runs import RunFolder, delete_masks, needless_masks
+
+    run = RunFolder.at(folder)
+    files = needless_masks(run)
+    megabytes = sum(file.stat().st_size for file in files) / 2**20
+    said = f"{len(files)} masks of candidates, {megabytes:.1f} MiB"
+    if not yes:
+        output.say(f"{said} in {folder / 'masks'} may go; --yes deletes them.")
+        return
+    delete_masks(run, files)
+    output.say(f"Deleted {said}.")

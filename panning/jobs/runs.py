@@ -1,0 +1,197 @@
+"""Folders of runs: what they are called, what lies in them, and which masks of candidates nothing needs any more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from panning.foundation.errors import MaskError, OutputError
+from panning.foundation.files import read_regular, sole_writer, strict_json, write_atomic
+from panning.foundation.records import RunRecord, canonical_json, content_key, read_records
+from panning.foundation.tables import csv_table
+from panning.jobs.ways import Way
+
+RUNS = Path("runs")
+INDEX_COLUMNS = ("file", "method", "density", "effective_density", "seed", "n_kept")
+#: More than any run.json of ours has.
+MAX_IDENTITY_BYTES = 1 << 20
+MAX_PART = 40
+
+
+def run_folder(command: str, identity: Mapping[str, Any], *parts: str) -> Path:
+    """Where a run goes that is given no folder: its command, what a reader knows it by, and a hash of all that it is.
+
+    Examples:
+        >>> from panning.jobs.runs import run_folder
+        >>> run_folder("prune", {"seed": 0}, "lenet5", "fashion_mnist", "snip", "d0.02", "s0").name
+        'prune-lenet5-fashion_mnist-snip-d0.02-s0-e2eff9cc'
+    """
+    short = [re.sub(r"[^\w.+]+", "_", part).strip("_.")[-MAX_PART:] for part in parts]
+    return RUNS / "-".join([command, *filter(None, short), content_key(identity)[:8]])
+
+
+# --- what lies in a folder ---
+
+#: Command -> the keys of its identity that no other has, and what is there when it has ended.
+COMMANDS: dict[str, tuple[set[str], str]] = {
+    "search": ({"rungs"}, "result.json"),
+    "train-agent": ({"env", "ppo"}, "policy.safetensors"),
+    "train": ({"recipe", "model"}, "table.md"),
+    "prune": ({"method", "density"}, "mask.safetensors"),
+    "export": ({"format"}, "report.json"),
+}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that a command made.
+
+    Attributes:
+        command: what made it; "run" if its identity does not say.
+        has_ended: None where that cannot be told, as of a grid, which may be extended.
+    """
+
+    path: Path
+    command: str
+    has_ended: bool | None
+    identity: dict[str, Any]
+
+    @classmethod
+    def at(cls, path: Path) -> RunFolder:
+        """The run in a folder.
+
+        Raises:
+            OutputError: if the folder is none of a run.
+        """
+        try:
+            identity = strict_json(read_regular(path / "run.json", MAX_IDENTITY_BYTES))
+            if not isinstance(identity, dict):
+                raise ValueError("not an object")
+        except (OSError, ValueError):
+            raise OutputError(f"{path} is no folder of a run: it has no run.json that can be read.") from None
+        known = [name for name, (keys, _) in COMMANDS.items() if keys <= identity.keys()]
+        command = str(identity.get("command", known[0] if known else "run"))
+        ended = (path / COMMANDS[command][1]).exists() if command in COMMANDS else None
+        return cls(path, command, ended, identity)
+
+    def files(self) -> list[Path]:
+        """All files, links apart."""
+        return sorted(file for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files())
+
+    @property
+    def changed(self) -> datetime:
+        """When a file of it was last written."""
+        return datetime.fromtimestamp(max((file.stat().st_mtime for file in self.files()), default=0.0))
+
+    @property
+    def records(self) -> list[RunRecord]:
+        path = self.path / "records.jsonl"
+        return read_records(path) if path.exists() else []
+
+    def row(self) -> dict[str, Any]:
+        """What a list tells of it."""
+        ended = {None: "", True: "yes", False: "no"}[self.has_ended]
+        masks = len([file for file in self.files() if file.name.endswith(".safetensors") and _is_mask(self.path, file)])
+        return {
+            "run": self.path.name, "command": self.command, "ended": ended, "records": len(self.records), "masks": masks,
+            "megabytes": round(self.n_bytes / 2**20, 1), "changed": self.changed.isoformat(" ", "minutes"),
+        }  # fmt: skip
+
+
+def _is_mask(folder: Path, file: Path) -> bool:
+    return file.parent.name == "masks" or file.name.startswith(("mask", "panning-density"))
+
+
+def run_folders(root: Path = RUNS) -> list[RunFolder]:
+    """The runs in a folder, the latest first; other folders are passed over.
+
+    Raises:
+        OutputError: if there is no such folder.
+    """
+    if not root.is_dir():
+        raise OutputError(f"There is no folder '{root}': name the one that holds your runs.")
+    found = [RunFolder.at(path.parent) for path in root.glob("*/run.json")]
+    return sorted(found, key=lambda run: (run.changed, run.path.name), reverse=True)
+
+
+# --- masks of jobs ---
+
+
+def write_index(folder: Path, records: list[RunRecord]) -> None:
+    """``masks/index.csv``: a line for each mask that lies there, with what made it."""
+    rows = []
+    for record in records:
+        file = _mask_file(folder, record)
+        if file is not None and file.exists():
+            config, figures = record.config, record.metrics
+            rows.append(
+                [file.name, _label(config), config["density"], figures["effective_density"], config["seed"],
+                 figures["n_kept"]]
+            )  # fmt: skip
+    rows.sort(key=lambda row: (-row[2], row[1], row[4]))
+    if rows or (folder / "masks" / "index.csv").exists():
+        write_atomic(folder / "masks" / "index.csv", csv_table(INDEX_COLUMNS, rows))
+
+
+def _label(config: Mapping[str, Any]) -> str:
+    """The row of tables that a mask belongs to; its ``by`` where a package that it names is not installed here."""
+    try:
+        return Way(by=config["by"], all_alive=config["all_alive"]).label
+    except ValueError:
+        return canonical_json(config["by"])
+
+
+def _mask_file(folder: Path, record: RunRecord) -> Path | None:
+    """Where the mask of a job lies; None of a record that has none, or whose key could name a file elsewhere."""
+    is_mask = record.kind == "prune" and "by" in record.config and record.metrics.get("error") is None
+    return folder / "masks" / f"{record.key}.safetensors" if is_mask and re.fullmatch("[0-9a-f]+", record.key) else None
+
+
+#: By, whether all alive, density, seed: which mask a row of the final table has.
+Named = tuple[str, bool, float, int]
+
+
+def _named(record: RunRecord) -> Named:
+    config = record.config
+    return canonical_json(config["by"]), config["all_alive"], config["density"], config["seed"]
+
+
+def needless_masks(run: RunFolder) -> list[Path]:
+    """The masks of candidates that the final table of a search does not name.
+
+    Raises:
+        MaskError: if the search has not ended: its masks are what it goes on with.
+    """
+    if run.command != "search":
+        raise MaskError(f"{run.path} is of 'panning {run.command}': searches alone leave masks of candidates.")
+    if not run.has_ended:
+        raise MaskError(f"The search in {run.path} has not ended, and its masks are what it goes on with.")
+    records = run.records
+    final = {_named(record) for record in records if record.kind == "cell" and record.config["by"] is not None}
+    found = []
+    for record in records:
+        file = _mask_file(run.path, record)
+        if file is not None and file.is_file() and _named(record) not in final:
+            found.append(file)
+    return found
+
+
+def delete_masks(run: RunFolder, files: list[Path], tell: Callable[[Path], None] = lambda _: None) -> None:
+    """Delete masks of a run and write the index of those that stay.
+
+    Raises:
+        OutputError: if another process writes to the folder.
+    """
+    with sole_writer(run.path):
+        for file in files:
+            file.unlink(missing_ok=True)
+            tell(file)
+        write_index(run.path, run.records)
