@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -403,3 +404,89 @@ def test_masks_of_found_weights_are_enforced_saved_and_made_compact(tmp_path: Pa
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     moving = panning.move_masks(model, optimizer, "rigl", density=0.3, n_steps=200, input_shape=(6,), seed=1)
     assert list(moving.finish()) == list(masks)
+
+
+# --- complex, half and 8-bit numbers ---
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(20, 4, bias=False, dtype=torch.complex64), nn.Linear(4, 3)
+        with torch.no_grad():  # |w| is 1 or 2, the larger ones imaginary
+            weights = torch.where(torch.arange(80) % 4 < 2, torch.tensor(1 + 0j), torch.tensor(0 + 2j))
+            self.a.weight.copy_(weights.view(4, 20))
+            self.b.weight.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x.to(torch.complex64)).abs())
+
+
+def test_complex_weights_count_by_their_magnitude() -> None:
+    with warnings.catch_warnings(action="error"):
+        for method in ("magnitude", "synflow", "synflow_l2"):
+            masks = panning.prune(Complex(), density=0.5, method=method, input_shape=(20,), exclude="b.*")
+            assert torch.equal(masks["a.weight"], Complex().a.weight.imag != 0), method
+        masks = panning.prune(Complex(), density=0.3, method="erk", input_shape=(20,), all_alive=True)
+    assert masks.effective_density(Complex()) == masks.density
+    model = Complex()
+    panning.enforce_masks(model, masks, torch.optim.SGD(model.parameters(), 0.1))
+    assert int(model.a.weight.count_nonzero()) == int(masks["a.weight"].sum())
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "ntk_sap", "iter_snip", "panning_staged"])
+def test_methods_that_are_known_for_real_weights_refuse_complex_ones(method: str) -> None:
+    batch = batch_of(20)
+    with pytest.raises(ModelError, match=r"'a\.weight' has complex weights.*magnitude, synflow"):
+        panning.prune(Complex(), batch, density=0.5, method=method)
+    assert panning.prune(Complex(), batch, density=0.5, method=method, exclude="a.*").n_kept == 6
+
+
+def test_masks_of_complex_weights_do_not_move_and_do_not_start_anew() -> None:
+    model = Complex()
+    with pytest.raises(panning.PanningError, match="complex"):
+        panning.move_masks(
+            model, torch.optim.SGD(model.parameters(), 0.1), "rigl", density=0.5, n_steps=200, input_shape=(20,)
+        )
+    masks = panning.prune(model, density=0.5, method="magnitude", input_shape=(20,))
+    assert "a.weight" in panning.reinitialise(model, masks, "gain").untouched
+
+
+class Mixed(nn.Module):
+    """Layers of half precision that cast by themselves, beside others."""
+
+    def __init__(self, half: torch.dtype | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.half = half
+        self.a, self.norm, self.b, self.c = nn.Linear(20, 30), nn.BatchNorm1d(30), nn.Linear(30, 10), nn.Linear(10, 3)
+        for layer in (self.a, self.b):
+            for parameter in layer.parameters():
+                parameter.data = parameter.data.bfloat16().to(half or torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.half or torch.float32
+        x = self.norm(F.relu(self.a(x.to(half))).float())
+        return self.c(F.relu(self.b(x.to(half))).to(torch.float32))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", ["snip", "grasp", "synflow", "ntk_sap", "iter_snip", "magnitude"])
+def test_networks_of_mixed_precision_are_scored_in_float32(method: str, half: torch.dtype) -> None:
+    F.cross_entropy(Mixed(half)(batch_of(20)[0]), batch_of(20)[1]).backward()  # it does run and learn
+    masks = panning.prune(Mixed(half), batch_of(20), density=0.2, method=method)
+    plain = panning.prune(Mixed(None), batch_of(20), density=0.2, method=method)
+    assert masks.n_kept == plain.n_kept and torch.equal(masks.flat, plain.flat)
+    model = Mixed(half)
+    assert panning.prune(model, batch_of(20), density=0.2, method=method, all_alive=True).n_kept == masks.n_kept
+    assert {p.dtype for p in model.parameters()} == {half, torch.float32}
+
+
+def test_eight_bit_weights_stay_dense_and_are_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    model[0].weight = nn.Parameter(model[0].weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    model[1].weight = nn.Parameter(torch.ones(3, 4, dtype=torch.int8), requires_grad=False)
+    for shown in ("'0.weight' (it holds torch.float8_e4m3fn", "'1.weight' (it holds torch.int8"):
+        with pytest.raises(ModelError, match=f"28 weights that cannot be masked.*{re.escape(shown)}"):
+            panning.prune(model, density=0.5, method="magnitude", input_shape=(4,))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from panning.flow.factors import TOKENS, as_weight, depending, depends, gate_of, is_index, is_weight, marked, of_weights
-from panning.flow.functions import CONSTANT_MAKERS, LOOK_UPS
+from panning.flow.functions import CASTS, CONSTANT_MAKERS, LOOK_UPS
 from panning.flow.keywords import by_position
 from panning.flow.operators import is_operator, registered, twin
 from panning.foundation.errors import ModelError
@@ -22,6 +22,9 @@ Rule = Callable[..., Any]  # called as rule(function, *args, **kwargs) in place 
 #: What cuts a graph on purpose, as the forward pass of an autograd.Function may do without any meaning.
 CUTS = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
 
+#: What gives a tensor another dtype.
+TO_OTHER_DTYPES = (*CASTS, Tensor.to)
+
 
 class Following(TorchFunctionMode):
     """The torch functions of a forward pass under rules.
@@ -31,16 +34,25 @@ class Following(TorchFunctionMode):
 
     Attributes:
         paths: whether the rules follow paths; else they take a loss, and nothing may be opened or cast.
+        one_dtype: whether all is in the flow's dtype: along paths, and where the network has weights of half
+            precision, which are scored in float32. What its code casts to half precision then stays as it is.
         inside: what the forward pass of an ``autograd.Function`` of the network's own was given, while it runs.
         opened: whether the rules hold in there.
     """
 
     def __init__(
-        self, rules: Mapping[Any, Rule], weights: Mapping[str, Tensor], dtype: torch.dtype, has_tokens: bool = False
+        self,
+        rules: Mapping[Any, Rule],
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        *,
+        has_tokens: bool = False,
+        halves: bool = False,
     ) -> None:
         super().__init__()
         self.rules = rules
         self.paths = torch.autograd.Function in rules
+        self.one_dtype = self.paths or halves
         self.dtype = dtype
         self.has_tokens = has_tokens
         self.names = {id(weight): name for name, weight in weights.items()}
@@ -74,8 +86,11 @@ class Following(TorchFunctionMode):
                 return None  # the derivative is not taken through this graph
             if func in CUTS:
                 return marked(args[0].clone(), gate_of(args[0]))
-        if not self.paths:
+        if not self.one_dtype:
             return self._call(func, args, kwargs)
+        if not self.paths and func in TO_OTHER_DTYPES and args[0].dtype is self.dtype:
+            cast = func(*args, **kwargs)
+            return args[0].to(cast.device) if cast.is_floating_point() else cast  # not rounded
         try:
             result = self._call(func, args, kwargs)
         except (RuntimeError, TypeError):

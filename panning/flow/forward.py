@@ -67,7 +67,14 @@ def run(
         for named in (module.named_parameters, module.named_buffers)
         for name, tensor in named(prefix, recurse=False, remove_duplicate=False)
     }
-    flow = Following(rules, parameters, dtype, any(gate_of(tensor) == TOKENS for tensor in tensors_in(inputs)))
+    halves = any(p.is_floating_point() and p.element_size() < 4 for p in model.parameters())
+    flow = Following(
+        rules,
+        parameters,
+        dtype,
+        halves=halves,
+        has_tokens=any(gate_of(tensor) == TOKENS for tensor in tensors_in(inputs)),
+    )
     with (
         explained(model, inputs, flow.paths),
         in_evaluation_mode(model),

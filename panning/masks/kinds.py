@@ -124,7 +124,7 @@ def prunable_parameters(model: nn.Module, found: Mapping[str, Kind] | None = Non
         kind = kind_of(module)
         for parameter, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
             name = own[f"{prefix}.{parameter}" if prefix else parameter]
-            if kind is not None and parameter in kind.parameters and _is_number(tensor):
+            if kind is not None and parameter in kind.parameters and is_scored(tensor):
                 kinds[name] = (kind, module)
             elif name in (found or {}):
                 kinds[name] = ((found or {})[name], module)
@@ -145,5 +145,6 @@ def by_unit(weights: Tensor, kind: Kind, module: nn.Module) -> Tensor:
     return grouped.transpose(1, 2).reshape(n_groups * n_out, -1)
 
 
-def _is_number(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
+def is_scored(tensor: Tensor) -> bool:
+    """Whether scores are known for the numbers of a parameter: whole ones and those of 8 bits have none."""
+    return (tensor.is_floating_point() and tensor.element_size() > 1) or tensor.is_complex()

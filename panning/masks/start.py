@@ -190,7 +190,7 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
     rates: dict[str, float] = {}
     for name, parameter in parameters.items():
         kind, module = kinds.get(name, (None, None))
-        if kind is None or module is None or not kind.by_default:
+        if kind is None or module is None or not kind.by_default or parameter.is_complex():
             continue
         mask = by_unit(masks[name], kind, module)
         weights = by_unit(parameter.detach().cpu().double(), kind, module) * mask

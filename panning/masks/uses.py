@@ -25,7 +25,7 @@ from panning.foundation.device import device_of
 from panning.foundation.errors import PanningError
 from panning.foundation.nests import tensors_in
 from panning.foundation.wrappers import own_names, own_parameters, owners
-from panning.masks.kinds import Kind, prunable_parameters
+from panning.masks.kinds import Kind, is_scored, prunable_parameters
 
 #: What an operand of a product contributes: its number among the arguments, and the axes that the product sums over.
 Operands = Callable[[tuple[Any, ...]], Iterator[tuple[int, tuple[int, ...]]]]
@@ -53,7 +53,7 @@ def uses_of(model: nn.Module, example: Example | None) -> Uses:
     uses = Uses(dense=_parametrized(model))
     parameters = own_parameters(model, remove_duplicate=False)
     for name, tensor in parameters.items():
-        if not tensor.is_floating_point() and not tensor.is_complex() and tensor.dim() > 1:
+        if tensor.dim() > 1 and not is_scored(tensor):
             uses.dense[name] = f"it holds {tensor.dtype}, which no score is known for"
     if example is not None and (unknown := unknown_parameters(model)):
         _watch(model, example, unknown, uses)
@@ -66,9 +66,7 @@ def unknown_parameters(model: nn.Module) -> dict[str, Tensor]:
     known = (*prunable_parameters(model), *_parametrized(model))
     seen = {id(parameters[name]) for name in known}
     return {
-        name: p
-        for name, p in parameters.items()
-        if id(p) not in seen and p.dim() > 1 and p.numel() and (p.is_floating_point() or p.is_complex())
+        name: p for name, p in parameters.items() if id(p) not in seen and p.dim() > 1 and p.numel() and is_scored(p)
     }
 
 

@@ -59,10 +59,17 @@ class Problem:
 
     @cached_property
     def weight(self) -> Tensor:
-        """The dense initial weights, flat [n_prunable], detached."""
+        """The dense initial weights, flat [n_prunable], detached; of a complex one its magnitude."""
         if self.initial is not None:
             return self.initial
-        return _at_least_float32(self.layout.flatten(dict(own_parameters(self.model))))
+        named = own_parameters(self.model)
+        return self.layout.flatten({name: _at_least_float32(_real(named[name].detach())) for name in self.layout.names})
+
+    @cached_property
+    def complex_layers(self) -> tuple[str, ...]:
+        """The prunable parameters whose weights are complex."""
+        named = own_parameters(self.model)
+        return tuple(name for name in self.layout.names if named[name].is_complex())
 
     @cached_property
     def where_scored(self) -> Problem:
@@ -123,8 +130,10 @@ class Problem:
         return map_tensors(lambda tensor: _at_least_float32(tensor.to(self.weight.device)), inputs)
 
     def parameters(self) -> dict[str, Tensor]:
-        """All parameters, as they are scored."""
-        return {**self.other_parameters(), **self.layout.views(self.weight)}
+        """All parameters, as they are scored; complex ones as they are."""
+        named = own_parameters(self.model)
+        as_they_are = {name: named[name].detach() for name in self.complex_layers}
+        return {**self.other_parameters(), **self.layout.views(self.weight), **as_they_are}
 
     def other_parameters(self) -> dict[str, Tensor]:
         """The parameters that are not prunable (biases, norms), detached."""
@@ -173,4 +182,8 @@ PLAIN = Scoring()
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     """Networks of half precision are scored in float32: a gradient's derivative underflows in 16 bits."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return tensor.abs() if tensor.is_complex() else tensor

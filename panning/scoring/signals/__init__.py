@@ -132,6 +132,11 @@ class Signals:
         return float(self["grad_norm"])
 
     def _run(self, name: str, row: Pass, site: Site) -> dict[str, Tensor]:
+        if (found := self.problem.complex_layers) and row.run not in (path.absolute, path.squared):
+            raise ModelError(
+                f"'{found[0]}' has complex weights, and the signal '{name}' is known for real ones alone. Take a method "
+                "that reads magnitudes (magnitude, synflow, random, erk), or leave these layers dense (exclude)."
+            )
         try:
             return row.run(site)
         except (NotImplementedError, ForwardError) as error:

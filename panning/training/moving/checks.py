@@ -39,6 +39,8 @@ def check_parts(movement: Movement, optimizer: Optimizer, start: Tensor) -> None
         check_held(prunable, (optimizer,))
     except MaskError as error:
         raise MaskError(f"{error} Masks that move want one optimizer for all, with groups of parameters.") from None
+    if found := problem.complex_layers:
+        raise MaskError(f"'{found[0]}' has complex weights, and masks move by real ones: leave it out (exclude).")
     if frozen := [name for name, parameter in prunable.items() if not parameter.requires_grad]:
         raise MaskError(f"'{frozen[0]}' is frozen, and what moves there would be lost: leave it out (exclude).")
     if isinstance(movement.method, FollowsWholeGradient):
