@@ -84,7 +84,7 @@ WITHOUT = {
     "import panning.jobs.ray_executor": "search",
     "from panning.data import load_data; load_data('digits')": "data",
     "from panning.models import build_model; build_model('alexnet', input_shape=(3, 32, 32), n_classes=10, seed=0)": "data",
-    "from panning.foundation.pictures import figure; figure(1, 2.0, 2.0)": "bench",
+    "from panning.jobs.pictures import curve_picture; curve_picture([], '')": "bench",
     "from panning.compare.statistics import detectable; detectable(3, 1)": "bench",
     "from panning.export.onnx import save_onnx; save_onnx(None, 'net.onnx', (4,))": "onnx",
 }

@@ -56,7 +56,7 @@ class Difference:
 
 @extra_packages()
 def difference(row: BySeed, reference: BySeed) -> Difference:
-    """``row`` minus ``reference``."""
+    """``row`` minus ``reference``, which are fractions: the interval of their difference ends at -1 and 1."""
     from scipy.stats import binomtest, ttest_rel
 
     seeds = sorted(set(row) & set(reference))
@@ -64,7 +64,7 @@ def difference(row: BySeed, reference: BySeed) -> Difference:
     differences = first - second
     if len(seeds) == 0:
         return Difference(float("nan"), float("nan"), float("nan"), 1.0, 0)
-    low, high = interval(differences)
+    low, high = map(float, np.clip(interval(differences), -1.0, 1.0))
     if len(seeds) < 2 or not differences.any():
         return Difference(float(differences.mean()), low, high, 1.0, len(seeds))
     # A t-test takes equal differences for certain, but on a small test part two seeds often agree: use the sign test.
@@ -72,7 +72,6 @@ def difference(row: BySeed, reference: BySeed) -> Difference:
     return Difference(float(differences.mean()), low, high, float(p), len(seeds))
 
 
-@extra_packages()
 def summary(values: Sequence[float]) -> tuple[float, float, int, float, float]:
     """Mean, standard deviation, number, and the interval of 95 % of the mean of fractions, which ends at 0 and 1.
 
@@ -86,6 +85,7 @@ def summary(values: Sequence[float]) -> tuple[float, float, int, float, float]:
     return float(given.mean()), deviation, len(given), float(low), float(high)
 
 
+@extra_packages()
 def interval(values: NDArray[np.floating]) -> tuple[float, float]:
     """The interval of 95 % of the mean: Student's for few values, BCa's bootstrap for more; equal values have no width."""
     from scipy.stats import bootstrap, sem, t

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from panning.foundation.errors import UnknownNameError
+from panning.foundation.extras import extra_packages
 from panning.foundation.files import write_atomic
 from panning.foundation.registry import unknown_name_message
 from panning.foundation.tables import csv_table
@@ -117,7 +118,8 @@ def in_style(draw: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
-        import matplotlib  # slow to import, and only pictures need it
+        with extra_packages():
+            import matplotlib  # slow to import, and only pictures need it
 
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
