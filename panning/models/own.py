@@ -33,7 +33,7 @@ class OwnModel(Own):
     'Linear'
 
     Args:
-        label: what tables call it; None takes the name of its class or function.
+        label: what tables call it; None takes the name of its class, or that of the function until it is settled.
 
     Raises:
         ModelError: if it is neither, or the module cannot be copied.
@@ -51,6 +51,7 @@ class OwnModel(Own):
                 "makes one."
             )
         self.made_from = module if isinstance(model, nn.Module) else model
+        self._given_label = label
 
     @property
     def _identity(self) -> object:
@@ -81,7 +82,7 @@ class OwnModel(Own):
         if self.content:
             return self
         settled = copy.copy(self)
-        settled.label, settled.content = type(network).__name__, fingerprint(network)
+        settled.label, settled.content = self._given_label or type(network).__name__, fingerprint(network)
         if settled.content != fingerprint(again):
             name = factory_name(self.made_from)
             raise ModelError(
