@@ -19,7 +19,7 @@ def attention_forward(
     out_proj_weight: Tensor, out_proj_bias: Any, training: bool = True, key_padding_mask: Any = None,
     need_weights: bool = True, attn_mask: Any = None, use_separate_proj_weight: bool = False,
     q_proj_weight: Tensor | None = None, k_proj_weight: Tensor | None = None, v_proj_weight: Tensor | None = None,
-    **kwargs: Any,
+    *rest: Any, **kwargs: Any,
 ) -> Tensor:  # fmt: skip
     """The output of multi-head attention on [length, batch, features] (or without the batch), without masks and biases.
 
