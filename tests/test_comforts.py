@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from torch import nn
 from typer.main import get_command
 
 import panning
@@ -183,3 +185,52 @@ def test_the_start_of_ray_is_announced_and_its_failure_one_sentence(
         "same results without Ray, or fewer workers."
     )
     assert WorkerError.exit_code == 1
+
+
+# --- JSON for programs ---
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """What a command prints as JSON."""
+    code = run(*arguments, "--json")
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_commands_that_look_at_files_tell_programs_what_they_tell_people(
+    capsys: pytest.CaptureFixture[str], tiny_mlp: nn.Module
+) -> None:
+    masks = panning.prune(tiny_mlp, density=0.5, input_shape=(4,))
+    panning.save_masks(masks, "mask.safetensors")
+    code, facts = printed(capsys, "mask", "verify", "mask.safetensors")
+    assert (code, facts["n_kept"], facts["n_prunable"], facts["effective_density"]) == (0, 9, 18, None)
+    code, facts = printed(capsys, "mask", "convert", "mask.safetensors", "mask.pth")
+    assert code == 0 and facts == {
+        "file": "mask.pth", "format": "pth", "n_layers": 2, "n_kept": 9, "n_prunable": 18, "density": 0.5,
+    }  # fmt: skip
+    Path("bad.yaml").write_text("densitis: [1]")
+    code, rows = printed(capsys, "validate", "demo/digits", "bad.yaml")
+    assert code == 2 and rows[0] == {"file": "demo/digits", "kind": "search", "error": None}
+    assert rows[1]["kind"] is None and "unknown key" in rows[1]["error"]
+
+
+def test_fidelity_and_merge_tell_programs_what_they_tell_people(capsys: pytest.CaptureFixture[str]) -> None:
+    records = str(Path(__file__).parent.parent / "docs" / "results" / "fidelity-lenet5.jsonl")
+    code, rows = printed(capsys, "bench", "fidelity", records)
+    assert code == 0 and {row["judge"] for row in rows} and all(-1 <= row["by_mask"]["value"] <= 1 for row in rows)
+    code, facts = printed(capsys, "bench", "merge", records, "--out", "m")
+    assert code == 0 and facts == {"records": "m/records.jsonl", "n_added": len(Path(records).read_text().splitlines())}
+
+
+def test_every_command_that_prints_a_result_prints_it_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    text = {
+        ("configs", "show"),
+        ("configs", "copy"),
+        ("configs", "schema"),
+        ("runs", "prune"),
+    }  # files, JSON, a question
+    for path in commands(get_command(cli.app)):
+        command = get_command(cli.app)
+        for name in path:
+            command = command.commands[name]  # type: ignore[attr-defined]
+        if not hasattr(command, "commands") and path not in text:
+            assert "--json" in {option for parameter in command.params for option in parameter.opts}, path

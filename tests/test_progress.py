@@ -94,6 +94,20 @@ def test_a_stage_without_a_beginning_begins_with_the_event_before_it() -> None:
     assert course.seconds_left == 14
 
 
+def test_what_came_before_the_plan_is_no_part_of_it() -> None:
+    clock = Clock()
+    course = Course(clock)
+    course.hear(Event("starting Ray (2 workers)", 0, 1))
+    clock.now += 50
+    course.hear(Event("starting Ray (2 workers)", 1, 1))
+    course.hear(plan_event("run", [Stage("a", 4, 8.0), Stage("b", 10, 40.0)]))
+    course.hear(Event("a", 0, 4))
+    assert course.phase == (1, 2) and course.seconds_left is None
+    clock.now += 10
+    course.hear(Event("a", 1, 4, "job"))
+    assert course.seconds_left == 3 * 10 + 40 * 10 / 2
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(59.4, "59 s"), (3570, "1 h 0 min"), (3600, "1 h 0 min"), (90, "2 min")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

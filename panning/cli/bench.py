@@ -63,6 +63,7 @@ def run(
     tensorboard: options.TensorBoard = None,
     wandb: options.WandB = None,
     mlflow: options.MLflow = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Prune and train every cell of a grid that is not there yet: models, data, densities, methods, seeds.
 
@@ -81,7 +82,7 @@ def run(
     folder = out or Path("runs") / f"bench-{grid.name}"
     if dry_run:
         stages = partial(grid_stages, grid, found.path.parent, part)
-        output.print_dry_run(measured_run(stages, options.worker_count(workers)))
+        output.print_dry_run(measured_run(stages, options.worker_count(workers)), as_json)
         return
     with (
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, grid.model_dump(mode="json")) as track,
@@ -92,6 +93,10 @@ def run(
     failed = [record for record in records if record.metrics["error"] is not None]
     for record in failed:
         output.note(f"failed: {record.config['by']} at {record.config['density']:g}: {record.metrics['error']}")
+    if as_json:
+        said = {"records": str(folder / "records.jsonl"), "n_records": len(records)}
+        output.print_json({**said, "failed": {record.key: record.metrics["error"] for record in failed}})
+        return
     output.say(f"{len(records)} records, {len(failed)} of them failures: {folder / 'records.jsonl'}")
 
 
@@ -102,6 +107,7 @@ def merge(
         typer.Argument(metavar="RECORDS...", help="Record files, or folders of a grid's shares.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder that takes them in.", show_default=False)],
+    as_json: options.AsJson = False,
 ) -> None:
     """Join what several machines ran; a cell that two of them ran is kept once, and must say the same.
 
@@ -109,13 +115,18 @@ def merge(
     """
     from panning.compare.run import merge_records
 
-    output.say(f"{merge_records(records, out)} records added: {out / 'records.jsonl'}")
+    n_added = merge_records(records, out)
+    if as_json:
+        output.print_json({"records": str(out / "records.jsonl"), "n_added": n_added})
+        return
+    output.say(f"{n_added} records added: {out / 'records.jsonl'}")
 
 
 @app.command()
 def fidelity(
     records: Records,
     out: Annotated[Path | None, typer.Option("--out", help="Write the table there, as fidelity.md.")] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Say how well the short trainings of a grid foresee its full ones.
 
@@ -126,9 +137,13 @@ def fidelity(
     from panning.foundation.files import write_atomic
 
     found = read_cells(records)
-    output.print_table(judged.COLUMNS, judged.table_cells(judged.foresights(found)))
+    rows = judged.foresights(found)
     if out is not None:
         write_atomic(out / "fidelity.md", judged.markdown(found))
+    if as_json:
+        output.print_json([row.as_json() for row in rows])
+        return
+    output.print_table(judged.COLUMNS, judged.table_cells(rows))
 
 
 @app.command()

@@ -92,6 +92,7 @@ def verify(
         str | None, typer.Option(metavar="C,H,W", help="Shape of one input; default: what the mask says.")
     ] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes; default: what the mask says.")] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Check a mask file, and with --model also that it fits and that its effective density is what it claims.
 
@@ -103,8 +104,13 @@ def verify(
         raise typer.BadParameter("--input-shape and --classes describe the model; name it with --model.")
     given_shape = _parse_shape(input_shape) if input_shape is not None else None
     masks = load_masks(file)
-    if model is not None:
-        _check_model(file, masks, model, given_shape, classes)
+    effective = None if model is None else _check_model(file, masks, model, given_shape, classes)
+    if as_json:
+        counts = {"n_kept": masks.n_kept, "n_prunable": masks.n_prunable, "density": masks.density}
+        output.print_json({**counts, "effective_density": effective, "fingerprint": fingerprint(masks.layout)})
+        return
+    if effective is not None:
+        output.say(f"fits model '{model}'; effective density {effective:.6g} of density {masks.density:.6g}")
     output.say(f"ok: {masks.n_kept} of {masks.n_prunable} weights kept, fingerprint {fingerprint(masks.layout)}")
 
 
@@ -116,6 +122,7 @@ def convert(
         str | None, typer.Option(metavar="FORMAT", help="Default: what the suffix of OUT stands for.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Convert masks between formats: panning, panning-bytes, safetensors, csr, pth, openlth, prune.
 
@@ -133,15 +140,20 @@ def convert(
         raise OutputError(f"{target} is there already: give another name, or --overwrite to replace it.")
     masks = read_any(source)
     write_as(masks, target, form)
-    output.say(
-        f"wrote {target} as {form}: {len(masks)} layers, {masks.n_kept} of {masks.n_prunable} weights kept, "
-        f"density {masks.density:.6g}"
-    )
+    if as_json:
+        counts = {"n_layers": len(masks), "n_kept": masks.n_kept, "n_prunable": masks.n_prunable}
+        output.print_json({"file": str(target), "format": form, **counts, "density": masks.density})
+    else:
+        output.say(
+            f"wrote {target} as {form}: {len(masks)} layers, {masks.n_kept} of {masks.n_prunable} weights kept, "
+            f"density {masks.density:.6g}"
+        )
     if masks.manifest and not form.startswith("panning"):
         output.note("Only panning's own formats say where a mask comes from; its manifest was left behind.")
 
 
-def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | None, classes: int | None) -> None:
+def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | None, classes: int | None) -> float:
+    """The effective density of a mask in its network, which is what the mask claims."""
     model, shape, _ = described_network(file, masks, name, shape, classes)
     effective = masks.effective_density(model, shape)
     claimed = masks.manifest.get("effective_density")
@@ -151,7 +163,7 @@ def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | N
             f"{file} claims an effective density of {claimed:.6g}, but in model '{name}' it is {effective:.6g}; "
             "check --model and --input-shape, or prune again."
         )
-    output.say(f"fits model '{name}'; effective density {effective:.6g} of density {masks.density:.6g}")
+    return effective
 
 
 def _layers(masks: Masks) -> list[dict[str, Any]]:

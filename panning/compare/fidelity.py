@@ -8,10 +8,12 @@ does in a search: a short training that was chosen on the test part would carry 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +92,19 @@ class Foresight:
             return None
         low, high = np.quantile(self.by_mask_drawn - other.by_mask_drawn, [0.025, 0.975])
         return Estimate(self.by_mask.value - other.by_mask.value, float(low), float(high))
+
+    def as_json(self) -> dict[str, Any]:
+        """Every figure, unrounded; one that is not defined is null."""
+        estimates = {name: vars(getattr(self, name)) for name in ("by_mask", "by_method")}
+        names = ("training", "judge", "share", "regret", "worst", "by_lot", "n")
+        found = {name: getattr(self, name) for name in names} | estimates
+        return {name: _defined(value) for name, value in found.items()}
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _defined(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def foresights(records: Iterable[RunRecord]) -> list[Foresight]:

@@ -36,7 +36,8 @@ class Course:
         """Take in the next event."""
         now = self._clock()
         if event.kind == "plan":
-            self.is_planned = True
+            self.is_planned, self._current = True, ""
+            self._done, self._begun = {}, {}  # what came before, as a start of Ray, is no part of the plan
             self._stages = {stage["name"]: Stage(**stage) for stage in event.facts["stages"]}
         else:
             known = self._stages.get(event.stage, Stage(event.stage, event.total, float(event.total)))

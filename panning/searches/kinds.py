@@ -116,6 +116,24 @@ def kind_of(values: Any) -> str:
     return max(KINDS, key=lambda name: _n_keys(values, KINDS[name]))
 
 
+def checked_kind(given: str | Path) -> str:
+    """The name of the kind of a config that is well-formed.
+
+    Raises:
+        ConfigError: with all that is wrong with it.
+
+    Examples:
+        >>> from panning.searches.kinds import checked_kind
+        >>> checked_kind("dynamics/dpf")
+        'dynamic'
+    """
+    path = config_path(given)
+    values = read_yaml(path)
+    name = kind_of(values)
+    parse_config(KINDS[name].model, values, str(path))
+    return name
+
+
 def _n_keys(values: Any, kind: ConfigKind[Any]) -> int:
     return len(set(values) & set(kind.model.model_fields)) if isinstance(values, dict) else 0
 
