@@ -202,6 +202,13 @@ def registered_product(x: Tensor, w: Tensor) -> Tensor:
     return x @ w.t()
 
 
+@torch.library.custom_op("panning_tests::for_float32", mutates_args=())
+def registered_for_float32(x: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        raise RuntimeError(f"expected float32, got {x.dtype}")
+    return x.clone()
+
+
 @torch.library.custom_op("panning_tests::own_norm", mutates_args=())
 def registered_norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:])
@@ -215,6 +222,7 @@ registered_product.register_autograd(
     lambda ctx, g: (g @ ctx.saved_tensors[1], g.t() @ ctx.saved_tensors[0]),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
 )
+registered_for_float32.register_autograd(lambda ctx, g: g, setup_context=lambda ctx, inputs, output: None)
 registered_norm.register_autograd(lambda ctx, g: g, setup_context=lambda ctx, inputs, output: None)
 
 
@@ -289,6 +297,9 @@ ODD: dict[str, tuple[Part, Part]] = {
     "float32 table": (
         lambda net, h: torch.baddbmm(net.b(h).unsqueeze(1), h.unsqueeze(1), TABLE.diag().expand(len(h), 16, 16)).squeeze(1),
         lambda net, h: net.b(h) + h @ TABLE.diag(),
+    ),
+    "float32 and nothing else": (
+        lambda net, h: F.relu(registered_for_float32(net.b(h))), block,
     ),
     "float32 neighbours, sparse": (
         lambda net, h: summed_over_a_ring(net, h, None),
@@ -397,6 +408,31 @@ def test_second_derivatives_through_a_function_of_ones_own_are_exact() -> None:
         problem = problem_of(Net(part))
         grads.append(Signals(problem, torch.ones(problem.layout.n_prunable, dtype=torch.bool)).hessian_grad)
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda net, h: F.normalize(net.b(h)) + h,
+        lambda net, h: F.normalize(net.b(h), dim=-1, p=2.0) + h,
+        lambda net, h: net.b(h) / (net.b(h).norm(dim=-1, keepdim=True) + 1.0) + h,
+        lambda net, h: net.b(h) / (1.0 + torch.linalg.vector_norm(net.b(h), 2, -1, True)) + h,
+        lambda net, h: net.b(h) * torch.norm(net.b(h)) + h,
+    ],
+)
+def test_second_derivatives_are_numbers_where_a_norm_is_taken_of_zeros(part: Part) -> None:
+    net = Net(part)
+    nn.init.zeros_(net.b.bias)
+    problem = problem_of(net)
+    every = torch.ones(problem.layout.n_prunable, dtype=torch.bool)
+    weights = [net.get_parameter(name) for name in problem.layout.names]
+    grads = torch.autograd.grad(F.cross_entropy(net(X), Y), weights, create_graph=True)
+    by_hand = torch.autograd.grad(0.5 * sum(g.square().sum() for g in grads), weights)
+    found = Signals(problem, every).hessian_grad
+    torch.testing.assert_close(found, torch.cat([h.flatten() for h in by_hand]), rtol=1e-4, atol=1e-6)
+    without_b = every.clone()
+    problem.layout.views(without_b)["b.weight"].fill_(False)
+    assert Signals(problem, without_b).hessian_grad.isfinite().all()
 
 
 @pytest.mark.parametrize("part", ["whole", "in place"])

@@ -77,6 +77,12 @@ def as_weight(x: Any) -> Any:
     return x
 
 
+def in_place_of(made: Tensor, x: Tensor) -> Tensor:
+    """``made`` with all that is known of ``x``, also where it is to depend on something only later."""
+    made._panning_weight = is_weight(x)  # type: ignore[attr-defined]
+    return marked(made, gate_of(x))
+
+
 def of_weights(args: Any) -> bool:
     """Whether of all arguments, in lists too, only weights depend on anything; what tokens look up comes from the input."""
     given = [x for arg in args for x in (arg if isinstance(arg, tuple | list) else (arg,))]

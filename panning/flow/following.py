@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ class Following(TorchFunctionMode):
         """Whether the network's code runs, and not a function that the flow has called."""
         return n_function_modes() > self.n_below
 
-    @contextmanager
+    @contextlib.contextmanager
     def within(self, args: tuple[Any, ...], *, opened: bool = False) -> Iterator[None]:
         """The forward pass of an ``autograd.Function`` with these arguments."""
         before = self.inside, self.opened
@@ -93,10 +93,8 @@ class Following(TorchFunctionMode):
             return args[0].to(cast.device) if cast.is_floating_point() else cast  # not rounded
         try:
             result = self._call(func, args, kwargs)
-        except (RuntimeError, TypeError):
-            if (cast := self._in_one_dtype(func, args, kwargs)) is None:
-                raise
-            result = self._call(func, *cast)
+        except (RuntimeError, TypeError) as error:
+            result = self._in_another_dtype(func, args, kwargs, error)
         if isinstance(result, Tensor) and result.dtype is not self.dtype and result.is_floating_point():
             result = marked(result.to(self.dtype), gate_of(result))
         if of_weights((*args, *kwargs.values())):
@@ -126,22 +124,34 @@ class Following(TorchFunctionMode):
             args, kwargs = by_position(func, rule, args, kwargs)
         return rule(func, *args, **kwargs)
 
-    def _in_one_dtype(self, func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        """A call's arguments in the flow's dtype; None where they are so already, or the function writes into one."""
+    def _in_another_dtype(self, func: Any, args: Any, kwargs: dict[str, Any], error: Exception) -> Any:
+        """A call that has failed, in the flow's dtype, or in float32 where torch has nothing else.
+
+        Raises:
+            RuntimeError, TypeError: the first one, if neither helps or the function writes into an argument.
+        """
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") or name == "__setitem__" or "out" in kwargs:
+            raise error
+        for dtype in (self.dtype, *(() if func in self.rules else (torch.float32,))):
+            if (cast := self._cast(args, kwargs, dtype)) is not None:
+                with contextlib.suppress(RuntimeError, TypeError):
+                    return self._call(func, *cast)
+        raise error
+
+    def _cast(self, args: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> tuple[Any, dict[str, Any]] | None:
+        """A call's arguments in one dtype; None where they are so already."""
         n_cast = 0
 
         def cast(x: Any) -> Any:
             nonlocal n_cast
             if isinstance(x, tuple | list) and type(x) in (tuple, list):
                 return type(x)(cast(y) for y in x)
-            if not isinstance(x, Tensor) or x.dtype is self.dtype or not x.is_floating_point():
+            if not isinstance(x, Tensor) or x.dtype is dtype or not x.is_floating_point():
                 return x
             n_cast += 1
-            return as_weight(x.to(self.dtype)) if is_weight(x) else x.to(self.dtype)
+            return as_weight(x.to(dtype)) if is_weight(x) else x.to(dtype)
 
-        name = getattr(func, "__name__", "")
-        if name.endswith("_") or name == "__setitem__" or "out" in kwargs:
-            return None
         found = cast(tuple(args)), {key: cast(value) for key, value in kwargs.items()}
         return found if n_cast else None
 

@@ -111,6 +111,8 @@ ADAPTIVE_MAX_POOLS_WITH_INDICES: dict[Any, Any] = {
     F.adaptive_max_pool2d_with_indices: F.adaptive_avg_pool2d,
     F.adaptive_max_pool3d_with_indices: F.adaptive_avg_pool3d,
 }
+#: Lengths of vectors.
+NORMS = (torch.norm, Tensor.norm, torch.linalg.vector_norm)
 RECURRENT = (
     torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu, torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell,
     torch.rnn_relu_cell,

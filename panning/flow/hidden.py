@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from panning.flow.factors import Gate, depends, gate_of, marked
+from panning.flow.factors import Gate, depends, gate_of, in_place_of, marked
 from panning.flow.following import Following, Rule
 from panning.flow.probes import value_at_zero
 from panning.foundation.errors import ModelError, PanningError
@@ -160,7 +160,7 @@ class _Own:
         with torch.enable_grad():
             leaves = {i: args[i].detach().clone().requires_grad_() for i in numbers}
             shown = tuple(
-                marked(leaves[i].clone(), gate_of(x)) if i in leaves else x for i, x in enumerate(args)
+                in_place_of(leaves[i].clone(), x) if i in leaves else x for i, x in enumerate(args)
             )  # what writes into its input may do so
             if at_zero is None:
                 with flow.within(shown, opened=bool(numbers)), self._refusing():
@@ -180,8 +180,8 @@ class _Own:
         def given_back(y: Any) -> Any:
             number = next((i for i, x in dirty.items() if x is y), None)
             if number is not None:
-                return marked(args[number], gate_of(y))
-            return marked(y.detach(), gate_of(y)) if depends(y) else y
+                return in_place_of(args[number], y)
+            return in_place_of(y.detach(), y) if depends(y) else y
 
         def backward(*grads: Any) -> tuple[Any, ...]:
             found = torch.autograd.grad(

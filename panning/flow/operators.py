@@ -66,6 +66,9 @@ def registered(operator: Callable[..., Any], args: Any, kwargs: dict[str, Any], 
 
 
 def _tell(operator: Callable[..., Any], args: Any, kwargs: dict[str, Any], numbers: list[int]) -> float | bool:
+    args = [
+        x.detach().float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args
+    ]  # kernels take these
     with torch.no_grad():
         if len(numbers) == 1:
             i = numbers[0]

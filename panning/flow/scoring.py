@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panning.flow.following import Rule
-from panning.flow.functions import BATCH_NORMS, CONVOLUTIONS, LINEAR, RECURRENT
+from panning.flow.functions import BATCH_NORMS, CONVOLUTIONS, LINEAR, NORMS, RECURRENT
 
 
 def _batch_statistics(
@@ -33,14 +33,41 @@ def _hardsigmoid(function: Any, x: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(x + 3.0) / 6.0
 
 
+def _norm(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A norm whose second derivative is a number where all that it is taken of is 0, as in a unit without weights.
+
+    Values and first derivatives are torch's: 0 is taken as the derivative at 0.
+    """
+    result: Tensor = function(x, *args, **kwargs)
+    given = dict(zip(("p", "dim", "keepdim"), args, strict=False)) | kwargs
+    order = given.get("ord", given.get("p"))
+    if order not in (None, 2, "fro") or result.is_complex() or not bool((result == 0).any()):
+        return result
+    dims = given.get("dim")
+    squares = x.square().sum() if dims is None else x.square().sum(dims, keepdim=given.get("keepdim", False))
+    nothing = squares == 0
+    return squares.masked_fill(nothing, 1.0).sqrt().masked_fill(nothing, 0.0).reshape(result.shape).to(result.dtype)
+
+
+def _normalize(function: Any, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, **kwargs: Any) -> Tensor:
+    if p != 2:
+        return function(x, p, dim, eps, **kwargs)
+    return x / _norm(torch.linalg.vector_norm, x, 2, dim, True).clamp_min(eps)
+
+
 def _without_cudnn(function: Any, *args: Any, **kwargs: Any) -> Any:
     with torch.backends.cudnn.flags(enabled=False):
         return function(*args, **kwargs)
 
 
-#: The one activation that torch cannot differentiate twice, written so that it can; and recurrent layers, which cuDNN
-#: differentiates in training mode only, and once.
-TWICE_DIFFERENTIABLE: dict[Any, Rule] = {F.hardsigmoid: _hardsigmoid, **dict.fromkeys(RECURRENT, _without_cudnn)}
+#: The one activation that torch cannot differentiate twice, and norms, whose second derivative at 0 is NaN, written so that
+#: they can be; and recurrent layers, which cuDNN differentiates in training mode only, and once.
+TWICE_DIFFERENTIABLE: dict[Any, Rule] = {
+    F.hardsigmoid: _hardsigmoid,
+    F.normalize: _normalize,
+    **dict.fromkeys(NORMS, _norm),
+    **dict.fromkeys(RECURRENT, _without_cudnn),
+}
 #: Normalise with the statistics of the batch (as in the first training step) and update no running average.
 BATCH_STATISTICS: dict[Any, Rule] = {
     **TWICE_DIFFERENTIABLE,
