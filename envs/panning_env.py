@@ -17,11 +17,13 @@ from panning.episode.episode import decode, initial, is_terminated, result_of, t
 from panning.episode.observations import STANDARD, ObservationSpec, observe
 from panning.episode.round_reward import round_reward, round_terms
 from panning.episode.state import EpisodeState
+from panning.flow import Forward
 from panning.foundation.config import parse_config
 from panning.foundation.device import check_device_name
 from panning.foundation.errors import ConfigError
 from panning.masks.masks import Masks, check_density
 from panning.pruners.described import described
+from panning.scoring.losses import Loss
 from panning.tasks import DataSource, Task, TaskSpec, load_task
 
 
@@ -87,7 +89,10 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         model: in place of tasks: a module, a function or class that makes one for each seed, or a name. A module is copied
             as it is, and is the network of every seed.
         data: of ``model``: a name, (inputs, labels), a Dataset, a DataLoader, or a mapping of such with the keys train,
-            validation and test (``panning.data.OwnData``).
+            validation and test (``panning.data.OwnData``); or a mapping of the model's own inputs, as for
+            ``panning.prune``.
+        forward, loss: as for ``panning.prune``: ``data`` may then be any batch, Dataset or DataLoader. Such data score
+            networks and train none, so the reward's term ``training`` stays at 0.
         densities: targets; each episode draws one.
         seeds: of the initial weights and scoring batches; each episode draws one.
         n_rounds: the most rounds an episode may take.
@@ -116,6 +121,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         *,
         model: Any = None,
         data: Any = None,
+        forward: Forward | None = None,
+        loss: Loss | None = None,
         action: ActionSpec | Mapping[str, Any] = ActionSpec(),  # noqa: B008 (frozen)
         reward: RewardSpec | Mapping[str, Any] = RewardSpec(),  # noqa: B008 (frozen)
         observations: Sequence[str] = STANDARD,
@@ -127,12 +134,12 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
             raise ConfigError(f"n_rounds is {n_rounds!r}, but must be a whole number of at least 1.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"Unknown render mode '{render_mode}'. Allowed: {self.metadata['render_modes']}.")
-        self.tasks = arguments.tasks(tasks, model, data)
         self.densities = tuple(map(check_density, arguments.listed("densities", densities, "[0.05]")))
         self.seeds = arguments.listed("seeds", seeds, "[0, 1]")
         self.n_rounds = n_rounds
         self.spec_of_action = arguments.spec(ActionSpec, action, "action", "{'form': 'pick'}")
         self.spec_of_reward = arguments.spec(RewardSpec, reward, "reward", "{'training': 20.0}")
+        self.tasks = arguments.tasks(tasks, model, data, forward, loss, trains=self.spec_of_reward.training > 0)
         self.source = DataSource(root=data_root, device=check_device_name(device))
         self.render_mode = render_mode
         seen = {"observations": arguments.listed("observations", observations, f"{list(STANDARD[:2])}")}
@@ -161,10 +168,9 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         """
         state = self.state
         assert self._task is not None  # set together with the state
-        spec, data = self._task.spec, self._task.data
         return described(
-            state.problem, result_of(state), method="panning episode", all_alive=False, model=str(spec.model),
-            data=data.label, n_classes=data.n_classes, rounds=state.round_number,
+            state.problem, result_of(state), method="panning episode", all_alive=False, rounds=state.round_number,
+            **self._task.said(),
         ).masks  # fmt: skip
 
     def reset(

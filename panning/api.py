@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,16 +21,14 @@ from panning.foundation.errors import DataError, DensityError, MaskError, ModelE
 from panning.foundation.progress import Listener, silent
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
-from panning.masks.layout import Layout, first_layout, prunable_layout
+from panning.masks.layout import Layout
 from panning.masks.masks import Masks, check_density, fitted
 from panning.masks.shape import Shaped
-from panning.masks.uses import unknown_parameters
 from panning.pruners import Pruner, Rounds, plugins_of, prune_problem, pruner_row
 from panning.pruners.described import described
 from panning.pruners.rounds import make_shaped
-from panning.scoring.interface import check_batch, problem_of
+from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.losses import Loss
-from panning.scoring.problem import Problem
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Dynamic, Movement
 from panning.training.moving.methods import DYNAMICS, first_mask
@@ -143,7 +141,7 @@ def prune(
         problem_of, model, data=data, input_shape=input_shape, example_inputs=example_inputs, forward=forward, loss=loss,
         seed=seed,
     )  # fmt: skip
-    layout = _prunable(model, include, exclude, problem_with)
+    layout = layout_of(model, include, exclude, problem_with)
     shaped, target = _target(model, layout, shape, density, all_alive)
     problem = problem_with(layout)
     with _on_device(model, device):
@@ -240,7 +238,7 @@ def move_masks(
         problem_of, model, data=data, input_shape=input_shape, example_inputs=example_inputs, forward=forward, loss=loss,
         seed=seed,
     )  # fmt: skip
-    problem = problem_with(masks.layout if masks is not None else _prunable(model, include, exclude, problem_with))
+    problem = problem_with(masks.layout if masks is not None else layout_of(model, include, exclude, problem_with))
     start = masks or first_mask(problem, chosen, density, row)
     movement = Movement(chosen, problem, density, all_alive)
     return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)
@@ -276,20 +274,6 @@ def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> 
         raise MaskError(
             f"{type(method).__name__} acts once an epoch: pass steps_per_epoch, or a method with every=STEPS."
         )
-
-
-def _prunable(
-    model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str], problem_with: Callable[[Layout], Problem]
-) -> Layout:
-    """The layout of what the caller's patterns leave; one pattern may stand alone, without a list around it.
-
-    Args:
-        problem_with: gives what the network is run on, where it has parameters that no kind covers.
-    """
-    patterns = [(names,) if isinstance(names, str) else tuple(names) for names in (include or (), exclude)]
-    first = first_layout(model)
-    example = problem_with(first).example if first is not None and unknown_parameters(model) else None
-    return prunable_layout(model, None if include is None else patterns[0], patterns[1], example)
 
 
 def _check_numbers(density: float | None, n_rounds: int | None, input_shape: Sequence[int] | None) -> None:

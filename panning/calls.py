@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from panning.envs import PanningEnv
+from panning.envs.arguments import as_task
 from panning.episode.policy_net import PolicyNet
+from panning.flow import Forward
 from panning.foundation.course import lines
 from panning.foundation.errors import ConfigError, PanningWarning
 from panning.foundation.progress import Event, Listener
 from panning.masks.file import load_masks
 from panning.masks.masks import Masks
 from panning.models import OwnModel
-from panning.tasks import TaskSpec, as_task, load_task
+from panning.scoring.losses import Loss
+from panning.tasks import TaskSpec, load_task
 
 if TYPE_CHECKING:  # what these need is not in the plain package
     from panning.agents import AgentConfig
@@ -150,6 +153,8 @@ def train_agent(
     *,
     out: str | Path,
     densities: Sequence[float] | None = None,
+    forward: Forward | None = None,
+    loss: Loss | None = None,
     config: str | Path | AgentConfig | Mapping[str, Any] | None = None,
     workers: int = 0,
     ray_address: str | None = None,
@@ -172,6 +177,7 @@ def train_agent(
     Args:
         model: as for ``panning.search``, or a list of models or tasks, of which each episode draws one.
         data: of all the models.
+        forward, loss: as for ``panning.envs.PanningEnv``.
         out: the run's folder. Called again with the same arguments, the training goes on there.
         densities: targets; each episode draws one.
         config: a packaged config's name, a config file, an ``AgentConfig`` or its keys; what else is passed replaces its
@@ -190,7 +196,7 @@ def train_agent(
     from panning.searches.given import agent_config
 
     tell, folder = _listener(on_event), Path(out)
-    found = agent_config(model, data, densities, config, settings)
+    found = agent_config((model, data, forward, loss), densities, config, settings)
     for task in found.env.tasks:
         load_task(task, found.env.seeds[0], found.source.on_cpu)  # wrong input is refused before Ray starts
     with _ray(workers, ray_address, found.device, tell):
@@ -206,7 +212,15 @@ def train_agent(
     )
 
 
-def make_env(model: Any, data: Any = None, *, densities: Sequence[float] = (0.05,), **settings: Any) -> PanningEnv:
+def make_env(
+    model: Any,
+    data: Any = None,
+    *,
+    densities: Sequence[float] = (0.05,),
+    forward: Forward | None = None,
+    loss: Loss | None = None,
+    **settings: Any,
+) -> PanningEnv:
     """The environment in which an agent prunes your network (``panning.envs.PanningEnv``).
 
     >>> import numpy as np
@@ -221,13 +235,14 @@ def make_env(model: Any, data: Any = None, *, densities: Sequence[float] = (0.05
     Args:
         model, data: as for ``panning.search``, or a list of models or tasks, of which each episode draws one.
         densities: targets; each episode draws one.
+        forward, loss: as for ``PanningEnv``.
         settings: further arguments of ``PanningEnv``: ``seeds``, ``n_rounds``, ``action``, ``reward``, ...
 
     Raises:
         ConfigError: for wrong arguments.
     """
     given = model if isinstance(model, list | tuple) else [model]
-    return PanningEnv([as_task(one, data) for one in given], densities, **settings)
+    return PanningEnv([as_task(one, data, forward, loss) for one in given], densities, **settings)
 
 
 def _warn_of_one_start(tasks: Sequence[TaskSpec], seeds: Sequence[int]) -> None:

@@ -18,18 +18,20 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field
 from torch import nn
 
-from panning.data import ImageData, OwnData, balanced_batch, data_names, load_data
-from panning.data.batches import Batch
+from panning.data import ImageData, OwnBatches, OwnData, data_names, load_data
+from panning.data.image_data import ScoringBatches
+from panning.data.own import PARTS
 from panning.flow import Example
-from panning.foundation.config import Config, parse_config
+from panning.foundation.config import Config
 from panning.foundation.device import check_device_name, find_device, scoring_device
-from panning.foundation.errors import ConfigError, DataError, ModelError
+from panning.foundation.errors import DataError, ModelError
 from panning.foundation.own import PREFIX, Own
 from panning.foundation.registry import origins, unknown_name_message
-from panning.foundation.seeding import torch_generator
+from panning.foundation.tensorfile import tensor_bytes
 from panning.masks.layout import prunable_layout
 from panning.models import MODELS, OwnModel, build_model, import_factory, is_of_library, model_names
 from panning.models.weights import load_weights
+from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.problem import Problem
 
 
@@ -43,10 +45,10 @@ def _own_model(model: Any) -> Any:
 
 
 def _own_data(data: Any) -> Any:
-    if isinstance(data, str | OwnData):
+    if isinstance(data, str | OwnData | OwnBatches):
         return data
     try:
-        return OwnData(data)
+        return OwnBatches(data) if isinstance(data, Mapping) and not {*data} & {*PARTS} else OwnData(data)
     except DataError as error:
         raise ValueError(str(error)) from None
 
@@ -64,7 +66,8 @@ class TaskSpec(Config):
     Attributes:
         model: a row of ``MODELS``, ``torchvision:NAME``, ``timm:NAME``, or, in Python alone, a module, or a factory: a
             function or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing.
-        data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``, or, in Python alone, data in memory (``OwnData``).
+        data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``, or, in Python alone, data in memory (``OwnData``), or
+            batches of any interface, which train nothing (``OwnBatches``).
         label: what tables call the data; None takes their own name.
         n_train: use only so many training images; None uses all.
         scoring_per_class: samples of each class in a scoring batch.
@@ -72,7 +75,7 @@ class TaskSpec(Config):
     """
 
     model: Annotated[str | OwnModel, BeforeValidator(_own_model)]
-    data: Annotated[str | OwnData, BeforeValidator(_own_data)]
+    data: Annotated[str | OwnData | OwnBatches, BeforeValidator(_own_data)]
     label: str | None = None
     n_train: Annotated[int, Field(ge=1)] | None = None
     scoring_per_class: Annotated[int, Field(ge=1)] = 10
@@ -92,6 +95,8 @@ class TaskSpec(Config):
         """
         if isinstance(self.model, str):
             return self
+        if isinstance(self.data, OwnBatches):
+            return self.model_copy(update={"model": self.model.settled((), 0, None)})
         data = load_task_data(self, (source or DataSource()).on_cpu)
         return self.model_copy(update={"model": self.model.settled(data.input_shape, data.n_classes, data.dtype)})
 
@@ -227,20 +232,39 @@ def check_task_names(task: TaskSpec) -> TaskSpec:
 NamedTask = Annotated[TaskSpec, AfterValidator(check_task_names)]
 
 
+_LABELLED = "pass (inputs, labels), a Dataset or a DataLoader of such pairs, or data by name, without forward and loss."
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A loaded spec for one seed.
 
     Attributes:
         problem: with its network where it is scored.
-        data: on ``device``, as far as it is held in memory.
+        labelled: the data on ``device``, as far as they are held in memory; None where there are ``OwnBatches``.
         device: where networks are trained and evaluated.
     """
 
     spec: TaskSpec
     problem: Problem
-    data: ImageData
+    labelled: ImageData | None
     device: torch.device = torch.device("cpu")
+
+    @property
+    def data(self) -> ImageData:
+        """The labelled data.
+
+        Raises:
+            DataError: if the task has none.
+        """
+        if self.labelled is None:
+            raise DataError(f"{self.spec.data} are batches that score networks, and train none: {_LABELLED}")
+        return self.labelled
+
+    def said(self) -> dict[str, Any]:
+        """What manifests say of model and data."""
+        said = {"model": str(self.spec.model), "data": str(self.spec.data)}
+        return said if self.labelled is None else {**said, "data": self.data.label, "n_classes": self.data.n_classes}
 
     def network(self) -> nn.Module:
         """A copy of the network at its initial weights, where it is trained."""
@@ -250,6 +274,8 @@ class Task:
 @functools.lru_cache(maxsize=8)
 def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
     """The data of ``spec``; the last eight data sets stay in memory."""
+    if isinstance(spec.data, OwnBatches):
+        raise DataError(f"{spec.data} are batches that score networks, and train none: {_LABELLED}")
     if source.device != "cpu":
         return load_task_data(spec, source.on_cpu).to(find_device(source.device))
     data = load_data(spec.data, root=source.root, download=source.download, n_train=spec.n_train)
@@ -264,7 +290,7 @@ def data_fingerprint(spec: TaskSpec, source: DataSource) -> str:
     for split in (data.train, data.validation):
         hashed.update(split.labels.numpy().tobytes())
         for indices in torch.arange(len(split)).split(1000):
-            hashed.update(split.images(indices).numpy().tobytes())
+            hashed.update(tensor_bytes(split.images(indices)))
     return hashed.hexdigest()[:20]
 
 
@@ -276,26 +302,6 @@ def make_model(spec: TaskSpec, data: ImageData, seed: int, allow_import: bool = 
     )  # fmt: skip
 
 
-class ScoringBatches:
-    """Class-balanced batches of the train part, drawn for a seed and the number of the round; the last two are kept."""
-
-    N_KEPT = 2
-
-    def __init__(self, data: ImageData, per_class: int, seed: int) -> None:
-        self.data = data
-        self.per_class = per_class
-        self.seed = seed
-        self.kept: dict[int, Batch] = {}
-
-    def __call__(self, number: int) -> Batch:
-        if number not in self.kept:
-            generator = torch_generator(self.seed, "scoring", number)
-            self.kept[number] = balanced_batch(self.data, self.data.train, self.per_class, generator)
-            if len(self.kept) > self.N_KEPT:
-                del self.kept[next(iter(self.kept))]
-        return self.kept[number]
-
-
 def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, allow_import: bool = False) -> Task:
     """Model at the initial weights of ``seed``, with class-balanced scoring batches drawn for ``seed``.
 
@@ -304,6 +310,8 @@ def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, al
     """
     source = source or DataSource()
     device = find_device(source.device)
+    if isinstance(spec.data, OwnBatches):
+        return _scored_task(spec, spec.data, seed, device)
     data = load_task_data(spec, source)
     model = make_model(spec, data, seed, allow_import)
 
@@ -316,31 +324,14 @@ def load_task(spec: TaskSpec, seed: int, source: DataSource | None = None, *, al
     return Task(spec, Problem(model, layout, data.input_shape, batches, seed=seed), data, device)
 
 
-def as_task(given: Any, data: Any = None) -> TaskSpec:
-    """The task that a caller means: a model with data, a mapping of a task's keys, a task, or "MODEL/DATA" in names.
-
-    >>> from panning.tasks import as_task
-    >>> as_task("mlp/digits") == as_task("mlp", "digits") == as_task({"model": "mlp", "data": "digits"})
-    True
-
-    Raises:
-        ConfigError: if it is none of these, or data are missing or given twice.
-    """
-    if isinstance(given, TaskSpec | Mapping):
-        if data is not None:
-            raise ConfigError("A task has data of its own: leave data away, or pass the model alone.")
-        return given if isinstance(given, TaskSpec) else parse_config(TaskSpec, dict(given), "task")
-    if data is None and isinstance(given, str):
-        model, slash, data = given.partition("/")
-        if not (model and slash and data):
-            raise ConfigError(
-                f"The task '{given}' names no data: write 'MODEL/DATA', like 'mlp/digits', or "
-                "{'model': 'mlp', 'data': 'digits'}, or pass data as well."
-            )
-        given = model
-    if data is None:
-        raise ConfigError(
-            f"The model, a {type(given).__name__}, needs data: a name, (inputs, labels), a Dataset, a DataLoader, or a "
-            "mapping of such with the keys train, validation and test."
+def _scored_task(spec: TaskSpec, data: OwnBatches, seed: int, device: torch.device) -> Task:
+    """A task on batches of any interface."""
+    if isinstance(spec.model, str):
+        raise ModelError(
+            f"Model '{spec.model}' is made for labelled data: pass a module, or a function that makes one."
         )
-    return parse_config(TaskSpec, {"model": given, "data": data}, "task")
+    model = spec.model.build((), 0, seed).to(scoring_device(device))
+    with_layout = functools.partial(problem_of, model, data=data.data, forward=data.forward, loss=data.loss, seed=seed)
+    problem = with_layout(layout_of(model, spec.include, spec.exclude, with_layout))
+    check_batch(problem)
+    return Task(spec, problem, None, device)

@@ -20,10 +20,11 @@ import panning
 from panning.agents import export_policy, save_policy
 from panning.data import OwnData, load_data
 from panning.envs import PanningEnv
+from panning.envs.arguments import as_task
 from panning.foundation.errors import ConfigError, DataError, ModelError, PolicyError
 from panning.foundation.own import PREFIX
 from panning.models.own import OwnModel, fingerprint
-from panning.tasks import TaskSpec, as_task, check_task_names, load_task
+from panning.tasks import TaskSpec, check_task_names, load_task
 
 #: SynFlow alone, half of the way.
 HALF = np.array([-1, -1, -1, 1, 0, -1], np.float32)
@@ -367,3 +368,54 @@ def test_a_policy_and_what_speaks_of_a_method_contradict_each_other(other: dict[
 def test_a_policy_needs_data() -> None:
     with pytest.raises(DataError, match="needs data"):
         panning.prune(seeded(), density=0.3, policy=export_policy(agent()), input_shape=(6,))
+
+
+# --- any interface ---
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        return {"value": self.right(torch.relu(self.left(x)) * scale)}
+
+
+def test_an_environment_takes_any_interface_and_an_agent_learns_on_it(tmp_path: Path) -> None:
+    inputs = samples(30)[0]
+    batch = {"x": inputs, "scale": torch.full((30, 1), 2.0), "y": inputs.sum(1, keepdim=True)}
+    how: dict[str, Any] = {
+        "forward": lambda model, batch: model(batch["x"], batch["scale"])["value"],
+        "loss": lambda outputs, batch: nn.functional.mse_loss(outputs, batch["y"]),
+    }
+    torch.manual_seed(0)
+    net = TwoInputs()
+    env = panning.make_env(net, batch, densities=[0.3], n_rounds=2, reward={"cost": 1.0}, **how)
+    env.reset(seed=0)
+    env.step(HALF)
+    *_, info = env.step(HALF)
+    assert info["masks"].n_kept == round(0.3 * 56) and 0 < info["cost"] <= 1
+    assert info["masks"].manifest["data"].startswith("own:dict-")
+    ppo = {"n_rollouts": 1, "n_envs": 1, "n_steps": 4, "batch_size": 4}
+    call: dict[str, Any] = {"densities": [0.3], "n_rounds": 2, "ppo": ppo, "on_event": lambda event: None}
+    trained = panning.train_agent(TwoInputs, batch, out=tmp_path / "agent", **how, **call)
+    masks = panning.prune(net, batch, density=0.3, policy=trained.policy, **how)
+    assert masks.n_kept == round(0.3 * 56)
+    other = {**batch, "y": -batch["y"]}
+    with pytest.raises(ConfigError, match="differs in: env"):
+        panning.train_agent(TwoInputs, other, out=tmp_path / "agent", **how, **call)
+
+
+def test_batches_that_train_nothing_are_refused_where_networks_are_trained(tmp_path: Path) -> None:
+    batch = {"x": samples(30)[0], "scale": torch.ones(30, 1)}
+    how: dict[str, Any] = {"loss": lambda outputs, batch: outputs["value"].square().mean()}
+    with pytest.raises(ConfigError, match="The reward's term training needs labelled data"):
+        panning.make_env(TwoInputs, batch, reward={"training": 1.0}, **how)
+    task = TaskSpec(model=TwoInputs, data=batch)
+    with pytest.raises(DataError, match="batches that score networks, and train none"):
+        panning.search(task, densities=[0.3], out=tmp_path / "mine")
+    with pytest.raises(ModelError, match="'mlp' is made for labelled data"):
+        PanningEnv(model="mlp", data=batch).reset()
+    with pytest.raises(ConfigError, match="pass data as well"):
+        PanningEnv(model=TwoInputs, forward=lambda model, batch: model(batch))

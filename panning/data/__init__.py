@@ -13,7 +13,7 @@ from panning.data.digits import read_digits
 from panning.data.folder import FolderSplit, read_folder
 from panning.data.image_data import Augmentation, ImageData, balanced_batch, channel_statistics
 from panning.data.npz import read_npz
-from panning.data.own import OwnData
+from panning.data.own import OwnBatches, OwnData
 from panning.data.splits import (
     SPLIT_SEED,
     InMemorySplit,
@@ -36,6 +36,7 @@ __all__ = [
     "FolderSplit",
     "ImageData",
     "InMemorySplit",
+    "OwnBatches",
     "OwnData",
     "Split",
     "augment_batch",

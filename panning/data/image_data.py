@@ -10,8 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from panning.data.batches import Batch
 from panning.data.splits import Split, check_labels
 from panning.foundation.errors import DataError
+from panning.foundation.seeding import torch_generator
 
 Augmentation = Literal["none", "crop_flip"]
 
@@ -141,3 +143,23 @@ def balanced_batch(data: ImageData, split: Split, per_class: int, generator: tor
             rows = torch.randint(len(members), (per_class,), generator=generator)
         drawn.append(members[rows])
     return data.batch(split, torch.cat(drawn))
+
+
+class ScoringBatches:
+    """Class-balanced batches of the train part, drawn for a seed and the number of the round; the last two are kept."""
+
+    N_KEPT = 2
+
+    def __init__(self, data: ImageData, per_class: int, seed: int) -> None:
+        self.data = data
+        self.per_class = per_class
+        self.seed = seed
+        self.kept: dict[int, Batch] = {}
+
+    def __call__(self, number: int) -> Batch:
+        if number not in self.kept:
+            generator = torch_generator(self.seed, "scoring", number)
+            self.kept[number] = balanced_batch(self.data, self.data.train, self.per_class, generator)
+            if len(self.kept) > self.N_KEPT:
+                del self.kept[next(iter(self.kept))]
+        return self.kept[number]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from panning.data.batches import batch_source
 from panning.data.splits import SPLIT_SEED, InMemorySplit, Parts, TensorSplit, stratified_holdout
 from panning.foundation.errors import DataError
-from panning.foundation.own import Own, content_hash
+from panning.foundation.nests import tensors_in
+from panning.foundation.own import Own, code_of, content_hash
 from panning.foundation.seeding import isolated_global_rngs, torch_generator
 from panning.foundation.tensorfile import tensor_bytes
 
@@ -76,6 +78,38 @@ class OwnData(Own):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "parts"}
+
+
+class OwnBatches(Own):
+    """Batches of the caller's own interface in place of a data set's name: they score networks, and train none.
+
+    Known by their first batch and by the code of ``forward`` and ``loss``.
+
+    >>> import torch
+    >>> from panning.data.own import OwnBatches
+    >>> OwnBatches({"x": torch.ones(4, 6), "labels": torch.zeros(4)}, loss=lambda outputs, batch: outputs.mean()).label
+    'dict'
+
+    Args:
+        data, forward, loss: as for ``panning.prune``.
+
+    Raises:
+        DataError: if ``data`` give no batches.
+    """
+
+    def __init__(
+        self, data: Any, forward: Callable[..., Any] | None = None, loss: Callable[..., Any] | None = None
+    ) -> None:
+        self.data, self.forward, self.loss = data, forward, loss
+        hashed: list[bytes | memoryview] = [b"" if given is None else code_of(given) for given in (forward, loss)]
+        for tensor in tensors_in(batch_source(data, 0)(0)):
+            hashed += [f"{tensor.dtype} {tuple(tensor.shape)}".encode(), tensor_bytes(tensor)]
+        super().__init__(_label(data), content_hash(*hashed))
+
+    @property
+    def code_modules(self) -> set[str]:
+        """Names of the Python modules that its code lies in."""
+        return {getattr(given, "__module__", None) or "builtins" for given in (self.forward, self.loss)}
 
 
 def _label(data: Any) -> str:

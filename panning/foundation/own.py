@@ -8,6 +8,8 @@ Python process that made it, and in the workers that this process sends it to.
 from __future__ import annotations
 
 import hashlib
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -85,3 +87,19 @@ def label_of(name: str) -> str:
         ('Net', 'lenet5')
     """
     return name.removeprefix(PREFIX).rpartition("-")[0] if name.startswith(PREFIX) else name
+
+
+def code_of(kind: Any) -> bytes:
+    """The text of a class or function, or its compiled code where there is no text (a class typed at a prompt)."""
+    try:
+        return inspect.getsource(kind).encode()
+    except (OSError, TypeError):
+        return b"".join(_compiled(kind)) or repr(getattr(kind, "__qualname__", type(kind))).encode()
+
+
+def _compiled(kind: Any) -> Iterator[bytes]:
+    own = {"": kind} if hasattr(kind, "__code__") else getattr(kind, "__dict__", {})
+    for name, value in sorted(own.items()):
+        if code := getattr(value, "__code__", None):
+            constants = [constant for constant in code.co_consts if not inspect.iscode(constant)]
+            yield f"{name} {code.co_names} {constants}".encode() + code.co_code

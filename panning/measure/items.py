@@ -167,7 +167,7 @@ class BenchEnv(PanningEnv):
         self.problem = problem
 
     def _load(self, number: int, seed: int) -> Task:
-        return Task(self.tasks[number], self.problem, data=None)  # type: ignore[arg-type]  # only training reads it
+        return Task(self.tasks[number], self.problem, None)
 
     def action(self, weights: dict[str, float], density: float) -> NDArray[np.float32]:
         """The action that gives indices these weights and leads from the present density to ``density``."""

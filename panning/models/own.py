@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Iterator
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import nn
 
 from panning.foundation.errors import ModelError
-from panning.foundation.own import Own, content_hash
+from panning.foundation.own import Own, code_of, content_hash
 from panning.foundation.seeding import derive_seed, isolated_torch_rng
 from panning.foundation.tensorfile import tensor_bytes
 from panning.foundation.wrappers import unwrapped
@@ -71,14 +68,20 @@ class OwnModel(Own):
         with isolated_torch_rng(derive_seed(seed, "init")):
             return call_factory(self.made_from, factory_name(self.made_from), input_shape, n_classes)
 
-    def settled(self, input_shape: tuple[int, ...], n_classes: int, dtype: torch.dtype) -> OwnModel:
+    def settled(
+        self, input_shape: tuple[int, ...], n_classes: int, dtype: torch.dtype | None = torch.float32
+    ) -> OwnModel:
         """The same with a name that holds a hash of the network of seed 0, if that network fits the data.
+
+        Args:
+            dtype: of the inputs; None looks at no inputs.
 
         Raises:
             ModelError: if it does not, or a factory makes two networks of one seed.
         """
         network, again = (self.build(input_shape, n_classes, 0) for _ in range(2))
-        check_model_fits(network, input_shape, n_classes, dtype)
+        if dtype is not None:
+            check_model_fits(network, input_shape, n_classes, dtype)
         if self.content:
             return self
         settled = copy.copy(self)
@@ -95,27 +98,12 @@ class OwnModel(Own):
 def fingerprint(module: nn.Module) -> str:
     """A hash of a network's structure, code and state: equal for equal networks, another one for other weights."""
     kinds = sorted({type(part) for part in module.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__))
-    code = (_code(kind) for kind in kinds if not kind.__module__.startswith("torch."))
+    code = (code_of(kind) for kind in kinds if not kind.__module__.startswith("torch."))
     state = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
     hashed: list[bytes | memoryview] = [repr(module).encode(), *code]
     for name, tensor in state:
         hashed += [f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}".encode(), tensor_bytes(tensor)]
     return content_hash(*hashed)
-
-
-def _code(kind: type[Any]) -> bytes:
-    """The text of a class, or its compiled functions where there is no text (a class typed at a prompt)."""
-    try:
-        return inspect.getsource(kind).encode()
-    except (OSError, TypeError):
-        return b"".join(_compiled(kind))
-
-
-def _compiled(kind: type[Any]) -> Iterator[bytes]:
-    for name, value in sorted(vars(kind).items()):
-        if code := getattr(value, "__code__", None):
-            constants = [constant for constant in code.co_consts if not inspect.iscode(constant)]
-            yield f"{name} {code.co_names} {constants}".encode() + code.co_code
 
 
 def _copied(model: nn.Module) -> nn.Module:

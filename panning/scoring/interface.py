@@ -14,7 +14,7 @@ any, with ``forward``   what ``forward``     what ``forward`` returns,   the sam
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,8 @@ from panning.data.batches import Batch, batch_source
 from panning.flow import BATCH_STATISTICS, Forward, call, first_sample, outputs_of, run
 from panning.foundation.errors import DataError, ForwardError, PanningError
 from panning.foundation.nests import logits_of, map_tensors, told
-from panning.masks.layout import Layout
+from panning.masks.layout import Layout, first_layout, prunable_layout
+from panning.masks.uses import unknown_parameters
 from panning.scoring.losses import LABELS, Loss, default_loss, default_loss_of_batch
 from panning.scoring.problem import Problem
 
@@ -70,6 +71,20 @@ def problem_of(
     if isinstance(inputs, Tensor) and forward is None:
         return Problem(model, layout, tuple(inputs.shape[1:]), source, **known)
     return _with_one_sample(Problem(model, layout, None, source, example_inputs=inputs, **known))
+
+
+def layout_of(
+    model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str], problem_with: Callable[[Layout], Problem]
+) -> Layout:
+    """The layout of what the caller's patterns leave; one pattern may stand alone, without a list around it.
+
+    Args:
+        problem_with: gives what the network is run on, where it has parameters that no kind covers.
+    """
+    patterns = [(names,) if isinstance(names, str) else tuple(names) for names in (include or (), exclude)]
+    first = first_layout(model)
+    example = problem_with(first).example if first is not None and unknown_parameters(model) else None
+    return prunable_layout(model, None if include is None else patterns[0], patterns[1], example)
 
 
 def _loss(loss: Loss | None, forward: Forward | None) -> Loss:

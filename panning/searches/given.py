@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from panning.agents.config import AgentConfig, EnvSpec
-from panning.envs.arguments import listed
+from panning.envs.arguments import as_task, listed
 from panning.foundation.config import ConfigT, parse_config
 from panning.foundation.device import check_device_name
 from panning.foundation.errors import ConfigError
 from panning.foundation.registry import unknown_name_message
 from panning.searches.config import SearchConfig
 from panning.searches.kinds import AGENT, SEARCH, ConfigKind, named_config
-from panning.tasks import DataSource, as_task
+from panning.tasks import DataSource, load_task_data
 from panning.training import Recipe
 
 
@@ -31,6 +31,7 @@ def search_config(model: Any, data: Any, densities: Any, config: Any, settings: 
         raise ConfigError("Pass a model with its data, a task, or a config that names one.")
     source = _source(values)
     values["task"] = as_task(task).settled(source)
+    load_task_data(values["task"], source)  # a search trains networks: not every task has what that needs
     values["agent"] = _settled_agent(values.get("agent", {}), source)
     values.setdefault("recipe", Recipe())
     if "rungs" not in values:
@@ -38,9 +39,14 @@ def search_config(model: Any, data: Any, densities: Any, config: Any, settings: 
     return parse_config(SearchConfig, values, "panning.search")
 
 
-def agent_config(model: Any, data: Any, densities: Any, config: Any, settings: Mapping[str, Any]) -> AgentConfig:
+def agent_config(
+    asked: tuple[Any, Any, Any, Any], densities: Any, config: Any, settings: Mapping[str, Any]
+) -> AgentConfig:
     """The config of an agent's training, whose tasks are known by their content; keys of its environment lie beside the
     others in ``settings``.
+
+    Args:
+        asked: model or models, data, forward and loss.
 
     Raises:
         PanningError: for what is wrong or missing.
@@ -55,8 +61,9 @@ def agent_config(model: Any, data: Any, densities: Any, config: Any, settings: M
         (env if name in EnvSpec.model_fields else values)[name] = value
     env["densities"] = _densities(densities, env)
     source = _source(values)
-    given = env.get("tasks", ()) if model is None and data is None else model
-    tasks = [as_task(one, data) for one in (given if isinstance(given, list | tuple) else [given])]
+    model, *how = asked
+    given = env.get("tasks", ()) if model is None and how[0] is None else model
+    tasks = [as_task(one, *how) for one in (given if isinstance(given, list | tuple) else [given])]
     if not tasks:
         raise ConfigError("Pass a model with its data, a list of tasks, or a config that names some.")
     env["tasks"] = tuple(task.settled(source) for task in tasks)
