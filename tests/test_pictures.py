@@ -24,9 +24,22 @@ from panning.compare.tables import Table, tables
 from panning.envs import PanningEnv, rendering
 from panning.episode.actions import ActionSpec
 from panning.foundation.errors import UnknownNameError
-from panning.foundation.pictures import BLACK, BLUE, OURS, PALETTE, SKY, Picture, figure, parse_formats, save
+from panning.foundation.pictures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    OURS,
+    PALETTE,
+    SKY,
+    Picture,
+    figure,
+    parse_formats,
+    save,
+)
 from panning.foundation.records import RunRecord, canonical_json
 from panning.jobs.pictures import curve_picture, mask_picture
+from panning.training import make_dynamic
 
 
 def test_a_table_that_is_too_wide_stacks_spreads_and_headings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +176,23 @@ def test_ours_have_one_colour_and_nobody_else_has_it() -> None:
     assert drawn[CHOSEN].label == "search's choice: SynFlow"
     labels = [text.get_text() for text in layer_picture(table).drawing.legends[0].get_texts()]
     assert labels[:2] == ["search's choice: SynFlow", "panning (agent)"] and labels[-1] == "with all-alive"
+
+
+def test_a_method_keeps_its_colour_whatever_stands_beside_it() -> None:
+    def moving(name: str, accuracy: float, **options: Any) -> RunRecord:
+        dynamic = {"name": name, "options": make_dynamic(name, options).model_dump(mode="json")}
+        return cell(name, accuracy, 0, by={"dynamic": dynamic})
+
+    records = [
+        cell(None, 0.9, 0),
+        moving("dpf", 0.9, every=1),
+        moving("dpf", 0.8),
+        moving("gmp", 0.7),
+        cell("synflow", 0.6, 0),
+    ]
+    (table,) = tables(records)
+    colours = {line.method: line.colour for line in lines(table)}
+    assert colours == {"DPF (every 1)": GREEN, "DPF": BLUE, "GMP": ORANGE, "SynFlow": SKY}
 
 
 def test_layers_are_means_over_all_seeds_and_none_is_said() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from panning.compare.cells import CHOSEN
@@ -105,15 +106,21 @@ def colours_of(methods: dict[str, Row], has_moving: bool) -> dict[str, str]:
         methods: in a table's order, each with a row of it.
     """
     colours = {name: look.OURS for name in methods if is_ours(name)}
-    others = sorted(
-        (name for name in methods if name not in colours),
-        key=lambda name: (methods[name].is_control, methods[name].dynamic is None if has_moving else name not in FIXED),
-    )
+
+    def turn(name: str) -> tuple[bool, bool]:
+        return methods[name].is_control, has_moving and methods[name].dynamic is None
+
     free = list(look.PALETTE)
-    for name in others:
-        wanted = FIXED.get(methods[name].dynamic or name)
-        if free and not (wanted is None and methods[name].is_control and len(methods) > len(look.PALETTE)):
-            colours[name] = free.pop(free.index(wanted) if wanted in free else 0)
+    others = sorted((name for name in methods if name not in colours), key=turn)
+    for (is_control, _), group in groupby(others, turn):
+        names = list(group)
+        for name in names:
+            if (wanted := FIXED.get(methods[name].dynamic or name)) in free:
+                colours[name] = free.pop(free.index(wanted))
+        if not (is_control and len(methods) > len(look.PALETTE)):
+            left = [name for name in names if name not in colours]
+            colours |= dict(zip(left, free, strict=False))
+            del free[: len(left)]
     return {name: colours.get(name, look.GREY) for name in methods}
 
 
