@@ -140,7 +140,7 @@ def test_a_training_that_goes_on_shows_the_epochs_behind_it(
         ("jobs.single.training_figures", "dpf"),
         ("jobs.single.write_networks", "edst"),
         ("jobs.single._write_record", "dpf"),
-        ("jobs.single._draw_lines", "dpf"),
+        ("jobs.single.curve_picture", "dpf"),
     ],
 )
 def test_a_training_that_was_killed_when_it_had_ended_is_not_done_again(

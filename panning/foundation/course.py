@@ -145,12 +145,12 @@ def lines(
             return
         tenth = event.done * 10 // max(event.total, 1)
         title, begins = course.title(event), event.stage not in tenths and not tenth
-        more = ", ".join(part for part in (note(event.facts), course.left) if part)
         if tenth > tenths.get(event.stage, 0):
             count = f"{event.done * 100 // event.total}% ({event.done} of {event.total})"
+            more = ", ".join(part for part in (note(event.facts), course.left) if part)
             say(f"{title}: {count} {more}".rstrip())
         elif begins and title != event.stage:
-            say(f"{title} begins {more}".rstrip())
+            say(f"{title} begins {course.left}".rstrip())
         tenths[event.stage] = tenth
 
     return show
