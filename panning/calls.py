@@ -100,8 +100,10 @@ def search(
     ...     agent={"n_rounds": 2, "ppo": {"n_rollouts": 1, "n_envs": 1, "n_steps": 4, "batch_size": 4}},
     ...     on_event=lambda event: None,
     ... )
-    >>> report.masks[0.2][0].n_kept, [row["density"] for row in report.table][:2], report.policy.name
-    (29, [0.2, 0.2], 'policy.safetensors')
+    >>> [masks.n_kept for masks in report.masks[0.2].values()], report.policy.name
+    ([29], 'policy.safetensors')
+    >>> [row["density"] for row in report.table[:2]]
+    [0.2, 0.2]
 
     Args:
         model: a module, a function or class that makes one, a name, a task (``panning.tasks.TaskSpec``), or "MODEL/DATA".

@@ -122,12 +122,11 @@ def train(
         return
     track = options.Tracked(log, tensorboard, wandb, mlflow).by(folder, identity)
     with track as tell, output.listener(tell) as listen:
-        trained = train_in_folder(plan, identity, folder, listen, wanted)
-    figures = trained.figures
+        figures, columns, rows = train_in_folder(plan, identity, folder, listen, wanted)
     if as_json:
         output.print_json({key: value for key, value in figures.items() if key != "history"})
         return
-    output.print_table(trained.columns, trained.rows)
+    output.print_table(columns, rows)
     together = f" of {figures['n_networks']} networks together" if figures["n_networks"] > 1 else ""
     full = ""
     if "test_accuracy_of_full" in figures:

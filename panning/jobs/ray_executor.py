@@ -43,9 +43,6 @@ class _JobWorker:
         """Keep what is the caller's own for the jobs that name it."""
         self.own |= own
 
-    def pid(self) -> int:
-        return os.getpid()
-
     def execute(self, job: Job[Any]) -> Outcome:
         return execute(job.with_own(self.own))
 
@@ -113,11 +110,6 @@ class RayExecutor:
             ) from None
         self._own |= own
         self._sent.append(sent)
-
-    def pids(self) -> list[int]:
-        """The process of each worker on its machine."""
-        pids: list[int] = ray.get([worker.pid.remote() for worker in self._workers])
-        return pids
 
     def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         if not jobs:

@@ -103,22 +103,16 @@ class TrainingPlan:
         return replace(self, first=first, movement=movement, moves=moves)
 
 
-@dataclass(frozen=True)
-class TrainedFolder:
-    """What a training left: its figures, and an epoch a row."""
-
-    figures: dict[str, Any]
-    columns: list[str]
-    rows: list[list[str]]
-
-
 def train_in_folder(
     plan: TrainingPlan, identity: dict[str, Any], folder: Path, listen: Listener, formats: Sequence[str] = ("png",)
-) -> TrainedFolder:
+) -> tuple[dict[str, Any], list[str], list[list[str]]]:
     """Train, or go on training, and leave weights, masks that moved, ``records.jsonl``, a table and a picture ``curve``.
 
     Args:
         formats: of the picture.
+
+    Returns:
+        The figures, and the columns and rows of the table, an epoch a row.
 
     Raises:
         ConfigError: if the folder holds another run.
@@ -136,7 +130,7 @@ def train_in_folder(
     columns, rows = _write_history(trained.result, folder)
     save(curve_picture(trained.result.history, plan.title), folder / "curve", formats)
     checkpoint.unlink(missing_ok=True)  # only now: until all is written, it is what there is of the training
-    return TrainedFolder(figures, columns, rows)
+    return figures, columns, rows
 
 
 def training_figures(networks: Ensemble) -> dict[str, Any]:
