@@ -16,7 +16,7 @@ from panning.data.batches import Batch
 from panning.episode.agent_pruner import AgentPruner
 from panning.episode.policy_net import digest_of_policy
 from panning.flow import Forward
-from panning.foundation.device import device_of, find_device, scoring_device
+from panning.foundation.device import device_name, device_of, find_device, scoring_device
 from panning.foundation.errors import DataError, DensityError, MaskError, ModelError, PanningWarning, PolicyError
 from panning.foundation.progress import Listener, silent
 from panning.foundation.registry import lookup
@@ -292,7 +292,7 @@ def _check_numbers(density: float | None, n_rounds: int | None, input_shape: Seq
 @contextlib.contextmanager
 def _on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
     home = device_of(model)
-    there = scoring_device(home if device is None else find_device(str(device)))
+    there = scoring_device(home if device is None else find_device(device_name(device)))
     try:
         model.to(there)
     except RuntimeError as error:  # no memory left there

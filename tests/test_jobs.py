@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from panning.compare.cells import check_cell
-from panning.foundation.errors import PanningError
+from panning.foundation.errors import ConfigError, PanningError
 from panning.foundation.records import RunRecord, content_key, read_records
 from panning.jobs.outcome import CellOutcome
 from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec
@@ -84,12 +84,12 @@ def test_what_makes_no_mask_is_refused(by: dict[str, Any], message: str) -> None
 def test_only_the_agent_names_its_file() -> None:
     PruneSpec(task=TASK, seed=0, by=Agent(policy="agent", **EPISODE), policy="abc")
     for by, policy in ((Agent(policy="agent", **EPISODE), None), (Method(method="snip"), "abc"), (None, "abc")):
-        with pytest.raises(ValidationError, match="names its policy file"):
+        with pytest.raises(ConfigError, match="names its policy file"):
             PruneSpec(task=TASK, seed=0, by=by, policy=policy)
 
 
 def test_names_of_a_task_are_checked_and_import_paths_refused() -> None:
-    with pytest.raises(ValidationError, match="Unknown model 'os:system'"):
+    with pytest.raises(ConfigError, match="Unknown model 'os:system'"):
         TrainSpec(task=TaskSpec(model="os:system", data="digits"), seed=0, mask=None, recipe=Recipe())
 
 

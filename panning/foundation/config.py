@@ -8,7 +8,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, ValidationInfo
@@ -19,8 +19,23 @@ from panning.foundation.errors import ConfigError, PanningError
 from panning.foundation.files import read_regular
 from panning.foundation.registry import lookup, nearest
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
-class Config(BaseModel):
+
+class _Refusing(ModelMetaclass):
+    """A call of a config's class says what is wrong as a file's reader does, and not as pydantic does."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            raise _refusal(cls, error, cls.__name__) from None  # type: ignore[arg-type]
+
+
+class Config(BaseModel, metaclass=_Refusing):
     """Base of all configurations: immutable, no unknown keys, no NaN; of conversions only pydantic's own ("3" -> 3)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -121,11 +136,15 @@ def parse_config(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        errors = error.errors(include_url=False)
-        # Pydantic counts the right items of a tuple alone: one with a wrong item would be too short besides.
-        around = {entry["loc"][:n] for entry in errors for n in range(len(entry["loc"]))}
-        lines = [_line(kind, entry) for entry in errors if entry["type"] != "too_short" or entry["loc"] not in around]
-        raise ConfigError("\n".join([f"{source}: {len(lines)} error(s)", *lines])) from None
+        raise _refusal(kind, error, source) from None
+
+
+def _refusal(kind: type[Config], error: ValidationError, source: str) -> ConfigError:
+    errors = error.errors(include_url=False)
+    # Pydantic counts the right items of a tuple alone: one with a wrong item would be too short besides.
+    around = {entry["loc"][:n] for entry in errors for n in range(len(entry["loc"]))}
+    lines = [_line(kind, entry) for entry in errors if entry["type"] != "too_short" or entry["loc"] not in around]
+    return ConfigError("\n".join([f"{source}: {len(lines)} error(s)", *lines]))
 
 
 def load_config(kind: type[ConfigT], path: str | Path) -> ConfigT:

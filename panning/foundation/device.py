@@ -60,6 +60,20 @@ def find_device(name: str) -> torch.device:
     )
 
 
+def device_name(device: str | torch.device) -> str:
+    """The name of a device, as ``find_device`` takes it: the processor and MPS have no numbers.
+
+    Examples:
+        >>> import torch
+        >>> from panning.foundation.device import device_name
+        >>> device_name(torch.device("cpu", 0)), device_name(torch.device("cuda", 1))
+        ('cpu', 'cuda:1')
+    """
+    if isinstance(device, torch.device) and device.type in ("cpu", "mps"):
+        return device.type
+    return str(device)
+
+
 def _why_no_cuda() -> str:
     if torch.version.cuda is None:
         return "this torch was built without CUDA"

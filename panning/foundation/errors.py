@@ -54,7 +54,7 @@ class PluginError(PanningError):
     """A row that an installed package adds to a table and that cannot be imported or used; the message names the package."""
 
 
-class ConfigError(PanningError):
+class ConfigError(PanningError, ValueError):
     """A configuration file or option with at least one wrong key or value; all of them are in one message."""
 
 

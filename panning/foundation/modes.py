@@ -42,6 +42,33 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
+@contextmanager
+def unwritten(model: nn.Module) -> Iterator[list[str]]:
+    """Give a network back what code of others has written into it: parameters, buffers, gradients and modes.
+
+    Yields:
+        the names of what was written into, which are there when the context has ended.
+    """
+    modes = _modes(model)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    values = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    written: list[str] = []
+    try:
+        yield written
+    finally:
+        written += [module._get_name() for module, training in modes.items() if module.training != training]
+        _put_back(modes)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                if not ((tensor == values[name]) | (values[name] != values[name])).all():
+                    tensor.copy_(values[name])
+                    written.append(name)
+                if name in grads and tensor.grad is not grads[name]:
+                    tensor.grad = grads[name]
+                    written.append(f"{name}.grad")
+
+
 def _modes(*models: nn.Module) -> dict[nn.Module, bool]:
     return {module: module.training for model in models for module in model.modules()}
 

@@ -10,6 +10,8 @@ from panning.foundation.config import Config
 
 #: More than anybody has; beyond 2**53 a count is no exact float.
 MOST = 2**53
+#: Any number whose square, summed over every record there is, is still one.
+Number = Annotated[float, Field(ge=-1e100, le=1e100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Some = Annotated[int, Field(ge=1, le=MOST)]
@@ -57,7 +59,7 @@ class MaskFigures(Outcome):
     effective_density: Share = 0.0
     n_dead_units: Count = 0
     collapsed_layers: tuple[str, ...] = ()
-    compute_left: Annotated[float, Field(ge=0)] = 0.0
+    compute_left: Annotated[float, Field(ge=0, le=MOST)] = 0.0
     layer_densities: tuple[tuple[str, Share], ...] = ()
 
 
@@ -69,7 +71,7 @@ class PruneOutcome(MaskFigures):
         mask: the bytes of its file.
     """
 
-    actions: tuple[tuple[float, ...], ...] = ()
+    actions: tuple[tuple[Number, ...], ...] = ()
     mask: bytes | None = Field(default=None, exclude=True)
 
 
@@ -77,10 +79,10 @@ class TrainOutcome(Outcome):
     """A short training; accuracy and loss of the validation part."""
 
     accuracy: Share = 0.0
-    loss: float = 0.0
-    train_loss: float = 0.0
+    loss: Number = 0.0
+    train_loss: Number = 0.0
     images_seen: Count = 0
-    wall_s: float = 0.0
+    wall_s: Number = 0.0
 
 
 class Timing(Config):
@@ -112,13 +114,13 @@ class CellOutcome(MaskFigures):
     images_seen: Some = Field(default=0)
     train_epochs: Annotated[float, Field(ge=0, le=MOST)] = 0.0
     accuracy: Share = 0.0
-    loss: float = 0.0
-    best_epoch: float = 0.0
+    loss: Number = 0.0
+    best_epoch: Number = 0.0
     best_accuracy: Share = 0.0
     test_accuracy: Share = 0.0
-    test_loss: float = 0.0
+    test_loss: Number = 0.0
     test_accuracy_of_best: Share = 0.0
-    history: Annotated[tuple[dict[str, float], ...], Field(min_length=1)] = ()
+    history: Annotated[tuple[dict[str, Number], ...], Field(min_length=1)] = ()
     n_members: Some | None = None
 
     def lacking(self, test: bool) -> list[str]:

@@ -10,9 +10,9 @@ Masks and policies are named by their hash. Where the data lie is no part of a d
 from __future__ import annotations
 
 import hashlib
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from panning.foundation.config import Config
 from panning.jobs.outcome import CellOutcome, PruneOutcome, TrainOutcome
@@ -20,6 +20,9 @@ from panning.jobs.ways import Way
 from panning.masks.masks import Density
 from panning.tasks import NamedTask
 from panning.training import Recipe
+
+#: A seed that every generator and every table can hold.
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 def digest(data: bytes | None) -> str | None:
@@ -35,7 +38,7 @@ class _OfOneNetwork(Config):
     """
 
     task: NamedTask
-    seed: int
+    seed: Seed
 
     @property
     def plugins(self) -> dict[str, str]:

@@ -59,6 +59,7 @@ class MaskEnforcement:
                 optimizer.register_load_state_dict_post_hook(self._after_load),
             ]
             self._after_step(optimizer)
+        self._clear_weights()
         self._clear_gradients()
 
     def change(self, masks: Masks) -> None:
@@ -66,6 +67,7 @@ class MaskEnforcement:
         self.masks = masks
         for name, parameter in self.parameters.items():
             self._gates[parameter].change(masks[name])
+        self._clear_weights()
         self._clear_gradients()
         for optimizer in self.optimizers:
             self._after_step(optimizer)
@@ -98,6 +100,9 @@ class MaskEnforcement:
     def __reduce__(self) -> tuple[Any, ...]:
         # Hooks do not travel; the copy registers its own.
         return MaskEnforcement, (self.parameters, self.masks, self.optimizers)
+
+    def _clear_weights(self) -> None:
+        clear([(parameter, gate) for parameter, gate in self._gates.items()])
 
     def _clear_gradients(self) -> None:
         plain = []
@@ -148,7 +153,7 @@ class MaskEnforcement:
         return any(isinstance(t, Tensor) and t.shape == masked.shape and bool(t[masked].any()) for t in flat)
 
 
-def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterable[Optimizer]) -> MaskEnforcement:
+def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterable[Optimizer] = ()) -> MaskEnforcement:
     """Keep masked weights at zero: now, and after every step of ``optimizer``, in any training loop.
 
     Call it once optimizer and model are made; where torch.distributed runs, on every rank. No key of a ``state_dict``
@@ -161,7 +166,8 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
 
     Args:
         model: bare, or inside DistributedDataParallel, ``torch.compile`` and the like.
-        optimizer: one or several, which together hold every masked parameter that is to learn.
+        optimizer: one or several, which together hold every masked parameter that is to learn. Left away for evaluation:
+            masked weights and gradients are zero, but what an optimizer does to them afterwards is not looked after.
 
     Raises:
         MaskError: if the mask belongs to another network, a masked parameter is in no optimizer, the ranks of a
@@ -197,7 +203,8 @@ def enforce_masks(model: nn.Module, masks: Masks, optimizer: Optimizer | Iterabl
     parameters = check_masks_fit(model, masks)
     if wide := [name for name, parameter in parameters.items() if parameter.element_size() not in INTEGERS]:
         raise MaskError(f"'{wide[0]}' is {parameters[wide[0]].dtype}, whose numbers are too wide; use torch.complex64.")
-    check_held(parameters, optimizers)
+    if optimizer != ():
+        check_held(parameters, optimizers)
     if (name := first_moving(parameters)) is not None:
         raise MaskError(
             f"The mask of '{name}' moves: move_masks keeps masked weights at zero itself, and what finish() gives can be "

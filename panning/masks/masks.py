@@ -92,10 +92,24 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], manifest: dict[str, Any] | None = None) -> Masks:
-        """Masks from named tensors whose entries are all 0 or 1."""
+        """Masks from named tensors whose entries are all 0 or 1.
+
+        Raises:
+            MaskError: if there is none, or what is given is no mapping of names to such tensors.
+        """
+        if not isinstance(tensors, Mapping):
+            raise MaskError(
+                f"Masks are made of a mapping from names to tensors, given a {type(tensors).__name__}: pass a dict like "
+                "{'0.weight': tensor of 0 and 1}."
+            )
         if not tensors:
             raise MaskError("A mask needs at least one named tensor.")
         for name, tensor in tensors.items():
+            if not isinstance(name, str) or not isinstance(tensor, Tensor):
+                raise MaskError(
+                    f"The mask of {name!r} is a {type(tensor).__name__}, but must be a tensor under a name; make one of an "
+                    "array or a list by torch.as_tensor."
+                )
             if tensor.dtype != torch.bool and not bool(((tensor == 0) | (tensor == 1)).all()):
                 raise MaskError(f"The mask of '{name}' has entries other than 0 and 1.")
         layout = Layout(tuple(tensors), tuple(tuple(tensor.shape) for tensor in tensors.values()))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from torch import nn
 
@@ -17,6 +18,9 @@ from panning.foundation.seeding import isolated_torch_rng
 
 #: Makes a network, from ``input_shape`` and ``n_classes`` or from nothing.
 Factory = Callable[..., nn.Module]
+
+#: What factories have made and somebody still holds.
+MADE: WeakSet[nn.Module] = WeakSet()
 
 
 def build_imported(path: str, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
@@ -44,7 +48,8 @@ def call_factory(factory: Factory, name: str, input_shape: tuple[int, ...], n_cl
         name: what errors call the factory.
 
     Raises:
-        ModelError: if the factory is a network itself, wants other arguments, fails or returns no ``nn.Module``.
+        ModelError: if the factory is a network itself, wants other arguments, fails, or returns no ``nn.Module`` or
+            the same one twice.
     """
     if isinstance(factory, nn.Module) or not callable(factory):
         raise ModelError(
@@ -65,6 +70,12 @@ def call_factory(factory: Factory, name: str, input_shape: tuple[int, ...], n_cl
         raise ModelError(f"'{name}' failed when called: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"'{name}' returned {type(model).__name__}, but must return a torch.nn.Module.")
+    if model in MADE:
+        raise ModelError(
+            f"'{name}' returned the very network that a call before has returned, which several tasks would share: make "
+            "a new one in every call. To take one network as it is, pass the network itself in place of a factory."
+        )
+    MADE.add(model)
     return model
 
 

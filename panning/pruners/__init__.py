@@ -19,6 +19,7 @@ from torch import Tensor
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
 from panning.foundation.errors import ForwardError, MaskError, NonFiniteError, PanningError
+from panning.foundation.modes import unwritten
 from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
 from panning.pruners.controls import CONTROLS, Control
@@ -283,9 +284,18 @@ def prune_problem(
 
     def prune(problem: Problem, rounds: Rounds) -> PruneResult:
         try:
-            return _checked(pruner(problem, density, rounds), name, problem, n_kept)
+            if type(pruner).__module__.partition(".")[0] == "panning":
+                return _checked(pruner(problem, density, rounds), name, problem, n_kept)
+            with unwritten(problem.model) as written:
+                result = _checked(pruner(problem, density, rounds), name, problem, n_kept)
         except ForwardError as error:
             raise ForwardError(f"Method '{name}' does not get through the network. {error}") from error
+        if written:
+            raise MaskError(
+                f"Method '{name}' has written into the network ('{written[0]}'), which is the caller's and was put back: "
+                "work on problem.weight and copies, and run the network by panning.flow.run."
+            )
+        return result
 
     result = prune(problem, rounds) if controlled is None else controlled.run(problem, rounds, prune)
     return make_all_alive(problem, result) if all_alive_weights else result
