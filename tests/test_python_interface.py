@@ -21,6 +21,7 @@ from panning.agents import export_policy, save_policy
 from panning.data import OwnData, load_data
 from panning.envs import PanningEnv
 from panning.envs.arguments import as_task
+from panning.foundation.config import parse_config
 from panning.foundation.errors import ConfigError, DataError, ModelError, PolicyError
 from panning.foundation.own import PREFIX
 from panning.models.own import OwnModel, fingerprint
@@ -173,6 +174,9 @@ def test_images_of_bytes_are_normalised_and_other_inputs_are_used_as_they_are() 
         ({"test": samples()}, "given a mapping with the keys test"),
         (torch.ones(4, 6), "given a Tensor"),
         (3, "given a int"),
+        ((torch.ones(4), torch.arange(4)), r"inputs \[4\] and labels \[4\]"),
+        ({"train": {"a": 1}}, "given a dict"),
+        ({"train": "mnist"}, "given a str"),
         (TensorDataset(torch.ones(0, 6), torch.ones(0)), "it is empty"),
         (TensorDataset(torch.ones(4, 6)), "pairs of tensors"),
         ([("a", 1), ("b", 2)], "given 2 parts: tuple, tuple"),
@@ -183,6 +187,28 @@ def test_other_data_are_refused_by_a_sentence(data: Any, message: str) -> None:
         OwnData(data)
     with pytest.raises(ConfigError, match=message):
         as_task(seeded(), data)
+
+
+def test_what_the_caller_writes_into_tensors_later_changes_nothing() -> None:
+    inputs, labels = samples(60)
+    data = OwnData({"train": (inputs, labels[:, None]), "test": (inputs, labels)})
+    inputs.zero_()
+    assert all(float(split.inputs.abs().sum()) > 0 for split in data.splits.values())
+    assert data.splits["train"].labels.shape == (60,)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": ["mlp"], "data": "digits"}, {"model": {"mlp": 1}, "data": "digits"}, {"model": 3, "data": "digits"},
+        {"model": "mlp", "data": ["digits"]}, {"model": "mlp", "data": {"a": 1}}, {"model": "mlp", "data": {}},
+        {"model": "mlp", "data": {"train": "digits"}}, {"model": "mlp", "data": {"train": {"a": [1]}}},
+        {"model": "mlp", "data": 3}, {"model": "mlp", "data": None},
+    ],
+)  # fmt: skip
+def test_plain_values_of_a_file_are_names_or_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="task: 1 error"):
+        parse_config(TaskSpec, values, "task")
 
 
 def test_items_that_are_no_tensors_say_which_transform_they_need() -> None:

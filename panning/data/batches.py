@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class LoaderBatches:
         try:
             # A shuffling loader draws from the global random state or its generator's: equal calls shall give equal masks
             # and leave both as they were.
-            with _isolated(_generators(self.loader), derive_seed(self.seed, "loader", self.place)):
+            with isolated_loader(self.loader, derive_seed(self.seed, "loader", self.place)):
                 self.batches = iter(self.loader) if self.batches is None else self.batches
                 batch = next(self.batches)
         except StopIteration:
@@ -111,16 +111,12 @@ class LoaderBatches:
         return batch
 
 
-def _generators(loader: Any) -> list[torch.Generator]:
-    """The generators of a loader's own that its order may come from."""
+@contextlib.contextmanager
+def isolated_loader(loader: Any, seed: int) -> Iterator[None]:
+    """Within, a loader draws its order for ``seed``; the global random states and its own generators' stay as they were."""
     inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     owned = (getattr(owner, "generator", None) for owner in (loader, getattr(loader, "sampler", None), inner))
-    return [generator for generator in owned if isinstance(generator, torch.Generator)]
-
-
-@contextlib.contextmanager
-def _isolated(generators: Sequence[torch.Generator], seed: int) -> Iterator[None]:
-    """Isolate the global random states, as ``isolated_global_rngs``, and the states of these generators."""
+    generators = [generator for generator in owned if isinstance(generator, torch.Generator)]
     states = [generator.get_state() for generator in generators]
     try:
         for generator in generators:

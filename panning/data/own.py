@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from panning.data.batches import batch_source
+from panning.data.batches import batch_source, isolated_loader
 from panning.data.splits import SPLIT_SEED, InMemorySplit, Parts, TensorSplit, stratified_holdout
 from panning.foundation.errors import DataError
 from panning.foundation.nests import tensors_in
@@ -102,7 +102,9 @@ class OwnBatches(Own):
     ) -> None:
         self.data, self.forward, self.loss = data, forward, loss
         hashed: list[bytes | memoryview] = [b"" if given is None else code_of(given) for given in (forward, loss)]
-        for tensor in tensors_in(batch_source(data, 0)(0)):
+        if not (tensors := tensors_in(batch_source(data, 0)(0))):
+            raise DataError(f"Batches must hold tensors, given a {type(data).__name__} without any.")
+        for tensor in tensors:
             hashed += [f"{tensor.dtype} {tuple(tensor.shape)}".encode(), tensor_bytes(tensor)]
         super().__init__(_label(data), content_hash(*hashed))
 
@@ -124,7 +126,9 @@ def _read(data: Any, part: str) -> InMemorySplit | TensorSplit:
         inputs, labels = _pair(data)
     except DataError as error:
         raise DataError(f"The {part} part: {error}") from None
-    if len(inputs) != len(labels) or len(inputs) == 0 or labels.dim() != 1:
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if inputs.dim() < 2 or len(inputs) != len(labels) or len(inputs) == 0 or labels.dim() != 1:
         raise DataError(
             f"The {part} part needs one label an input, given inputs {list(inputs.shape)} and labels {list(labels.shape)}."
         )
@@ -133,38 +137,25 @@ def _read(data: Any, part: str) -> InMemorySplit | TensorSplit:
             f"The {part} part has labels of {labels.dtype}, but must have whole numbers 0..classes - 1: whole runs train "
             "classifiers. panning.prune takes any targets and a loss."
         )
-    inputs, labels = inputs.detach().cpu().contiguous(), labels.detach().cpu().contiguous()
+    # Copies: what the caller writes into them later is other data.
+    inputs, labels = (part.detach().cpu().clone(memory_format=torch.contiguous_format) for part in (inputs, labels))
     is_images = inputs.dtype == torch.uint8 and inputs.dim() == 4
     return InMemorySplit(inputs, labels) if is_images else TensorSplit(inputs, labels)
 
 
 def _pair(data: Any) -> tuple[Tensor, Tensor]:
     if isinstance(data, DataLoader):
-        return _joined(_batches_of_loader(data))
+        with isolated_loader(data, SPLIT_SEED):  # a loader that shuffles gives one order whenever it is read
+            return _joined(_bounded(iter(data)))
     if isinstance(data, tuple | list):
         tensors = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in data]
         if len(tensors) != 2 or not all(isinstance(part, Tensor) for part in tensors):
             kinds = ", ".join(type(part).__name__ for part in data[:4])
             raise DataError(f"it must be {_FORMS}; given {len(data)} parts: {kinds}.")
         return tensors[0], tensors[1]
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Tensor | str):
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Tensor | str | Mapping):
         return _joined(_batches_of_dataset(data))
     raise DataError(f"it must be {_FORMS}; given a {type(data).__name__}.")
-
-
-def _batches_of_loader(loader: DataLoader[Any]) -> list[Any]:
-    sampler = getattr(loader.batch_sampler, "sampler", None)
-    owners = [getattr(owner, "generator", None) for owner in (loader, loader.sampler, sampler)]
-    generators = [generator for generator in owners if isinstance(generator, torch.Generator)]
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(SPLIT_SEED)
-        with isolated_global_rngs(SPLIT_SEED):  # a loader that shuffles gives the same order each time it is read
-            return _bounded(iter(loader))
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
 
 
 def _batches_of_dataset(dataset: Any) -> list[Any]:
