@@ -211,7 +211,7 @@ def killed(*arguments: Any, **rest: Any) -> None:
 
 
 def interrupted(entry: dict[str, float]) -> str:
-    if entry["epoch"] == 2:
+    if entry.get("epoch") == 2:
         raise KeyboardInterrupt
     return ""
 
