@@ -79,6 +79,18 @@ def test_a_shell_can_complete_commands_and_options(capsys: pytest.CaptureFixture
     }
 
 
+def test_quiet_shows_results_and_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*PRUNE) == 0
+    loud = capsys.readouterr()
+    assert "pruning: 100%" in loud.err
+    for number, flag in enumerate(("--quiet", "-q")):
+        assert run(flag, *PRUNE[:-1], f"q{number}") == 0
+        quiet = capsys.readouterr()
+        assert quiet.err == "" and quiet.out.replace(f"q{number}/", "p/") == loud.out
+    assert run(*PRUNE[:-1], "again") == 0 and capsys.readouterr().err == loud.err
+    assert run("-q", *PRUNE, "--seed", "1") == 2 and "holds another run" in capsys.readouterr().err
+
+
 # --- options that contradict each other ---
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 import panning
 from panning import cli
+from panning.cli import output
 from panning.foundation import tracking as module
 from panning.foundation.errors import MissingExtraError, OutputError
 from panning.foundation.progress import Event
@@ -270,3 +271,12 @@ def test_a_sink_that_is_not_there_ends_a_command_before_it_starts(
     assert run(*TRAIN, "--wandb", "pruning") == 2
     assert "pip install 'panning[integrations]'" in capsys.readouterr().err
     assert not Path("t").exists()
+
+
+def test_a_warning_of_ours_is_a_line_for_who_types() -> None:
+    plain = warnings.formatwarning
+    with output.of_one_command():
+        said = warnings.formatwarning("a [red]sink[/] fails", panning.PanningWarning, "some/file.py", 3)
+        other = warnings.formatwarning("old", DeprecationWarning, "some/file.py", 3)
+    assert said == "warning: a [red]sink[/] fails\n" and other == plain("old", DeprecationWarning, "some/file.py", 3)
+    assert warnings.formatwarning is plain

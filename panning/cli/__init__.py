@@ -75,8 +75,12 @@ def panning(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_say_version, is_eager=True)
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no progress; results, warnings and errors stay.")
+    ] = False,
 ) -> None:
     """Find, before training, which weights of a network may go."""
+    output.show_progress(not quiet)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     keep_freed_memory()
     try:
-        with extra_packages():
+        with output.of_one_command(), extra_packages():
             app(args=arguments, prog_name="panning")
     except PanningError as error:
         print(f"error: {error}", file=sys.stderr)

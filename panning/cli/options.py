@@ -117,6 +117,6 @@ def ray(n_workers: int, address: str | None, device: str) -> Iterator[None]:
         return
     from panning.jobs.ray_executor import ray_running
 
-    output.note(f"Starting Ray ({n_workers} worker{'s' if n_workers > 1 else ''}) ...")
+    output.progress_note(f"Starting Ray ({n_workers} worker{'s' if n_workers > 1 else ''}) ...")
     with ray_running(n_workers, address, device):
         yield

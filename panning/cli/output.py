@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from panning.foundation.course import Course, duration, lines
-from panning.foundation.progress import Event, Listener
+from panning.foundation.errors import PanningWarning
+from panning.foundation.progress import Event, Listener, silent
 
 if TYPE_CHECKING:
     from panning.measure.dry_run import DryRun
@@ -81,6 +83,37 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         print("  ".join(padded).rstrip())
 
 
+_progress_is_shown = True
+
+
+def show_progress(shown: bool) -> None:
+    """Whether this command shows how far it is."""
+    global _progress_is_shown
+    _progress_is_shown = shown
+
+
+@contextmanager
+def of_one_command() -> Iterator[None]:
+    """Within, our warnings are lines like our errors, without a place in the code; what a command sets ends with it."""
+    plain = warnings.formatwarning
+
+    def line(message: Warning | str, category: type[Warning], *place: Any) -> str:
+        return f"warning: {message}\n" if issubclass(category, PanningWarning) else plain(message, category, *place)
+
+    warnings.formatwarning = line  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
+        show_progress(True)
+
+
+def progress_note(text: str) -> None:
+    """Print a line on stderr that only says how far a command is."""
+    if _progress_is_shown:
+        note(text)
+
+
 @contextmanager
 def listener(*others: Listener) -> Iterator[Listener]:
     """Show how far a command is: the block gets a listener of events, which tells them to ``others``, too.
@@ -99,6 +132,9 @@ def listener(*others: Listener) -> Iterator[Listener]:
 
 @contextmanager
 def _shown(console: Console, course: Course) -> Iterator[Listener]:
+    if not _progress_is_shown:
+        yield silent
+        return
     if not console.is_terminal:
         yield _lines(console, course)
         return
