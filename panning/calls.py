@@ -103,7 +103,7 @@ def search(
     >>> [masks.n_kept for masks in report.masks[0.2].values()], report.policy.name
     ([29], 'policy.safetensors')
     >>> {row["density"] for row in report.table}
-    {0.2}
+    {0.2, 1.0}
 
     Args:
         model: a module, a function or class that makes one, a name, a task (``panning.tasks.TaskSpec``), or "MODEL/DATA".
