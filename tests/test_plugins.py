@@ -111,6 +111,11 @@ def test_names_join_the_tables_and_nothing_is_imported_until_one_is_looked_up() 
     assert INDICES["example_taylor"].needs == ("weight", "grad") and "panning_example" in sys.modules
 
 
+def test_the_page_shows_the_file_as_it_is() -> None:
+    whole = (EXAMPLE / "pyproject.toml").read_text()
+    assert f"```toml\n{whole[whole.index('[project]') :]}```" in (ROOT / "docs" / "plugins.md").read_text()
+
+
 def test_without_the_package_its_names_are_unknown() -> None:
     for table in TABLES.values():
         assert list(table) == list(table.data) and "example_thirds" not in table
