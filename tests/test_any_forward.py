@@ -171,6 +171,34 @@ class OwnCheckpoint(torch.autograd.Function):
         return None, x.grad
 
 
+class OwnQuantiser(torch.autograd.Function):
+    """Of a weight, with a scale that is learnt."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, scale: Tensor) -> Tensor:
+        return (w / scale).clamp(-8, 7).round() * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+class OwnProduct(torch.autograd.Function):
+    """Its backward pass is right, and cuts its graph."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k)
+        return q * k
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        q, k = (x.detach().requires_grad_() for x in ctx.saved_tensors)
+        with torch.enable_grad():
+            product = q * k
+        return torch.autograd.grad(product, (q, k), grads[0])
+
+
 own_linear, own_swish = OwnLinear.apply, OwnSwish.apply  # bound when a module is imported, as many do
 
 
@@ -408,6 +436,23 @@ def test_second_derivatives_through_a_function_of_ones_own_are_exact() -> None:
         problem = problem_of(Net(part))
         grads.append(Signals(problem, torch.ones(problem.layout.n_prunable, dtype=torch.bool)).hessian_grad)
     torch.testing.assert_close(*grads)
+
+
+def test_paths_lead_through_rounding() -> None:
+    def quantised(net: Net, h: Tensor) -> Tensor:
+        return F.relu(F.linear(h.round(), OwnQuantiser.apply(net.b.weight, h.new_tensor(0.05)), net.b.bias))
+
+    found, plain = (panning.prune(Net(p), density=0.2, method="synflow", input_shape=(20,)) for p in (quantised, block))
+    assert found == plain and found.manifest["effective_density"] == plain.manifest["effective_density"]
+
+
+def test_a_backward_pass_that_cuts_its_graph_is_refused_by_methods_of_second_order() -> None:
+    net = Net(lambda net, h: OwnProduct.apply(net.b(h), h))
+    plain = Net(lambda net, h: net.b(h) * h)
+    found, expected = (panning.prune(n, (X, Y), density=0.2, method="snip") for n in (net, plain))
+    assert found == expected
+    with pytest.raises(ModelError, match="second order.*'OwnProduct', whose backward pass cuts its graph"):
+        panning.prune(net, (X, Y), density=0.2, method="grasp")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ ACTIVATIONS = (
     Tensor.neg_, torch.negative, Tensor.negative, torch.pow, Tensor.pow, Tensor.__pow__, torch.float_power,
     *(getattr(home, name) for home in (torch, Tensor) for name in (
         "abs", "neg", "sin", "cos", "exp", "expm1", "log", "log1p", "sqrt", "square", "erf", "sign", "reciprocal",
+        "round", "floor", "ceil", "trunc",
     )),
+    Tensor.round_, Tensor.floor_, Tensor.ceil_, Tensor.trunc_,
 )  # fmt: skip
 #: The activations that are positive where the input is 0.
 POSITIVE_AT_ZERO = (torch.exp, Tensor.exp, torch.cos, Tensor.cos, F.softplus)

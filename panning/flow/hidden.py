@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from panning.flow.factors import Gate, depends, gate_of, in_place_of, marked
 from panning.flow.following import Following, Rule
@@ -126,7 +126,10 @@ class _Own:
     def forward(self, *args: Any) -> Any:
         if not self.flow.paths:
             with self.flow.within(args):
-                return self.own_forward(*args)
+                result = self.own_forward(*args)
+            if self.setup is None:
+                self._guard(args[0])
+            return result
         if self.setup is not None:
             result, self.flow.pending = self._opened(args)
             return result
@@ -141,6 +144,25 @@ class _Own:
         else:
             with self.flow.within(inputs):
                 self.setup(ctx, inputs, output)
+            self._guard(ctx)
+
+    def _guard(self, ctx: Any) -> None:
+        """Let a backward pass that cuts its graph say so where a derivative of it is to be taken."""
+        node: Any = ctx
+        if not isinstance(ctx, BackwardCFunction):
+            return
+
+        def backward(*grads: Any) -> Any:
+            found = type(ctx).apply(ctx, *grads)
+            if torch.is_grad_enabled() and any(depends(grad) for grad in grads):
+                for made in found if isinstance(found, tuple) else (found,):
+                    if isinstance(made, Tensor) and not made.requires_grad and bool(made.any()):
+                        raise NotImplementedError(
+                            f"a second derivative of '{self.name}', whose backward pass cuts its graph, is not implemented"
+                        )
+            return found
+
+        node.apply = backward
 
     def _run(self, args: tuple[Any, ...]) -> tuple[Any, FunctionCtx]:
         """The result of the forward pass as it is written, and what it has noted."""
