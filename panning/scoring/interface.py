@@ -25,7 +25,7 @@ from panning.data.batches import Batch, batch_source
 from panning.flow import BATCH_STATISTICS, Forward, call, first_sample, outputs_of, run
 from panning.foundation.errors import DataError, ForwardError, PanningError
 from panning.foundation.nests import logits_of, map_tensors, told
-from panning.masks.layout import Layout, first_layout, prunable_layout
+from panning.masks.layout import Layout, check_runnable, first_layout, prunable_layout
 from panning.masks.uses import unknown_parameters
 from panning.scoring.losses import LABELS, Loss, default_loss, default_loss_of_batch
 from panning.scoring.problem import Problem
@@ -82,6 +82,7 @@ def layout_of(
         problem_with: gives what the network is run on, where it has parameters that no kind covers.
     """
     patterns = [(names,) if isinstance(names, str) else tuple(names) for names in (include or (), exclude)]
+    check_runnable(model)
     first = first_layout(model)
     example = problem_with(first).example if first is not None and unknown_parameters(model) else None
     return prunable_layout(model, None if include is None else patterns[0], patterns[1], example)
