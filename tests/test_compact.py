@@ -757,7 +757,11 @@ def test_another_answer_is_never_given(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = all_but(model, **{"2__weight": [(0, 1)]})
     result = compact(model, masks, (1,))
     assert sizes(result) == {name: tuple(p.shape) for name, p in model.named_parameters()}
-    assert [note.split(":")[0] for note in result.notes] == ["the forward stays as it is", "0 stays as it is"]
+    assert [note.split(":")[0] for note in result.notes] == [
+        "the forward stays as it is",
+        "0 stays as it is",
+        "no layer gathers its inputs by itself",
+    ]
     x = torch.randn(3, 1, dtype=next(model.parameters()).dtype)
     assert torch.equal(result.model(x), masked(model, masks)(x))
 
@@ -866,7 +870,7 @@ def test_what_is_around_a_part_stays_around_it(context: str, why: str) -> None:
     masks = half_empty(model)
     result = compact(model, masks, (4,))
     note = result.notes[0]
-    assert "0 stays as it is" in note and why in note, "the part around, not the layers within"
+    assert "the forward of '0' of Sequential" in note and why in note, "the part around, not the layers within"
     reference, x = masked(model, masks), torch.randn(8, 4)
     for net in (reference.train(), result.model.train()):
         with torch.autocast("cpu", torch.bfloat16):

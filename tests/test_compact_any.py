@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -312,6 +313,15 @@ def test_what_a_forward_does_with_units_decides_on_them(name: str) -> None:
         4,
     )  # none without an input
     assert n_left < 8 or any("stays as it is" in note or "reads all units" in note for note in result.notes[1:])
+
+
+def test_what_training_draws_from_numpy_is_the_same_for_both() -> None:
+    torch.manual_seed(0)
+    model = Block(lambda net, x: net.last(F.relu(net.first(x))) * (np.random.rand() if net.training else 1.0))
+    masks = all_but(model, last__weight=[(slice(None), 4), (slice(None), 5)])
+    state = np.random.get_state()[1].tolist()
+    assert sizes(compact(model, masks, (4,)))["first.weight"] == (6, 4)
+    assert np.random.get_state()[1].tolist() == state
 
 
 def test_a_network_on_keywords_is_written_and_made_again(tmp_path: Path) -> None:

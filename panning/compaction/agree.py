@@ -15,7 +15,7 @@ from panning.compaction.narrow import Entries, grid, take
 from panning.compaction.trace import same
 from panning.flow import Example
 from panning.foundation.modes import as_it_was
-from panning.foundation.seeding import isolated_torch_rng
+from panning.foundation.seeding import isolated_global_rngs
 
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 
@@ -40,7 +40,7 @@ def computes_the_same(original: nn.Module, small: nn.Module, example: Example) -
         with as_it_was(original), as_it_was(small), torch.no_grad():
             for model in (original, small):
                 modes.append({name: module.training for name, module in model.train().named_modules()})
-                with isolated_torch_rng(1):
+                with isolated_global_rngs(1):
                     results.append(outputs_in(call(model.eval(), example)))
     except Exception:  # shapes that do not fit
         return False
@@ -79,7 +79,7 @@ def difference(
 
 @torch.no_grad()
 def _outputs(model: nn.Module, example: Example, training: bool = False) -> list[Tensor]:
-    with as_it_was(model), isolated_torch_rng(1), _WithoutDropout():
+    with as_it_was(model), isolated_global_rngs(1), _WithoutDropout():
         return outputs_in(call(model.train(training), example))
 
 
@@ -118,7 +118,7 @@ def _same_gradients(
 
 def _gradients(model: nn.Module, example: Example) -> dict[str, Tensor]:
     """Of a random sum of all outputs, by parameter."""
-    with torch.enable_grad(), as_it_was(model), isolated_torch_rng(1), _WithoutDropout():
+    with torch.enable_grad(), as_it_was(model), isolated_global_rngs(1), _WithoutDropout():
         outputs = [tensor for tensor in outputs_in(call(model.eval(), example)) if tensor.requires_grad]
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not outputs or not parameters:

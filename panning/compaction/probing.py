@@ -79,7 +79,7 @@ class Moves(_Related):
         for operand in self.operands(node):
             x, shape = at.units[operand], at.shape(operand)
             if x is None and 0 in shape:  # an empty beginning, as of a cache
-                numbers[operand] = operand.meta["value"].long()
+                numbers[operand] = operand.meta["value"].long().cpu()
                 sizes.append(0)
                 continue
             if x is None:
@@ -99,8 +99,8 @@ class Moves(_Related):
             if not seen[:, seen.any(0)].all():
                 candidates.append((axis, list(seen.split(sizes, 1))))
         if len(candidates) > 1:
-            inner = candidates[-2]
-            return candidates[-3] if len(candidates) > 2 and len(inner[1][0]) == 3 else inner
+            of_three = [len(relations[0]) == 3 for _, relations in candidates[-3:-1]]  # queries, keys and values
+            return candidates[-3] if of_three == [False, True] else candidates[-2]
         return candidates[0] if candidates else None
 
 

@@ -1,8 +1,7 @@
 """The network as a graph that holds in both modes (torch.fx).
 
-A part that cannot be traced stays one node. What depends on ``self.training`` is traced in both modes: where the two graphs
-differ in nothing but such flags, the flag is looked up when the network runs; where they differ in more, the part stays one
-node too.
+A part with hooks, computed weights or a ``train()`` of its own stays one node. What depends on ``self.training`` is traced in
+both modes: where the two graphs differ in nothing but such flags, the flag is looked up when the network runs.
 """
 
 from __future__ import annotations
@@ -92,26 +91,20 @@ class _Untraceable(Exception):
 
 
 def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
-    """``model`` as a graph, and for each part that stayed as it is the reason why; modes are left as they were.
+    """``model`` as a graph, and for each part that is not looked into the reason why; modes are left as they were.
 
     Raises:
-        ModelError: if the forward of the model itself cannot be traced.
+        ModelError: if the forward cannot be traced.
     """
     if (why := stays(model)) is not None:
         raise ModelError(f"{why}, which torch.fx does not see.")
     opaque = {name: why for name, module in model.named_modules() if name and (why := stays(module)) is not None}
     with as_it_was(model):
-        while True:
-            try:
-                graph, modules = _in_both_modes(model, set(opaque))
-                break
-            except _Untraceable as problem:
-                if not problem.part or problem.part in opaque:
-                    raise ModelError(
-                        f"The forward of {type(model).__name__} cannot be traced ({problem}). Move what torch.fx does not "
-                        "follow, branches or loops on values mostly, into a submodule, which then stays as it is."
-                    ) from problem
-                opaque[problem.part] = str(problem)
+        try:
+            graph, modules = _in_both_modes(model, set(opaque))
+        except _Untraceable as problem:
+            where = f"'{problem.part}' of {type(model).__name__}" if problem.part else type(model).__name__
+            raise ModelError(f"torch.fx cannot trace the forward of {where} ({problem}).") from problem
     everything = {str(node.target): _attribute(model, str(node.target)) for node in graph.nodes if node.op in _NAMED}
     return fx.GraphModule({**everything, **modules}, graph), opaque
 
