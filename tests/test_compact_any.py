@@ -203,6 +203,7 @@ class Frozen(nn.Module):
         self.down1, self.norm1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
         self.down2, self.norm2 = nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
         self.up, self.head = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+        self.relu = nn.ReLU(inplace=True)
 
     def train(self, mode: bool = True) -> Frozen:
         super().train(mode)
@@ -212,7 +213,7 @@ class Frozen(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if x.shape[-1] % 2:
             raise ValueError("an even side is needed")
-        skip = F.relu(self.norm1(self.down1(x)))
+        skip = self.relu(self.norm1(self.down1(x)))
         deep = F.interpolate(F.relu(self.norm2(self.down2(skip))), size=skip.shape[-2:])
         return {"out": self.head(F.relu(self.up(torch.cat([skip, deep], dim=1))))}
 

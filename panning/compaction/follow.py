@@ -81,8 +81,8 @@ def follow(model: nn.Module, leaves: Callable[[nn.Module], bool], example: Examp
         handle
         for name, module in model.named_modules()
         for handle in (
-            module.register_forward_pre_hook(recorder.enter(name), prepend=True),
-            module.register_forward_hook(recorder.leave(name), with_kwargs=True),
+            module.register_forward_pre_hook(recorder.enter(name), prepend=True, with_kwargs=True),
+            module.register_forward_hook(recorder.leave(name)),
         )
     ]
     try:
@@ -103,6 +103,7 @@ class _Recorder(TorchFunctionMode):
         self.graph = fx.Graph()
         self.stack: list[str] = []
         self.leaf: str | None = None
+        self.taken: tuple[Any, Any] = (), {}
         self.nodes: dict[int, tuple[fx.Node, Tensor, int]] = {}  # the tensor, so that its id is not given again
         self.given: list[Tensor] = []
         self.read: dict[str, int] = {}
@@ -112,20 +113,21 @@ class _Recorder(TorchFunctionMode):
         self.leaves = {name for name, module in model.named_modules() if name not in self.whole and leaves(module)}
 
     def enter(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             self.stack.append(name)
             if self.leaf is None and name in self.leaves:
                 self.leaf = name
+                self.taken = self.mapped(args), self.mapped(kwargs)  # before a module that works in place
 
         return hook
 
     def leave(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
             self.stack.pop()
             if self.leaf == name:
                 if isinstance(output, Tensor):
                     self.count(name)
-                    self.put(output, "call_module", name, args, kwargs)
+                    self.write(output, self.node("call_module", name, *self.taken, output))
                 self.leaf = None  # after what asks these tensors for their shapes
 
         return hook
@@ -189,9 +191,6 @@ class _Recorder(TorchFunctionMode):
         node.meta.update(shape=None if result is None else tuple(result.shape), part=part, value=result)
         node.meta["inside"] = self.stack[-1] if self.stack else ""
         return node
-
-    def put(self, result: Tensor, op: str, target: Any, args: Any, kwargs: Any) -> None:
-        self.write(result, self.node(op, target, self.mapped(args), self.mapped(kwargs), result))
 
     def write(self, tensor: Tensor, node: fx.Node) -> None:
         self.nodes[id(tensor)] = (node, tensor, _version(tensor))

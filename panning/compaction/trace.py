@@ -1,7 +1,7 @@
 """The network as a graph that holds in both modes (torch.fx).
 
-A part with hooks, computed weights or a ``train()`` of its own stays one node. What depends on ``self.training`` is traced in
-both modes: where the two graphs differ in nothing but such flags, the flag is looked up when the network runs.
+A part with hooks, computed weights or a ``train()`` of its own stays one node. What depends on ``self.training`` is traced
+in both modes: where the graphs differ in nothing but such flags, the flag is looked up when the network runs.
 """
 
 from __future__ import annotations
