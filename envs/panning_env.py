@@ -39,7 +39,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
     >>> observation.shape, terminated, round(info["density"], 3)
     ((16,), False, 0.224)
     >>> env.masks().n_kept, env.masks().n_prunable
-    (11248, 50432)
+    (11277, 50432)
 
     A network and data of your own:
 

@@ -105,7 +105,7 @@ class Layout:
 def first_layout(model: nn.Module) -> Layout | None:
     """The first parameter of real numbers alone: enough for a problem that only says what the network is run on."""
     for name, parameter in own_parameters(model).items():
-        if isinstance(parameter, nn.UninitializedParameter):
+        if isinstance(parameter, UninitializedParameter):
             return None  # a lazy layer's
         if parameter.is_floating_point() and parameter.numel():
             return Layout((name,), (tuple(parameter.shape),))
