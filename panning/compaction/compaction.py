@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -216,13 +216,19 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _check_forwards(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(vars(module).get("forward"), FunctionType):
-            where = f"'{name}'" if name else "the model"
-            raise ModelError(
-                f"The forward of {where} is a function put in its place, which would use the old weights in every copy. "
-                "Pass the network as it was before torch.compile, and compile the small one; "
-                "or give the module a class with this forward."
-            )
+        of = f"'{name}'" if name else "the model"
+        for key, value in vars(module).items():
+            if isinstance(value, FunctionType) and (hasattr(type(module), key) or _holds_a_module(value)):
+                raise ModelError(
+                    f"The {key} of {of} is a function put in its place, which would use the old weights in every copy. "
+                    "Pass the network as it was before torch.compile, and compile the small one; "
+                    f"or give the module a class with this {key}."
+                )
+
+
+def _holds_a_module(function: FunctionType) -> bool:
+    cells = (cell.cell_contents for cell in function.__closure__ or () if cell != CellType())
+    return any(isinstance(getattr(held, "__self__", held), nn.Module | nn.Parameter) for held in cells)
 
 
 def _shared(model: nn.Module) -> set[str]:

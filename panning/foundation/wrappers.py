@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from panning.foundation.errors import ModelError
+
 #: Names that only wrappers use: those of ``torch.compile``, FSDP and activation checkpointing.
 PRIVATE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 #: The attributes under which wrappers hold a network.
@@ -23,7 +25,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside DistributedDataParallel, ``torch.compile`` and the like, nested in any order.
 
     A class of the user's own stays, whatever its attribute is called: its forward may do more than to call the network.
+
+    Raises:
+        ModelError: if ``model`` is no module.
     """
+    _check_module(model)
     while (name := _inside(model)) is not None:
         model = model.get_submodule(name)
     return model
@@ -40,6 +46,7 @@ def own_names(model: nn.Module) -> dict[str, str]:
         >>> own_names(torch.nn.DataParallel(torch.nn.Linear(4, 2)))
         {'module.weight': 'weight', 'module.bias': 'bias'}
     """
+    _check_module(model)
     inside = set()
     for path, module in model.named_modules(remove_duplicate=False):
         if (name := _inside(module)) is not None:
@@ -109,6 +116,15 @@ def matching(given: Iterable[str], known: Collection[str]) -> dict[str, str] | N
     found = {name: bare.get(_bare(name), "") for name in given}
     fits = len(bare) == len(known) and all(found.values()) and len(set(found.values())) == len(found)
     return found if fits else None
+
+
+def _check_module(model: object) -> None:
+    """Reject what is no module."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"The model must be a torch.nn.Module, given {type(model).__name__}. Pass the network itself: torch.compile of "
+            "a compiled network, or of a method, is a function."
+        )
 
 
 def _inside(module: nn.Module) -> str | None:

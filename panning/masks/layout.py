@@ -163,7 +163,8 @@ def prunable_layout(
         if (key not in opted_in if include is None else matches(key, include)) and not matches(key, exclude)
     ]
     if not chosen:
-        raise ModelError(_nothing_prunable(model, len(names), dense))
+        unseen = f" What the forward uses was not seen, for it failed: {uses.failure}" if uses.failure else ""
+        raise ModelError(_nothing_prunable(model, len(names), dense) + unseen)
     canonical = {id(tensor): name for name, tensor in own_parameters(model).items()}
     layout = {canonical[key]: registered[names[key][0]] for key in chosen}
     _check_memory(layout)

@@ -21,6 +21,8 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from panning.flow import Example, functions
+from panning.flow.hidden import looped
+from panning.flow.operators import is_operator, twin
 from panning.foundation.device import device_of
 from panning.foundation.errors import PanningError
 from panning.foundation.nests import tensors_in
@@ -38,10 +40,12 @@ class Uses:
     Attributes:
         kinds: the kinds of parameters that no table covers and that are weights, by name.
         dense: parameters that are no weights themselves, but make weights, by name, with the reason why they stay dense.
+        failure: why the pass came to no end; empty if it did.
     """
 
     kinds: dict[str, Kind] = field(default_factory=dict)
     dense: dict[str, str] = field(default_factory=dict)
+    failure: str = ""
 
 
 def uses_of(model: nn.Module, example: Example | None) -> Uses:
@@ -85,12 +89,17 @@ def _parametrized(model: nn.Module) -> dict[str, str]:
 
 def packed_weights(model: nn.Module) -> dict[str, int]:
     """The quantised layers of ``model``, whose weights are no parameters, and how many weights each has."""
-    found = {}
+    own = own_names(model)
+    buffers = ((own[name], tensor) for name, tensor in model.named_buffers() if tensor.dim() > 1)
+    found = {name: b.numel() for name, b in buffers if b.dtype in EIGHT_BITS or name.endswith("qweight")}
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if hasattr(module, "_packed_params") and callable(weight):
-            found[name] = weight().numel()
+        if hasattr(module, "_packed_params") and callable(weight := getattr(module, "weight", None)):
+            found[name] = weight().numel()  # no other module is asked: spectral_norm takes a step whenever it is
     return found
+
+
+#: What buffers hold of quantised weights, and next to nothing else does.
+EIGHT_BITS = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def _watch(model: nn.Module, example: Example, left: Mapping[str, Tensor], uses: Uses) -> None:
@@ -98,10 +107,12 @@ def _watch(model: nn.Module, example: Example, left: Mapping[str, Tensor], uses:
     dtype = next((p.dtype for p in parameters.values() if p.is_floating_point()), torch.float32)
     inputs = example.ones(dtype, device_of(model))
     watching = _Watching(inputs, {name: p for name, p in parameters.items() if name in left})
+    rules: dict[Any, Any] = {torch.func.vmap: looped}  # what it wraps could not be told from anything else
     try:
         with warnings.catch_warnings(action="ignore"), torch.enable_grad(), watching:  # what it warns of, it will again
-            example.outputs(model, parameters, inputs, {}, dtype)
-    except (PanningError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError):
+            example.outputs(model, parameters, inputs, rules, dtype)
+    except (PanningError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        uses.failure = str(error)
         return  # whatever scores this network will say what is wrong
     modules = owners(model)
     for name, axes in watching.summed.items():
@@ -137,6 +148,7 @@ class _Watching(TorchFunctionMode):
         result = func(*args, **kwargs)
         given = list(tensors_in((args, list(kwargs.values()))))
         fed = any(x in self.fed for x in given)
+        func = twin(func, PRODUCTS) if is_operator(func) else func
         if fed and func in PRODUCTS:
             self._look(func, args, kwargs)
         elif fed and func not in LOOKED_UP:
@@ -183,12 +195,16 @@ class _Watching(TorchFunctionMode):
                     self.dense.setdefault(source, why)
 
     def _look_elsewhere(self, func: Any, given: list[Tensor], result: Any) -> None:
-        """Note parameters that meet activations otherwise than element by element."""
-        known = [self._name(x) for x in given if x not in self.fed and x.dim() > 1]
-        names = [name for name in known if name is not None]
-        if names and not _by_element(given, result):
-            for name in names:
+        """Note parameters that meet activations otherwise than as a scale or a shift of theirs."""
+        fed = [x for x in given if x in self.fed]
+        for x in given:
+            name = self._name(x) if x not in self.fed and x.dim() else None
+            if name is None:
+                continue
+            if not _by_element(given, result):
                 self.dense.setdefault(name, f"panning does not know how {_called(func)} uses it")
+            elif func in functions.PRODUCTS and any(_is_spread(activation, x) for activation in fed):
+                self.dense.setdefault(name, "each activation is multiplied with many entries of it, element by element")
 
 
 class _Known:
@@ -216,6 +232,19 @@ def _by_element(given: list[Tensor], result: Any) -> bool:
         return torch.broadcast_shapes(*(x.shape for x in given)) == result.shape
     except RuntimeError:
         return False
+
+
+def _is_spread(activation: Tensor, weight: Tensor) -> bool:
+    """Whether a product by element repeats an activation over one axis of a weight and runs along another with it."""
+    n = max(activation.dim(), weight.dim())
+    axes = [
+        (size > 1 and step != 0, wide > 1)
+        for size, step, wide in zip(
+            (*(1,) * (n - activation.dim()), *activation.shape), (*(0,) * (n - activation.dim()), *activation.stride()),
+            (*(1,) * (n - weight.dim()), *weight.shape), strict=True,
+        )
+    ]  # fmt: skip
+    return (True, True) in axes and (False, True) in axes
 
 
 def _axes_of(parameter: Tensor, view: Tensor, axes: tuple[int, ...]) -> tuple[int, ...]:
