@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,8 +50,8 @@ class SearchReport:
 
     out: Path
     winner: Mapping[float, str]
-    masks: Mapping[float, Mapping[int, Masks]]
-    table: tuple[Mapping[str, Any], ...]
+    masks: Mapping[float, Mapping[int, Masks]] = field(repr=False)
+    table: tuple[Mapping[str, Any], ...] = field(repr=False)
     sentences: tuple[str, ...]
     records: Path
     policy: Path | None
@@ -71,7 +71,7 @@ class TrainedAgent:
 
     policy: PolicyNet
     path: Path
-    rollouts: tuple[Mapping[str, Any], ...]
+    rollouts: tuple[Mapping[str, Any], ...] = field(repr=False)
     records: Path
     out: Path
 

@@ -206,7 +206,7 @@ def test_unknown_public_names_are_attribute_errors() -> None:
     [
         ((IMAGES.double(), LABELS), ModelError, r"of torch.float32, fails on the data \(inputs .* of torch.float64"),
         ((IMAGES[:, :1], LABELS), ModelError, r"fails on the data \(inputs \(12, 1, 8, 8\)"),
-        ((IMAGES, LABELS.float()), DataError, r"The loss fails on outputs \(12, 3\).*targets \(12,\) of torch.float32"),
+        ((IMAGES, LABELS.float()), DataError, r"the targets, \(12,\) of torch.float32, are neither. Pass loss="),
         ((IMAGES, LABELS + 7), DataError, "out of bounds"),
     ],
 )

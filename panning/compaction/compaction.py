@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CellType, FunctionType
 from typing import Any
 
@@ -57,10 +57,10 @@ class CompactResult:
 
     model: nn.Module
     masks: Masks | None
-    mapping: dict[str, tuple[str, Entries]]
-    folded: dict[str, Tensor]
+    mapping: dict[str, tuple[str, Entries]] = field(repr=False)
+    folded: dict[str, Tensor] = field(repr=False)
     notes: tuple[str, ...]
-    original: nn.Module
+    original: nn.Module = field(repr=False)
     input_shape: tuple[int, ...]
     fold: bool
     density: float

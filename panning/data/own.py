@@ -135,7 +135,8 @@ def _read(data: Any, part: str) -> InMemorySplit | TensorSplit:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(
             f"The {part} part has labels of {labels.dtype}, but must have whole numbers 0..classes - 1: whole runs train "
-            "classifiers. panning.prune takes any targets and a loss."
+            "classifiers. panning.prune, make_env and train_agent take any targets with loss=, a function of outputs and "
+            "targets."
         )
     # Copies: what the caller writes into them later is other data.
     inputs, labels = (part.detach().cpu().clone(memory_format=torch.contiguous_format) for part in (inputs, labels))
@@ -151,7 +152,10 @@ def _pair(data: Any) -> tuple[Tensor, Tensor]:
         tensors = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in data]
         if len(tensors) != 2 or not all(isinstance(part, Tensor) for part in tensors):
             kinds = ", ".join(type(part).__name__ for part in data[:4])
-            raise DataError(f"it must be {_FORMS}; given {len(data)} parts: {kinds}.")
+            raise DataError(
+                f"it must be {_FORMS}; given {len(data)} parts: {kinds}. Batches of several inputs need forward=, a "
+                "function of the model and a batch, which panning.make_env and train_agent take."
+            )
         return tensors[0], tensors[1]
     if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Tensor | str | Mapping):
         return _joined(_batches_of_dataset(data))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from panning.foundation.registry import unknown_name_message
 FORMAT_VERSION = 1
 MAX_POLICY_BYTES = 64 << 20
 MAX_ROUNDS = 10_000
+#: The first bytes of a zip archive, as Stable-Baselines3 saves agents in.
+ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +46,10 @@ class PolicyNet(Policy):
 
     spec: ActionSpec
     n_rounds: int
-    weights: tuple[NDArray[np.float32], ...]
-    biases: tuple[NDArray[np.float32], ...]
-    log_std: NDArray[np.float32]
-    facts: dict[str, Any]
+    weights: tuple[NDArray[np.float32], ...] = field(repr=False)
+    biases: tuple[NDArray[np.float32], ...] = field(repr=False)
+    log_std: NDArray[np.float32] = field(repr=False)
+    facts: dict[str, Any] = field(repr=False)
     observations: tuple[str, ...] = STANDARD
     rng: np.random.Generator | None = None
 
@@ -125,6 +127,12 @@ def load_policy(path: str | Path) -> PolicyNet:
 
 def parse_policy(data: bytes, source: str) -> PolicyNet:
     """A policy from the bytes of its file, checked as ``load_policy`` does; errors call the bytes ``source``."""
+    if data.startswith(ZIP):
+        raise PolicyError(
+            f"{source} is a zip archive, as agents of Stable-Baselines3 are saved in, and no policy file. Load the agent "
+            "there, agent = PPO.load(path, env=env), and pass it as policy=, or make a file of it: "
+            "panning.agents.save_policy(panning.agents.export_policy(agent), path)."
+        )
     try:
         tensors = load(data)
         header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")])

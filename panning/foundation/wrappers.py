@@ -120,6 +120,11 @@ def matching(given: Iterable[str], known: Collection[str]) -> dict[str, str] | N
 
 def _check_module(model: object) -> None:
     """Reject what is no module."""
+    if isinstance(model, type):
+        raise ModelError(
+            f"The model must be a torch.nn.Module, given the class {model.__name__}; pass the network that it makes, like "
+            f"{model.__name__}()."
+        )
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"The model must be a torch.nn.Module, given {type(model).__name__}. Pass the network itself: torch.compile of "

@@ -161,7 +161,10 @@ class _Reader:
             )
         inputs, targets = batch
         if not isinstance(inputs, Tensor | Mapping | tuple | list):
-            raise DataError(f"The inputs of a batch must be tensors, given {told(inputs)}. For any other {WAY_OUT}.")
+            raise DataError(
+                f"The inputs of a batch must be tensors, given {told(inputs)}: of arrays, torch.as_tensor makes tensors. "
+                f"For any other {WAY_OUT}."
+            )
         if isinstance(inputs, Tensor) and isinstance(targets, Tensor) and inputs.dim() and targets.dim():
             _check_lengths(inputs, targets)
         return inputs, targets

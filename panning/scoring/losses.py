@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,7 +48,7 @@ def default_loss(outputs: Any, targets: Any) -> Tensor:
     """The network's own loss, or else the cross-entropy of its logits with the targets.
 
     Raises:
-        DataError: if there is neither.
+        DataError: if there is neither, or the targets are numbers that are no probabilities.
     """
     if (own := own_loss(outputs)) is not None:
         return own
@@ -57,7 +58,20 @@ def default_loss(outputs: Any, targets: Any) -> Tensor:
             f"The network gives {told(outputs)} and no loss of its own, and cross-entropy cannot compare it with "
             f"{told(targets)}: pass loss=, a function that makes one number of both."
         )
+    if labels.is_floating_point():
+        _check_probabilities(labels)
     return F.cross_entropy(logits, labels)
+
+
+def _check_probabilities(targets: Tensor) -> None:
+    """Cross-entropy takes any numbers for the probabilities of classes; those of a regression make scores of nothing."""
+    sums = targets.float().sum(min(1, targets.dim() - 1))
+    if bool((targets < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+        raise DataError(
+            "Cross-entropy, the loss without loss=, compares logits with whole numbers or with probabilities of classes; "
+            f"the targets, {told(targets)}, are neither. Pass loss=, like torch.nn.functional.mse_loss for a regression or "
+            "binary_cross_entropy_with_logits for yes and no."
+        )
 
 
 def default_loss_of_batch(outputs: Any, batch: Any) -> Tensor:

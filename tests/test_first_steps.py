@@ -1,0 +1,134 @@
+"""What a newcomer writes first, and what a notebook shows of the answer: taken, or refused by a sentence that helps."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+import panning
+from panning.episode.actions import ActionSpec
+from panning.episode.policy_net import PolicyNet
+from panning.foundation.errors import DataError, ModelError, PolicyError
+
+
+class Net(nn.Sequential):
+    def __init__(self, n_outputs: int = 3) -> None:
+        super().__init__(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, n_outputs))
+
+
+class Sums(nn.Module):
+    """Two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.left(x) + self.right(z)
+        return out
+
+
+def inputs() -> torch.Tensor:
+    return torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("n_outputs", "targets"),
+    [
+        (1, torch.linspace(0, 1, 12)[:, None]),
+        (3, torch.linspace(-2, 2, 36).view(12, 3)),
+        (3, torch.eye(3).repeat(4, 1) + torch.eye(3).roll(1, 0).repeat(4, 1)),
+        (3, torch.tensor([[2.0, -0.5, -0.5]]).repeat(12, 1)),
+    ],
+    ids=["one number", "three numbers", "two of three", "sum 1, below 0"],
+)
+def test_targets_that_are_no_probabilities_need_a_loss(n_outputs: int, targets: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    model = Net(n_outputs)
+    with pytest.raises(DataError, match="Pass loss=, like torch.nn.functional.mse_loss for a regression"):
+        panning.prune(model, (inputs(), targets), density=0.5, method="snip")
+    assert panning.prune(model, (inputs(), targets), density=0.5, method="snip", loss=mse_loss).density == 0.5
+    assert panning.prune(model, (inputs(), targets), density=0.5, method="erk").density == 0.5
+
+
+def test_probabilities_of_classes_are_compared_as_labels_are() -> None:
+    torch.manual_seed(0)
+    model, labels = Net(), torch.arange(12) % 3
+    soft = torch.nn.functional.one_hot(labels, 3).float()
+    of_labels, of_soft = (panning.prune(model, (inputs(), y), density=0.5, method="snip") for y in (labels, soft))
+    assert of_labels == of_soft
+    mixed = (0.9 * soft + 0.1 / 3).half().float()  # rounded, as mixed labels are
+    assert panning.prune(model, (inputs(), mixed), density=0.5, method="snip").density == 0.5
+
+
+def enforced(model: Any) -> None:
+    panning.enforce_masks(model, masks())
+
+
+def masks() -> panning.Masks:
+    return panning.prune(Net(), density=0.5, method="erk", input_shape=(4,))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: panning.prune(model, (inputs(), torch.arange(12) % 3), density=0.5),
+        lambda model: panning.prune(model, density=0.5, method="erk", input_shape=(4,)),
+        lambda model: panning.compact(model, masks(), (4,)),
+        lambda model: panning.apply_masks(model, masks()),
+        lambda model: panning.enforce_masks(model, masks()),
+        lambda model: panning.reinitialise(model, masks(), "gain"),
+        lambda model: panning.move_masks(model, torch.optim.SGD(Net().parameters()), "rigl", density=0.5, n_steps=300),
+        lambda model: masks().effective_density(model),
+    ],
+)
+def test_what_is_no_network_is_named(call: Callable[[Any], object]) -> None:
+    with pytest.raises(ModelError, match=r"given the class Net; pass the network that it makes, like Net\(\)"):
+        call(Net)
+    with pytest.raises(ModelError, match="given function"):
+        call(enforced)
+
+
+def test_an_agent_as_stable_baselines_saves_it_is_told_from_a_broken_file(tmp_path: Path) -> None:
+    with zipfile.ZipFile(content := io.BytesIO(), "w") as archive:
+        archive.writestr("data", "{}")
+    (path := tmp_path / "ppo.zip").write_bytes(content.getvalue())
+    with pytest.raises(
+        PolicyError, match=r"Load the agent there, agent = PPO.load\(path, env=env\), and pass it as policy="
+    ):
+        panning.prune(Net(), (inputs(), torch.arange(12) % 3), density=0.5, policy=path)
+
+
+def test_arrays_and_several_inputs_are_shown_the_way() -> None:
+    with pytest.raises(DataError, match=r"given ndarray: of arrays, torch.as_tensor makes tensors"):
+        panning.prune(Net(), (inputs().numpy(), np.arange(12) % 3), density=0.5, method="snip")
+    batch = (inputs(), inputs() + 1), torch.arange(12) % 2
+    with pytest.raises(panning.PanningError, match="Batches of several inputs need forward="):
+        panning.make_env(Sums, batch, densities=[0.5])
+    env = panning.make_env(Sums, batch, densities=[0.5], forward=lambda model, batch: model(*batch[0]))
+    assert env.reset(seed=0)[1]["density"] == 1.0
+    with pytest.raises(panning.PanningError, match="make_env and train_agent take any targets with loss="):
+        panning.make_env(Net, (inputs(), inputs()[:, :1]), densities=[0.5])
+
+
+def test_what_is_shown_of_an_answer_is_short() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 3))
+    kept = panning.prune(model, density=0.1, input_shape=(40,))
+    shown = repr(panning.compact(model, kept))
+    assert "tensor(" not in shown and "Masks(2 layers" in shown and len(shown) < 500
+    layers = (np.ones((64, 16), np.float32), np.ones((6, 64), np.float32))
+    policy = PolicyNet(
+        spec=ActionSpec(), n_rounds=3, weights=layers, biases=(layers[0][:, 0], layers[1][:, 0]),
+        log_std=layers[1][:, 0], facts={"config": {}},
+    )  # fmt: skip
+    assert "array(" not in repr(policy) and repr(policy).startswith("PolicyNet(spec=ActionSpec(form='mix'")
