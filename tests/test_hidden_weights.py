@@ -157,3 +157,26 @@ def test_nothing_prunable_says_that_the_forward_failed() -> None:
 
     with pytest.raises(ModelError, match="(?s)no prunable weight.*it failed:.*sixteen rows"):
         panning.prune(Fails(), batch(), density=0.3, method="snip")
+
+
+class Casting(nn.Module):
+    """A float64 layer before one of float32, each of which casts its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 6, dtype=torch.float64), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.first(x.to(self.first.weight.dtype))).to(self.last.weight.dtype))
+
+
+def test_float64_beside_float32_is_scored_as_by_plain_autograd() -> None:
+    model, (inputs, labels) = Casting(), batch()
+    masks = panning.prune(model, (inputs, labels), density=0.3, method="snip")
+    F.cross_entropy(model(inputs), labels).backward()
+    scores = [
+        (p * p.grad).abs().double() for name, p in model.named_parameters() if name in masks and p.grad is not None
+    ]
+    best = torch.cat([score.flatten() for score in scores]).topk(masks.n_kept).indices
+    assert set(best.tolist()) == set(masks.flat.nonzero().flatten().tolist())

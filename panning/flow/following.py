@@ -35,7 +35,7 @@ class Following(TorchFunctionMode):
     Attributes:
         paths: whether the rules follow paths; else they take a loss, and nothing may be opened or cast.
         one_dtype: whether all is in the flow's dtype: along paths, and where the network has weights of half
-            precision, which are scored in float32. What its code casts to half precision then stays as it is.
+            precision, which are scored in float32, or of several dtypes. What its code casts then stays as it is.
         inside: what the forward pass of an ``autograd.Function`` of the network's own was given, while it runs.
         opened: whether the rules hold in there.
     """
@@ -47,12 +47,12 @@ class Following(TorchFunctionMode):
         dtype: torch.dtype,
         *,
         has_tokens: bool = False,
-        halves: bool = False,
+        mixed: bool = False,
     ) -> None:
         super().__init__()
         self.rules = rules
         self.paths = torch.autograd.Function in rules
-        self.one_dtype = self.paths or halves
+        self.one_dtype = self.paths or mixed
         self.dtype = dtype
         self.has_tokens = has_tokens
         self.names = {id(weight): name for name, weight in weights.items()}

@@ -67,12 +67,13 @@ def run(
         for named in (module.named_parameters, module.named_buffers)
         for name, tensor in named(prefix, recurse=False, remove_duplicate=False)
     }
-    halves = any(p.is_floating_point() and p.element_size() < 4 for p in model.parameters())
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    mixed = len(dtypes) > 1 or any(d.itemsize < 4 for d in dtypes)
     flow = Following(
         rules,
         parameters,
         dtype,
-        halves=halves,
+        mixed=mixed,
         has_tokens=any(gate_of(tensor) == TOKENS for tensor in tensors_in(inputs)),
     )
     with (
