@@ -122,7 +122,7 @@ def on(place: Place) -> Problem:
 def small(task: Task) -> Task:
     """A task with few images to validate on."""
     part = task.data.validation.subset(torch.arange(20))
-    return replace(task, data=replace(task.data, validation=part))
+    return replace(task, labelled=replace(task.data, validation=part))
 
 
 def on_and_off(place: Place) -> tuple[Task, Task]:

@@ -54,7 +54,11 @@ def test_wrong_names_and_densities_are_refused() -> None:
 def test_rounds_are_counted_and_told() -> None:
     told: list[Event] = []
     prune_problem(mlp_problem(), 0.2, "iter_snip", rounds=Rounds(3, listen=told.append))
-    assert told == [Event("pruning", done, 3, "round") for done in (1, 2, 3)]
+    densities = [0.2 ** (done / 3) for done in (1, 2, 3)]
+    assert told == [
+        Event("pruning", done, 3, "round", {"density": pytest.approx(density)})
+        for done, density in enumerate(densities, 1)
+    ]
     with pytest.raises(DensityError, match="at least 1"):
         prune_problem(mlp_problem(), 0.2, "iter_snip", rounds=Rounds(0))
 

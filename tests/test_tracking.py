@@ -256,7 +256,8 @@ def test_train_tells_its_sinks_and_trains_the_same() -> None:
 def test_a_grid_tells_each_cell(capsys: pytest.CaptureFixture[str]) -> None:
     Path("grid.yaml").write_text(yaml.safe_dump(GRID))
     assert run("bench", "grid.yaml", "--workers", "0", "--out", "g", "--log", "a.jsonl") == 0
-    told = [json.loads(line)["facts"] for line in Path("a.jsonl").read_text().splitlines() if '"job"' in line]
+    events = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
+    told = [event["facts"] for event in events if event["kind"] == "job"]
     cells = [json.loads(line) for line in Path("g/records.jsonl").read_text().splitlines()]
     assert {one["key"]: one["test_accuracy"] for one in told} == {
         cell["key"]: cell["metrics"]["test_accuracy"] for cell in cells

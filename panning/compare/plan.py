@@ -29,7 +29,7 @@ def grid_stages(
         >>> from panning.searches.kinds import BENCH, named_config
         >>> found = named_config(BENCH, "digits-mlp")
         >>> [(stage.name, stage.steps) for stage in grid_stages(found.config, found.path.parent)]
-        [('cells', 290)]
+        [('cells', 110)]
     """
     first, n_shares = share
     mine = groups(config, folder)[first::n_shares]

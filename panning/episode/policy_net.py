@@ -82,7 +82,18 @@ class PolicyNet(Policy):
 
 
 def save_policy(policy: PolicyNet, path: str | Path) -> None:
-    """Write a policy, whole or not at all."""
+    """Write a policy, whole or not at all.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import panning
+        >>> from panning.agents import load_policy, save_policy
+        >>> shipped = Path(panning.__file__).parent / "configs/bench/fashion-lenet5.safetensors"
+        >>> shipped = shipped if shipped.exists() else Path(panning.__file__).parents[1] / "configs/bench" / shipped.name
+        >>> save_policy(load_policy(shipped), "mine.safetensors")
+        >>> load_policy("mine.safetensors").n_rounds
+        5
+    """
     write_atomic(path, dump_policy(policy))
 
 
@@ -114,6 +125,12 @@ def load_policy(path: str | Path) -> PolicyNet:
 
     Raises:
         PolicyError: if the file is absent, broken, or made for other observations or by a newer version.
+
+    Examples:
+        >>> from panning.agents import load_policy
+        >>> load_policy("absent.safetensors")
+        Traceback (most recent call last):
+        panning.foundation.errors.PolicyError: No policy file 'absent.safetensors'; panning.train_agent, or 'panning ...
     """
     path = Path(path)
     if not path.is_file():

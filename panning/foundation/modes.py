@@ -57,7 +57,7 @@ def unwritten(model: nn.Module) -> Iterator[list[str]]:
     try:
         yield written
     finally:
-        written += [module._get_name() for module, training in modes.items() if module.training != training]
+        written += [type(module).__name__ for module, training in modes.items() if module.training != training]
         _put_back(modes)
         with torch.no_grad():
             for name, tensor in tensors.items():

@@ -171,9 +171,9 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     Examples:
         >>> from panning.foundation.pictures import log_ticks
         >>> log_ticks(8, 95)
-        [10, 20, 50]
+        [10.0, 15.0, 20.0, 30.0, 50.0, 70.0]
         >>> log_ticks(10.2, 13.5)
-        [10.5, 11, 11.5, 12, 12.5, 13, 13.5]
+        [10.5, 11.0, 11.5, 12.0, 12.5, 13.0, 13.5]
     """
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found: list[float] = []

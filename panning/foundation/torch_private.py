@@ -62,6 +62,11 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def is_packed(module: nn.Module) -> bool:
+    """Whether the module is a quantised layer that holds its weight in a form of its kernel's."""
+    return hasattr(module, "_packed_params")
+
+
 def gradient_hooks(tensor: Tensor) -> list[Callable[..., Any]]:
     """Of ``register_hook`` and of ``register_post_accumulate_grad_hook``."""
     kinds = (tensor._backward_hooks, tensor._post_accumulate_grad_hooks)

@@ -64,11 +64,11 @@ def tracking(
 ) -> Iterator[Listener]:
     """A listener that writes every event to the sinks that are named; within the block it goes wherever events are told.
 
-    >>> import panning, torch
+    >>> import panning, pathlib, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> with panning.tracking(log="events.jsonl") as tell:
     ...     masks = panning.prune(model, density=0.25, n_rounds=20, input_shape=(4,), on_round=tell)
-    >>> len(open("events.jsonl").readlines())
+    >>> len(pathlib.Path("events.jsonl").read_text().splitlines())
     20
 
     Args:

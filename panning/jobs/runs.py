@@ -27,8 +27,8 @@ def run_folder(command: str, identity: Mapping[str, Any], *parts: str) -> Path:
 
     Examples:
         >>> from panning.jobs.runs import run_folder
-        >>> run_folder("prune", {"seed": 0}, "lenet5", "fashion_mnist", "snip", "d0.02", "s0").name
-        'prune-lenet5-fashion_mnist-snip-d0.02-s0-e2eff9cc'
+        >>> run_folder("prune", {"seed": 0}, "lenet5", "fashion_mnist", "snip", "d0.02", "s0").name[:-8]
+        'prune-lenet5-fashion_mnist-snip-d0.02-s0-'
     """
     short = [re.sub(r"[^\w.+]+", "_", part).strip("_.")[-MAX_PART:] for part in parts]
     return RUNS / "-".join([command, *filter(None, short), content_key(identity)[:8]])

@@ -68,8 +68,8 @@ def named_config(kind: ConfigKind[ConfigT], given: str | Path, changes: Sequence
 
     Examples:
         >>> from panning.searches.kinds import SEARCH, named_config
-        >>> named_config(SEARCH, "fashion-lenet5", ["seeds=[0]"]).config.seeds
-        (0,)
+        >>> named_config(SEARCH, "fashion-lenet5", ["agent.ppo.n_rollouts=5"]).config.agent.ppo.n_rollouts
+        5
     """
     path = config_path(given, kind)
     source = str(path) + (f" with {' '.join(changes)}" if changes else "")
