@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,6 +99,7 @@ def run(
         output.print_json({**said, "failed": {record.key: record.metrics["error"] for record in failed}})
         return
     output.say(f"{len(records)} records, {len(failed)} of them failures: {folder / 'records.jsonl'}")
+    output.say(f"Tables and pictures: panning bench report {shlex.quote(str(folder))}")
 
 
 @app.command()

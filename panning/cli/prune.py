@@ -82,6 +82,7 @@ def prune(
     if net is not None:
         by: Agent | Method = Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec)
     else:
+        _refuse_dynamic(method, density)
         variant_of(method, released, control)  # says best what is wrong with them
         by = Method(method=method, released=released, control=control)
     spec = TaskSpec(model=model, data=data, include=tuple(include) if include else None, exclude=tuple(exclude or ()))
@@ -118,3 +119,16 @@ def prune(
     for layer in facts.collapsed_layers:
         output.note(f"warning: layer '{layer}' has no alive weight")
     output.say(f"Mask: {folder / 'mask.safetensors'}")
+
+
+def _refuse_dynamic(method: str, density: float) -> None:
+    """Lead to ``panning train`` whoever asks here for a method that moves masks."""
+    from panning.foundation.errors import UnknownNameError
+    from panning.pruners import PRUNERS
+    from panning.training import DYNAMICS
+
+    if method in DYNAMICS and method not in PRUNERS:
+        raise UnknownNameError(
+            f"'{method}' moves masks while a network trains: panning train --dynamic {method} --density {density:g}. "
+            "--method takes a method that finds a mask before training (panning methods)."
+        )

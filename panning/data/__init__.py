@@ -136,7 +136,11 @@ def _row(name: str, root: Path | None) -> DatasetRow:
     kind, colon, place = name.partition(":")
     if not colon or kind not in PATH_READERS:
         allowed = [*DATASETS, *(f"{reader}:PATH" for reader in PATH_READERS)]
-        raise UnknownNameError(unknown_name_message("data set", name, allowed))
+        said = unknown_name_message("data set", name, allowed)
+        own = "npz" if name.endswith(".npz") else "folder" if Path(name).is_dir() else None
+        raise UnknownNameError(
+            f"{said} Data of your own have their form before the path: '{own}:{name}'." if own else said
+        )
     path = _find(kind, place, root).resolve()
     label = path.name if kind == "folder" else path.stem
     return DatasetRow(label, lambda _root, _download: PATH_READERS[kind](path), "crop_flip")

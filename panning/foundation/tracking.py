@@ -86,7 +86,9 @@ def tracking(
     wanted = {"log": log, "tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
     run = Run(name, config or {}, None if folder is None else Path(folder))
     with contextlib.ExitStack() as opened:
-        sinks = [opened.enter_context(_opened(kind, str(where), run)) for kind, where in wanted.items() if where]
+        sinks = [
+            opened.enter_context(_opened(kind, str(where), run)) for kind, where in wanted.items() if where is not None
+        ]
 
         def tell(event: Event) -> None:
             for hear in sinks:
@@ -98,6 +100,8 @@ def tracking(
 @contextlib.contextmanager
 def _opened(kind: str, where: str, run: Run) -> Iterator[Listener]:
     """What a sink hears by. From its first failure on it hears nothing."""
+    if not where:
+        raise OutputError(f"{kind} is '': say where the events go, or leave {kind} out.")
     try:
         with extra_packages():
             sink = SINKS[kind](where, run)
