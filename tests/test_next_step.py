@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,23 @@ def test_a_grid_says_how_its_tables_are_made(tmp_path: Path, capsys: pytest.Capt
         cli.main(["bench", str(tmp_path / "g.yaml"), "--workers", "0", "--out", str(folder)])
     assert ended.value.code == 0
     assert f"panning bench report '{folder}'" in capsys.readouterr().out
+
+
+def test_training_under_a_mask_takes_the_seed_of_the_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without ``--seed`` the weights are those that the mask was made for; another seed is said, with the way back."""
+    made = ("--model", "mlp", "--data", "digits")
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*arguments])
+        assert not stopped.value.code
+        return capsys.readouterr().err
+
+    run("prune", *made, "--density", "0.1", "--method", "magnitude", "--seed", "3", "--out", str(tmp_path / "pruned"))
+    train = ("train", *made, "--mask", str(tmp_path / "pruned/mask.safetensors"), "--epochs", "1")
+    assert "note" not in run(*train, "--out", str(tmp_path / "own"))
+    assert "this trains those of seed 1: --seed 3, or no --seed" in run(
+        *train, "--seed", "1", "--out", str(tmp_path / "other")
+    )
+    seeds = [json.loads((tmp_path / name / "records.jsonl").read_text())["config"]["seed"] for name in ("own", "other")]
+    assert seeds == [3, 1]

@@ -37,7 +37,9 @@ def train(
         bool,
         typer.Option("--all-alive", help="With --dynamic: after every move, give the budget of dead weights back."),
     ] = False,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of weights, batches and everything random. Default: the mask's, or 0.")
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", help="A preset, as lenet5-fashion_mnist/short; the options below change it."),
@@ -65,7 +67,7 @@ def train(
 ) -> None:
     """Train a network at its initial weights: dense, under a mask, or with masks that move while it trains.
 
-    The seed must be the mask's for its own weights. With --dynamic, --mask is the first mask, and the last is left in the
+    Without --seed a mask's own weights are trained. With --dynamic, --mask is the first mask, and the last is left in the
     folder.
 
     Examples:
@@ -95,6 +97,9 @@ def train(
         raise typer.BadParameter("--dynamic needs --density; --density, --set and --all-alive need --dynamic")
     chosen, moves = _chosen(recipe, given, dynamic, _numbers(numbers or []))
     masks = load_masks(mask) if mask is not None else None
+    made_for = None if masks is None else masks.manifest.get("seed")
+    made_for = made_for if type(made_for) is int else None
+    seed = (made_for or 0) if seed is None else seed
     source = DataSource.at(data_root, download, device)
     spec, of_weights = TaskSpec(model=model, data=data), {}
     if weights is not None:
@@ -102,8 +107,11 @@ def train(
     task = load_task(spec, seed, source, allow_import=True)
     if masks is not None:
         check_masks_fit(task.problem.model, masks)
-        if masks.manifest.get("seed", seed) != seed:
-            output.note(f"note: the mask was made for the weights of seed {masks.manifest['seed']}, not {seed}")
+        if made_for not in (None, seed):
+            output.note(
+                f"note: the mask was made for the weights of seed {made_for}, and this trains those of seed {seed}: "
+                f"--seed {made_for}, or no --seed, trains the mask's own"
+            )
         if masks.manifest.get("weights") != of_weights.get("weights"):
             output.note("note: the mask was made for other weights: give the file that it was made for as --weights")
     identity: dict[str, Any] = {
