@@ -17,7 +17,7 @@ from panning.masks.masks import Density
 from panning.scoring.indices import INDICES
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 
-#: What events call the training of an agent.
+#: The stage that the events of an agent's training name.
 TRAINING = "training the agent"
 
 

@@ -1,4 +1,4 @@
-"""What the environment is called with, checked: a wrong form gets a sentence that shows the right one."""
+"""Checks of the environment's arguments: an argument of the wrong form gets a sentence that shows the right form."""
 
 from __future__ import annotations
 

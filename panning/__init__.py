@@ -92,5 +92,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What Tab shows: the public names, loaded or not."""
+    """The names that Tab completion shows: all public names, imported or not."""
     return sorted([*__all__, "__version__"])

@@ -22,7 +22,7 @@ from panning.foundation.progress import Listener, silent
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
 from panning.masks.layout import Layout
-from panning.masks.masks import Masks, check_density, fitted
+from panning.masks.masks import Masks, fitted
 from panning.masks.shape import Shaped
 from panning.pruners import Pruner, Rounds, plugins_of, prune_problem, pruner_row
 from panning.pruners.described import described
@@ -257,7 +257,7 @@ def _target(
             f"all_alive moves single weights, which would break the shape '{shape}': leave one of them away."
         )
     shaped = Shaped.of(model, layout, shape)
-    return shaped, shaped.n_kept(None if density is None else check_density(density)) / layout.n_prunable
+    return shaped, shaped.n_kept(density) / layout.n_prunable
 
 
 def _check_alone(**others: Any) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # what these need is not in the plain package
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What a search has found.
+    """The result of a search.
 
     Attributes:
         out: the run's folder, with tables, pictures and all masks.

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from console import run
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_search import CONFIG, SHORT
 
 import panning
-from panning.cli import main
 from panning.data import ImageData
 from panning.masks.file import fingerprint
 from panning.masks.masks import Masks
@@ -47,15 +47,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command runs in an empty folder, without a data root."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PANNING_DATA", raising=False)
-
-
-def run(*arguments: str) -> int:
-    """The exit code of a command run in this process."""
-    try:
-        main(list(arguments))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def files() -> list[str]:

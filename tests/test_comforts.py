@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from console import run
 from torch import nn
 from typer.main import get_command
 
@@ -31,15 +32,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command runs in an empty folder, without a data root."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PANNING_DATA", raising=False)
-
-
-def run(*arguments: str) -> int:
-    """The exit code of a command run in this process."""
-    try:
-        cli.main(list(arguments))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

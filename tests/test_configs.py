@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from console import run
 
-from panning import cli
 from panning.foundation.config import overridden
 from panning.foundation.errors import ConfigError
 from panning.foundation.packaged import packaged_configs
@@ -22,15 +22,6 @@ EVERY = [(name, kind) for kind, row in KINDS.items() for name in packaged_config
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No checkout around: configs are found by name alone."""
     monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: str) -> int:
-    """The exit code of a command run in this process."""
-    try:
-        cli.main(list(arguments))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 # --- by name ---

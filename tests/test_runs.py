@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from console import run
 from test_search import CONFIG, SHORT
 
 import panning
-from panning import cli
 from panning.foundation.errors import MaskError, OutputError
 from panning.foundation.files import sole_writer
 from panning.foundation.records import RunRecord, read_records
@@ -22,15 +22,6 @@ from panning.jobs.runs import RunFolder, needless_masks, run_folder, run_folders
 
 PRUNE = ["prune", "--model", "mlp", "--data", "digits", "--density", "0.05"]
 SEARCH = {**CONFIG, "densities": [0.1], "seeds": [0], "rungs": [{"keep": 1, "recipe": SHORT}]}
-
-
-def run(*arguments: str) -> int:
-    """The exit code of a command run in this process."""
-    try:
-        cli.main(list(arguments))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

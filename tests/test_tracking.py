@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from console import run
 from torch import nn
 
 import panning
-from panning import cli
 from panning.cli import output
 from panning.foundation import tracking as module
 from panning.foundation.errors import MissingExtraError, OutputError
@@ -219,15 +219,6 @@ def test_no_warning_of_a_library_reaches_the_run() -> None:
 
 
 # --- the commands ---
-
-
-def run(*arguments: str) -> int:
-    """The exit code of a command run in this process."""
-    try:
-        cli.main(list(arguments))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 GRID = {

@@ -1,4 +1,4 @@
-"""What compaction leaves of networks from other libraries: parameters and multiply-adds, at masks of SNIP + all-alive.
+"""Measure how small compaction makes networks of other libraries: parameters and multiply-adds under SNIP + all-alive.
 
 Small configs, random weights and data, and no training: how many units go depends on the mask alone. A network whose library
 is not installed is left out, and named.
@@ -28,7 +28,7 @@ from panning.foundation.tables import markdown_table, origin
 N_CLASSES, SIDE, LENGTH, VOCABULARY = 10, 64, 16, 500
 WIDTH = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 384}
 COLUMNS = ("network", "class", "density", "parameters", "left", "multiply-adds", "left", "seconds")
-#: What is pruned, a batch with labels, and what the network is called with.
+#: The network, a batch with labels, and example inputs of the network.
 Case = tuple[nn.Module, Any, Any]
 
 

@@ -77,7 +77,7 @@ MLflow = Annotated[
 
 @dataclass(frozen=True)
 class Tracked:
-    """Where ``--log``, ``--tensorboard``, ``--wandb`` and ``--mlflow`` write the events of a run."""
+    """The values of ``--log``, ``--tensorboard``, ``--wandb`` and ``--mlflow``: where a command writes its events."""
 
     log: Path | None
     tensorboard: Path | None

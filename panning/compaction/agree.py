@@ -60,7 +60,7 @@ def difference(
     masks: Mapping[str, Tensor],
     trains: bool = True,
 ) -> str | None:
-    """What tells the small network from the masked one, in float64 where rounding may be all (``_difference``)."""
+    """Say how the small network differs from the masked network; a difference that float64 does not show is rounding."""
     why = _difference(original, small, example, mapping, masks, trains)
     if why is None or why.startswith("its forward"):
         return why
@@ -80,7 +80,7 @@ def _difference(
     masks: Mapping[str, Tensor],
     trains: bool,
 ) -> str | None:
-    """What tells the small network from the masked one; None if nothing does.
+    """Say how the small network differs from the masked network; None if the two agree.
 
     Outputs and gradients in evaluation, outputs for other batches and, where the network ``trains`` on, in training; dropout
     apart. A gradient of a weight that is left out has to be zero.
@@ -140,7 +140,7 @@ def _same_gradients(
 
 
 def _gradients(model: nn.Module, example: Example) -> dict[str, Tensor]:
-    """Of a random sum of all outputs, by parameter."""
+    """Gradients of a random weighted sum of all outputs, by the name of the parameter."""
     with torch.enable_grad(), as_it_was(model), isolated_global_rngs(1), _WithoutDropout():
         outputs = [tensor for tensor in outputs_in(call(model.eval(), example)) if tensor.requires_grad]
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}

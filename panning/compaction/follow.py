@@ -31,7 +31,7 @@ _LAYERS: dict[Any, tuple[int, int, int]] = {
     F.batch_norm: (0, 3, 4),
     torch.addmm: (1, 2, 0),
 }
-#: What the operators of Python are called as methods of tensors.
+#: Names of tensor methods -> the operator of Python that each of them computes.
 _OPERATORS: dict[str, Any] = {
     **dict.fromkeys(("add", "add_", "__iadd__", "__radd__"), operator.add),
     **dict.fromkeys(("mul", "mul_", "__imul__", "__rmul__"), operator.mul),

@@ -1,4 +1,4 @@
-"""What a network is run on to follow and compare it, and the tensors in what it gives."""
+"""Example inputs, on which compaction runs a network to follow and compare it, and the tensors in the network's outputs."""
 
 from __future__ import annotations
 

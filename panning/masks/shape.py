@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from panning.foundation.errors import ConfigError, DensityError, ModelError
 from panning.masks.layout import Kind, Layout, by_unit, prunable_parameters
+from panning.masks.masks import n_kept_at
 
 EXAMPLES = "'2:4' (2 of each 4 consecutive inputs) or '4x1' (blocks of 4 outputs by 1 input)"
 
@@ -135,11 +136,11 @@ class Shaped:
         if self.shape.is_of_blocks:
             if density is None:
                 raise DensityError(f"Shape '{self.shape.name}' says nothing of how much is kept: pass density.")
-            return self._n_in_blocks(round_half_up(density * self.layout.n_prunable), n_single)
+            return self._n_in_blocks(n_kept_at(density, self.layout.n_prunable), n_single)
         fixed = int(self._covered.sum()) // self.shape.of * self.shape.kept
         if density is None:
             return fixed + n_single
-        wanted = round_half_up(density * self.layout.n_prunable)
+        wanted = n_kept_at(density, self.layout.n_prunable)
         if not fixed <= wanted <= fixed + n_single:
             low, high = (n / self.layout.n_prunable for n in (fixed, fixed + n_single))
             singles = f", and the {n_single} weights of the other layers are single" if n_single else ""
@@ -151,7 +152,7 @@ class Shaped:
 
     def _n_in_blocks(self, wanted: int, n_single: int) -> int:
         size = self.shape.outputs * self.shape.inputs
-        if (rest := wanted % size) > n_single or wanted < 1:
+        if (rest := wanted % size) > n_single:
             near = [n for n in (wanted - rest + n_single, wanted - rest + size) if 1 <= n <= self.layout.n_prunable]
             raise DensityError(
                 f"Blocks of {size} weights and {n_single} single ones cannot make {wanted} weights; near densities that "
@@ -198,7 +199,3 @@ class Shaped:
         shaped[blocks[items[items < len(blocks)]].reshape(-1)] = True
         shaped[single[items[items >= len(blocks)] - len(blocks)]] = True
         return shaped
-
-
-def round_half_up(number: float) -> int:
-    return int(number + 0.5)
