@@ -13,6 +13,7 @@ from panning.flow.failures import explained, gradients
 from panning.flow.following import Rule
 from panning.flow.forward import Forward, call, run
 from panning.flow.functions import BATCH_NORMS
+from panning.flow.gates import recording_gates, replaying_gates
 from panning.flow.hidden import uncompiled
 from panning.flow.pools import AVERAGE_POOLS
 from panning.flow.positive import POSITIVE_LINEAR, SHORTEST
@@ -20,6 +21,6 @@ from panning.flow.scoring import BATCH_STATISTICS, TWICE_DIFFERENTIABLE, WITHOUT
 
 __all__ = [
     "AVERAGE_POOLS", "BATCH_NORMS", "BATCH_STATISTICS", "BOOLEAN", "POSITIVE_LINEAR", "SHORTEST", "TWICE_DIFFERENTIABLE",
-    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "explained", "first_sample", "gradients", "outputs_of", "run",
-    "uncompiled",
+    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "explained", "first_sample", "gradients", "outputs_of",
+    "recording_gates", "replaying_gates", "run", "uncompiled",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,17 +79,25 @@ class Example:
         return cls(torch.ones(1, *shape, dtype=dtype), forward)
 
     def ones(self, dtype: torch.dtype, device: torch.device, times: float = 1.0) -> Any:
+        """The inputs of a flow, all real ones filled with ``times``."""
+        return self.filled(lambda tensor: torch.full(tensor.shape, times, dtype=dtype), dtype, device)
+
+    def squares(self, dtype: torch.dtype, device: torch.device, times: float = 1.0) -> Any:
+        """The inputs of a flow, all real ones squared and multiplied by ``times``."""
+        return self.filled(lambda tensor: tensor.abs().to(dtype).square() * times, dtype, device)
+
+    def filled(self, value: Callable[[Tensor], Tensor], dtype: torch.dtype, device: torch.device) -> Any:
         """The inputs of a flow: they require gradients, by which flows tell them from constants.
 
         Args:
-            times: what real inputs are filled with.
+            value: what is put in place of a real input.
         """
 
         constants = {id(tensor) for tensor in constants_in(self.inputs)}
 
         def one(tensor: Tensor) -> Tensor:
             if self.flows(tensor):
-                return torch.full(tensor.shape, times, dtype=dtype, device=device, requires_grad=True).clone()
+                return value(tensor).to(device, dtype).requires_grad_().clone()
             moved = tensor.to(device)
             return marked(moved.clone(), TOKENS) if is_index(moved) and id(tensor) not in constants else moved
 

@@ -32,6 +32,11 @@ ACTIVATIONS = (
     )),
     Tensor.round_, Tensor.floor_, Tensor.ceil_, Tensor.trunc_,
 )  # fmt: skip
+#: The activations that are 0 on a whole part of the line, and cut the paths through them there.
+CUTTING = (
+    F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardswish, F.hardtanh, F.hardtanh_, F.threshold,
+    F.hardshrink, F.softshrink, torch.clip, Tensor.clip, Tensor.clip_, torch.clamp, Tensor.clamp, Tensor.clamp_,
+)  # fmt: skip
 #: The activations that are positive where the input is 0.
 POSITIVE_AT_ZERO = (torch.exp, Tensor.exp, torch.cos, Tensor.cos, F.softplus)
 LOGARITHMS = (torch.log, Tensor.log)  # 0 where the input is 1

@@ -119,6 +119,10 @@ _REDRAWN = (
     "not offered: the release scores a copy whose linear layers are drawn anew (Xavier-normal), here the classifier is the "
     "network's own"
 )
+_OTHER_PX = (
+    "not offered: the code has had three forms, none of them the paper's; the last leaves layers named fc as they are and "
+    "normalises images of ones by their own statistics"
+)
 
 _AT_200 = Scoring(temperature=RELEASE_TEMPERATURE)
 _ONE_BATCH = Scoring(same_batch=True)
@@ -161,6 +165,14 @@ _OWN: dict[str, PrunerRow] = {
     ),
     "synflow_l2": PrunerRow(
         ScoreRounds({"synflow_l2": 1.0}, n_rounds=100), "SynFlow-L2", "Patil and Dovrolis 2021, arXiv 2010.11354"
+    ),
+    "synflow_l2_squared": PrunerRow(
+        ScoreRounds({"synflow_l2_squared": 1.0}, n_rounds=100), "SynFlow-L2 (squared)",
+        "PX without data: Iurada et al. 2024, arXiv 2406.01820",
+    ),
+    "px": PrunerRow(
+        ScoreRounds({"px": 1.0}, n_rounds=100, scoring=_ONE_BATCH), "PX", "Iurada et al. 2024, arXiv 2406.01820",
+        departure=_OTHER_PX,
     ),
     "phew": PrunerRow(PHEW(), "PHEW", "Patil and Dovrolis 2021, arXiv 2010.11354"),
     "ntk_sap": PrunerRow(

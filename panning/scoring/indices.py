@@ -73,6 +73,16 @@ def synflow_l2(signals: Signals) -> Tensor:
     return signals.problem.absolute * signals.path_grad_l2
 
 
+def synflow_l2_squared(signals: Signals) -> Tensor:
+    """w^2 dR/d(w^2): SynFlow-L2 without its extra power of the weight, and PX without data; in float64."""
+    return signals.problem.absolute.square() * signals.path_grad_l2
+
+
+def px(signals: Signals) -> Tensor:
+    """w^2 dR/d(w^2), each output of R weighted by its active paths (Iurada et al., CVPR 2024), in float64."""
+    return signals.problem.absolute.square() * signals.path_grad_class
+
+
 def ntk_sap(signals: Signals) -> Tensor:
     """|dS/dm| of the neural tangent kernel's spectrum at resampled weights (Wang et al., ICLR 2023); 0 where masked."""
     return signals.ntk_grad.abs()
@@ -137,6 +147,10 @@ _OWN: dict[str, Index] = {
         synflow, ("weight", "path_grad"), "Tanaka et al. 2020, arXiv 2006.05467", with_sign=synflow_signed
     ),
     "synflow_l2": Index(synflow_l2, ("weight", "path_grad_l2"), "Patil and Dovrolis 2021, arXiv 2010.11354"),
+    "synflow_l2_squared": Index(
+        synflow_l2_squared, ("weight", "path_grad_l2"), "PX without data: Iurada et al. 2024, arXiv 2406.01820"
+    ),
+    "px": Index(px, ("weight", "path_grad_class"), "Iurada et al. 2024, arXiv 2406.01820"),
     "magnitude_l2norm": Index(magnitude_l2norm, ("weight",), "Lee et al. 2023, arXiv 2304.14082 (jaxpruner)"),
     "ntk_sap": Index(ntk_sap, ("ntk_grad",), "Wang et al. 2023, arXiv 2304.02840"),
     "prospr": Index(prospr, ("weight", "meta_grad"), "Alizadeh et al. 2022, arXiv 2202.08132"),

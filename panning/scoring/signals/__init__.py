@@ -51,6 +51,7 @@ PASSES: dict[str, Pass] = {
     "grad_norm": Pass(loss.first_order),
     "path_grad": Pass(path.absolute, needs_data=False, stays_at_mask=True),
     "path_grad_l2": Pass(path.squared, needs_data=False, stays_at_mask=True),
+    "path_grad_class": Pass(path.by_class, stays_at_mask=True),
     "ntk_grad": Pass(ntk.sensitivity, needs_data=False, stays_at_mask=True),
     "meta_grad": Pass(meta.full, second_order=True, more_batches=True),
     "meta_grad_first_order": Pass(meta.first_order, more_batches=True),

@@ -56,6 +56,22 @@ class Site:
         """w * m, flat, a leaf that gradients are taken at."""
         return (self.problem.weight * self.mask).requires_grad_()
 
+    def outputs(
+        self, effective: Tensor, inputs: Any, others: Mapping[str, Tensor] | None = None,
+        extra: Mapping[Any, flow.Rule] | None = None,
+    ) -> Any:  # fmt: skip
+        """What the network gives at the given flat weights, as it is scored.
+
+        Args:
+            others: in place of the parameters that are not prunable.
+            extra: rules beside those of scoring.
+        """
+        problem = self.problem
+        others = problem.other_parameters() if others is None else others
+        rules = flow.BATCH_STATISTICS if self.scoring.batch_statistics else flow.TWICE_DIFFERENTIABLE
+        parameters = {**others, **problem.layout.views(effective)}
+        return flow.run(problem.model, parameters, inputs, {**rules, **(extra or {})}, effective.dtype, problem.forward)
+
     def loss(self, effective: Tensor, batch: Batch, others: Mapping[str, Tensor] | None = None) -> Tensor:
         """The loss on a batch at the given flat weights.
 
@@ -68,14 +84,8 @@ class Site:
         """
         problem, scoring = self.problem, self.scoring
         inputs, targets = batch
-        others = problem.other_parameters() if others is None else others
-        rules = flow.BATCH_STATISTICS if scoring.batch_statistics else flow.TWICE_DIFFERENTIABLE
-        parameters = {**others, **problem.layout.views(effective)}
         softened = Softened(scoring.temperature)
-        outputs = flow.run(
-            problem.model, parameters, inputs, {**rules, **softened.rules()}, effective.dtype, problem.forward
-        )
-        outputs = softened(outputs)
+        outputs = softened(self.outputs(effective, inputs, others, softened.rules()))
         compared = (problem.loss, outputs, targets)
         if scoring.loss is not None:
             compared = (scoring.loss, *logits_and_labels(outputs, batch))
