@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from panning.masks.file import load_masks, save_masks
     from panning.masks.kinds import register_kind
     from panning.masks.masks import Masks, apply_masks
+    from panning.masks.orthogonal import orthogonal
     from panning.masks.start import reinitialise
     from panning.training.moving.engine import MovingMasks
     from panning.training.moving.methods import make_dynamic
@@ -44,6 +45,7 @@ __all__ = [
     "make_dynamic",
     "make_env",
     "move_masks",
+    "orthogonal",
     "prune",
     "register_kind",
     "reinitialise",
@@ -67,6 +69,7 @@ _HOMES = {
     "make_dynamic": "panning.training.moving.methods",
     "make_env": "panning.calls",
     "move_masks": "panning.api",
+    "orthogonal": "panning.masks.orthogonal",
     "prune": "panning.api",
     "register_kind": "panning.masks.kinds",
     "reinitialise": "panning.masks.start",

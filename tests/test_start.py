@@ -70,7 +70,7 @@ def test_isometry_brings_a_layer_nearer_and_leaves_masked_weights_zero() -> None
     panning.reinitialise(layer, masks, "gain")
     before = distance()
     panning.reinitialise(layer, masks, "isometry")
-    assert distance() < 1e-2 * before
+    assert distance() < 1e-3 * before
     assert not layer.weight.detach()[~mask].any()
 
 
@@ -81,6 +81,17 @@ def test_isometry_of_a_tall_layer_takes_its_smaller_side() -> None:
     panning.reinitialise(layer, masks, "isometry", gain=0.5)
     a = layer.weight.detach().double()
     torch.testing.assert_close(a.T @ a, 0.5 * torch.eye(4).double(), atol=1e-2, rtol=0.0)
+
+
+def test_isometry_leaves_layers_of_single_weights_at_gain_and_says_so() -> None:
+    model, twin = three_layers(), three_layers()
+    twin.load_state_dict(model.state_dict())
+    masks = panning.Masks.from_tensors(
+        {"0.weight": torch.ones(8, 8), "2.weight": torch.eye(8), "4.weight": torch.ones(2, 8)}
+    )
+    assert panning.reinitialise(model, masks, "isometry").at_gain == ("2.weight",)
+    assert panning.reinitialise(twin, masks, "gain").at_gain == ()
+    assert torch.equal(model[2].weight, twin[2].weight) and not torch.equal(model[0].weight, twin[0].weight)
 
 
 def test_supar_scales_hidden_layers_and_their_learning_rates() -> None:
@@ -138,8 +149,9 @@ def test_what_cannot_be_is_a_sentence_and_changes_nothing() -> None:
     masks = panning.Masks.from_tensors({"0.weight": torch.ones(8, 8), "2.weight": eye, "4.weight": torch.ones(2, 8)})
     with pytest.raises(PanningError, match="Did you mean 'fan_in'"):
         panning.reinitialise(model, masks, "fanin")
-    with pytest.raises(MaskError, match="no unit of '2.weight' has two kept weights"):
-        panning.reinitialise(model, masks, "isometry")
+    single = panning.Masks.from_tensors({"0.weight": eye, "2.weight": eye, "4.weight": torch.eye(2, 8)})
+    with pytest.raises(MaskError, match="no unit has two kept weights, neither of '0.weight'"):
+        panning.reinitialise(model, single, "isometry")
     for gain in (0.0, -1.0, math.inf, math.nan, "2", True):
         with pytest.raises(ConfigError, match="gain is"):
             panning.reinitialise(model, masks, "gain", gain=gain)  # type: ignore[arg-type]

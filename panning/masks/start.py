@@ -14,9 +14,10 @@ draws or rescales the kept weights for the inputs that are left.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,9 +27,9 @@ from panning.foundation.seeding import torch_generator
 from panning.masks.layout import Kind, by_unit, prunable_parameters
 from panning.masks.masks import Masks, check_masks_fit
 
-#: At most so many gradient steps for a layer under ``isometry``, which ends where ten of them came nearer by less than this
-#: share of the distance.
-ISOMETRY_STEPS, ISOMETRY_PROGRESS = 200, 1e-2
+#: At most so many steps for a layer under ``isometry``, which ends at this share of the target's norm, or where ten steps came
+#: nearer by less than this share of the distance.
+ISOMETRY_STEPS, ISOMETRY_NEAR, ISOMETRY_PROGRESS = 100, 1e-3, 1e-2
 
 
 @dataclass(frozen=True)
@@ -70,34 +71,46 @@ def drawn(layer: Layer) -> Tensor:
     return noise * layer.gain * (2.0 / layer.kept_inputs).sqrt()
 
 
-def near_isometry(layer: Layer) -> Tensor:
-    """Gradient descent from the weights that ``gain`` gives; a step doubles after success and halves where it leads away.
+def has_pairs(layer: Layer) -> bool:
+    """Whether a unit has two kept weights: those of one unit are turned against one another."""
+    return int(layer.mask.sum(1).max()) > 1
 
-    A step costs two products of the layer with itself: half a minute for a convolution of 512 by 512 channels on one core.
+
+def near_isometry(layer: Layer) -> Tensor:
+    """Conjugate gradients from the weights that ``gain`` gives, each step as far as the distance falls.
+
+    A step costs three products of the layer with itself: a quarter of a minute for a convolution of 512 by 512 channels on
+    one core, in float32.
     """
-    if layer.mask.sum() < 2 or int(layer.mask.sum(1).max()) < 2:
-        raise MaskError(
-            f"isometry turns a unit's weights against one another, and no unit of '{layer.name}' has two kept weights. Keep "
-            "more weights, or start by gain or fan_in."
-        )
-    weights = gained(layer)
-    wide = weights if weights.shape[0] <= weights.shape[1] else weights.T
-    mask = layer.mask if weights.shape[0] <= weights.shape[1] else layer.mask.T
-    target = 2.0 * layer.gain**2 * torch.eye(len(wide), dtype=torch.float64)
-    apart = wide @ wide.T - target
-    distance, rate, before = float(apart.norm()), 0.1, math.inf
+    is_wide = layer.weights.shape[0] <= layer.weights.shape[1]
+    wide, mask = (
+        side.to(torch.float32) if is_wide else side.T.to(torch.float32) for side in (gained(layer), layer.mask)
+    )
+    target = 2.0 * layer.gain**2 * torch.eye(len(wide))
+    apart, before, way, last = wide @ wide.T - target, math.inf, torch.zeros_like(wide), torch.ones_like(wide)
     for step in range(ISOMETRY_STEPS):
         if step % 10 == 0:
+            if (distance := float(apart.norm())) < ISOMETRY_NEAR * float(target.norm()):
+                break
             if before - distance < ISOMETRY_PROGRESS * distance:
                 break
             before = distance
-        tried = wide - rate * 4.0 * (apart @ wide) * mask
-        tried_apart = tried @ tried.T - target
-        if (there := float(tried_apart.norm())) < distance:
-            wide, apart, distance, rate = tried, tried_apart, there, 2 * rate
-        else:
-            rate /= 2
-    return wide if weights.shape[0] <= weights.shape[1] else wide.T
+        slope = -(apart @ wide) * mask
+        turn = float((slope * (slope - last)).sum() / last.square().sum().clamp(min=1e-30))  # Polak and Ribière's
+        way, last = slope + max(0.0, turn) * way, slope
+        first, second = (product := wide @ way.T) + product.T, way @ way.T
+        wide = wide + _length(apart, first, second) * way
+        apart = wide @ wide.T - target
+    return (wide if is_wide else wide.T).double()
+
+
+def _length(apart: Tensor, first: Tensor, second: Tensor) -> float:
+    """The r at which the norm of apart + r * first + r^2 * second is least."""
+    parts = torch.stack([part.flatten() for part in (apart, first, second)])
+    (_, af, as_), (_, ff, fs), (_, _, ss) = (parts @ parts.T).tolist()
+    slope = np.polynomial.Polynomial([2 * af, 2 * (ff + 2 * as_), 6 * fs, 4 * ss])
+    ends = [float(root.real) for root in np.atleast_1d(slope.roots()) if abs(root.imag) <= 1e-9 * abs(root)]
+    return min(ends, key=slope.integ(), default=0.0)
 
 
 def over_density(layer: Layer) -> Tensor:
@@ -110,12 +123,14 @@ class StartRow:
 
     Attributes:
         weights: new weights of a layer, [output units, inputs of each]; what is masked becomes 0 afterwards.
+        serves: whether the scheme can do anything for a layer; ``gain`` serves the others in its place.
         learning_rate: by what a layer's learning rate is to be multiplied.
         takes_gain: whether ``gain`` changes anything.
     """
 
     label: str
     weights: Callable[[Layer], Tensor]
+    serves: Callable[[Layer], bool] = lambda layer: True
     learning_rate: Callable[[Layer], float] = lambda layer: 1.0
     takes_gain: bool = True
 
@@ -123,9 +138,12 @@ class StartRow:
 STARTS: dict[str, StartRow] = {
     "gain": StartRow("gain", gained),
     "fan_in": StartRow("fan-in draws", drawn),
-    "isometry": StartRow("approximate isometry", near_isometry),
+    "isometry": StartRow("approximate isometry", near_isometry, has_pairs),
     "supar": StartRow(
-        "SμPar", over_density, lambda layer: 1.0 / layer.density if layer.hidden else 1.0, takes_gain=False
+        "SμPar",
+        over_density,
+        learning_rate=lambda layer: 1.0 / layer.density if layer.hidden else 1.0,
+        takes_gain=False,
     ),
 }
 
@@ -136,12 +154,15 @@ class Started:
 
     Attributes:
         learning_rates: name -> by what the scheme multiplies the layer's learning rate; layers without one are left out.
+        at_gain: parameters that the scheme cannot serve, which ``gain`` has served in its place: under ``isometry`` those
+            without a unit of two kept weights.
         untouched: masked parameters whose units the scheme cannot tell, as embeddings; their kept weights stay.
     """
 
     scheme: str
     learning_rates: dict[str, float] = field(default_factory=dict)
     untouched: tuple[str, ...] = ()
+    at_gain: tuple[str, ...] = ()
 
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
         """Groups for an optimizer: one for all parameters without a factor, one for each with."""
@@ -166,11 +187,12 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
         seed: of ``fan_in``'s draws; equal arguments give equal weights.
 
     Returns:
-        the factors of the learning rates (``supar`` alone has some), and what was left as it was.
+        the factors of the learning rates (``supar`` alone has some), which layers the scheme could not serve, and what was
+        left as it was.
 
     Raises:
         PanningError: if there is no such scheme, the gain is no positive number, the mask belongs to another network, or the
-            scheme cannot serve a layer; the model is then untouched.
+            scheme can serve no layer; the model is then untouched.
 
     Examples:
         >>> import torch
@@ -183,34 +205,56 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
         True
     """
     row = lookup(STARTS, scheme, "start")
-    if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0.0 < gain < math.inf:
-        raise ConfigError(f"gain is {gain!r}, but must be a number above 0; 1 is the scale of He et al.")
+    check_gain(gain)
     if gain != 1.0 and not row.takes_gain:
         raise ConfigError(f"Start '{scheme}' has no gain, given {gain}; leave gain away.")
     parameters = check_masks_fit(model, masks)
-    kinds = prunable_parameters(model, masks.layout.found)
     inner = list(parameters)[1:-1]
     new: dict[str, Tensor] = {}
     rates: dict[str, float] = {}
-    for name, parameter in parameters.items():
-        kind, module = kinds.get(name, (None, None))
-        if kind is None or module is None or not kind.by_default or parameter.is_complex():
-            continue
+    unserved: list[str] = []
+    for name, (kind, module) in unit_kinds(model, masks).items():
         mask = by_unit(masks[name], kind, module)
-        weights = by_unit(parameter.detach().cpu().double(), kind, module) * mask
+        weights = by_unit(parameters[name].detach().cpu().double(), kind, module) * mask
         layer = Layer(name, weights, mask, name in inner, gain, torch_generator(seed, "start", name))
         if not layer.mask.any():
             continue
-        new[name] = from_units(row.weights(layer) * layer.mask, parameter, kind, module)
+        if not row.serves(layer):
+            unserved.append(name)
+        started = (row.weights if row.serves(layer) else gained)(layer)
+        new[name] = from_units(started * layer.mask, parameters[name], kind, module)
         if (factor := row.learning_rate(layer)) != 1.0:
             rates[name] = factor
+    if unserved and len(unserved) == len(new):
+        raise MaskError(
+            f"{scheme} turns a unit's weights against one another, and no unit has two kept weights, neither of "
+            f"'{unserved[0]}' nor of any other layer. Keep more weights, or start by gain or fan_in."
+        )
+    put_start(parameters, masks, new)
+    return Started(scheme, rates, tuple(name for name in parameters if name not in new), tuple(unserved))
+
+
+def check_gain(gain: float) -> None:
+    """Raise ConfigError if ``gain`` is no positive number."""
+    if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0.0 < gain < math.inf:
+        raise ConfigError(f"gain is {gain!r}, but must be a number above 0; 1 is the scale of He et al.")
+
+
+def unit_kinds(model: nn.Module, masks: Masks) -> dict[str, tuple[Kind, nn.Module]]:
+    """The masked parameters whose output units are known, each with its kind and module."""
+    parameters, kinds = check_masks_fit(model, masks), prunable_parameters(model, masks.layout.found)
+    named = {name: kinds[name] for name in parameters if name in kinds and not parameters[name].is_complex()}
+    return {name: (kind, module) for name, (kind, module) in named.items() if kind.by_default}
+
+
+def put_start(parameters: Mapping[str, nn.Parameter], masks: Masks, new: Mapping[str, Tensor]) -> None:
+    """Write ``new`` values into parameters; the others lose what ``masks`` mask."""
     with torch.no_grad():
         for name, parameter in parameters.items():
             if name in new:
                 parameter.copy_(new[name])
             else:
                 parameter.masked_fill_(~masks[name].to(parameter.device), 0.0)
-    return Started(scheme, rates, tuple(name for name in parameters if name not in new))
 
 
 def from_units(by_units: Tensor, like: Tensor, kind: Kind, module: nn.Module) -> Tensor:
