@@ -27,7 +27,7 @@ from panning.foundation.seeding import torch_generator
 from panning.masks.layout import Kind, by_unit, prunable_parameters
 from panning.masks.masks import Masks, check_masks_fit
 
-#: At most so many steps for a layer under ``isometry``, which ends at this share of the target's norm, or where ten steps came
+#: ``isometry`` takes at most so many steps for a layer. It ends at this share of the target's norm, or where ten steps came
 #: nearer by less than this share of the distance.
 ISOMETRY_STEPS, ISOMETRY_NEAR, ISOMETRY_PROGRESS = 100, 1e-3, 1e-2
 
