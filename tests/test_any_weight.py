@@ -298,7 +298,6 @@ def test_weights_that_a_parametrization_computes_stay_dense_and_are_named(norm: 
             panning.prune(normed(2), density=0.5, method="magnitude", input_shape=(8,), **silent)
 
 
-@pytest.mark.filterwarnings("ignore:quantized:UserWarning")  # torch: no gradient passes through a packed layer
 def test_computed_weights_and_quantised_layers_are_left_dense_with_their_reason() -> None:
     class Computed(nn.Module):
         def __init__(self) -> None:
@@ -325,7 +324,7 @@ def test_computed_weights_and_quantised_layers_are_left_dense_with_their_reason(
         )
     with pytest.raises(ModelError, match=r"(?s)35 weights that cannot be masked: '0' \(its weight is packed"):
         panning.prune(quantised, density=0.5, method="magnitude", input_shape=(4,))
-    mixed = nn.Sequential(quantised[0], nn.ReLU(), nn.Linear(5, 3))  # no gradient passes a packed layer: it is in front
+    mixed = nn.Sequential(quantised[0], nn.ReLU(), nn.Linear(5, 3))
     with pytest.warns(PanningWarning, match=r"57\.1% of all weights stay dense.*'0' \(its weight is packed"):
         panning.prune(mixed, density=0.5, method="magnitude", input_shape=(4,))
 

@@ -108,7 +108,8 @@ def test_hooks_of_gradients() -> None:
 def test_packed_layers() -> None:
     with warnings.catch_warnings(action="ignore"):
         packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)), {nn.Linear})
-    assert private.is_packed(packed[0]) and not private.is_packed(nn.Linear(2, 2))
+    (held,), (weight, bias) = private.packed_in(packed[0]), private.unpacked(packed[0]._packed_params._packed_params)
+    assert held.dequantize().equal(weight) and bias is not None and private.packed_in(nn.Linear(2, 2)) == []
 
 
 def test_tensors(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from panning.flow.factors import (
 from panning.flow.factors import depends as depends  # a name of this module too
 from panning.flow.following import Rule
 from panning.flow.hidden import ALONG_PATHS
+from panning.flow.packed import unpacked_rules
 from panning.flow.recurrent import recurrent_rules
 
 
@@ -314,9 +315,10 @@ def rules(
         second: what the second of two activations becomes in their product.
     """
     multiply, layer = multiplication(open_gate, magnitude, second), _layer(linear, magnitude)
-    return {
+    found = {
         **COMMON_RULES,
         **_products(multiply, layer),
         **_layers(layer, open_gate, multiply),
         F.glu: glu(open_gate),
     }
+    return {**found, **unpacked_rules(found)}

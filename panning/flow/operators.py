@@ -20,7 +20,7 @@ from panning.foundation.errors import ModelError
 from panning.foundation.torch_private import OPERATORS
 
 #: Whose operators run as they are where no rule knows them, like torch's functions.
-KNOWN = ("aten", "prims", "prim", "torchvision", "quantized", "higher_order")
+KNOWN = ("aten", "prims", "prim", "torchvision", "higher_order")
 #: What takes its arguments in another order than the function of its name.
 OTHERWISE = ("batch_norm", "instance_norm", "embedding")
 #: (operator, its arguments in words) -> the value at 0 of an activation, or whether it is linear in each argument.
@@ -32,8 +32,10 @@ def is_operator(function: Any) -> bool:
 
 
 def twin(operator: Any, rules: Mapping[Any, Any]) -> Any:
-    """The torch function of the same name that has a rule; the operator itself where there is none."""
+    """What has a rule: the operator without its overload, or the torch function of its name; else the operator itself."""
     name = operator.__name__.partition(".")[0]
+    if (packet := getattr(operator, "overloadpacket", None)) in rules:
+        return packet
     if _namespace(operator) == "aten" and name not in OTHERWISE:
         for home in (torch, F, Tensor):
             if (function := getattr(home, name, None)) in rules:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from panning.flow.following import Rule
 from panning.flow.functions import BATCH_NORMS, CONVOLUTIONS, LINEAR, NORMS, RECURRENT
+from panning.flow.packed import STRAIGHT_THROUGH, unpacked_rules
 
 
 def _batch_statistics(
@@ -61,16 +62,18 @@ def _without_cudnn(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 #: The one activation that torch cannot differentiate twice, and norms, whose second derivative at 0 is NaN, written so that
-#: they can be; and recurrent layers, which cuDNN differentiates in training mode only, and once.
+#: they can be; recurrent layers, which cuDNN differentiates in training mode only, and once; and packed layers.
 TWICE_DIFFERENTIABLE: dict[Any, Rule] = {
     F.hardsigmoid: _hardsigmoid,
     F.normalize: _normalize,
     **dict.fromkeys(NORMS, _norm),
     **dict.fromkeys(RECURRENT, _without_cudnn),
+    **STRAIGHT_THROUGH,
 }
 #: Normalise with the statistics of the batch (as in the first training step) and update no running average.
 BATCH_STATISTICS: dict[Any, Rule] = {
     **TWICE_DIFFERENTIABLE,
     **{norm: _batch_statistics for norm in BATCH_NORMS},
 }
-WITHOUT_BIAS: dict[Any, Rule] = {function: without_bias for function in (*LINEAR, *CONVOLUTIONS)}
+_WITHOUT_BIAS: dict[Any, Rule] = {function: without_bias for function in (*LINEAR, *CONVOLUTIONS)}
+WITHOUT_BIAS: dict[Any, Rule] = {**_WITHOUT_BIAS, **unpacked_rules(_WITHOUT_BIAS)}

@@ -62,9 +62,31 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def is_packed(module: nn.Module) -> bool:
-    """Whether the module is a quantised layer that holds its weight in a form of its kernel's."""
-    return hasattr(module, "_packed_params")
+#: What holds weights in a form of their kernel's.
+PACKED_TYPE = torch.ScriptObject
+
+
+def unpacked(packed: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight [out, in, ...] and bias [out] that a quantised layer's kernel holds, as real numbers."""
+    weight, bias = packed.unpack()
+    return weight.dequantize(), None if bias is None else bias.detach()
+
+
+def unpacked_cell(cell: Any) -> list[Tensor]:
+    """w_ih, w_hh, b_ih, b_hh of one layer and direction of a quantised recurrent layer; biases may be missing."""
+    parts = [unpacked(packed) for packed in cell.__getstate__()[0][-1]]
+    return [part for of_both in zip(*parts, strict=True) for part in of_both if part is not None]
+
+
+def packed_in(module: nn.Module) -> list[Tensor]:
+    """The weights that a quantised layer holds packed; none of any other module, and none of those inside of it."""
+    # No other module is asked: spectral_norm takes a step whenever it is.
+    if hasattr(module, "_packed_params") and callable(weight := getattr(module, "weight", None)):
+        return [weight()]
+    if hasattr(module, "_all_weight_values"):
+        return [part for value in module._all_weight_values for part in unpacked_cell(value.param)[:2]]
+    names = ("_packed_weight_ih", "_packed_weight_hh")
+    return [unpacked(getattr(module, name))[0] for name in names if hasattr(module, name)]
 
 
 def gradient_hooks(tensor: Tensor) -> list[Callable[..., Any]]:

@@ -172,15 +172,21 @@ def prunable_layout(
     return Layout(tuple(layout), tuple(tuple(tensor.shape) for tensor in layout.values()), uses.kinds, left)
 
 
+#: A word of the reason why weights stay dense -> what to do; the last one fits every reason.
+WAYS_OUT = {
+    "parametrization": "make a parametrized weight plain before you prune "
+    "(torch.nn.utils.parametrize.remove_parametrizations)",
+    "packed": "prune the network before you quantise it",
+    "": "name the parameters of a layer class of your own by panning.register_kind",
+}
+
+
 def told_dense(dense: Mapping[str, Dense]) -> str:
     """A sentence's end about parameters that stay dense: how many weights, which, why, and the way out."""
     shown = [f"'{name}' ({entry.reason})" for name, entry in list(dense.items())[:6]]
     more = f" and {len(dense) - 6} more" if len(dense) > 6 else ""
-    way_out = (
-        "make a parametrized weight plain before you prune (torch.nn.utils.parametrize.remove_parametrizations)"
-        if any("parametrization" in entry.reason for entry in dense.values())
-        else "name the parameters of a layer class of your own by panning.register_kind"
-    )
+    reasons = " ".join(entry.reason for entry in dense.values())
+    way_out = next(way_out for word, way_out in WAYS_OUT.items() if word in reasons)
     n = sum(entry.n_weights for entry in dense.values())
     return f"{n} weights that cannot be masked: {', '.join(shown)}{more}. To prune them, {way_out}."
 

@@ -26,7 +26,7 @@ from panning.flow.operators import is_operator, twin
 from panning.foundation.device import device_of
 from panning.foundation.errors import PanningError
 from panning.foundation.nests import tensors_in
-from panning.foundation.torch_private import is_packed
+from panning.foundation.torch_private import packed_in
 from panning.foundation.wrappers import own_names, own_parameters, owners
 from panning.masks.kinds import Kind, is_scored, prunable_parameters
 
@@ -94,8 +94,8 @@ def packed_weights(model: nn.Module) -> dict[str, int]:
     buffers = ((own[name], tensor) for name, tensor in model.named_buffers() if tensor.dim() > 1)
     found = {name: b.numel() for name, b in buffers if b.dtype in EIGHT_BITS or name.endswith("qweight")}
     for name, module in model.named_modules():
-        if is_packed(module) and callable(weight := getattr(module, "weight", None)):
-            found[name] = weight().numel()  # no other module is asked: spectral_norm takes a step whenever it is
+        if weights := packed_in(module):
+            found[name] = sum(weight.numel() for weight in weights)
     return found
 
 
