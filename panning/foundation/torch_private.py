@@ -83,10 +83,12 @@ def packed_in(module: nn.Module) -> list[Tensor]:
     # No other module is asked: spectral_norm takes a step whenever it is.
     if hasattr(module, "_packed_params") and callable(weight := getattr(module, "weight", None)):
         return [weight()]
-    if hasattr(module, "_all_weight_values"):
-        return [part for value in module._all_weight_values for part in unpacked_cell(value.param)[:2]]
-    names = ("_packed_weight_ih", "_packed_weight_hh")
-    return [unpacked(getattr(module, name))[0] for name in names if hasattr(module, name)]
+    layers: Any = getattr(module, "_all_weight_values", ())
+    of_cell = (getattr(module, name, None) for name in ("_packed_weight_ih", "_packed_weight_hh"))
+    return [
+        *(weight for layer in layers for weight in unpacked_cell(layer.param)[:2]),
+        *(unpacked(packed)[0] for packed in of_cell if packed is not None),
+    ]
 
 
 def gradient_hooks(tensor: Tensor) -> list[Callable[..., Any]]:
