@@ -356,6 +356,15 @@ def test_the_cores_of_partially_masked_training() -> None:
     assert [method.learns_kept_only(Clock(step, 8, 8, 5)) for step in range(8)] == [not w for w in whole]
 
 
+def test_the_factors_of_sign_in() -> None:
+    sign_in = make_dynamic("sign_in")
+    a, b = sign_in.factors(torch.tensor([15 / 16, -15 / 16, 0.0]))
+    assert a.tolist() == [1.25, 1.25, 1.0] and b.tolist() == [0.75, -0.75, 0.0]
+    a, b = make_dynamic("sign_in", {"beta": 3.0}).factors(torch.tensor([2.0]))
+    assert (a.tolist(), b.tolist()) == ([2.0], [1.0])
+    assert [step for step in range(16) if sign_in.acts(Clock(step, 15, 15, 5))] == [0, 5, 10]
+
+
 def test_numbers_of_a_method_are_checked_by_name() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'rigl'"):
         make_dynamic("rigel")

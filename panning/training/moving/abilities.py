@@ -38,6 +38,14 @@ class TrainsWholeNetwork(KeepsDenseWeights):
     """Trains the network with its dense weights to work, too (``runs_whole``); the result holds both networks."""
 
 
+class TrainsFactors(ABC):
+    """Trains every kept weight as a product of two factors, which every move makes anew; the network runs with products."""
+
+    @abstractmethod
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors of flat weights."""
+
+
 class LooksAtGradients:
     """Is given the gradient of the step before a move, masked weights included.
 

@@ -35,7 +35,7 @@ class FlatParameters:
     def gradients(self) -> Tensor:
         """A copy; of a parameter without a gradient zeros."""
         grads = (p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters)
-        return torch.cat([_dense(grad).reshape(-1) for grad in grads])
+        return torch.cat([dense_tensor(grad).reshape(-1) for grad in grads])
 
     def clear_gradients(self, mask: Tensor) -> None:
         """Zero the gradients of masked weights."""
@@ -60,14 +60,14 @@ def _momentum(optimizer: Optimizer, parameter: Tensor) -> Tensor:
     state = optimizer.state.get(parameter, {})
     if (mean := state.get("momentum_buffer", state.get("exp_avg"))) is None:
         return torch.zeros_like(parameter)  # it has had no gradient yet
-    mean = _dense(mean.detach())
+    mean = dense_tensor(mean.detach())
     if "exp_avg_sq" in state:  # of Adam and its kin
-        mean = mean / (_dense(state["exp_avg_sq"]).sqrt() + 1e-8)
+        mean = mean / (dense_tensor(state["exp_avg_sq"]).sqrt() + 1e-8)
     elif "exp_inf" in state:  # of Adamax
         mean = mean / (state["exp_inf"] + 1e-8)
     return mean
 
 
-def _dense(tensor: Tensor) -> Tensor:
+def dense_tensor(tensor: Tensor) -> Tensor:
     """An embedding's gradient may be sparse, and its momentum then."""
     return tensor.to_dense() if tensor.layout != torch.strided else tensor

@@ -18,12 +18,19 @@ from panning.foundation.seeding import torch_generator
 from panning.foundation.tensorfile import under
 from panning.masks.masks import Masks, n_kept_at
 from panning.scoring.problem import Problem
-from panning.training.moving.abilities import RepeatsSchedule, wants_gradient
+from panning.training.moving.abilities import (
+    FollowsWholeGradient,
+    KeepsDenseWeights,
+    RepeatsSchedule,
+    TrainsFactors,
+    wants_gradient,
+)
+from panning.training.moving.factors import FactoredWeights
 from panning.training.moving.flat import FlatParameters
 from panning.training.moving.method import Clock, Memory, Move, Movement, View
 from panning.training.moving.selection import hidden_layers
-from panning.training.moving.state import LAST, MEMORY, REMEMBERED, Kinds, StateForm, kinds_of
-from panning.training.moving.weights import weights_of
+from panning.training.moving.state import LAST, MEMORY, REMEMBERED, TWIN, Kinds, StateForm, kinds_of
+from panning.training.moving.weights import DenseWeights, FreeWeights, WholeGradientWeights, ZeroWeights
 
 
 class Mover:
@@ -130,10 +137,12 @@ class Mover:
     def form(self, identity: Mapping[str, Any]) -> StateForm:
         """What a state must look like to be loaded."""
         n_prunable = self.mask.numel()
-        n_kept = n_kept_at(self.movement.density, n_prunable), int(self.first.sum())
+        n_kept, saved = (n_kept_at(self.movement.density, n_prunable), int(self.first.sum())), self.weights.saved()
         return StateForm(
             identity=identity, n_prunable=n_prunable, n_kept=(0, n_prunable) if self.method.prunes_units else n_kept,
-            beside=frozenset(self.weights.saved()), wants_gradient=wants_gradient(self.method), begun=self.begun,
+            beside=frozenset(name for name in saved if not name.startswith(TWIN)),
+            n_layers=len(self.flat.parameters) if isinstance(self.method, TrainsFactors) else None,
+            wants_gradient=wants_gradient(self.method), begun=self.begun,
             network=kinds_of(self.problem.model.state_dict()),
         )  # fmt: skip
 
@@ -170,6 +179,23 @@ class Mover:
             revival = self.memory[LAST]
         scores = magnitude if revival is None else torch.where(move.mask, magnitude, revival.float())
         return all_alive(self.connectivity, move.mask, scores)
+
+
+#: What the ability of a method makes of masked weights.
+ABILITIES: dict[type, type[ZeroWeights]] = {
+    KeepsDenseWeights: DenseWeights, TrainsFactors: FactoredWeights, FollowsWholeGradient: WholeGradientWeights,
+}  # fmt: skip
+
+
+def weights_of(movement: Movement, flat: FlatParameters, first: Tensor, memory: Memory) -> ZeroWeights:
+    """The behaviour of masked weights that the method asks for.
+
+    Args:
+        first: the first mask, flat bool.
+        memory: of the method.
+    """
+    found = (behaviour for ability, behaviour in ABILITIES.items() if isinstance(movement.method, ability))
+    return next(found, FreeWeights if movement.method.holds == "free" else ZeroWeights)(movement, flat, first, memory)
 
 
 class Spending:

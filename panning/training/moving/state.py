@@ -12,6 +12,7 @@ from torch import Tensor
 
 from panning.foundation.errors import MaskError
 from panning.foundation.records import canonical_json, content_key
+from panning.foundation.tensorfile import under
 from panning.masks.masks import digest_of
 from panning.training.moving.method import Clock, Movement
 
@@ -21,6 +22,8 @@ LAST = "last magnitude"
 REMEMBERED = "network."
 #: Among a state's tensors: the memory.
 MEMORY = "memory."
+#: Among a state's tensors: the state of the optimizer that moves the second factors of weights.
+TWIN = "optimizer."
 
 #: What an identity holds as a hash.
 HASHED = ("network", "first mask")
@@ -51,7 +54,8 @@ class StateForm:
         identity: of what it must be the state.
         n_prunable: entries of each flat tensor.
         n_kept: the fewest and the most weights that a mask has.
-        beside: names of the flat tensors beside the mask: dense weights.
+        beside: names of the flat tensors beside the mask: dense weights, or factors.
+        n_layers: how many parameters have an entry of their own in a twin's state; None without a twin (``TWIN``).
         wants_gradient: whether a move that waits has a gradient.
         begun: of the memory that the method began with; an empty first axis grows.
         network: of the network's ``state_dict``.
@@ -61,6 +65,7 @@ class StateForm:
     n_prunable: int
     n_kept: tuple[int, int]
     beside: frozenset[str]
+    n_layers: int | None
     wants_gradient: bool
     begun: Kinds
     network: Kinds
@@ -81,7 +86,9 @@ class StateForm:
     def _is_whole(self, state: Mapping[str, Any]) -> bool:
         try:
             tensors, step, due = state["tensors"], state["step"], state["due"]
-            flat = {name: tensor for name, tensor in tensors.items() if not name.startswith(MEMORY)}
+            flat = {name: tensor for name, tensor in tensors.items() if not name.startswith((MEMORY, TWIN))}
+            memory, twin = under(tensors, MEMORY), under(tensors, TWIN)
+            of_twin = () if self.n_layers is None else ((self.n_prunable,), (self.n_layers,))
             waits = due is not None and self.wants_gradient
             return (
                 all(type(n) is int and n >= 0 for n in (step, state["n_grown"]))
@@ -91,7 +98,8 @@ class StateForm:
                 and all(tensor.shape == (self.n_prunable,) for tensor in flat.values())
                 and flat["mask"].dtype == torch.bool
                 and self.n_kept[0] <= int(flat["mask"].sum()) <= self.n_kept[1]
-                and self._has_memory({n.removeprefix(MEMORY): t for n, t in tensors.items() if n not in flat})
+                and all(tensor.shape in of_twin and tensor.is_floating_point() for tensor in twin.values())
+                and self._has_memory(memory)
             )
         except (KeyError, TypeError, AttributeError):
             return False

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from panning.masks.enforce import MaskEnforcement, enforce_masks, remove_all
 from panning.masks.masks import Masks
-from panning.training.moving.abilities import FollowsWholeGradient, KeepsDenseWeights
+from panning.training.moving.abilities import KeepsDenseWeights
 from panning.training.moving.flat import FlatParameters
 from panning.training.moving.method import Clock, Memory, Movement
 
@@ -210,18 +210,3 @@ class DenseWeights(_Unenforced):
 
     def needs_whole_gradient(self, looks: bool, clock: Clock) -> bool:
         return not self._method.learns_kept_only(clock)
-
-
-def weights_of(movement: Movement, flat: FlatParameters, first: Tensor, memory: Memory) -> ZeroWeights:
-    """The behaviour of masked weights that the method asks for.
-
-    Args:
-        first: the first mask, flat bool.
-        memory: of the method.
-    """
-    method = movement.method
-    if isinstance(method, KeepsDenseWeights):
-        return DenseWeights(movement, flat, first, memory)
-    if isinstance(method, FollowsWholeGradient):
-        return WholeGradientWeights(movement, flat, first, memory)
-    return (FreeWeights if method.holds == "free" else ZeroWeights)(movement, flat, first, memory)

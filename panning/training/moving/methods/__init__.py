@@ -31,6 +31,7 @@ from panning.training.moving.methods.pruning_aware import PruningAware
 from panning.training.moving.methods.quantized import Quantized
 from panning.training.moving.methods.reparameterization import Reparameterization
 from panning.training.moving.methods.rigl import RigL
+from panning.training.moving.methods.sign_in import SignIn
 from panning.training.moving.methods.soft_filter import SoftFilter
 from panning.training.moving.methods.surgery import NetworkSurgery
 
@@ -90,6 +91,7 @@ DYNAMICS: dict[str, DynamicRow] = {
     "partial": DynamicRow(
         PartiallyMasked(), "partially masked training", "Mohtashami et al. 2021, arXiv 2106.08895", "erk"
     ),
+    "sign_in": DynamicRow(SignIn(), "Sign-In", "Gadhikar et al. 2025, arXiv 2504.12801", "erk"),
 }  # fmt: skip
 
 
