@@ -21,12 +21,9 @@ from panning.foundation.errors import DataError, DensityError, MaskError, ModelE
 from panning.foundation.progress import Listener, silent
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
-from panning.masks.layout import Layout
 from panning.masks.masks import Masks, fitted
-from panning.masks.shape import Shaped
-from panning.pruners import Pruner, Rounds, plugins_of, prune_problem, pruner_row
+from panning.pruners import Form, Pruner, Rounds, check_form, name_of, needs_data, plugins_of, prune_problem
 from panning.pruners.described import described
-from panning.pruners.rounds import make_shaped
 from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.losses import Loss
 from panning.training.moving.engine import MovingMasks
@@ -58,6 +55,10 @@ def prune(
     policy: Any = None,
     all_alive: bool = False,
     shape: str | None = None,
+    quotas: str | None = None,
+    place: str | None = None,
+    min_density: Mapping[str, float] | None = None,
+    max_density: Mapping[str, float] | None = None,
     seed: int = 0,
     loss: Loss | None = None,
     forward: Forward | None = None,
@@ -90,13 +91,19 @@ def prune(
         density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept. With a shape
             ``n:m`` None keeps all weights of the layers that the shape does not cover.
         method: a row of ``panning.pruners.PRUNERS``, or a pruner of your own (``panning.pruners.Pruner``); None takes
-            SynFlow.
+            SynFlow, and none where quotas and place say all.
         policy: in place of a method, a trained agent: the path of a ``policy.safetensors``, a ``PolicyNet``, or an agent of
             Stable-Baselines3's PPO or A2C that was trained on ``PanningEnv``. It needs data, and goes its own rounds.
         all_alive: give the budget of dead weights to the best-ranked that can be alive.
         shape: ``2:4`` keeps exactly 2 of each 4 consecutive inputs of a unit (of a convolution: input channels at a tap),
             ``4x1`` whole blocks of 4 outputs by 1 input; other numbers likewise (``panning.masks.shape``). Layers whose
             channels cannot be divided so keep single weights; the manifest names them (``not_in_shape``).
+        quotas: how many weights each layer keeps, in place of the method's own: ``erk`` and its like, another method
+            (``synflow``: as many as in its mask), or a blend of such in the log: ``0.3 erk + 0.7 synflow``.
+        place: which weights a layer keeps, in place of the method's own: the best by an index (``snip``, ``magnitude``),
+            those drawn by ``lot``, or ``balanced:snip``, ``balanced:lot``: numbers of inputs and outputs as equal as can be.
+        min_density, max_density: bounds of layers' densities by name pattern: ``{"fc*": 0.1}``. The other layers share what
+            that takes or gives in proportion to what they have; the number of weights in all stays exactly that of density.
         seed: of everything random. Equal arguments give equal masks.
         loss: a function that makes one number of what the network gives and what it is compared with: of the outputs and
             the targets of a batch (inputs, targets), of the outputs and the whole batch in all other cases. None takes the
@@ -132,33 +139,32 @@ def prune(
         PanningError: with what was given, what is allowed and what to do.
     """
     _check_numbers(density, n_rounds, input_shape)
+    form = Form(quotas, place, shape, min_density or {}, max_density or {})
     if policy is not None:
         _check_alone(method=method, schedule=schedule, n_rounds=n_rounds, released=released, control=control)
         method = AgentPruner.of(policy)
-    method = "synflow" if method is None else method
-    model, row = unwrapped(model), pruner_row(method)
+    if method is None and not form.says_all:
+        method = "synflow"
+    check_form(form, method, all_alive)
+    model = unwrapped(model)
     problem_with = partial(
         problem_of, model, data=data, input_shape=input_shape, example_inputs=example_inputs, forward=forward, loss=loss,
         seed=seed,
     )  # fmt: skip
-    layout = layout_of(model, include, exclude, problem_with)
-    shaped, target = _target(model, layout, shape, density, all_alive)
-    problem = problem_with(layout)
+    problem = problem_with(layout_of(model, include, exclude, problem_with))
     with _on_device(model, device):
-        if problem.batches is not None and (row.needs_data or policy is not None):
+        if problem.batches is not None and (needs_data(method, form) or policy is not None):
             check_batch(problem)
         result = prune_problem(
-            problem, target, method, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule, on_round),
+            problem, density, method, form=form, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule, on_round),
             released=released, control=control,
         )  # fmt: skip
-        if shaped is not None:
-            result = make_shaped(result, shaped, density)
-        said: dict[str, Any] = {"method": row.name_of(method), "plugins": plugins_of(method), "shape": shape}
+        said: dict[str, Any] = {"method": name_of(method)}
         if isinstance(method, AgentPruner):
             said |= {"method": "panning", "policy": digest_of_policy(method.net), "rounds": method.n_rounds}
         made = described(
-            problem, result, all_alive=all_alive, released=released, control=control,
-            not_in_shape=[] if shaped is None else list(shaped.uncovered), **said,
+            problem, result, all_alive=all_alive, released=released, control=control, form=form,
+            plugins=plugins_of(method, form), **said,
         )  # fmt: skip
     for doubt in made.doubts:
         warnings.warn(doubt, PanningWarning, stacklevel=3)  # the caller's line: one frame more is the decorator's
@@ -242,22 +248,6 @@ def move_masks(
     start = masks or first_mask(problem, chosen, density, row)
     movement = Movement(chosen, problem, density, all_alive)
     return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)
-
-
-def _target(
-    model: nn.Module, layout: Layout, shape: str | None, density: float | None, all_alive: bool
-) -> tuple[Shaped | None, float]:
-    """The layers that a shape covers, if one is asked for, and the density of the mask."""
-    if shape is None:
-        if density is None:
-            raise DensityError("Pass density, the fraction of weights to keep; only a shape like '2:4' says it alone.")
-        return None, density
-    if all_alive:
-        raise MaskError(
-            f"all_alive moves single weights, which would break the shape '{shape}': leave one of them away."
-        )
-    shaped = Shaped.of(model, layout, shape)
-    return shaped, shaped.n_kept(density) / layout.n_prunable
 
 
 def _check_alone(**others: Any) -> None:

@@ -62,6 +62,25 @@ def test_prune_writes_mask_record_table_and_picture(capsys: pytest.CaptureFixtur
     assert {f"p/{name}" for name in ("layers.png", "records.jsonl", "table.csv", "table.md", "run.json")} < set(files())
 
 
+def test_prune_takes_quotas_places_shapes_and_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    bounds = ["--min-density", "class*=0.5", "--max-density", "hidden.linear1*=0.04"]
+    assert run(*PRUNE, "--quotas", "erk+snip", "--place", "balanced:lot", *bounds, "--out", "p") == 0
+    manifest = panning.load_masks("p/mask.safetensors").manifest
+    assert (manifest["method"], manifest["quotas"], manifest["place"]) == ("placed", "erk + snip", "balanced:lot")
+    assert manifest["min_density"] == {"class*": 0.5} and manifest["max_density"] == {"hidden.linear1*": 0.04}
+    capsys.readouterr()
+    for options, says in (
+        (["--method", "snip", "--quotas", "erk", "--place", "lot"], "leave method 'snip' nothing to say"),
+        (["--min-density", "class*"], "PATTERN=DENSITY"),
+        (["--min-density", "hidden*=0.9"], "leave densities from"),
+        (["--shape", "2:4"], "can be had, given 0.05"),
+        (["--shape", "4x1", "--all-alive"], "would break the shape"),
+    ):
+        assert run(*PRUNE, *options, "--out", "q") == 2
+        assert says in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not [name for name in files() if name.startswith("q")]
+
+
 def test_prune_takes_controls_released_forms_and_name_patterns(capsys: pytest.CaptureFixture[str]) -> None:
     change = ["--method", "force", "--released", "--control", "shuffle", "--exclude", "classifier*", "--out", "p"]
     assert run(*PRUNE, *change) == 0

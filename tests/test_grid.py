@@ -18,7 +18,7 @@ import yaml
 
 from panning.cli import main
 from panning.compare.cells import check_cell, row_name, without_timing
-from panning.compare.grid import GridConfig
+from panning.compare.grid import Contender, GridConfig
 from panning.compare.report import markdown, marks
 from panning.compare.reproduce import differences, find_record, run_again
 from panning.compare.run import check_grid, merge_records, run_grid
@@ -243,6 +243,9 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
         ({"methods": [*CONFIG["methods"], "erk"]}, "methods is named twice"),
         ({"methods": [*CONFIG["methods"], {"method": "erk", "policy": "x"}]}, "not both"),
         ({"methods": [*CONFIG["methods"], {"policy": "x", "control": "shuffle"}]}, "go with a method"),
+        ({"methods": [*CONFIG["methods"], {"policy": "x", "place": "lot"}]}, "Name a method"),
+        ({"methods": [*CONFIG["methods"], {"method": "snip", "quotas": "erk", "place": "lot"}]}, "nothing to say"),
+        ({"methods": [*CONFIG["methods"], {"method": "snip", "quotas": "erkk"}]}, "Did you mean 'erk'"),
         ({"methods": [*CONFIG["methods"], {"all_alive": True}]}, "a method, a policy file or a dynamic method"),
         ({"methods": [*CONFIG["methods"], {"dynamic": "rigle"}]}, "Did you mean 'rigl'"),
         (
@@ -300,6 +303,22 @@ def test_a_grid_does_not_go_on_from_two_results_of_one_cell(
 def test_a_density_without_a_path_is_refused_before_anything_runs() -> None:
     with pytest.raises(DensityError, match="smallest density"):
         check_grid(config(densities=[0.00001]), HERE)
+
+
+def test_quotas_and_places_are_rows_and_what_cannot_be_had_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    methods = [{"quotas": "erk + snip", "place": "balanced:lot"}, {"method": "snip", "quotas": "erk"}]
+    grid = GridConfig.model_validate(CONFIG | {"methods": methods, "controls": False, "seeds": [0], "densities": [0.1]})
+    check_grid(grid, tmp_path)
+    records = run_grid(grid, tmp_path, tmp_path / "out", SerialExecutor(), silent)
+    assert {row_name(record.config) for record in records} == {
+        "dense", "quotas of ERK + SNIP; balanced places by lot", "SNIP (quotas of ERK)",
+    }  # fmt: skip
+    assert [record.config["by"] for record in map(check_cell, records)][1:] == methods
+    assert records[1].metrics["n_kept"] == records[2].metrics["n_kept"]
+    assert records[1].metrics["layer_densities"] != records[2].metrics["layer_densities"]
+    bounded = [{"method": "snip", "min_density": {"*": 0.5}}]
+    with pytest.raises(DensityError, match="leave densities from 0.5"):
+        check_grid(grid.model_copy(update={"methods": tuple(map(Contender.model_validate, bounded))}), tmp_path)
 
 
 def test_every_control_has_a_name_in_tables() -> None:

@@ -26,6 +26,25 @@ def prune(
     all_alive: Annotated[
         bool, typer.Option("--all-alive", help="Give the budget of dead weights to weights that can be alive.")
     ] = False,
+    quotas: Annotated[
+        str | None,
+        typer.Option(
+            "--quotas", help="Weights a layer: as erk, as another method has them, or '0.3 erk + 0.7 synflow'."
+        ),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option("--place", help="Which weights of a layer: by an index, by lot, or balanced:INDEX, balanced:lot."),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="2:4 keeps 2 of each 4 consecutive inputs, 4x1 blocks of 4 outputs.")
+    ] = None,
+    min_density: Annotated[
+        list[str] | None, typer.Option("--min-density", metavar="PATTERN=D", help="Of layers by name; may be repeated.")
+    ] = None,
+    max_density: Annotated[
+        list[str] | None, typer.Option("--max-density", metavar="PATTERN=D", help="Of layers by name; may be repeated.")
+    ] = None,
     seed: options.Seed = 0,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Instead of the method's own number.")] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="Density over the rounds.")] = None,
@@ -66,36 +85,42 @@ def prune(
     from panning.jobs.single import write_mask
     from panning.jobs.ways import Agent, Method, Way
     from panning.jobs.work import make_mask
-    from panning.masks.masks import n_kept_at
-    from panning.pruners import Rounds, variant_of
+    from panning.pruners import Form, Rounds, check_form, variant_of
     from panning.tasks import DataSource, TaskSpec, load_task
 
     wanted = parse_formats(formats)
-    of_methods = {"method": method, "rounds": rounds, "schedule": schedule, "released": released, "control": control}
+    form = Form(quotas, place, shape, _bounds("--min-density", min_density), _bounds("--max-density", max_density))
+    of_methods = {
+        "method": method, "rounds": rounds, "schedule": schedule, "released": released, "control": control,
+        **{name.replace("_", "-"): value for name, value in form.facts().items()},
+    }  # fmt: skip
     if policy is not None and (
         given := [f"--{name}" for name, value in of_methods.items() if value not in (None, False)]
     ):
         raise PolicyError(f"A policy goes its own way: {' and '.join(given)} cannot go with --policy.")
-    method = method or "synflow"
+    method = method or (None if form.says_all else "synflow")
     variant: dict[str, Any] = {"released": released, "control": control}
     net = load_policy(policy) if policy is not None else None
     if net is not None:
         by: Agent | Method = Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec)
     else:
-        _refuse_dynamic(method, density)
-        variant_of(method, released, control)  # says best what is wrong with them
-        by = Method(method=method, released=released, control=control)
+        if method is not None:
+            _refuse_dynamic(method, density)
+            variant_of(method, released, control)  # says best what is wrong with them
+        check_form(form, method, all_alive)
+        by = Method(method=method, **variant, **form.facts())
     spec = TaskSpec(model=model, data=data, include=tuple(include) if include else None, exclude=tuple(exclude or ()))
     source = DataSource.at(data_root, download, device)
     if weights is not None:
         spec = spec.with_network(source, weights=weights)
         variant["weights"] = file_digest(weights)
     task = load_task(spec, seed, source, allow_import=True)
-    n_kept_at(density, task.problem.layout.n_prunable)
+    by.form.n_kept(task.problem.model, task.problem.layout, density)
     name = by.method_name
     identity = {
         "model": model, "data": data, "density": density, "method": name, "all_alive": all_alive, "seed": seed,
         "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None, **variant,
+        **form.facts(),
         "include": list(spec.include) if spec.include else None, "exclude": list(spec.exclude),
     }  # fmt: skip
     folder = out or run_folder("prune", identity, model, data, name, f"d{density:g}", f"s{seed}")
@@ -119,6 +144,20 @@ def prune(
     for layer in facts.collapsed_layers:
         output.note(f"warning: layer '{layer}' has no alive weight")
     output.say(f"Mask: {folder / 'mask.safetensors'}")
+
+
+def _bounds(option: str, texts: list[str] | None) -> dict[str, float]:
+    """``PATTERN=DENSITY`` of an option that may be repeated."""
+    found = {}
+    for text in texts or []:
+        pattern, equals, value = text.rpartition("=")
+        try:
+            found[pattern] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not pattern:
+            raise typer.BadParameter(f"'{text}' is no bound: give {option} 'PATTERN=DENSITY', as {option} 'fc*=0.1'")
+    return found
 
 
 def _refuse_dynamic(method: str, density: float) -> None:

@@ -10,7 +10,7 @@ import typer
 from panning.cli import options, output
 
 if TYPE_CHECKING:
-    from panning.jobs.ways import DynamicSpec
+    from panning.jobs.by import DynamicSpec
     from panning.training import Recipe
 
 app = typer.Typer()
@@ -152,7 +152,7 @@ def _chosen(
 ) -> tuple[Recipe, DynamicSpec | None]:
     """The recipe and how masks move: presets, and what the command line changes of them."""
     from panning.foundation.config import parse_config
-    from panning.jobs.ways import DynamicSpec
+    from panning.jobs.by import DynamicSpec
     from panning.training import Recipe, make_dynamic
     from panning.training.presets import load_dynamic_preset, load_recipe
 

@@ -20,7 +20,7 @@ from panning.jobs.spec import CellSpec, digest
 from panning.jobs.ways import Agent, Method, Way
 from panning.jobs.work import Job
 from panning.masks.masks import Density
-from panning.pruners import PRUNERS
+from panning.pruners import PLAIN_FORM, PRUNERS
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 from panning.training import Recipe
 from panning.training.presets import load_recipe
@@ -49,6 +49,10 @@ class Contender(Method):
     def _one_way(self) -> Contender:
         if self.method is not None and self.policy is not None:
             raise ValueError("name a method or a policy file, not both")
+        if self.policy is not None and self.form != PLAIN_FORM:
+            raise ValueError(
+                "quotas, place, shape, min_density and max_density go with a method, not with a policy file"
+            )
         if self.dynamic is not None and self.all_alive and self.dynamic.method.prunes_units:
             raise ValueError(f"'{self.dynamic.name}' prunes whole units: all_alive does not go with it")
         return self
@@ -68,12 +72,13 @@ class Contender(Method):
 
     def way(self, folder: Path) -> tuple[Way, bytes | None]:
         """How jobs make the mask, and the policy's file."""
-        shared: dict[str, Any] = {"dynamic": self.dynamic, "members": self.members}
         if self.policy is None:
-            by = Method(method=self.method, released=self.released, control=self.control, **shared)
+            by = Method(**{name: getattr(self, name) for name in Method.model_fields})
             return Way(by=by, all_alive=self.all_alive), None
         net = load_policy(folder / self.policy)
-        agent = Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec, **shared)
+        agent = Agent(
+            policy="agent", n_rounds=net.n_rounds, action=net.spec, dynamic=self.dynamic, members=self.members
+        )
         return Way(by=agent, all_alive=self.all_alive), (folder / self.policy).read_bytes()
 
 

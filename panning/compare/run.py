@@ -82,9 +82,12 @@ def check_grid(config: GridConfig, folder: Path) -> tuple[int, int]:
     Returns:
         The number of cells, and that of trainings, with short ones and those that try learning rates.
     """
-    for task in config.tasks:
-        check_task(task.task, config.seeds[0], config.source, config.densities)
     made = groups(config, folder)
+    for task in config.tasks:
+        problem = check_task(task.task, config.seeds[0], config.source, config.densities).problem
+        for group in made:
+            if group.task == task and group.way.by is not None:
+                group.way.by.form.n_kept(problem.model, problem.layout, group.density)
     n_trainings = sum(1 + len(config.short) + len(group.task.learning_rates) for group in made)
     return len(made) * len(config.seeds), n_trainings * len(config.seeds)
 

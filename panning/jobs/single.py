@@ -19,9 +19,9 @@ from panning.foundation.pictures import save
 from panning.foundation.progress import Listener
 from panning.foundation.records import RunRecord, content_key
 from panning.foundation.tables import write_table
+from panning.jobs.by import DynamicSpec
 from panning.jobs.pictures import curve_picture, mask_picture
 from panning.jobs.trained import Ensemble, Trained, train_one
-from panning.jobs.ways import DynamicSpec
 from panning.masks.file import save_masks
 from panning.masks.masks import Masks
 from panning.pruners import PRUNERS
@@ -208,4 +208,6 @@ def _mask_name(masks: Masks) -> str:
     method = masks.manifest.get("method")
     row = PRUNERS.get(str(method))
     name = "a mask" if method is None else str(method) if row is None else row.label
+    if form := [f"{key} {masks.manifest[key]}" for key in ("shape", "quotas", "place") if key in masks.manifest]:
+        name += f" ({'; '.join(form)})"
     return name + (" + all-alive" if masks.manifest.get("all_alive") else "")

@@ -6,124 +6,62 @@ import dataclasses
 from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import Policy, run_policy
 from panning.episode.policies import POLICIES, Replay, make_policy
 from panning.episode.policy_net import PolicyNet
-from panning.foundation.config import OR_NAME, Config, Name
+from panning.foundation.config import Config, Name
 from panning.foundation.errors import PanningError
 from panning.foundation.records import content_key
 from panning.foundation.registry import origins
 from panning.foundation.seeding import numpy_rng
-from panning.pruners import PRUNERS, PruneResult, Rounds, make_all_alive, plugins_of, prune_problem, variant_of
-from panning.pruners.rounds import METHODS_OWN
+from panning.jobs.by import Actions, By
+from panning.pruners import (
+    METHODS_OWN,
+    PLAIN_FORM,
+    PRUNERS,
+    Form,
+    PruneResult,
+    Rounds,
+    check_form,
+    make_all_alive,
+    name_of,
+    plugins_of,
+    prune_problem,
+    told_form,
+    variant_of,
+)
+from panning.pruners.quotas import QuotaSource
 from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem
-from panning.training import DYNAMICS, make_dynamic
-from panning.training.moving.method import Dynamic
 
 #: What a control adds to its method's name.
 CONTROLLED = {
     "shuffle": "shuffled", "shuffle_alive": "shuffled, as many alive", "reinitialise": "of other weights",
     "invert": "inverted",
 }  # fmt: skip
-Actions = tuple[tuple[float, ...], ...]
 
 
-class DynamicSpec(Config):
-    """A row of ``DYNAMICS`` with all its numbers, which are those of the row where none are given."""
-
-    name: str
-    options: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _whole(cls, given: Any) -> Any:
-        given = {"name": given} if isinstance(given, str) else given
-        if not isinstance(given, dict) or set(given) - {"name", "options"} or not isinstance(given.get("name"), str):
-            return given
-        options = given.get("options") or {}
-        if not isinstance(options, dict):
-            return given
-        try:
-            return {"name": given["name"], "options": make_dynamic(given["name"], options).model_dump(mode="json")}
-        except PanningError as error:
-            raise ValueError(str(error)) from None
-
-    @property
-    def method(self) -> Dynamic:
-        return make_dynamic(self.name, self.options)
-
-    @property
-    def label(self) -> str:
-        """As tables call it: with the numbers that make it another than its row."""
-        row = DYNAMICS[self.name]
-        own = row.method.model_dump(mode="json")
-        other = [f"{key} {value}" for key, value in sorted(self.options.items()) if own.get(key) != value]
-        return row.label + (f" ({', '.join(other)})" if other else "")
+def _pairs(given: Any) -> Any:
+    """Bounds as a config or a record has them, as what can be hashed; none are None."""
+    if isinstance(given, dict):
+        given = sorted(given.items())
+    if not isinstance(given, list):
+        return given
+    return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in given) or None
 
 
-class By(Config):
-    """Base of what makes a mask. Its JSON has no field that is as by default.
-
-    Attributes:
-        dynamic: moves the mask while the network trains; alone it makes the first mask, too.
-        members: so many networks, each of its own weights and masks, that predict together.
-    """
-
-    dynamic: Annotated[DynamicSpec, OR_NAME] | None = None
-    members: Annotated[int, Field(ge=1, le=100)] = 1
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        return {name: value for name, value in handler(self).items() if value != fields[name].default}
-
-    @property
-    def method_name(self) -> str:
-        """What mask files call it."""
-        return "panning"
-
-    @property
-    @abstractmethod
-    def first(self) -> str | None:
-        """For messages: what makes the first mask; None if the dynamic method does."""
-
-    @property
-    @abstractmethod
-    def first_label(self) -> str:
-        """What tables call it; empty if the dynamic method makes the first mask."""
-
-    @property
-    def label(self) -> str:
-        """What tables call it."""
-        name = self.first_label
-        if self.dynamic is not None:
-            name = self.dynamic.label + (f" from {name}" if name else "")
-        return name + (f", {self.members} together" if self.members > 1 else "")
-
-    @property
-    @abstractmethod
-    def plugins(self) -> dict[str, str]:
-        """The installed packages whose rows it uses (``registry.origins``)."""
-
-    @abstractmethod
-    def prune(
-        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds
-    ) -> tuple[PruneResult, Actions]:
-        """The first mask, and the actions of the episode if it is one."""
-
-    @model_validator(mode="after")
-    def _begins_somehow(self) -> By:
-        if self.first is None and self.dynamic is None:
-            raise ValueError("name a method, a policy file or a dynamic method")
-        if self.first is not None and self.dynamic is not None and self.dynamic.method.only_prunes:
-            raise ValueError(
-                f"'{self.dynamic.name}' only prunes, and a first mask has the final density here: leave {self.first} out"
-            )
-        return self
+#: Bounds of layers' densities by name pattern, in pairs; configs have ``{"fc*": 0.1}``.
+Bounds = Annotated[tuple[tuple[str, float], ...] | None, BeforeValidator(_pairs)]
 
 
 class Method(By):
@@ -132,11 +70,27 @@ class Method(By):
     Attributes:
         released: the method as its authors' code has it.
         control: a row of ``CONTROLS`` around the method.
+        quotas, place, shape, min_density, max_density: the form of the mask (``panning.pruners.form``); with quotas and
+            place no method is named, for it would have no say.
     """
 
     method: str | None = None
     released: bool = False
     control: str | None = None
+    quotas: str | None = None
+    place: str | None = None
+    shape: str | None = None
+    min_density: Bounds = None
+    max_density: Bounds = None
+
+    @field_validator("quotas")
+    @classmethod
+    def _one_text(cls, given: str | None) -> str | None:
+        """The same quotas are the same text, for records are known by it."""
+        try:
+            return None if given is None else QuotaSource.parse(given).text
+        except PanningError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _is_a_variant(self) -> Method:
@@ -145,36 +99,51 @@ class Method(By):
         try:
             if self.method is not None:
                 variant_of(self.method, self.released, self.control)
+            if (form := self.form) != PLAIN_FORM:
+                check_form(form, self.method)
         except PanningError as error:
             raise ValueError(str(error)) from None
+        if self.dynamic is not None and (form.shape is not None or form.has_bounds):
+            raise ValueError("a mask that moves leaves its shape and its bounds of density: leave them out, or dynamic")
         return self
 
     @property
+    def form(self) -> Form:
+        return Form(self.quotas, self.place, self.shape, dict(self.min_density or ()), dict(self.max_density or ()))
+
+    @property
     def first(self) -> str | None:
-        return None if self.method is None else f"method '{self.method}'"
+        if self.method is None:
+            return f"quotas '{self.quotas}' with place '{self.place}'" if self.form.says_all else None
+        return f"method '{self.method}'"
 
     @property
     def first_label(self) -> str:
-        extra = [*(["released"] if self.released else []), *([CONTROLLED[self.control]] if self.control else [])]
-        label = PRUNERS[self.method].label if self.method is not None else ""
-        return label + (f" ({'; '.join(extra)})" if extra else "")
+        extra = [
+            *(["released"] if self.released else []), *([CONTROLLED[self.control]] if self.control else []),
+            *told_form(self.form),
+        ]  # fmt: skip
+        if self.method is None:
+            return "; ".join(extra)
+        return PRUNERS[self.method].label + (f" ({'; '.join(extra)})" if extra else "")
 
     def prune(
-        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds
+        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds, all_alive: bool
     ) -> tuple[PruneResult, Actions]:
-        assert self.method is not None, "a dynamic method alone makes its first mask itself"
+        assert self.first is not None, "a dynamic method alone makes its first mask itself"
         result = prune_problem(
-            problem, density, self.method, rounds=rounds, released=self.released, control=self.control
-        )
+            problem, density, self.method, form=self.form, all_alive_weights=all_alive, rounds=rounds,
+            released=self.released, control=self.control,
+        )  # fmt: skip
         return result, ()
 
     @property
     def method_name(self) -> str:
-        return self.method or ""
+        return "" if self.first is None else name_of(self.method)
 
     @property
     def plugins(self) -> dict[str, str]:
-        return {} if self.method is None else plugins_of(self.method)
+        return {} if self.first is None else plugins_of(self.method, self.form)
 
 
 class Episode(By):
@@ -196,11 +165,12 @@ class Episode(By):
         """A fresh policy for one episode on the network of ``seed``."""
 
     def prune(
-        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds
+        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds, all_alive: bool
     ) -> tuple[PruneResult, Actions]:
         result, actions = run_policy(
             problem, density, self.actor(problem.seed, net), self.action, self.n_rounds, listen=rounds.listen
         )
+        result = make_all_alive(problem, result) if all_alive else result
         return result, tuple(tuple(float(value) for value in action) for action in actions)
 
 
@@ -288,6 +258,12 @@ class Way(Config):
         """What tables call it."""
         return "dense" if self.by is None else self.by.label + (" + all-alive" if self.all_alive else "")
 
+    @model_validator(mode="after")
+    def _keeps_its_shape(self) -> Way:
+        if self.all_alive and self.by is not None and self.by.form.shape is not None:
+            raise ValueError(f"all_alive would break the shape '{self.by.form.shape}': leave one of them out")
+        return self
+
     @property
     def needs_policy(self) -> bool:
         """Whether a job carries the agent's file."""
@@ -298,5 +274,4 @@ class Way(Config):
     ) -> tuple[PruneResult, Actions]:
         """The first mask of a network, and the actions of the episode if it is one."""
         assert self.by is not None, "the dense network has no mask"
-        result, actions = self.by.prune(problem, density, net, rounds)
-        return (make_all_alive(problem, result) if self.all_alive else result), actions
+        return self.by.prune(problem, density, net, rounds, self.all_alive)

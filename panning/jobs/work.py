@@ -23,12 +23,14 @@ from panning.foundation.errors import DensityError, MaskError, NonFiniteError
 from panning.foundation.own import Own
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed
+from panning.jobs.by import Actions
 from panning.jobs.outcome import CellOutcome, Outcome, OutcomeT, PruneOutcome, Timing, TrainOutcome
 from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec, digest
 from panning.jobs.trained import Ensemble, Trained, train_one
-from panning.jobs.ways import Actions, Way
+from panning.jobs.ways import Way
 from panning.masks.file import dump_masks, parse_masks
 from panning.masks.masks import Masks
+from panning.pruners import PLAIN_FORM
 from panning.pruners.described import Described, described
 from panning.pruners.rounds import METHODS_OWN, Rounds
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
@@ -129,10 +131,11 @@ def make_mask(
         said: more for the manifest.
     """
     result, actions = way.prune(task.problem, density, net, rounds)
-    method, plugins = ("dense", {}) if way.by is None else (way.by.method_name, way.by.plugins)
+    by = way.by
+    method, plugins, form = ("dense", {}, PLAIN_FORM) if by is None else (by.method_name, by.plugins, by.form)
     made = described(
-        task.problem, result, method=method, all_alive=way.all_alive, model=str(task.spec.model), data=task.data.label,
-        n_classes=task.data.n_classes, plugins={**task.spec.plugins, **plugins}, **said,
+        task.problem, result, method=method, all_alive=way.all_alive, form=form, model=str(task.spec.model),
+        data=task.data.label, n_classes=task.data.n_classes, plugins={**task.spec.plugins, **plugins}, **said,
     )  # fmt: skip
     return made, actions
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from panning.foundation.errors import ConfigError, DensityError, ModelError
+from panning.masks.budgets import ranked_by_counts
 from panning.masks.layout import Kind, Layout, by_unit, prunable_parameters
 from panning.masks.masks import n_kept_at
 
@@ -160,11 +161,12 @@ class Shaped:
             )
         return wanted
 
-    def mask(self, scores: Tensor, density: float | None) -> Tensor:
+    def mask(self, scores: Tensor, density: float | None, counts: Sequence[int] | None = None) -> Tensor:
         """The mask of this shape with the highest scores: ``n:m`` takes the best n of each group, blocks go by their mean.
 
         Args:
             scores: flat [n_prunable]; higher is kept, among equals the lower position.
+            counts: how many weights each layer is to have, as near as whole groups allow; None: as many as its scores earn.
 
         Returns:
             flat bool, with exactly ``n_kept(density)`` weights.
@@ -172,21 +174,32 @@ class Shaped:
         n_kept = self.n_kept(density)
         shaped = torch.zeros(len(scores), dtype=torch.bool)
         if self.shape.is_of_blocks:
-            return self._blocks(shaped, scores, n_kept)
+            return self._blocks(shaped, scores, n_kept, counts)
         for groups in self.groups.values():
             best = scores[groups].argsort(dim=1, descending=True, stable=True)[:, : self.shape.kept]
             shaped[groups.gather(1, best).reshape(-1)] = True
         single = (~self._covered).nonzero().squeeze(1)
-        best = scores[single].argsort(descending=True, stable=True)
+        best = self._by_counts(scores[single], {}, counts).argsort(descending=True, stable=True)
         shaped[single[best[: n_kept - int(shaped.sum())]]] = True
         return shaped
 
-    def _blocks(self, shaped: Tensor, scores: Tensor, n_kept: int) -> Tensor:
+    def _by_counts(self, values: Tensor, blocks: Mapping[str, Tensor], counts: Sequence[int] | None) -> Tensor:
+        """Keys in place of the values of blocks and single weights, by which layers share as ``counts`` have it."""
+        if counts is None or not len(values):
+            return values
+        wanted, size = dict(zip(self.layout.names, counts, strict=True)), self.shape.outputs * self.shape.inputs
+        sizes = dict(zip(self.layout.names, self.layout.sizes, strict=True))
+        parts = values.split([*(len(some) for some in blocks.values()), *(sizes[name] for name in self.uncovered)])
+        shares = [*(wanted[name] / size for name in blocks), *(float(wanted[name]) for name in self.uncovered)]
+        return torch.cat(ranked_by_counts([part.argsort(descending=True, stable=True) for part in parts], shares))
+
+    def _blocks(self, shaped: Tensor, scores: Tensor, n_kept: int, counts: Sequence[int] | None) -> Tensor:
         """Whole blocks and single weights, the highest means first, until the budget is used up exactly."""
         size = self.shape.outputs * self.shape.inputs
         blocks = torch.cat(list(self.groups.values()))
         single = (~self._covered).nonzero().squeeze(1)
-        ranked = torch.cat([scores[blocks].mean(1), scores[single]]).argsort(descending=True, stable=True)
+        values = self._by_counts(torch.cat([scores[blocks].mean(1), scores[single]]), self.groups, counts)
+        ranked = values.argsort(descending=True, stable=True)
         end = torch.where(ranked < len(blocks), size, 1).cumsum(0)
         taken, then = ranked[end <= n_kept], ranked[end > n_kept]
         left = n_kept - int(end[end <= n_kept][-1:].sum())

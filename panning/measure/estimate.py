@@ -156,7 +156,10 @@ def pruning_work(way: Way) -> Work:
     by = way.by
     if isinstance(by, Episode):
         return Work(passes=by.n_rounds * _passes_of_round(by.action.indices))
-    return Work(passes=_passes_of_method(by.method)) if isinstance(by, Method) and by.method is not None else Work()
+    if not isinstance(by, Method):
+        return Work()
+    asked = [*([by.method] if by.method is not None else []), *by.form.sources]
+    return Work(passes=sum(_passes_of_method(name) for name in asked if name in PRUNERS))
 
 
 def cell_work(task: Task, way: Way, density: float, recipe: Recipe) -> Work:

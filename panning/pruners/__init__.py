@@ -9,22 +9,22 @@ line, the configs and the tests; ``prune_problem`` runs any of them, with a cont
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
-from panning.foundation.errors import ForwardError, MaskError, NonFiniteError, PanningError
+from panning.foundation.errors import ForwardError, MaskError, PanningError
 from panning.foundation.modes import unwritten
 from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
 from panning.pruners.controls import CONTROLS, Control
+from panning.pruners.form import PLACED, PLAIN_FORM, Form
 from panning.pruners.phew.method import PHEW
-from panning.pruners.quotas import RandomQuotas
+from panning.pruners.quotas import QUOTA_LABELS, QUOTAS, RandomQuotas
 from panning.pruners.rounds import (
     METHODS_OWN,
     PruneResult,
@@ -34,67 +34,17 @@ from panning.pruners.rounds import (
     make_all_alive,
     prune_round,
 )
+from panning.pruners.row import Pruner, PrunerRow, checked
 from panning.pruners.score_rounds import RELEASE_TEMPERATURE, ScoreRounds
 from panning.pruners.staged import StagedPanning
 from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem, Scoring
 
 __all__ = [
-    "CONTROLS", "METHODS_OWN", "PRUNERS", "PruneResult", "Pruner", "PrunerRow", "Round", "RoundAction", "Rounds",
-    "all_alive", "make_all_alive", "plugins_of", "prune_problem", "prune_round", "pruner_row", "variant_of",
+    "CONTROLS", "METHODS_OWN", "PLAIN_FORM", "PRUNERS", "Form", "PruneResult", "Pruner", "PrunerRow", "Round",
+    "RoundAction", "Rounds", "all_alive", "check_form", "make_all_alive", "name_of", "needs_data", "plugins_of",
+    "prune_problem", "prune_round", "pruner_row", "told_form", "variant_of",
 ]  # fmt: skip
-
-
-@runtime_checkable
-class Pruner(Protocol):
-    """A method that prunes before training. A method without rounds ignores ``rounds``.
-
-    A call gives a ``PruneResult`` with exactly ``n_kept_at(density, problem.layout.n_prunable)`` weights and leaves the
-    problem as it was. ``panning.testing.PrunerContract`` says what else holds for every method.
-
-    Attributes:
-        indices: the rows of ``INDICES`` that the method scores by; they say whether it needs data.
-        n_rounds: the method's own number of rounds.
-    """
-
-    @property
-    def indices(self) -> tuple[str, ...]: ...
-
-    @property
-    def n_rounds(self) -> int: ...
-
-    def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult: ...
-
-
-@dataclass(frozen=True)
-class PrunerRow:
-    """A method that prunes before training, in the form of the paper and in that of the authors' code.
-
-    Attributes:
-        label: the name that tables show.
-        released: the method as its authors' code has it, where the code departs from the paper's text.
-        departure: how the code departs, and what ``released`` leaves out; without ``released``, why there is none.
-    """
-
-    pruner: Pruner
-    label: str
-    paper: str
-    released: Pruner | None = None
-    departure: str = ""
-
-    def name_of(self, method: str | Pruner) -> str:
-        """What messages and manifests call the method that was asked for by this row."""
-        return method if isinstance(method, str) else self.label
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether the method scores with a loss, on inputs and their targets."""
-        return any(INDICES[name].needs_data for name in self.pruner.indices)
-
-    @property
-    def second_order(self) -> bool:
-        """Whether the method differentiates a gradient."""
-        return any(INDICES[name].second_order for name in self.pruner.indices)
 
 
 def mean_true_logit(logits: Tensor, targets: Tensor) -> Tensor:
@@ -235,10 +185,17 @@ def pruner_row(method: str | Pruner) -> PrunerRow:
     return PrunerRow(method, type(method).__name__, "the caller's own")
 
 
-def plugins_of(method: str | Pruner) -> dict[str, str]:
-    """The installed packages that a method and its indices come from (``registry.origins``)."""
-    names = [method] if isinstance(method, str) else []
-    return origins((PRUNERS, names), (INDICES, pruner_row(method).pruner.indices))
+def name_of(method: str | Pruner | None) -> str:
+    """What messages and manifests call a method; None is that of a form that says all."""
+    return PLACED if method is None else pruner_row(method).name_of(method)
+
+
+def plugins_of(method: str | Pruner | None, form: Form = PLAIN_FORM) -> dict[str, str]:
+    """The installed packages that a method, a form and their indices come from (``registry.origins``)."""
+    names = [*([method] if isinstance(method, str) else []), *(name for name in form.sources if name not in QUOTAS)]
+    rows = [PRUNERS[name] for name in names] if method is None or isinstance(method, str) else [pruner_row(method)]
+    indices = {index for row in rows for index in row.pruner.indices}
+    return origins((PRUNERS, names), (INDICES, [*indices, *form.indices]))
 
 
 def variant_of(method: str | Pruner, released: bool, control: str | None) -> tuple[Pruner, Control | None]:
@@ -263,11 +220,47 @@ def variant_of(method: str | Pruner, released: bool, control: str | None) -> tup
     return pruner, controlled
 
 
+def check_form(form: Form, method: str | Pruner | None, all_alive_weights: bool = False) -> None:
+    """Raise what is wrong with a form beside a method, before any work.
+
+    Raises:
+        UnknownNameError: if a source of quotas is neither a row of ``QUOTAS`` nor of ``PRUNERS``.
+        MaskError: if nothing or too much says what is kept.
+    """
+    for name in form.sources:
+        if name not in QUOTAS:
+            lookup(PRUNERS, name, "source of quotas")
+    if form.says_all and method is not None:
+        raise MaskError(
+            f"Quotas of {form.quotas} and places by {form.place} leave method '{name_of(method)}' nothing to say: leave the "
+            "method away, or one of the two."
+        )
+    if method is None and not form.says_all:
+        raise MaskError("Name a method, or both quotas and place, which together need none.")
+    if form.shape is not None and all_alive_weights:
+        raise MaskError(
+            f"all_alive moves single weights, which would break the shape '{form.shape}': leave one of them away."
+        )
+
+
+def needs_data(method: str | Pruner | None, form: Form = PLAIN_FORM) -> bool:
+    """Whether a method, or the sources of quotas and the index of places in a form, score with a loss."""
+    rows = [PRUNERS[name] for name in form.sources if name not in QUOTAS]
+    rows += [] if method is None else [pruner_row(method)]
+    return any(row.needs_data for row in rows) or any(INDICES[name].needs_data for name in form.indices)
+
+
+def told_form(form: Form) -> tuple[str, ...]:
+    """What a form asks, in words for tables."""
+    return form.told(lambda name: QUOTA_LABELS[name] if name in QUOTAS else PRUNERS[name].label)
+
+
 def prune_problem(
     problem: Problem,
-    density: float,
-    method: str | Pruner,
+    density: float | None,
+    method: str | Pruner | None,
     *,
+    form: Form = PLAIN_FORM,
     all_alive_weights: bool = False,
     rounds: Rounds = METHODS_OWN,
     released: bool = False,
@@ -276,19 +269,46 @@ def prune_problem(
     """Prune with a row of ``PRUNERS``, or with a pruner of the caller's own.
 
     Args:
+        density: may be None where the form says it.
+        method: None where quotas and places of the form say all.
+        form: what the mask is to have, whatever the method; it acts after the control.
         all_alive_weights: give the budget of dead weights back to the best-ranked that can be alive.
         released: the method as its authors' released code has it.
         control: a row of ``CONTROLS`` around the method.
 
     Raises:
         UnknownNameError, DensityError, DataError, NonFiniteError: as the method and its input deserve.
-        MaskError: if an object that is no pruner was given, or its result has the wrong type, shape or number of weights.
+        MaskError: if an object that is no pruner was given, its result has the wrong type, shape or number of weights, or
+            the form does not go with the method.
     """
     problem = problem.where_scored
-    pruner, controlled = variant_of(method, released, control)
-    n_kept = n_kept_at(density, problem.layout.n_prunable)
-    rounds.targets(pruner.n_rounds, "exponential", density)  # a wrong number or schedule is refused by every method
+    variant = None if method is None else variant_of(method, released, control)
+    check_form(form, method, all_alive_weights)
+    layout = problem.layout
+    n_kept = form.n_kept(problem.model, layout, density)
+    target = n_kept / layout.n_prunable if density is None or form.shape is not None else density
+    rounds.targets(1, "exponential", target)  # a wrong number or schedule is refused by every method
     Connectivity.of(problem).check_reachable(n_kept)
+    if any(INDICES[name].needs_data for name in form.indices):
+        problem.source(f"Place '{form.place}'")  # before any work
+    result = None if method is None or variant is None else _by_method(problem, target, method, rounds, *variant)
+
+    def counts_of(source: str) -> Sequence[int]:
+        if source in QUOTAS:
+            return QUOTAS[source](layout, n_kept)
+        return layout.counts(prune_problem(problem, target, source).mask)
+
+    result = form.apply(problem, result, n_kept, density, counts_of)
+    if all_alive_weights:
+        result = make_all_alive(problem, result)
+        form.check_bounds(layout, result.mask)
+    return result
+
+
+def _by_method(
+    problem: Problem, density: float, method: str | Pruner, rounds: Rounds, pruner: Pruner, controlled: Control | None
+) -> PruneResult:
+    n_kept = n_kept_at(density, problem.layout.n_prunable)
     row = pruner_row(method)
     name = row.name_of(method)
     if row.needs_data:
@@ -297,9 +317,9 @@ def prune_problem(
     def prune(problem: Problem, rounds: Rounds) -> PruneResult:
         try:
             if type(pruner).__module__.partition(".")[0] == "panning":
-                return _checked(pruner(problem, density, rounds), name, problem, n_kept)
+                return checked(pruner(problem, density, rounds), name, problem, n_kept)
             with unwritten(problem.model) as written:
-                result = _checked(pruner(problem, density, rounds), name, problem, n_kept)
+                result = checked(pruner(problem, density, rounds), name, problem, n_kept)
         except ForwardError as error:
             raise ForwardError(f"Method '{name}' does not get through the network. {error}") from error
         if written:
@@ -309,23 +329,4 @@ def prune_problem(
             )
         return result
 
-    result = prune(problem, rounds) if controlled is None else controlled.run(problem, rounds, prune)
-    return make_all_alive(problem, result) if all_alive_weights else result
-
-
-def _checked(result: PruneResult, name: str, problem: Problem, n_kept: int) -> PruneResult:
-    """The result of a method, which may be anybody's."""
-    if not isinstance(result, PruneResult):
-        raise MaskError(f"Method '{name}' gave {type(result).__name__}, but must give a panning.pruners.PruneResult.")
-    for part, tensor, allowed in (("mask", result.mask, "bool"), ("scores", result.scores, "numbers")):
-        fits = isinstance(tensor, Tensor) and (tensor.dtype == torch.bool) == (part == "mask")
-        if not fits or tensor.shape != problem.weight.shape:
-            given = f"{tuple(tensor.shape)} of {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise MaskError(
-                f"Method '{name}' gave the {part} {given}, but must give {allowed}, flat [{problem.layout.n_prunable}]."
-            )
-    if (n_given := int(result.mask.sum())) != n_kept:
-        raise MaskError(f"Method '{name}' keeps {n_given} weights, but was asked for exactly {n_kept}.")
-    if (layer := problem.layout.first_non_finite(result.scores)) is not None:
-        raise NonFiniteError(f"Method '{name}' scored layer '{layer}' with NaN or infinite numbers.")
-    return result
+    return prune(problem, rounds) if controlled is None else controlled.run(problem, rounds, prune)

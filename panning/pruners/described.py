@@ -8,6 +8,7 @@ from typing import Any
 from panning.alive.connectivity import Connectivity, MaskReport, report
 from panning.masks.masks import Masks
 from panning.pruners.doubts import doubts_of
+from panning.pruners.form import PLAIN_FORM, Form
 from panning.pruners.rounds import PruneResult
 from panning.scoring.problem import Problem
 
@@ -21,14 +22,19 @@ class Described:
     doubts: tuple[str, ...] = ()
 
 
-def described(problem: Problem, result: PruneResult, *, method: str, all_alive: bool, **said: Any) -> Described:
+def described(
+    problem: Problem, result: PruneResult, *, method: str, all_alive: bool, form: Form = PLAIN_FORM, **said: Any
+) -> Described:
     """The masks of a pruner's result.
 
     Args:
+        form: that was asked for; the manifest has its fields, and the layers that its shape does not cover.
         said: more for the manifest; what is None, False or empty is not said.
     """
     facts = report(Connectivity.of(problem), result.mask)
-    doubts, layout = doubts_of(problem, result, ranked=said.get("shape") is None), problem.layout
+    doubts, layout = doubts_of(problem, result, ranked=form == PLAIN_FORM), problem.layout
+    shaped = form.shaped(problem.model, layout)
+    said |= {**form.facts(), "not_in_shape": [] if shaped is None else list(shaped.uncovered)}
     masks = result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=problem.seed,
         **({} if problem.input_shape is None else {"input_shape": list(problem.input_shape)}),

@@ -159,13 +159,16 @@ def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
     return PruneResult(result.layout, mask, result.scores, result.history)
 
 
-def make_shaped(result: PruneResult, shaped: Shaped, density: float | None) -> PruneResult:
-    """The result in a shape: the weights that the method ranks highest among those that the shape allows.
+def ranking_of(result: PruneResult) -> Tensor:
+    """The scores by which a method ranks all weights, flat.
 
     What a method of several rounds has cut ranks last, for its scores there are those of a network without it.
     """
-    scores = result.scores.cpu()
-    if len(result.history) > 1:
-        scores = torch.where(result.mask.cpu(), scores, scores.min())
-    mask = shaped.mask(scores, density).to(result.mask.device)
+    scores = result.scores
+    return scores if len(result.history) < 2 else torch.where(result.mask, scores, scores.min())
+
+
+def make_shaped(result: PruneResult, shaped: Shaped, density: float | None) -> PruneResult:
+    """The result in a shape: the weights that the method ranks highest among those that the shape allows."""
+    mask = shaped.mask(ranking_of(result).cpu(), density).to(result.mask.device)
     return PruneResult(result.layout, mask, result.scores, result.history)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -91,6 +92,11 @@ class Problem:
     def units_of(self, name: str, view: Tensor) -> Tensor:
         """One parameter's tensor as [output units, weights into each]."""
         return by_unit(view, *self._kinds[name])
+
+    def taps_and_groups(self, name: str, shape: tuple[int, ...]) -> tuple[int, int]:
+        """How many weights lie between two units, and how many groups of units have inputs of their own."""
+        kind, module = self._kinds[name]
+        return (1, 1) if kind.inputs is not None else (math.prod(shape[2:]), getattr(module, "groups", 1))
 
     @cached_property
     def absolute(self) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from panning.episode.policies import available_policies
-from panning.jobs.ways import Actions, Agent, FixedPolicy, MaskSpec, Method, ReplayedEpisode, Way
+from panning.jobs.by import Actions
+from panning.jobs.ways import Agent, FixedPolicy, MaskSpec, Method, ReplayedEpisode, Way
 from panning.searches.config import AgentPart
 
 
