@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from test_compact import all_but, close, masked, sizes
 from test_compact_any import trains_the_same
 from torch import nn
 
+from panning import Masks
 from panning.compaction import compact
 from panning.compaction.inputs import outputs_in
 
@@ -24,7 +26,7 @@ def transformer(name: str, **more: Any) -> tuple[nn.Module, dict[str, Any]]:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     settings = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, **CONFIG, **more}
-    config = getattr(transformers, f"{name.partition('For')[0]}Config")(**settings)
+    config = getattr(transformers, f"{name.partition('For')[0].removesuffix('LMHeadModel')}Config")(**settings)
     model = getattr(transformers, name)(config).double()
     if "ViT" in name:
         return model, {"pixel_values": torch.randn(2, 3, 8, 8, dtype=torch.float64)}
@@ -107,3 +109,34 @@ def test_an_exported_transformer_agrees(tmp_path: Any) -> None:
     small = compact(model, masks, (3, 8, 8))
     assert "shift" in {name.rpartition(".")[2] for name in sizes(small)}
     assert save_onnx(small.model, tmp_path / "small.onnx", small.input_shape) < 1e-5
+
+
+def test_gpt2_loses_hidden_units_and_computes_only_the_units_that_have_weights() -> None:
+    """``Conv1D``, whose weight is [inputs, outputs]."""
+    gpt2 = {"n_embd": 16, "n_layer": 1, "n_head": 4, "n_inner": 24, "n_positions": 8}
+    model, inputs = transformer("GPT2LMHeadModel", **gpt2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    keep = {
+        name: torch.ones_like(p, dtype=torch.bool)
+        for name, p in model.named_parameters()
+        if ".h." in name and p.dim() > 1
+    }
+    keep["transformer.h.0.attn.c_attn.weight"][:, :32] = False  # queries and keys are their biases
+    keep["transformer.h.0.attn.c_attn.weight"][:3] = False
+    keep["transformer.h.0.attn.c_proj.weight"][:, :4] = False  # 12 of the stream's 16 units, or three quarters
+    keep["transformer.h.0.mlp.c_proj.weight"][4:] = False  # 20 of 24 hidden units have no output
+    result = trains_the_same(model, Masks.from_tensors(keep), inputs)
+    shapes = {name.removeprefix("transformer.h.0."): shape for name, shape in sizes(result).items()}
+    assert shapes["mlp.c_fc.weight"] == (16, 4) and shapes["mlp.c_proj.weight"] == (4, 16)
+    assert (shapes["attn.c_attn.weight"], shapes["attn.c_attn.bias"], shapes["attn.c_attn.shift"]) == (
+        (13, 16),
+        (16,),
+        (32,),
+    )
+    assert (shapes["attn.c_proj.weight"], shapes["attn.c_proj.shift"]) == ((16, 12), (4,))
+    assert type(result.model) is type(model) and "reads=13, writes=16" in repr(
+        result.model.transformer.h[0].attn.c_attn
+    )
+    again = pickle.loads(pickle.dumps(result.model))
+    for a, b in zip(*(outputs_in(net(**inputs)) for net in (result.model, again)), strict=True):
+        assert torch.equal(a, b)
+    assert sizes(compact(result.model, result.masks, example_inputs=inputs)) == sizes(result)

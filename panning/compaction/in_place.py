@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from panning.compaction.agree import difference
 from panning.compaction.analysis import find_constants, find_kept
 from panning.compaction.follow import Followed, follow
-from panning.compaction.layers import BatchNorm, Layer
-from panning.compaction.modules import PORTED
+from panning.compaction.layers import BatchNorm, Layer, is_linear
+from panning.compaction.modules import ported
 from panning.compaction.narrow import Entries, add_to_bias, narrowed
 from panning.compaction.probing import Moves
 from panning.compaction.rule import Analysis, at_least_one
@@ -186,16 +186,18 @@ def _shrink(made: Small, at: Analysis, node: fx.Node, kept: Tensor, inputs: Tens
         if original.bias is not None:
             made.mapping[f"{name}.shift"] = (f"{name}.bias", (at_rest,))
             made.folded |= {f"{name}.shift": added} if added.any() else {}
-    module.__class__ = PORTED[type(module)]
+    kind = ported(type(module))
+    assert kind is not None  # else no port is opened
+    module.__class__ = kind
     indices = [None if torch.equal(*pair) else _places(*pair).to(module.weight.device)
                for pair in ((reads, inputs), (computed, kept))]  # fmt: skip
-    module.open_ports(-1 if isinstance(module, nn.Linear) else 1, *indices, int(kept.sum()), shift)
+    module.open_ports(-1 if is_linear(module) else 1, *indices, int(kept.sum()), shift)
 
 
 def _ported(at: Analysis, node: fx.Node, kept: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The units that a layer computes and the inputs that it reads: those with a weight, where this pays."""
     module, rule = at.module(node), at.rules[node]
-    if not isinstance(rule, Layer) or type(module) not in PORTED or getattr(module, "groups", 1) > 1:
+    if not isinstance(rule, Layer) or ported(type(module)) is None or getattr(module, "groups", 1) > 1:
         return kept, inputs
     reads = at_least_one(rule.wants(at, node, kept)[0] & inputs, inputs)
     computed = at_least_one(kept & rule.connections(module, at.mask(node))[0][:, reads].any(1), kept)

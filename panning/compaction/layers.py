@@ -100,7 +100,7 @@ def is_linear(module: Any) -> bool:
 def is_transposed(module: nn.Module) -> bool:
     """Whether the weight is [inputs, outputs, ...], as that of transformers' ``Conv1D`` is."""
     transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-    return transposed or type(module).__name__ == "Conv1D"
+    return transposed or type(module).__name__ in ("Conv1D", "PortedConv1D")
 
 
 class BatchNorm(Rule):

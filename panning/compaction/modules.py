@@ -125,6 +125,24 @@ class Ported(nn.Module):
 class PortedLinear(Ported, nn.Linear): ...
 
 
+class _Conv1D(nn.Module):
+    """What transformers' ``Conv1D`` computes: a linear layer whose weight is [inputs, outputs]."""
+
+    nf: int
+    nx: int
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
+
+    def extra_repr(self) -> str:
+        return f"nf={self.nf}, nx={self.nx}"
+
+
+class PortedConv1D(Ported, _Conv1D): ...
+
+
 class PortedConv1d(Ported, nn.Conv1d): ...
 
 
@@ -135,9 +153,17 @@ class PortedConv3d(Ported, nn.Conv3d): ...
 
 
 #: By the exact type of a layer.
-PORTED: dict[type[nn.Module], type[Ported]] = {
-    nn.Linear: PortedLinear, nn.Conv1d: PortedConv1d, nn.Conv2d: PortedConv2d, nn.Conv3d: PortedConv3d,
+_PORTED: dict[str, type[Ported]] = {
+    **{f"{kind.__module__}.{kind.__name__}": ported for kind, ported in (
+        (nn.Linear, PortedLinear), (nn.Conv1d, PortedConv1d), (nn.Conv2d, PortedConv2d), (nn.Conv3d, PortedConv3d),
+    )},
+    "transformers.pytorch_utils.Conv1D": PortedConv1D,
 }  # fmt: skip
+
+
+def ported(kind: type[nn.Module]) -> type[Ported] | None:
+    """The class of a layer of exactly this class that has ports; None if there is none."""
+    return _PORTED.get(f"{kind.__module__}.{kind.__name__}")
 
 
 class ByMode(nn.Module):
