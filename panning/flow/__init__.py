@@ -8,6 +8,7 @@ training flags and the global random state are as they were afterwards.
 """
 
 from panning.flow.boolean import BOOLEAN
+from panning.flow.counting import counting
 from panning.flow.example import Example, first_sample, outputs_of
 from panning.flow.failures import explained, gradients
 from panning.flow.following import Rule
@@ -21,6 +22,6 @@ from panning.flow.scoring import BATCH_STATISTICS, TWICE_DIFFERENTIABLE, WITHOUT
 
 __all__ = [
     "AVERAGE_POOLS", "BATCH_NORMS", "BATCH_STATISTICS", "BOOLEAN", "POSITIVE_LINEAR", "SHORTEST", "TWICE_DIFFERENTIABLE",
-    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "explained", "first_sample", "gradients", "outputs_of",
+    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "counting", "explained", "first_sample", "gradients", "outputs_of",
     "recording_gates", "replaying_gates", "run", "uncompiled",
 ]  # fmt: skip

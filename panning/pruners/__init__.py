@@ -23,6 +23,7 @@ from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
 from panning.pruners.controls import CONTROLS, Control
 from panning.pruners.form import PLACED, PLAIN_FORM, Form
+from panning.pruners.npb import NPB
 from panning.pruners.phew.method import PHEW
 from panning.pruners.quotas import QUOTA_LABELS, QUOTAS, RandomQuotas
 from panning.pruners.rounds import (
@@ -72,6 +73,10 @@ _REDRAWN = (
 _OTHER_PX = (
     "not offered: the code has had three forms, none of them the paper's; the last leaves layers named fc as they are and "
     "normalises images of ones by their own statistics"
+)
+_SOLVED = (
+    "not offered: the release solves integer programs, for wide layers in chunks of equal quotas, gives shortcuts and late "
+    "layers other settings, and keeps up to a kernel more than was asked for"
 )
 
 _AT_200 = Scoring(temperature=RELEASE_TEMPERATURE)
@@ -125,6 +130,7 @@ _OWN: dict[str, PrunerRow] = {
         departure=_OTHER_PX,
     ),
     "phew": PrunerRow(PHEW(), "PHEW", "Patil and Dovrolis 2021, arXiv 2010.11354"),
+    "npb": PrunerRow(NPB(), "NPB", "Pham et al. 2023, NeurIPS", departure=_SOLVED),
     "ntk_sap": PrunerRow(
         ScoreRounds({"ntk_sap": 1.0}, n_rounds=20), "NTK-SAP", "Wang et al. 2023, arXiv 2304.02840"
     ),
