@@ -18,7 +18,8 @@ from panning.episode.policy_net import digest_of_policy
 from panning.flow import Forward
 from panning.foundation.device import device_name, device_of, find_device, scoring_device
 from panning.foundation.errors import DataError, DensityError, MaskError, ModelError, PanningWarning, PolicyError
-from panning.foundation.progress import Listener, silent
+from panning.foundation.keywords import keywords
+from panning.foundation.progress import Listener, check_listener, silent
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
 from panning.masks.masks import Masks, fitted
@@ -45,6 +46,7 @@ def _apart_from_the_caller() -> Iterator[None]:
         yield
 
 
+@keywords("density", "n_rounds")
 @_apart_from_the_caller()
 def prune(
     model: nn.Module,
@@ -139,6 +141,7 @@ def prune(
         PanningError: with what was given, what is allowed and what to do.
     """
     _check_numbers(density, n_rounds, input_shape)
+    check_listener("on_round", on_round)
     form = Form(quotas, place, shape, min_density or {}, max_density or {})
     if policy is not None:
         _check_alone(method=method, schedule=schedule, n_rounds=n_rounds, released=released, control=control)
@@ -167,10 +170,13 @@ def prune(
             plugins=plugins_of(method, form), **said,
         )  # fmt: skip
     for doubt in made.doubts:
-        warnings.warn(doubt, PanningWarning, stacklevel=3)  # the caller's line: one frame more is the decorator's
+        warnings.warn(doubt, PanningWarning, stacklevel=4)  # the caller's line: two frames are the decorators'
     return made.masks
 
 
+@keywords(
+    "density", "n_steps of the training, and make_dynamic(method, {'every': ...}) to move masks more or less often"
+)
 @_apart_from_the_caller()
 def move_masks(
     model: nn.Module,

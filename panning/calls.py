@@ -5,6 +5,7 @@ What they leave in a folder is what the commands leave there; called again, they
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,9 @@ from panning.episode.policy_net import PolicyNet
 from panning.flow import Forward
 from panning.foundation.course import lines
 from panning.foundation.errors import ConfigError, PanningWarning
-from panning.foundation.progress import Event, Listener
+from panning.foundation.keywords import keywords
+from panning.foundation.progress import Event, Listener, check_listener
+from panning.jobs.runs import chosen_mask
 from panning.masks.file import load_masks
 from panning.masks.masks import Masks
 from panning.models import OwnModel
@@ -76,6 +79,7 @@ class TrainedAgent:
     out: Path
 
 
+@keywords("densities", "agent={'n_rounds': ...}, the rounds of the agent's episodes")
 def search(
     model: Any = None,
     data: Any = None,
@@ -130,7 +134,7 @@ def search(
     from panning.searches.given import search_config
     from panning.searches.report import as_json, choices, write_report
 
-    tell, folder = _listener(on_event), Path(out)
+    tell, folder = _listener(on_event), _folder(out)
     found = search_config(model, data, densities, config, {"name": folder.name, **settings})
     _warn_of_one_start((found.task,), found.seeds)
     ready = check_search(found)
@@ -149,6 +153,7 @@ def search(
     )  # fmt: skip
 
 
+@keywords("densities", "n_rounds, or ppo={'n_rollouts': ...} for the length of the training")
 def train_agent(
     model: Any = None,
     data: Any = None,
@@ -197,7 +202,7 @@ def train_agent(
     from panning.foundation.records import read_records
     from panning.searches.given import agent_config
 
-    tell, folder = _listener(on_event), Path(out)
+    tell, folder = _listener(on_event), _folder(out)
     found = agent_config((model, data, forward, loss), densities, config, settings)
     for task in found.env.tasks:
         load_task(task, found.env.seeds[0], found.source.on_cpu)  # wrong input is refused before Ray starts
@@ -214,6 +219,7 @@ def train_agent(
     )
 
 
+@keywords("densities", "n_rounds", rest=PanningEnv)
 def make_env(
     model: Any,
     data: Any = None,
@@ -254,18 +260,27 @@ def _warn_of_one_start(tasks: Sequence[TaskSpec], seeds: Sequence[int]) -> None:
                 f"{task.model.label} is one module: all {len(seeds)} seeds start from its weights, and their spread is that "
                 "of batches and of the order of training alone. A function that makes the module starts each seed anew.",
                 PanningWarning,
-                stacklevel=3,
+                stacklevel=4,  # the caller's line: one frame is the decorator's
             )
 
 
 def _masks_of(folder: Path, density: float, seeds: Sequence[int]) -> dict[int, Masks]:
     """The winner's masks; of a seed on which it failed there is none."""
-    paths = {seed: folder / f"panning-density{density:g}-seed{seed}.safetensors" for seed in seeds}
+    paths = {seed: chosen_mask(folder, density, seed) for seed in seeds}
     return {seed: load_masks(path) for seed, path in paths.items() if path.exists()}
 
 
 def _listener(on_event: Listener | None) -> Listener:
-    return lines(partial(print, file=sys.stderr, flush=True)) if on_event is None else on_event
+    if on_event is None:
+        return lines(partial(print, file=sys.stderr, flush=True))
+    check_listener("on_event", on_event)
+    return on_event
+
+
+def _folder(out: str | Path) -> Path:
+    if not isinstance(out, str | os.PathLike) or not str(out):
+        raise ConfigError(f"out is {out!r}; pass the folder of the run, like out='runs/mine'.")
+    return Path(out)
 
 
 @contextmanager

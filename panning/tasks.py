@@ -222,7 +222,8 @@ def check_task_names(task: TaskSpec) -> TaskSpec:
             f"model is the factory '{task.model_name}', but results are filed by content: pass task.settled()"
         )
     if model not in model_names() and not is_of_library(model) and not model.startswith(PREFIX):
-        raise ValueError(unknown_name_message("model", model, model_names()))
+        code = "" if ":" not in model else f" Code is named on the command line alone: --model {model}."
+        raise ValueError(unknown_name_message("model", model, model_names()) + code)
     if data not in data_names() and not data.startswith(("npz:", "folder:", PREFIX)):
         raise ValueError(unknown_name_message("data set", data, data_names()))
     return task

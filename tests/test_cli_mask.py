@@ -126,7 +126,7 @@ def test_verify_with_a_model_recomputes_the_effective_density(
     save_masks(masks.with_manifest(effective_density=13 / 18), file)
     result = run(capsys, "mask", "verify", file, "--model", "tiny", "--input-shape", "4", "--classes", "2")
     assert result.code == 2
-    assert "claims an effective density of 0.722222, but in model 'tiny' it is 0.666667" in result.err
+    assert "says that its effective density is 0.722222, but in 'tiny' the mask has 0.666667" in result.err
 
 
 @pytest.mark.usefixtures("model")
@@ -134,7 +134,11 @@ def test_verify_refuses_another_model(capsys: pytest.CaptureFixture[str], file: 
     facts = {"input_shape": [4], "n_classes": 2}
     save_masks(Masks.from_tensors({"0.weight": torch.ones(3, 5)}, facts), file)
     result = run(capsys, "mask", "verify", file, "--model", "tiny")
-    assert result.code == 2 and "0.weight: mask (3, 5), model (3, 4)" in result.err and "ok" not in result.out
+    assert (
+        result.code == 2
+        and "0.weight: (3, 5) in the mask, (3, 4) in the model" in result.err
+        and "ok" not in result.out
+    )
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,18 @@ def test_a_cluster_does_not_go_with_no_workers(capsys: pytest.CaptureFixture[str
         pass
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--density", "abc", "must be a number (given: 'abc')"), ("--rounds", "0", "must be at least 1 (given: '0')")],
+)
+def test_options_are_refused_in_our_words(
+    option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*PRUNE, option, value) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert f"Invalid value for '{option}': {said}" in " ".join(line.strip("│ ") for line in lines)
+
+
 def test_a_mask_for_a_folder_of_another_run_is_not_made_first(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

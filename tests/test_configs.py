@@ -46,7 +46,11 @@ def test_a_file_goes_before_a_name() -> None:
     [
         (SEARCH, "fashion-lenet", "Did you mean 'fashion-lenet5'? It has: fashion-lenet5, digits."),
         (SEARCH, "search/fashion", "Did you mean 'search/fashion-lenet5'?"),
-        (SEARCH, "digits-pick", "'panning train-agent CONFIG' takes one of this name."),
+        (
+            SEARCH,
+            "digits-pick",
+            "is no config for 'panning search': 'panning train-agent digits-pick' takes it.",
+        ),
         (BENCH, "bench/../demo/digits", "No configuration file"),
         (None, "digits", "name one of them with its folder, demo/digits or agent/digits."),
         (None, "zzz", "search/fashion-lenet5"),
@@ -77,9 +81,9 @@ def test_every_packaged_config_is_of_the_kind_of_its_folder(name: str, kind: str
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [
-        (SEARCH, "agent/digits", "a config of the kind 'agent': 'panning train-agent CONFIG' takes it"),
-        (SEARCH, "bench/digits-mlp", "a config of the kind 'bench': 'panning bench CONFIG' takes it"),
-        (AGENT, "demo/digits", "a config of the kind 'search': 'panning search CONFIG' takes it"),
+        (SEARCH, "agent/digits", "digits.yaml' takes it, 'panning search' does not."),
+        (SEARCH, "bench/digits-mlp", "a config of the kind 'bench': 'panning bench /"),
+        (AGENT, "demo/digits", "a config of the kind 'search': 'panning search /"),
         (BENCH, "recipes/lenet5-mnist", "a config of the kind 'recipe'"),
         (BENCH, "dynamics/dpf", "a config of the kind 'dynamic'"),
     ],
@@ -109,7 +113,7 @@ def test_changes_reach_the_checked_config() -> None:
     [
         (["agent.ppo.n_rollout=5"], "agent.ppo.n_rollout: unknown key. Did you mean 'n_rollouts'?"),
         (["agnet.seed=5"], "agnet: unknown key. Did you mean 'agent'?"),
-        (["seeds=two"], "seeds: Input should be"),
+        (["seeds=two"], "seeds: must be a list (given: 'two')"),
         (["seeds"], "'seeds' changes nothing: give KEY=VALUE"),
         (["=3"], "give KEY=VALUE"),
         (["agent..seed=3"], "give KEY=VALUE"),
@@ -119,6 +123,10 @@ def test_changes_reach_the_checked_config() -> None:
         (["rungs.7.keep=1"], "'rungs.7.keep=1': '7' is no place in a list of"),
         (["rungs.keep=1"], "'keep' is no place in a list of"),
         (["seeds=[0]"], "(top level): rung 1 wants 3 seeds, there are 1"),
+        (["recipe.epochs=many"], "recipe.epochs: must be a number (given: 'many')"),
+        (["n_samples=1.5"], "n_samples: must be a whole number (given: 1.5)"),
+        (["job_timeout_s=-1"], "job_timeout_s: must be more than 0"),
+        (["task.model=mine.nets:make"], "Code is named on the command line alone: --model mine.nets:make."),
         (["name.first=a"], "there is no 'first' in 'digits-mlp'; give the whole value, as {first: ...}."),
     ],
 )
@@ -144,7 +152,10 @@ def test_a_command_takes_names_and_changes(capsys: pytest.CaptureFixture[str]) -
     assert run("search", "digits", "n_sampels=2") == 2
     assert "n_sampels: unknown key. Did you mean 'n_samples'?" in capsys.readouterr().err
     assert run("train-agent", "demo/digits") == 2
-    assert "'panning search CONFIG' takes one of this name" in capsys.readouterr().err
+    assert (
+        "'demo/digits' is no config for 'panning train-agent': 'panning search digits' takes it."
+        in capsys.readouterr().err
+    )
     for given in (["bench", "run"], ["bench"]):
         assert run(*given, "digits-mlp", "desities=[0.1]") == 2
         assert "Did you mean 'densities'?" in capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(
     assert sorted(path.name for path in Path().iterdir()) == ["mask.safetensors"]
 
 
-def test_one_export_does_not_replace_another(mask_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_export_does_not_replace_another(mask_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(str(mask_file), "--model", "mlp")
     run(str(mask_file), "--model", "mlp")  # again into its own folder
     masks = panning.load_masks(mask_file)
@@ -200,6 +200,12 @@ def test_one_export_does_not_replace_another(mask_file: Path, capsys: pytest.Cap
     assert len(folders) == 3 and len({(folder / "weights.safetensors").read_bytes() for folder in folders}) == 3
     with pytest.raises(ConfigError, match="holds another run"):
         run(str(mask_file), "--model", "mlp", "--format", "masked", "--out", str(folders[0]))
+    Path("else").mkdir()
+    Path("else/run.json").write_text('{"seed": 0}')
+    with monkeypatch.context() as patched:
+        patched.setattr("panning.compaction.compact", lambda *_, **__: pytest.fail("it compacted"))
+        with pytest.raises(ConfigError, match="else holds the run of another command"):
+            run(str(mask_file), "--model", "mlp", "--out", "else")
     model = build_model("mlp", input_shape=(1, 8, 8), n_classes=10, seed=3)
     save_compact(panning.compact(model, masks), masks, "own")
     before = Path("own/weights.safetensors").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import zipfile
 from collections.abc import Callable
@@ -15,9 +16,12 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import panning
+from panning.agents import AgentConfig, EnvSpec
 from panning.episode.actions import ActionSpec
 from panning.episode.policy_net import PolicyNet
-from panning.foundation.errors import DataError, ModelError, PolicyError
+from panning.foundation.errors import ConfigError, DataError, ModelError, PolicyError, UnknownKeywordError
+from panning.foundation.keywords import OF_DENSITY, OF_ROUNDS
+from panning.searches import SearchConfig
 
 
 class Net(nn.Sequential):
@@ -118,6 +122,76 @@ def test_arrays_and_several_inputs_are_shown_the_way() -> None:
     assert env.reset(seed=0)[1]["density"] == 1.0
     with pytest.raises(panning.PanningError, match="make_env and train_agent take any targets with loss="):
         panning.make_env(Net, (inputs(), inputs()[:, :1]), densities=[0.5])
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "said"),
+    [
+        (
+            "prune",
+            {"sparsity": 0.9},
+            "takes no sparsity. Pass density: 0.1 keeps 10 % of the weights (density =",
+        ),
+        ("prune", {"amount": 0.9}, "takes no amount. Pass density"),
+        ("prune", {"density": 0.1, "rounds": 3}, "takes no rounds. Pass n_rounds."),
+        ("prune", {"density": 0.1, "metod": "snip"}, "Unknown argument 'metod'. Did you mean 'method'?"),
+        ("move_masks", {"ratio": 0.1, "n_steps": 3}, "Pass density"),
+        ("move_masks", {"density": 0.1, "iterations": 3}, "Pass n_steps of the training, and make_dynamic"),
+        ("make_env", {"sparsity": 0.9}, "panning.make_env takes no sparsity. Pass densities"),
+        ("make_env", {"n_round": 3}, "Did you mean 'n_rounds'?"),
+        ("search", {"out": "x", "sparsities": [0.9]}, "panning.search takes no sparsities. Pass densities"),
+        ("search", {"out": "x", "iterations": 3}, "Pass agent={'n_rounds': ...}"),
+        ("train_agent", {"out": "x", "rounds": 3}, "Pass n_rounds, or ppo={'n_rollouts': ...}"),
+    ],
+)
+def test_the_keywords_of_other_libraries_lead_to_ours(call: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        getattr(panning, call)(Net(), (inputs(), torch.arange(12) % 3), **given)
+    assert isinstance(caught.value, UnknownKeywordError) and said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", OF_DENSITY + OF_ROUNDS)
+def test_no_setting_is_called_as_other_libraries_call_it(name: str) -> None:
+    """Else the hint would refuse it."""
+    assert not [kind for kind in (SearchConfig, AgentConfig, EnvSpec) if name in kind.model_fields]
+
+
+def test_the_signatures_of_the_calls_stay() -> None:
+    assert list(inspect.signature(panning.prune).parameters)[:3] == ["model", "data", "density"]
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'out'"):
+        panning.search(Net, (inputs(), torch.arange(12) % 3), densities=[0.5])  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "said"),
+    [
+        ("prune", {"density": 0.5, "on_round": "x"}, "on_round is 'x'; pass a function of one argument"),
+        ("search", {"densities": [0.5], "out": "x", "on_event": "x"}, "on_event is 'x'; pass a function"),
+        ("search", {"densities": [0.5], "out": None}, "out is None; pass the folder of the run"),
+        ("train_agent", {"densities": [0.5], "out": ""}, "out is ''; pass the folder of the run"),
+        ("train_agent", {"densities": [0.5], "out": "x", "on_event": 3}, "on_event is 3"),
+        ("train_agent", {"density": 0.5, "out": "x"}, "Unknown setting 'density'. Did you mean 'densities'?"),
+    ],
+)
+def test_folders_and_listeners_of_a_wrong_kind(call: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        getattr(panning, call)(Net(), (inputs(), torch.arange(12) % 3), **given)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (nn.Linear(4, 6), "input_shape=(4,), one input"),
+        (nn.Conv1d(3, 6, 3), "input_shape=(channels, length)"),
+        (nn.Conv2d(3, 6, 3), "input_shape=(channels, height, width)"),
+        (nn.Conv3d(3, 6, 3), "input_shape=(channels, depth, height, width)"),
+    ],
+)
+def test_the_shape_that_is_asked_for_is_that_of_the_first_layer(first: nn.Module, said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        panning.prune(nn.Sequential(first, nn.Flatten(), nn.Linear(6, 2)), density=0.5)
+    assert said in str(caught.value)
 
 
 def test_what_is_shown_of_an_answer_is_short() -> None:

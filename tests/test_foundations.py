@@ -87,7 +87,7 @@ def test_a_list_that_holds_a_wrong_item_is_not_also_too_short() -> None:
     """Pydantic counts the right items alone."""
     with pytest.raises(errors.ConfigError, match=r"1 error\(s\)\n  layers\.0\.learning_rate: "):
         parse_config(Layers, {"layers": [{"learning_rate": -1}]}, "request")
-    with pytest.raises(errors.ConfigError, match=r"1 error\(s\)\n  layers: Tuple should have at least 1 item"):
+    with pytest.raises(errors.ConfigError, match=r"1 error\(s\)\n  layers: must have at least 1 item"):
         parse_config(Layers, {"layers": []}, "request")
 
 

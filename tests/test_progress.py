@@ -86,6 +86,21 @@ def test_steps_of_an_earlier_run_say_nothing_of_the_pace() -> None:
     assert course.seconds_left == 3 * 5 and course.phase == (1, 1) and not course.is_planned
 
 
+def test_what_workers_need_to_start_is_no_part_of_the_time_left() -> None:
+    clock = Clock()
+    course = Course(clock)
+    course.hear(plan_event("run", [Stage("a", 4, 8.0), Stage("b", 10, 40.0)]))
+    clock.now += 50
+    course.hear(Event("a", 0, 4))
+    clock.now += 10
+    course.hear(Event("a", 1, 4, "job"))
+    assert course.seconds_left == 3 * 10 + 40 * 10 / 2
+    course.hear(Event("a", 4, 4, "job"))
+    clock.now += 70
+    course.hear(Event("b", 0, 10))
+    assert course.seconds_left == 10 * 4 * 10 / 8, "four steps of a, of cost 2 each, took 10 s"
+
+
 def test_a_stage_without_a_beginning_begins_with_the_event_before_it() -> None:
     clock = Clock()
     course = Course(clock)

@@ -66,7 +66,7 @@ def test_a_search_gives_winner_masks_table_and_records(searched: tuple[SearchRep
     report, events = searched
     masks = report.masks[0.2]
     assert set(masks) == {0, 1} and all(one.n_kept == round(0.2 * one.n_prunable) for one in masks.values())
-    assert masks[0] == load_masks(report.out / "panning-density0.2-seed0.safetensors")
+    assert masks[0] == load_masks(report.out / "choice-density0.2-seed0.safetensors")
     assert masks[0].manifest["model"].startswith("own:Net-") and masks[0].manifest["data"] == "tensors"
     named = [row for row in report.table if report.winner[0.2] in row["method"]]
     assert named and all(0 <= value <= 1 for value in named[0]["test_accuracy"].values())

@@ -91,7 +91,12 @@ def test_runs_are_listed_and_shown(capsys: pytest.CaptureFixture[str], tmp_path:
         "train-mlp-digits-dense-s0": ("train", "yes"),
     }  # fmt: skip
     assert rows["prune-mlp-digits-snip-d0.05-s0"]["masks"] == 1 and rows["train-mlp-digits-dense-s0"]["masks"] == 0
-    assert run("runs", "list") == 0 and "tiny" in capsys.readouterr().out
+    assert run("runs", "list") == 0
+    said = capsys.readouterr()
+    assert "tiny" in said.out and f"Runs in {Path('runs').resolve()}; of another folder:" in said.err
+    (mask,) = Path("runs").glob("prune-*")
+    assert run("runs", "list", str(mask)) == 0
+    assert f"No run in {mask.resolve()}: no folder in it has a run.json. It is a run itself:" in capsys.readouterr().err
     assert run("runs", "show", "runs/tiny") == 0
     shown = capsys.readouterr().out
     assert "command: search" in shown and "records.jsonl" in shown and "# tiny" in shown
@@ -130,7 +135,7 @@ def test_only_masks_that_the_table_does_not_name_may_go(
         runs.delete_masks(made, needless)
     assert run("runs", "prune", str(made.path), "--yes") == 0
     left = {path.stem for path in (made.path / "masks").glob("*.safetensors")}
-    assert left == kept | {"mine"} and len(list(made.path.glob("panning-*.safetensors"))) == 1
+    assert left == kept | {"mine"} and len(list(made.path.glob("choice-*.safetensors"))) == 1
     with open(made.path / "masks" / "index.csv", newline="") as file:
         assert {row["file"].removesuffix(".safetensors") for row in csv.DictReader(file)} == kept
     assert needless_masks(made) == []

@@ -90,7 +90,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]
 
 
 def assert_same_products(a: Path, b: Path) -> None:
-    masks = sorted(path.name for path in a.glob("panning-*.safetensors"))
+    masks = sorted(path.name for path in a.glob("choice-*.safetensors"))
     assert len(masks) == 4  # two densities, two seeds
     for name in ["agent/policy.safetensors", *masks]:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
@@ -103,7 +103,7 @@ def test_a_search_leaves_config_records_masks_table_and_pictures(whole: tuple[Pa
                      "masks", "agent"}  # fmt: skip
     assert names >= {f"{name}.{form}" for name in ("accuracy", "layers", "cost", "reward") for form in ("png", "csv")}
     assert load_config(SearchConfig, out / "config.yaml") == config()
-    masks = load_masks(out / "panning-density0.1-seed0.safetensors")
+    masks = load_masks(out / "choice-density0.1-seed0.safetensors")
     assert masks.n_kept == round(0.1 * masks.n_prunable) and masks.manifest["seed"] == 0
     rows = json.loads((out / "result.json").read_text())["rows"]
     for density, way in result.winners.items():

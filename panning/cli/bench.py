@@ -180,6 +180,7 @@ def report(
     for table in tables:
         output.say(table.title)
         output.print_table(*grid_report.short_cells(table))
+        output.say(grid_report.READING)
         for sentence in (*grid_report.marks(table), *grid_report.findings(table)):
             output.say(sentence)
     output.say(f"Report, tables and pictures: {folder / 'report.md'}")

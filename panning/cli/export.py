@@ -51,7 +51,7 @@ def export(
     """
     from panning.compaction import compact
     from panning.foundation.device import find_device
-    from panning.foundation.files import claim_folder, write_atomic
+    from panning.foundation.files import check_claim, claim_folder, write_atomic
     from panning.foundation.records import content_key
     from panning.foundation.registry import lookup
     from panning.jobs.runs import run_folder
@@ -69,6 +69,7 @@ def export(
         "weights": None if weights is None else _key(network),
     }  # fmt: skip
     folder = out or run_folder("export", identity, model, form)
+    check_claim(folder, identity)
     _check_free(folder)
     with output.listener() as listen:
         result = compact(network, masks, fold=fold)

@@ -10,7 +10,7 @@ import typer
 
 from panning.cli import options, output
 from panning.cli.shape import Group
-from panning.foundation.errors import MaskError, OutputError
+from panning.foundation.errors import MaskError, ModelError, OutputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,7 @@ MaskFile = Annotated[Path, typer.Argument(help="A mask file.", show_default=Fals
 def show(file: MaskFile, as_json: options.AsJson = False) -> None:
     """Show which layers keep how much, and where the mask comes from.
 
-    Example: panning mask show runs/demo/panning-density0.01-seed0.safetensors
+    Example: panning mask show runs/demo/choice-density0.01-seed0.safetensors
     """
     from panning.masks.file import fingerprint, load_masks
 
@@ -160,8 +160,8 @@ def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | N
     # Both are a count divided by n_prunable, and rounding in a manifest may cost half a weight.
     if isinstance(claimed, int | float) and abs(claimed - effective) * masks.n_prunable > 0.5:
         raise MaskError(
-            f"{file} claims an effective density of {claimed:.6g}, but in model '{name}' it is {effective:.6g}; "
-            "check --model and --input-shape, or prune again."
+            f"{file} says that its effective density is {claimed:.6g}, but in '{name}' the mask has {effective:.6g}: it was "
+            "made for another network or input shape. Give the right --model and --input-shape, or prune again."
         )
     return effective
 
@@ -211,8 +211,8 @@ def described_network(
     n_classes, seed = classes or masks.manifest.get("n_classes"), masks.manifest.get("seed")
     if shape is None or type(n_classes) is not int or n_classes < 1:
         raise typer.BadParameter(
-            f"{file} does not say its input shape and classes: make it with panning prune, or with panning mask verify add "
-            "--input-shape C,H,W and --classes N."
+            f"{file} does not say for which inputs and how many classes '{name}' is built, as masks of panning prune do: "
+            "panning mask verify takes --input-shape C,H,W and --classes N."
         )
     build = partial(
         build_model,
@@ -223,8 +223,13 @@ def described_network(
         allow_import=True,
     )
     if ":" not in name or is_of_library(name):  # the user's own code may do anything with sizes
-        with torch.device("meta"):
-            check_masks_fit(build(), masks)
+        try:
+            with torch.device("meta"):
+                check_masks_fit(build(), masks)
+        except ModelError as error:
+            raise ModelError(
+                f"{file} is a mask for inputs {shape}, and the network must be one for such. {error}"
+            ) from None
     model = build()
     check_masks_fit(model, masks)
     return model, shape, n_classes

@@ -29,8 +29,10 @@ def list_(
         output.print_json(rows)
     elif rows:
         output.print_table(list(rows[0]), [list(row.values()) for row in rows])
+        output.note(f"Runs in {folder.resolve()}; of another folder: panning runs list FOLDER")
     else:
-        output.note(f"No run in {folder}.")
+        itself = f" It is a run itself: panning runs show {folder}" if (folder / "run.json").exists() else ""
+        output.note(f"No run in {folder.resolve()}: no folder in it has a run.json.{itself}")
 
 
 @app.command()

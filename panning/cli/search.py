@@ -40,7 +40,7 @@ def search(
 
         panning search mine.yaml seeds=[0,1] agent.ppo.n_rollouts=5
     """
-    from panning.compare.report import short_cells
+    from panning.compare.report import READING, short_cells
     from panning.foundation.pictures import parse_formats
     from panning.measure.dry_run import dry_run as measured_run
     from panning.searches import report
@@ -68,6 +68,7 @@ def search(
         output.print_json(report.as_json(result, table))
         return
     output.print_table(*short_cells(table))
+    output.say(READING)
     for sentence in report.choices(result, table):
         output.say(sentence)
     output.say(f"Masks, table, pictures and records: {folder}")

@@ -1,10 +1,13 @@
-"""The form of every command: a flag is shown as a flag, without the type of a value that it does not take."""
+"""The form of every command: a flag is shown as a flag, and a value that an option does not take is refused in our words."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
+
+from panning.foundation.wrong import what_is_wrong
 
 
 class _PlainFlags:
@@ -20,6 +23,14 @@ class _PlainFlags:
 
 class Command(_PlainFlags, TyperCommand):
     """A command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if found := getattr(error.__cause__, "errors", None):  # typer lets pydantic read numbers
+                error.message = what_is_wrong(found(include_url=False)[0])
+            raise
 
 
 class Group(_PlainFlags, TyperGroup):

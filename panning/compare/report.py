@@ -33,6 +33,8 @@ from panning.foundation.tables import csv_table, markdown_table, origin
 
 #: A relative change of a layer's density that is not worth a word.
 NEGLIGIBLE_DRIFT = 0.05
+#: What a reader of a short table alone must know.
+READING = "Accuracies are those of the test part in percent; the order of the lines is that of the validation part."
 
 
 def _planned_part(table: Table) -> list[str]:

@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema
 from panning.foundation.errors import ConfigError, PanningError
 from panning.foundation.files import read_regular
 from panning.foundation.registry import lookup, nearest
+from panning.foundation.wrong import what_is_wrong
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -227,11 +228,10 @@ def _line(kind: type[BaseModel], entry: Any) -> str:
         return f"  {where}: unknown key.{hint}"
     if entry["type"] == "missing":
         return f"  {where}: this key is needed."
-    message = entry["msg"].removeprefix("Value error, ")
     if entry["type"] == "value_error" and isinstance(entry["input"], dict):
-        return f"  {where}: {message}"  # it names the keys that do not go together; the others say nothing
-    # reprlib, since a few YAML aliases can stand for gigabytes when written out.
-    return f"  {where}: {message} (given: {reprlib.repr(entry['input'])})"
+        # It names the keys that do not go together; the others say nothing.
+        return f"  {where}: {entry['msg'].removeprefix('Value error, ')}"
+    return f"  {where}: {what_is_wrong(entry)}"
 
 
 def _owner(kind: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel] | None:

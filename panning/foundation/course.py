@@ -29,7 +29,8 @@ class Course:
         self._stages: dict[str, Stage] = {}
         self._done: dict[str, int] = {}
         self._begun: dict[str, tuple[float, int]] = {}  # stage -> when it began here, and the steps done before
-        self._last = clock()  # when the last event came
+        self._ended: dict[str, float] = {}  # stage -> when its last event came
+        self._last = clock()  # when the last event of all came
         self._current = ""
 
     def hear(self, event: Event) -> None:
@@ -43,9 +44,10 @@ class Course:
             known = self._stages.get(event.stage, Stage(event.stage, event.total, float(event.total)))
             cost = known.cost * event.total / max(known.steps, 1)
             self._stages[event.stage] = Stage(event.stage, event.total, cost)
-            before = event.done if event.kind == "stage" else event.done - 1
-            self._begun.setdefault(event.stage, (self._last, before))
-            self._done[event.stage] = event.done
+            # What workers need to start comes before the stage is told, and is no part of any pace.
+            began = (now, event.done) if event.kind == "stage" else (self._last, event.done - 1)
+            self._begun.setdefault(event.stage, began)
+            self._done[event.stage], self._ended[event.stage] = event.done, now
             self._current = event.stage
         self._last = now
 
@@ -91,13 +93,7 @@ class Course:
     def _measured(self, name: str) -> tuple[float, int]:
         """Seconds and steps of a stage in this process, until its last event."""
         begun, before = self._begun[name]
-        ended = self._last if name == self._current else self._ended(name)
-        return ended - begun, self._done[name] - before
-
-    def _ended(self, name: str) -> float:
-        """A stage ends where the one after it begins."""
-        names = list(self._begun)
-        return self._begun[names[names.index(name) + 1]][0]
+        return self._ended[name] - begun, self._done[name] - before
 
     def _cost_of_step(self, name: str) -> float:
         stage = self._stages[name]

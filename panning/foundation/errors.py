@@ -50,6 +50,10 @@ class UnknownNameError(PanningError, KeyError):
     """A name that is not in its table; the message lists the nearest and all allowed names."""
 
 
+class UnknownKeywordError(PanningError, TypeError):
+    """A keyword that a call does not take; the message has the right one."""
+
+
 class PluginError(PanningError):
     """A row that an installed package adds to a table and that cannot be imported or used; the message names the package."""
 

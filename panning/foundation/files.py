@@ -111,6 +111,8 @@ def check_claim(out: Path, identity: dict[str, Any]) -> None:
         raise ConfigError(f"{path} is damaged; delete {out} to start again.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if held.get("command") != identity.get("command"):
+        raise ConfigError(f"{out} holds the run of another command; give another folder.")
     if held != identity:
         differing = ", ".join(_differing(held, identity))
         raise ConfigError(

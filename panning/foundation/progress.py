@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
+from panning.foundation.errors import ConfigError
+
 Kind = Literal["plan", "stage", "round", "rollout", "epoch", "job", "row"]
 T = TypeVar("T")
 
@@ -64,6 +66,14 @@ Listener = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """The listener that hears nothing."""
+
+
+def check_listener(name: str, listen: object) -> None:
+    """Raise ConfigError for an argument ``name`` that cannot hear events."""
+    if not callable(listen):
+        raise ConfigError(
+            f"{name} is {listen!r}; pass a function of one argument, an Event (panning.foundation.progress), like print."
+        )
 
 
 def told(items: Sequence[T], listen: Listener, stage: str, kind: Kind) -> Iterator[T]:

@@ -32,6 +32,8 @@ with extra_packages():
 #: A job whose worker died so often is not tried again.
 MAX_ATTEMPTS = 3
 POLL_S = 1.0
+#: How long all workers may take to start.
+START_S = 120.0
 
 
 class _JobWorker:
@@ -112,10 +114,16 @@ class RayExecutor:
         self._sent.append(sent)
 
     def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+        """Start the workers, if there are jobs; the jobs begin with the first outcome that is asked for."""
+        if jobs and not self._workers:
+            self._workers = [self._new_worker() for _ in range(self.n_workers)]
+            # One that does not come up is found by its first job.
+            ray.wait([worker.hold.remote({}) for worker in self._workers], num_returns=self.n_workers, timeout=START_S)
+        return self._run(jobs)
+
+    def _run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         if not jobs:
             return
-        if not self._workers:
-            self._workers = [self._new_worker() for _ in range(self.n_workers)]
         self._share(jobs)
         waiting = deque(jobs)
         deaths: Counter[str] = Counter()

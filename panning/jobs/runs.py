@@ -107,7 +107,20 @@ class RunFolder:
 
 
 def _is_mask(folder: Path, file: Path) -> bool:
-    return file.parent.name == "masks" or file.name.startswith(("mask", "panning-density"))
+    older = "panning-density"  # a search's choice, as an older version called it
+    return file.parent.name == "masks" or file.name.startswith(("mask", "choice-", older))
+
+
+def chosen_mask(folder: Path, density: float, seed: int) -> Path:
+    """The file of a search's choice.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from panning.jobs.runs import chosen_mask
+        >>> chosen_mask(Path("runs/demo"), 0.01, 0).name
+        'choice-density0.01-seed0.safetensors'
+    """
+    return folder / f"choice-density{density:g}-seed{seed}.safetensors"
 
 
 def run_folders(root: Path = RUNS) -> list[RunFolder]:
@@ -117,7 +130,7 @@ def run_folders(root: Path = RUNS) -> list[RunFolder]:
         OutputError: if there is no such folder.
     """
     if not root.is_dir():
-        raise OutputError(f"There is no folder '{root}': name the one that holds your runs.")
+        raise OutputError(f"There is no folder {root.resolve()}: panning runs list FOLDER lists the runs of another.")
     found = [RunFolder.at(path.parent) for path in root.glob("*/run.json")]
     return sorted(found, key=lambda run: (run.changed, run.path.name), reverse=True)
 

@@ -55,9 +55,10 @@ class JobStore:
         """The outcomes of all jobs by key: from the folder where they are there, else from the executor."""
         wanted = {job.key: job for job in jobs}
         outcomes = {key: known for key, job in wanted.items() if (known := self.get(job)) is not None}
+        left = executor.run([job for key, job in wanted.items() if key not in outcomes])  # Ray starts its workers here
         listen(Event(stage, len(outcomes), len(wanted)))
         try:
-            for job, outcome in executor.run([job for key, job in wanted.items() if key not in outcomes]):
+            for job, outcome in left:
                 self.put(job, outcome)
                 outcomes[job.key] = outcome
                 listen(Event(stage, len(outcomes), len(wanted), "job", {"key": job.key, **job.facts, **outcome.facts}))

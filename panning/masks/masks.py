@@ -261,8 +261,8 @@ def check_masks_fit(model: nn.Module, masks: Masks) -> dict[str, nn.Parameter]:
     names = matching(masks.layout.names, parameters) or {}
     found = {name: parameters.get(names.get(name, name)) for name in masks.layout.names}
     wrong = [
-        f"  {name}: mask {shape}, model "
-        + (str(tuple(parameter.shape)) if parameter is not None else "has no such parameter")
+        f"  {name}: {shape} in the mask, "
+        + (f"{tuple(parameter.shape)} in the model" if parameter is not None else "absent in the model")
         for (name, parameter), shape in zip(found.items(), masks.layout.shapes, strict=True)
         if parameter is None or tuple(parameter.shape) != shape
     ]

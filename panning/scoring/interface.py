@@ -35,6 +35,9 @@ WAY_OUT = (
     "lambda model, batch: model(batch['image']), and loss=, a function of what it returns and the batch"
 )
 
+#: Dimensions of a convolution's weight -> the shape of its input.
+SHAPES = {3: "(channels, length)", 4: "(channels, height, width)", 5: "(channels, depth, height, width)"}
+
 
 def problem_of(
     model: nn.Module, layout: Layout, data: Any = None, *, input_shape: Sequence[int] | None = None,
@@ -64,13 +67,19 @@ def problem_of(
         return Problem(model, layout, tuple(input_shape), source, **known)
     if source is None:
         raise DataError(
-            "Pass data, or input_shape=(channels, height, width): which weights are alive depends on it. A network of "
-            "several inputs takes example_inputs= instead."
+            f"Pass data, or input_shape={_shape_of_inputs(layout)}, one input without the batch: which weights are alive "
+            "depends on it. A network of several inputs, or of tokens, takes example_inputs= instead."
         )
     inputs, _ = source(0)
     if isinstance(inputs, Tensor) and forward is None:
         return Problem(model, layout, tuple(inputs.shape[1:]), source, **known)
     return _with_one_sample(Problem(model, layout, None, source, example_inputs=inputs, **known))
+
+
+def _shape_of_inputs(layout: Layout) -> str:
+    """The form of one input, told by the weight of the first layer."""
+    first = layout.shapes[0]
+    return f"({first[1]},)" if len(first) == 2 else SHAPES.get(len(first), "(...)")
 
 
 def layout_of(

@@ -57,7 +57,7 @@ def agent_config(
     allowed = {*EnvSpec.model_fields, *AgentConfig.model_fields} - {"env", "tasks", "densities"}
     for name, value in settings.items():
         if name not in allowed:
-            raise ConfigError(unknown_name_message("setting", name, sorted(allowed)))
+            raise ConfigError(unknown_name_message("setting", name, allowed | {"densities"}))
         (env if name in EnvSpec.model_fields else values)[name] = value
     env["densities"] = _densities(densities, env)
     source = _source(values)

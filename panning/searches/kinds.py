@@ -33,6 +33,11 @@ class ConfigKind(Generic[ConfigT]):
     folders: tuple[str, ...]
     used: str
 
+    @property
+    def command(self) -> str:
+        """The command alone."""
+        return self.used.removesuffix(" CONFIG")
+
 
 SEARCH = ConfigKind(SearchConfig, ("search", "demo"), "panning search CONFIG")
 AGENT = ConfigKind(AgentConfig, ("agent",), "panning train-agent CONFIG")
@@ -159,7 +164,7 @@ def listed() -> list[Listed]:
         Listed(
             name,
             kind,
-            re.sub("CONFIG|MODEL-DATA|METHOD(?=/)", path.stem, row.used, count=1),
+            _used(row, path.stem),
             _first_sentence(path.read_text()),
         )
         for kind, row in KINDS.items()
@@ -197,14 +202,16 @@ def _check_kind(kind: ConfigKind[Any], values: Any, path: Path) -> None:
     """Of a config of another kind, one sentence says more than what every key of it lacks."""
     other = KINDS[name := kind_of(values)]
     if _n_keys(values, other) > _n_keys(values, kind):
-        raise ConfigError(f"{path} is a config of the kind '{name}': '{other.used}' takes it, '{kind.used}' does not.")
+        takes = other.used.replace("CONFIG", str(path))
+        raise ConfigError(f"{path} is a config of the kind '{name}': '{takes}' takes it, '{kind.command}' does not.")
 
 
 def _absent(given: str, name: str, kind: ConfigKind[Any] | None, known: Mapping[str, Path]) -> str:
     message = f"No configuration file '{given}', and the package has none of this name."
     for other in KINDS.values() if kind is not None else ():
-        if name in {part for full, path in packaged_configs(*other.folders).items() for part in (full, path.stem)}:
-            return f"{message} '{other.used}' takes one of this name."
+        for full, path in packaged_configs(*other.folders).items():
+            if kind is not None and name in (full, path.stem):
+                return f"'{given}' is no config for '{kind.command}': '{_used(other, path.stem)}' takes it."
     names = list(known) if kind is None or "/" in name else [path.stem for path in known.values()]
     near = nearest(name, names)
     return message + (f" Did you mean '{near}'?" if near else "") + f" It has: {', '.join(names)}."

@@ -28,6 +28,7 @@ from panning.foundation.progress import Listener, plan_event
 from panning.foundation.records import RunRecord, read_records
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import PruneOutcome, TrainOutcome
+from panning.jobs.runs import chosen_mask
 from panning.jobs.spec import PruneSpec, TrainSpec, digest
 from panning.jobs.store import JobStore
 from panning.jobs.ways import Method, Way
@@ -160,7 +161,7 @@ class Search:
         networks = [(density, way, seed) for density, way in winners.items() for seed in self.config.seeds]
         for (density, _, seed), outcome in self._prune("pruning with the winners", networks).items():
             if outcome.mask is not None:
-                write_atomic(self.out / f"panning-density{density:g}-seed{seed}.safetensors", outcome.mask)
+                write_atomic(chosen_mask(self.out, density, seed), outcome.mask)
 
     def _final(self, winners: dict[float, Way], agent_images: int) -> list[RunRecord]:
         """The comparison on the test part: winner, agent, baselines, dense; the same recipe and seeds for all."""

@@ -1,0 +1,71 @@
+"""Keywords that a call does not know: a sentence with the right word, which is a TypeError still."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from panning.foundation.errors import UnknownKeywordError
+from panning.foundation.registry import unknown_name_message
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: What other libraries call the fraction of weights that goes or stays, and rounds.
+OF_DENSITY = ("sparsity", "sparsities", "amount", "ratio", "pruning_ratio", "keep_ratio", "compression")
+OF_ROUNDS = ("rounds", "num_rounds", "iterations", "n_iterations", "num_iterations")
+
+
+def keywords(
+    density: str, rounds: str, rest: Callable[..., object] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator of a public call, whose unknown keywords get a sentence.
+
+    Args:
+        density: the call's argument that says how many weights stay.
+        rounds: what the call takes in place of a number of rounds.
+        rest: what gets the call's ``**settings``; None where the call checks them itself.
+
+    Examples:
+        >>> from panning.foundation.errors import UnknownKeywordError
+        >>> from panning.foundation.keywords import keywords
+        >>> @keywords("density", "n_rounds")
+        ... def prune(*, density, n_rounds=1): ...
+        >>> try:
+        ...     prune(sparsity=0.9)
+        ... except UnknownKeywordError as error:
+        ...     print(error)
+        panning.prune takes no sparsity. Pass density: 0.1 keeps 10 % of the weights (density = 1 - sparsity).
+    """
+
+    def around(call: Callable[P, R]) -> Callable[P, R]:
+        taken = dict(inspect.signature(call).parameters)
+        open_ended = [name for name, parameter in taken.items() if parameter.kind is parameter.VAR_KEYWORD]
+        for name in open_ended:
+            del taken[name]
+        if rest is not None:
+            taken |= inspect.signature(rest).parameters
+
+        @functools.wraps(call)
+        def checked(*args: P.args, **given: P.kwargs) -> R:
+            for name in given:
+                if name not in taken and (message := said(name)):
+                    raise UnknownKeywordError(message)
+            return call(*args, **given)
+
+        def said(name: str) -> str:
+            if name in OF_DENSITY:
+                hint = f"Pass {density}: 0.1 keeps 10 % of the weights (density = 1 - sparsity)."
+            elif name in OF_ROUNDS:
+                hint = f"Pass {rounds}."
+            elif open_ended and rest is None:
+                return ""
+            else:
+                return f"panning.{call.__name__}: {unknown_name_message('argument', name, taken)}"
+            return f"panning.{call.__name__} takes no {name}. {hint}"
+
+        return checked
+
+    return around
