@@ -576,6 +576,8 @@ class Faulty(nn.Module):
             case "float64":
                 if x.dtype == torch.float64:
                     raise ValueError("I know float32 only")
+            case "asserted":
+                assert x.dtype == torch.float32
         return x
 
 
@@ -599,7 +601,8 @@ FAULTS = {
     "key": r"module 'deep.1' \(Faulty, test_any_forward.py, line \d+, in Faulty.forward\) fails.*KeyError: 'z'",
     "shape": r"module 'deep.1' \(Faulty.*RuntimeError: (mat1 and mat2|16 inputs do not fit a weight)",
     "backward": r"backward pass .* fails at test_any_forward.py, line \d+, in BadBackward.backward: KeyError: 'lost'",
-    "float64": r"Method 'synflow'.*'path_grad'.*module 'deep.1' \(Faulty.*ValueError: I know float32 only",
+    "float64": r"Method 'synflow'.*'path_grad'.*module 'deep.1' \(Faulty.*ValueError: I know float32 only.*in float64, and",
+    "asserted": r"Method 'synflow'.*module 'deep.1' \(Faulty.*AssertionError.*in float64, and",
 }
 
 
@@ -611,10 +614,20 @@ def test_an_error_in_the_network_names_the_module_whoever_asks(fault: str) -> No
     for method in methods or ["snip" if fault == "backward" else "synflow"]:
         with pytest.raises(ForwardError, match=FAULTS[fault]):
             panning.prune(net, (X, Y), density=0.4, method=method)
-    if fault != "float64":
+    if fault not in ("float64", "asserted"):
         return
     masks = panning.prune(net, (X, Y), density=0.4, method="snip")  # the others do without
     assert masks.effective_density(net) == masks.manifest["effective_density"]
+
+
+def test_an_exported_network_of_a_fixed_batch_is_refused_by_what_it_is() -> None:
+    plain = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3))
+    fixed = torch.export.export(plain, (X,)).module()
+    with pytest.raises(ModelError, match=r"comes of torch\.export, which has fixed a size .*dynamic_shapes="):
+        panning.prune(fixed, (X, Y), density=0.4, method="snip")
+    dynamic = torch.export.export(plain, (X,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    found, expected = (panning.prune(net, (X, Y), density=0.4, method="snip") for net in (dynamic, plain))
+    assert found.flat.equal(expected.flat)
 
 
 def test_effective_density_moving_masks_and_the_environment_say_it_too() -> None:

@@ -148,10 +148,15 @@ WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "linear of a view": lambda x, w: F.linear(x, w.view(w.shape[0], -1, w.shape[1]).flatten(1)),
     "conv1d": lambda x, w: F.conv1d(x.unsqueeze(-1), w.unsqueeze(-1)).squeeze(-1),
     "by keywords": lambda x, w: F.linear(input=x, weight=w),
+    "linear of a copy's view": lambda x, w: F.linear(x, w.clone().unsqueeze(0)[0]),
+    "x @ a transposed copy": lambda x, w: x @ w.t().contiguous(),
+    "of the activation's dtype": lambda x, w: F.linear(x, w.to(x)),
+    "in another dtype": lambda x, w: F.linear(x.double(), w.double()).float(),
 }
 STRAIGHT = (
     "linear", "x @ w.t()", "x.matmul(w.T)", "(w @ x.T).T", "einsum oi", "einsum without arrow", "linear of a view",
-    "conv1d", "by keywords",
+    "conv1d", "by keywords", "linear of a copy's view", "x @ a transposed copy", "of the activation's dtype",
+    "in another dtype",
 )  # fmt: skip
 SIZES = (6, 8, 7, 3)
 
@@ -195,6 +200,17 @@ def test_a_weight_is_a_weight_however_it_is_multiplied(way: str, method: str) ->
             assert torch.equal(mask if way in STRAIGHT else mask.t(), like)
         for fact in ("effective_density", "n_dead_units", "collapsed_layers"):
             assert str(masks.manifest[fact]).replace("matrix", "weight") == str(expected.manifest[fact])
+
+
+def test_a_copy_that_is_written_into_is_no_weight() -> None:
+    model = of_products("linear")
+    model.insert(4, Product("linear", torch.randn(7, 7)))
+    model[4].forward = lambda x: F.linear(x, model[4].matrix.clone().exp_())
+    with pytest.warns(
+        PanningWarning, match=r"49 weights that cannot be masked: '4\.matrix' \(it is computed with before"
+    ):
+        assert "4.matrix" not in panning.prune(model, batch_of(6), density=0.4, method="magnitude")
+    assert bool((model[4].matrix < 0).any())  # nobody wrote into it
 
 
 def test_the_second_weight_of_a_path_sum_is_not_scaled() -> None:
@@ -440,6 +456,51 @@ def test_methods_that_are_known_for_real_weights_refuse_complex_ones(method: str
     with pytest.raises(ModelError, match=r"'a\.weight' has complex weights.*magnitude, synflow"):
         panning.prune(Complex(), batch, density=0.5, method=method)
     assert panning.prune(Complex(), batch, density=0.5, method=method, exclude="a.*").n_kept == 6
+
+
+class Parts(nn.Module):
+    """A complex layer whose parts go on as real numbers, [batch, 8]."""
+
+    def __init__(self, parts: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.parts = (
+            nn.Linear(6, 4, bias=False, dtype=torch.complex64),
+            nn.Linear(8, 3, bias=False),
+            parts,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(torch.complex(x, x.flip(1)))
+        match self.parts:
+            case "view_as_real":
+                return self.b(torch.view_as_real(h).flatten(1))
+            case "real and imag":
+                return self.b(torch.stack([h.real, torch.imag(h)], -1).flatten(1))
+        both = torch.view_as_complex(torch.view_as_real(h))
+        return self.b(torch.stack([both.abs(), both.angle()], -1).flatten(1))
+
+
+@pytest.mark.parametrize("parts", ["view_as_real", "real and imag", "view_as_complex"])
+def test_paths_lead_through_the_parts_of_complex_numbers(parts: str) -> None:
+    model = Parts(parts)
+    connectivity = Connectivity(model, prunable_layout(model), (6,))
+    x, generator = torch.randn(4, 6), torch.Generator().manual_seed(1)
+    for _ in range(5):
+        mask = torch.rand(48, generator=generator) < 0.3
+        masks = panning.Masks(connectivity.layout, mask)
+        kept = Parts(parts)
+        panning.apply_masks(kept, masks)
+        changes = torch.zeros_like(mask)
+        for i in mask.nonzero().flatten().tolist():
+            less = mask.clone()
+            less[i] = False
+            without = Parts(parts)
+            panning.apply_masks(without, panning.Masks(connectivity.layout, less))
+            changes[i] = not torch.equal(kept(x), without(x))
+        assert connectivity.alive(mask).equal(changes)
+    masks = panning.prune(model, density=0.3, method="synflow", all_alive=True, input_shape=(6,))
+    assert masks.effective_density(model) == masks.density
 
 
 def test_masks_of_complex_weights_do_not_move_and_do_not_start_anew() -> None:

@@ -116,12 +116,13 @@ column but the text model is scored by every index and pruned to all-alive masks
 it has no attention, its alive weights are also compared with what changes the output of the plain network."""
 AFTERWORD = """\
 **Other layers.** A parameter that no row covers is prunable if a forward pass on the data, or on ones, multiplies it
-with activations: in `F.linear`, `matmul` and `@`, `mm`, `bmm`, `addmm`, `einsum` or a convolution, itself or a view of
-it. The axes over which the product sums are those of the inputs. So layers of your own, CLIP's projections and the
-`Conv1D` of GPT-2 are covered. What stays dense though it makes weights is named in a warning and under `left_dense` in
-the manifest, with the share of all weights: weights that a parametrization (weight_norm, spectral_norm, orthogonal) or
-code of the network computes first, packed weights of quantised layers, recurrent layers, and functions that panning
-does not know. For these, `panning.register_kind` declares a class's parameters; a parametrized weight is made plain by
+with activations: in `F.linear`, `matmul` and `@`, `mm`, `bmm`, `addmm`, `einsum` or a convolution, itself, a view of it
+or a copy (`clone`, `contiguous`, `to` and other dtypes). The axes over which the product sums are those of the inputs.
+So layers of your own, CLIP's projections and the `Conv1D` of GPT-2 are covered. What stays dense though it makes
+weights is named in a warning and under `left_dense` in the manifest, with the share of all weights: weights that a
+parametrization (weight_norm, spectral_norm, orthogonal) or code of the network computes first, packed weights of
+quantised layers, recurrent layers, and functions that panning does not know. For these, `panning.register_kind`
+declares a class's parameters; a parametrized weight is made plain by
 `torch.nn.utils.parametrize.remove_parametrizations`. `panning.compact` may leave such layers at their size; its notes
 say so.
 
@@ -148,6 +149,7 @@ By convention, not by comparison:
   factor: `1 + s` and `1 - s` never cut what they multiply, as sigmoids and softmaxes do not.
 - What leads only to a divisor, an inverse root or a condition (`x > 0`) is dead.
 - Of two branches between which the input decides (`where`, `maximum`), both live. Queries live only with their keys.
+- A complex number is followed as one real number: a path leads to both of its parts, and from either part on.
 - A gate that a constant with zeros multiplies cuts again what it multiplies, like any activation.
 
 A function that no rule knows runs as it is, on ones (`topk`, `sort`, `floor`): a constant that it adds may keep weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from panning.foundation.errors import ForwardError, ModelError
-from panning.foundation.nests import told
+from panning.foundation.nests import tensors_in, told
 
 PACKAGE = Path(__file__).resolve().parents[1]
 #: What to do, by whether the pass goes along paths or takes a loss.
@@ -23,6 +24,19 @@ WAY_OUT = {
     False: "If model.eval() itself fails on such inputs, give the data or the input_shape that it takes, or a forward=; if "
     "it does not, write this part with other functions, or with layers of torch.nn.",
 }
+
+
+#: What an error says -> why it came up, and what to do instead.
+REASONS = {
+    r"^AssertionError: Guard failed|^RuntimeError: Expected input at ": "The network comes of torch.export, which has "
+    "fixed a size of its inputs, most often the batch; panning runs it on other batches. Give torch.export a dynamic size "
+    "(dynamic_shapes=), or pass the network that was exported.",
+}
+#: Why code fails that takes one dtype alone, where the flow's dtype is none of the network's.
+IN_FLOAT64 = (
+    "This pass computes in float64, and the line takes another dtype alone. Let it take every real dtype, or take a method "
+    "that computes in the network's own (magnitude, snip)."
+)
 
 
 @contextmanager
@@ -40,7 +54,8 @@ def explained(model: nn.Module, inputs: Any, paths: bool = False) -> Iterator[No
         raise ModelError(f"In {_place(error, model)}: {error}") from error
     except Exception as error:
         raise ForwardError(
-            f"{_place(error, model)} fails in a pass of panning over {told(inputs)}: {_said(error)}. {WAY_OUT[paths]}"
+            f"{_place(error, model)} fails in a pass of panning over {told(inputs)}: {_said(error)}. "
+            f"{_reason(error, model, inputs) or WAY_OUT[paths]}"
         ) from error
 
 
@@ -69,6 +84,20 @@ def gradients(
 def _said(error: Exception) -> str:
     """The kind and the first line; torch goes on with all the ways to call a function."""
     return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")
+
+
+def _reason(error: Exception, model: nn.Module, inputs: Any) -> str:
+    """Why an error came up, where what it says tells; else nothing."""
+    said = _said(error)
+    for pattern, reason in REASONS.items():
+        if re.search(pattern, said):
+            return reason
+    in_float64 = any(x.dtype is torch.float64 for x in tensors_in(inputs))
+    if not in_float64 or any(p.dtype is torch.float64 for p in model.parameters()):
+        return ""
+    if isinstance(error, AssertionError):  # the line says what its author's words may not
+        said += traceback.extract_tb(error.__traceback__)[-1].line or ""
+    return IN_FLOAT64 if re.search(r"dtype|float(16|32|64)|Float|Double|Half", said) else ""
 
 
 def _place(error: Exception, model: nn.Module) -> str:

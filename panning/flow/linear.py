@@ -24,6 +24,7 @@ from torch import Tensor
 
 from panning.flow import functions
 from panning.flow.attention import attention_forward
+from panning.flow.complex_parts import PARTS
 from panning.flow.conditions import CONDITIONS
 from panning.flow.factors import (
     SCALE,
@@ -280,7 +281,8 @@ COMMON_RULES: dict[Any, Rule] = {
     **dict.fromkeys(
         (*functions.UNSCALED_NORMS, *functions.DROPOUTS, *functions.ACTIVATIONS, *functions.TO_INTEGERS), identity
     ),
-    **dict.fromkeys((*functions.ADDITIONS, *functions.EXTREMA_OF_TWO), add),
+    **dict.fromkeys((*functions.ADDITIONS, *functions.EXTREMA_OF_TWO, torch.complex, torch.polar), add),
+    **PARTS,
     **dict.fromkeys(functions.ADDITIONS_IN_PLACE, _add_in_place),
     **dict.fromkeys(functions.CONCATENATIONS, _join),
     **dict.fromkeys(functions.RESHAPES, _keep_gate),

@@ -8,9 +8,8 @@ weight_norm, cannot be masked as the weight itself: it stays dense, and its user
 
 from __future__ import annotations
 
-import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,12 +25,10 @@ from panning.flow.operators import is_operator, twin
 from panning.foundation.device import device_of
 from panning.foundation.errors import PanningError
 from panning.foundation.nests import tensors_in
-from panning.foundation.torch_private import packed_in
+from panning.foundation.torch_private import n_writes, packed_in
 from panning.foundation.wrappers import own_names, own_parameters, owners
 from panning.masks.kinds import Kind, is_scored, prunable_parameters
-
-#: What an operand of a product contributes: its number among the arguments, and the axes that the product sums over.
-Operands = Callable[[tuple[Any, ...]], Iterator[tuple[int, tuple[int, ...]]]]
+from panning.masks.operands import COPIES, LOOKED_UP, PRODUCTS
 
 
 @dataclass
@@ -134,7 +131,7 @@ class _Watching(TorchFunctionMode):
     def __init__(self, inputs: Any, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.parameters = parameters
-        self.homes = {p.untyped_storage().data_ptr(): name for name, p in parameters.items()}
+        self.homes = {p.untyped_storage().data_ptr(): _Home(name, p) for name, p in parameters.items()}
         self.fed = _Known(tensors_in(inputs))
         self.made: dict[int, frozenset[str]] = {}
         self.held: list[
@@ -147,13 +144,17 @@ class _Watching(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        given = list(tensors_in((args, list(kwargs.values()))))
+        copies = func in COPIES and bool(args)
+        given = list(tensors_in(args[:1] if copies else (args, list(kwargs.values()))))
         fed = any(x in self.fed for x in given)
         func = twin(func, PRODUCTS) if is_operator(func) else func
         if fed and func in PRODUCTS:
             self._look(func, args, kwargs)
         elif fed and func not in LOOKED_UP:
             self._look_elsewhere(func, given, result)
+        if copies and not fed and (home := self._home(args[0])) is not None and _is_copy(result, args[0]):
+            copied = _Home(home.name, result, args[0], n_writes(result))
+            self.homes.setdefault(result.untyped_storage().data_ptr(), copied)
         names = frozenset[str]().union(*(self._names(x) for x in given))
         for made in tensors_in(result):
             if fed:
@@ -172,12 +173,25 @@ class _Watching(TorchFunctionMode):
         name = self._name(x)
         return frozenset() if name is None else frozenset((name,))
 
-    def _name(self, x: Tensor) -> str | None:
-        """The parameter that ``x`` is, or is a view of."""
+    def _home(self, x: Tensor) -> _Home | None:
+        """The parameter or copy of one that ``x`` is, or is a view of."""
         if x.layout != torch.strided:
             return None
-        name = self.homes.get(x.untyped_storage().data_ptr())
-        return name if name is not None and x.dtype == self.parameters[name].dtype else None
+        home = self.homes.get(x.untyped_storage().data_ptr())
+        if home is None or x.dtype != home.tensor.dtype:
+            return None
+        return home if home.of is None or n_writes(home.tensor) == home.version else None
+
+    def _name(self, x: Tensor) -> str | None:
+        """The parameter that ``x`` is, is a view of or a copy of."""
+        return None if (home := self._home(x)) is None else home.name
+
+    def _summed(self, weight: Tensor, axes: tuple[int, ...]) -> tuple[int, ...]:
+        """The axes of a parameter that the ``axes`` of a view or copy of it run along."""
+        home = self._home(weight)
+        assert home is not None
+        axes = _axes_of(home.tensor, weight, axes)
+        return axes if home.of is None else self._summed(home.of, axes)
 
     def _look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         args = (*args, *kwargs.values()) if func is not torch.einsum else args
@@ -187,7 +201,7 @@ class _Watching(TorchFunctionMode):
                 continue
             name = self._name(weight)
             if name is not None:
-                self.summed.setdefault(name, _axes_of(self.parameters[name], weight, axes))
+                self.summed.setdefault(name, self._summed(weight, axes))
                 if func is F.embedding:
                     self.looked_up.add(name)
             else:
@@ -208,6 +222,22 @@ class _Watching(TorchFunctionMode):
                 self.dense.setdefault(name, "each activation is multiplied with many entries of it, element by element")
 
 
+@dataclass(frozen=True)
+class _Home:
+    """A parameter, or a copy with its values and positions.
+
+    Attributes:
+        name: of the parameter.
+        of: what was copied; None of the parameter itself.
+        version: the copy's, before code writes into it.
+    """
+
+    name: str
+    tensor: Tensor
+    of: Tensor | None = None
+    version: int = 0
+
+
 class _Known:
     """A set of tensors by identity, which keeps them alive."""
 
@@ -219,6 +249,12 @@ class _Known:
 
     def __contains__(self, x: Tensor) -> bool:
         return id(x) in self.tensors
+
+
+def _is_copy(result: Any, x: Tensor) -> bool:
+    """Whether a result has the values of ``x`` in memory without gaps, so that its strides tell its axes."""
+    dense = isinstance(result, Tensor) and not any(step == 0 for step in result.stride())
+    return dense and result.is_floating_point() and result.shape == x.shape
 
 
 def _called(func: Any) -> str:
@@ -261,70 +297,3 @@ def _axes_of(parameter: Tensor, view: Tensor, axes: tuple[int, ...]) -> tuple[in
         if along and max(along)[1] in summed:
             found.append(axis)
     return tuple(found)
-
-
-# --- what multiplies: (number of the operand, the axes that are summed over), for either operand that may be a weight ---
-
-
-def _layer(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """(x, weight [out, in, ...], ...)"""
-    if len(args) > 1 and isinstance(args[1], Tensor):
-        yield 1, tuple(range(1, args[1].dim()))
-
-
-def _transposed(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """(x, weight [in, out, ...], ...)"""
-    if len(args) > 1 and isinstance(args[1], Tensor):
-        yield 1, (0, *range(2, args[1].dim()))
-
-
-def _matrices(first: int) -> Operands:
-    def operands(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-        if len(args) > first + 1 and isinstance(args[first + 1], Tensor):
-            yield first, (-1,)
-            yield first + 1, (-2,) if args[first + 1].dim() > 1 else (0,)
-
-    return operands
-
-
-def _einsum(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    equation = args[0]
-    if not isinstance(equation, str):
-        return
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if not arrow:
-        right = "".join(letter for letter in sorted(set(left) - {","}) if left.count(letter) == 1)
-    for number, term in enumerate(terms):
-        others = "".join(terms[:number] + terms[number + 1 :])
-        if "..." not in term:
-            yield number + 1, tuple(i for i, x in enumerate(term) if x in others and x not in right)
-
-
-def _bilinear(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    yield 2, (1, 2)
-
-
-def _table(args: tuple[Any, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    yield 1, (0,)
-
-
-PRODUCTS: dict[Any, Operands] = {
-    F.linear: _layer,
-    **{function: _transposed if "transpose" in function.__name__ else _layer for function in functions.CONVOLUTIONS},
-    **dict.fromkeys((*functions.MATRIX_PRODUCTS, operator.matmul, Tensor.__matmul__), _matrices(0)),
-    Tensor.__rmatmul__: lambda args: ((1 - number, axes) for number, axes in _matrices(0)((args[1], args[0]))),
-    **{
-        function: _matrices(1)
-        for function in functions.FUSED
-        if function.__name__ in ("addmm", "addmv", "baddbmm", "addbmm")
-    },
-    torch.einsum: _einsum,
-    **dict.fromkeys((F.bilinear, torch.bilinear), _bilinear),
-    F.embedding: _table,
-}
-#: What puts a parameter beside activations or looks something up in it.
-LOOKED_UP = (
-    *functions.CONCATENATIONS, *functions.RESHAPES, torch.gather, Tensor.gather, torch.index_select, Tensor.index_select,
-    Tensor.__setitem__, Tensor.copy_,
-)  # fmt: skip
