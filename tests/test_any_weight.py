@@ -15,7 +15,8 @@ from torch.nn.utils import parametrizations
 
 import panning
 from panning import PanningWarning
-from panning.alive.connectivity import Connectivity, report
+from panning.alive.connectivity import Connectivity
+from panning.alive.report import report
 from panning.foundation.errors import ModelError
 from panning.masks.allocation import top_k
 from panning.masks.kinds import REGISTERED

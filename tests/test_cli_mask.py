@@ -122,7 +122,8 @@ def test_verify_with_a_model_recomputes_the_effective_density(
 ) -> None:
     save_masks(masks.with_manifest(effective_density=12 / 18), file)
     result = run(capsys, "mask", "verify", file, "--model", "tiny")
-    assert result.code == 0 and "fits model 'tiny'; effective density 0.666667 of density 0.888889" in result.out
+    assert result.code == 0 and "fits model 'tiny'; density 0.888889, effective density 0.666667, " in result.out
+    assert " paths, 2 of 2 outputs reached" in result.out
     save_masks(masks.with_manifest(effective_density=13 / 18), file)
     result = run(capsys, "mask", "verify", file, "--model", "tiny", "--input-shape", "4", "--classes", "2")
     assert result.code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import ResidualNet, chain, flat_mask, mlp_problem, residual_problem
 
-from panning.alive.connectivity import Connectivity, alive_flat, report
+from panning.alive.connectivity import Connectivity, alive_flat
+from panning.alive.report import report
 from panning.foundation.errors import DensityError, MaskError
 from panning.masks.layout import prunable_layout
 from panning.masks.masks import Masks
+from panning.scoring.problem import Problem
 
 
 def connectivity(model: nn.Module, *input_shape: int) -> Connectivity:
@@ -192,3 +195,39 @@ def test_a_report_names_the_layers_without_an_alive_weight() -> None:
 def test_what_ends_a_network_cuts_nothing(ending: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Hardswish(inplace=True), nn.Linear(3, 2), ending)
     assert connectivity(model, 2).n_alive(torch.ones(12, dtype=torch.bool)) == 12
+
+
+# --- what is shown beside effective density ---
+
+
+def test_paths_and_reached_outputs_are_counted_as_by_hand() -> None:
+    problem = Problem.of(chain([[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]), (2,), None)
+    whole = report(Connectivity.of(problem), torch.ones(8, dtype=torch.bool))
+    assert (whole.n_alive_units, whole.n_reached_outputs, whole.n_outputs) == (4, 2, 2)
+    assert whole.log10_paths == round(math.log10(8), 4)
+    # The first hidden unit has both inputs and leads to output 0 alone; a weight of output 1 hangs on the dead unit.
+    mask = torch.tensor([True, True, False, False, True, False, False, True])
+    found = report(Connectivity.of(problem), mask)
+    assert (found.n_alive_units, found.n_dead_units, found.n_reached_outputs) == (2, 2, 1)
+    assert found.log10_paths == round(math.log10(2), 4)
+    assert "2 alive and 2 dead units, 10^0.3 paths, 1 of 2 outputs reached" in found.sentence
+    none = report(Connectivity.of(problem), torch.zeros(8, dtype=torch.bool))
+    assert none.log10_paths is None and none.n_reached_outputs == 0 and "log10_paths" not in none.facts()
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(2), nn.AdaptiveMaxPool2d(2)])
+def test_pools_add_paths_up_and_norms_and_activations_leave_them(pool: nn.Module) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.GELU(), pool, nn.Flatten(), nn.Linear(12, 5), nn.Sigmoid()
+    )
+    problem = Problem.of(net, (1, 4, 4), None)
+    mask = torch.ones(3 + 60, dtype=torch.bool)
+    mask[0] = False  # two channels of 16 places each, each place to 5 outputs
+    assert Connectivity.of(problem).log10_paths(mask) == pytest.approx(math.log10(2 * 16 * 5))
+
+
+def test_more_paths_than_float64_holds_are_counted() -> None:
+    deep = nn.Sequential(*(nn.Linear(300, 300, bias=False) for _ in range(130)))
+    net = Connectivity.of(Problem.of(deep, (300,), None))
+    paths = net.log10_paths(torch.ones(130 * 300 * 300, dtype=torch.bool))
+    assert paths == pytest.approx(131 * math.log10(300))

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from toys import flat_mask, residual_problem
 
 import panning
-from panning.alive.connectivity import Connectivity, report
+from panning.alive.connectivity import Connectivity
+from panning.alive.report import report
 from panning.cli import main
 from panning.compaction import compact
 from panning.data import augment_batch, load_data

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import chain, flat_mask
 
-from panning.alive.connectivity import Connectivity, report
+from panning.alive.connectivity import Connectivity
+from panning.alive.report import report
 from panning.foundation.errors import ModelError
 from panning.masks.allocation import allocate
 from panning.masks.layout import KINDS, by_unit, prunable_layout, prunable_parameters

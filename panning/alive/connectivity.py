@@ -22,12 +22,14 @@ from panning import flow
 from panning.foundation.device import device_of
 from panning.foundation.errors import DensityError, ForwardError, MaskError, ModelError
 from panning.foundation.wrappers import own_parameters, unwrapped
-from panning.masks.layout import KINDS, Layout, by_unit, prunable_parameters
+from panning.masks.layout import Layout, prunable_parameters
 from panning.masks.masks import Masks, fitted
 from panning.scoring.problem import Problem
 
 #: In ``smallest_alive``, how much less a path counts for being one layer longer, in powers of two.
 LONGER_BY_BITS = 40
+#: What one path counts where paths are many; a power of two, which rounds nothing.
+FEW = 2.0**-900
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,31 @@ class Connectivity:
         starts = [torch.ones_like(output) for output in outputs]
         (grad,) = flow.gradients(outputs, gates, starts)
         return (grad > 0.5).to(mask.device)
+
+    def reached_outputs(self, mask: Tensor) -> tuple[int, int]:
+        """How many entries of the outputs a path from the input leads to, and how many there are: classes, most often."""
+        outputs = self._outputs(mask, flow.BOOLEAN, torch.float32)
+        return sum(int((output > 0).sum()) for output in outputs), sum(output.numel() for output in outputs)
+
+    def log10_paths(self, mask: Tensor) -> float | None:
+        """The decimal logarithm of the number of paths from input to output, entry by entry (``flow.counting``).
+
+        None where there is no path, more than float64 can tell, or a function that the count does not follow.
+        """
+        try:
+            total = sum(float(output.sum()) for output in self._outputs(mask, flow.counting(), torch.float64, FEW))
+        except ForwardError:
+            return None
+        return math.log10(total) - math.log10(FEW) if 0.0 < total < math.inf else None
+
+    def _outputs(
+        self, mask: Tensor, rules: Mapping[Any, flow.Rule], dtype: torch.dtype, start: float = 1.0
+    ) -> list[Tensor]:
+        """The outputs under a mask of zeros and ones, on an input whose entries are all ``start``."""
+        with torch.enable_grad():
+            gates = mask.to(self._device, dtype).requires_grad_()
+            parameters = {**_ones(self.model, self.layout, dtype), **self.layout.views(gates)}
+            return [output.detach() for output in self._run(parameters, rules, dtype, start)]
 
     def alive(self, mask: Tensor) -> Tensor:
         """Flat bool: the alive weights of ``mask``."""
@@ -230,11 +257,11 @@ def _ones(model: nn.Module, layout: Layout, dtype: torch.dtype) -> dict[str, Ten
     return {name: torch.ones_like(p, dtype=dtype) for name, p in own_parameters(model).items() if name not in masked}
 
 
-def alive_flat(
+def connectivity_of(
     model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | None = None, example_inputs: Any = None,
     forward: flow.Forward | None = None,
-) -> Tensor:  # fmt: skip
-    """The alive weights of ``masks``, flat bool [n_prunable].
+) -> tuple[Connectivity, Masks]:  # fmt: skip
+    """The alive test of a network that ``masks`` are for, and the masks with the network's own names.
 
     Raises:
         MaskError: if the mask belongs to another network, or neither it nor the caller gives the input shape.
@@ -252,43 +279,13 @@ def alive_flat(
         example = flow.Example(example_inputs, call)
     else:
         example = flow.Example.of_shape(model, shape, call)
-    return Connectivity(model, masks.layout, example).alive(masks.flat)
+    return Connectivity(model, masks.layout, example), masks
 
 
-@dataclass(frozen=True)
-class MaskReport:
-    """What is shown beside every mask.
-
-    Attributes:
-        n_dead_units: output units (neurons, channels) of masked layers without an alive weight into them.
-        collapsed_layers: layers without an alive weight.
-    """
-
-    n_kept: int
-    density: float
-    effective_density: float
-    n_dead_units: int
-    collapsed_layers: tuple[str, ...]
-
-    def facts(self) -> dict[str, Any]:
-        """What a mask's manifest says about it."""
-        return {
-            "effective_density": self.effective_density,
-            "n_dead_units": self.n_dead_units,
-            "collapsed_layers": list(self.collapsed_layers),
-        }
-
-
-def report(connectivity: Connectivity, mask: Tensor) -> MaskReport:
-    """Density, effective density, dead units and collapsed layers of a flat mask."""
-    layout = connectivity.layout
-    alive = connectivity.alive(mask)
-    kinds = prunable_parameters(connectivity.model, layout.found)
-    n_dead, collapsed = 0, []
-    for name, part in layout.views(alive).items():
-        n_dead += int((~by_unit(part, *kinds.get(name, (KINDS[0], connectivity.model))).any(1)).sum())
-        if not part.any():
-            collapsed.append(name)
-    n_kept = int(mask.sum())
-    effective = int(alive.sum()) / layout.n_prunable
-    return MaskReport(n_kept, n_kept / layout.n_prunable, effective, n_dead, tuple(collapsed))
+def alive_flat(
+    model: nn.Module, masks: Masks, input_shape: tuple[int, ...] | None = None, example_inputs: Any = None,
+    forward: flow.Forward | None = None,
+) -> Tensor:  # fmt: skip
+    """The alive weights of ``masks``, flat bool [n_prunable]; arguments and errors as for ``connectivity_of``."""
+    connectivity, masks = connectivity_of(model, masks, input_shape, example_inputs, forward)
+    return connectivity.alive(masks.flat)

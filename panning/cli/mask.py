@@ -15,6 +15,7 @@ from panning.foundation.errors import MaskError, ModelError, OutputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from panning.alive.report import MaskReport
     from panning.masks.masks import Masks
 
 app = typer.Typer(name="mask", help="Show, compare, check and convert mask files.", cls=Group, no_args_is_help=True)
@@ -104,13 +105,14 @@ def verify(
         raise typer.BadParameter("--input-shape and --classes describe the model; name it with --model.")
     given_shape = _parse_shape(input_shape) if input_shape is not None else None
     masks = load_masks(file)
-    effective = None if model is None else _check_model(file, masks, model, given_shape, classes)
+    found = None if model is None else _check_model(file, masks, model, given_shape, classes)
     if as_json:
         counts = {"n_kept": masks.n_kept, "n_prunable": masks.n_prunable, "density": masks.density}
-        output.print_json({**counts, "effective_density": effective, "fingerprint": fingerprint(masks.layout)})
+        facts = {"effective_density": None} if found is None else found.facts()
+        output.print_json({**counts, **facts, "fingerprint": fingerprint(masks.layout)})
         return
-    if effective is not None:
-        output.say(f"fits model '{model}'; effective density {effective:.6g} of density {masks.density:.6g}")
+    if found is not None:
+        output.say(f"fits model '{model}'; density {masks.density:.6g}, {found.sentence}")
     output.say(f"ok: {masks.n_kept} of {masks.n_prunable} weights kept, fingerprint {fingerprint(masks.layout)}")
 
 
@@ -152,10 +154,15 @@ def convert(
         output.note("Only panning's own formats say where a mask comes from; its manifest was left behind.")
 
 
-def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | None, classes: int | None) -> float:
-    """The effective density of a mask in its network, which is what the mask claims."""
+def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | None, classes: int | None) -> MaskReport:
+    """What there is to say of a mask in its network; its effective density is what the mask claims."""
+    from panning.alive.connectivity import connectivity_of
+    from panning.alive.report import report
+
     model, shape, _ = described_network(file, masks, name, shape, classes)
-    effective = masks.effective_density(model, shape)
+    connectivity, masks = connectivity_of(model, masks, shape)
+    found = report(connectivity, masks.flat)
+    effective = found.effective_density
     claimed = masks.manifest.get("effective_density")
     # Both are a count divided by n_prunable, and rounding in a manifest may cost half a weight.
     if isinstance(claimed, int | float) and abs(claimed - effective) * masks.n_prunable > 0.5:
@@ -163,7 +170,7 @@ def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | N
             f"{file} says that its effective density is {claimed:.6g}, but in '{name}' the mask has {effective:.6g}: it was "
             "made for another network or input shape. Give the right --model and --input-shape, or prune again."
         )
-    return effective
+    return found
 
 
 def _layers(masks: Masks) -> list[dict[str, Any]]:

@@ -136,13 +136,17 @@ def prune(
         return
     output.print_table(["layer", "density"], [[n, f"{d:.5f}"] for n, d in masks.layer_densities().items()])
     output.say(
-        f"{name}: {facts.n_kept} of {masks.n_prunable} weights kept, density {facts.density:.6g}, "
-        f"effective density {facts.effective_density:.6g}, {facts.n_dead_units} dead units"
+        f"{name}: {facts.n_kept} of {masks.n_prunable} weights kept, density {facts.density:.6g}, {facts.sentence}"
     )
     for doubt in made.doubts:
         output.note(f"warning: {doubt}")
     for layer in facts.collapsed_layers:
         output.note(f"warning: layer '{layer}' has no alive weight")
+    if facts.n_reached_outputs < facts.n_outputs:
+        output.note(
+            f"warning: no path from the input leads to {facts.n_outputs - facts.n_reached_outputs} of the "
+            f"{facts.n_outputs} outputs, which are the same for all inputs"
+        )
     output.say(f"Mask: {folder / 'mask.safetensors'}")
 
 

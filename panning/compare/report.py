@@ -17,6 +17,7 @@ from panning.compare.rows import Row, line_label
 from panning.compare.statistics import Difference, detectable
 from panning.compare.tables import Table, tables
 from panning.compare.text import (
+    BALANCE,
     COLUMNS,
     COST,
     NUMBERED,
@@ -280,6 +281,7 @@ def as_json(found: Sequence[Table]) -> list[dict[str, Any]]:
         {
             "table": table.title, "method": row.label, "density": row.density,
             "effective_density": row.of_masks("effective_density"), "n_dead_units": row.of_masks("n_dead_units"),
+            **{name: row.of_masks(name) for name in BALANCE},
             "n_collapsed_layers": row.n_collapsed_layers,
             "compute_left": row.of_masks("compute_left"),
             "against_best": _difference_as_json(table.differences.get((row.density, row.method))),

@@ -13,14 +13,17 @@ from panning.compare.tables import Table
 
 COST, TRAINING_ADDS = "cost, dense epochs", "training multiply-adds, dense epochs"
 COLUMNS = (
-    "density", "method", "effective density", "dead units", "collapsed layers", "multiply-adds %", "test %, last epoch",
+    "density", "method", "effective density", "dead units", "alive units", "paths, log10", "outputs reached",
+    "collapsed layers", "multiply-adds %", "test %, last epoch",
     "test %, best epoch", "validation %", "learning rate", COST, TRAINING_ADDS, "n", "against the best",
 )  # fmt: skip
 
 
+#: What balances a mask beside its density; older records have none.
+BALANCE = ("n_alive_units", "log10_paths", "n_reached_outputs")
 #: The columns of ``row_numbers``; those of ``SUMMARY`` are of the test accuracy after the last epoch.
 NUMBERED = (
-    "method", "density", "effective_density", "n_dead_units", "n_collapsed_layers", "compute_left", *SUMMARY,
+    "method", "density", "effective_density", "n_dead_units", *BALANCE, "n_collapsed_layers", "compute_left", *SUMMARY,
     "mean_of_best_epoch", "validation_mean", "validation_std", "learning_rate", "cost_epochs", "train_epochs", "n_failed",
     "minus_best", "minus_best_ci_low", "minus_best_ci_high", "minus_best_p",
 )  # fmt: skip
@@ -36,7 +39,8 @@ def row_numbers(table: Table, row: Row) -> list[object]:
         (None,) * 4 if found is None else (found.mean, found.low, found.high, found.p if found.is_tested else None)
     )
     return [
-        row.label, row.density, effective, dead, max(row.n_collapsed_layers, default=None), compute,
+        row.label, row.density, effective, dead, *(_mean(row.of_masks(name)) for name in BALANCE),
+        max(row.n_collapsed_layers, default=None), compute,
         *summary(list(row.values("test_accuracy").values())), _mean(list(row.values("test_accuracy_of_best").values())),
         *validation[:2], row.cells[0].config["recipe"]["learning_rate"], sum(table.cost(row)), trained,
         len(row.cells) - len(row.good), *against,
@@ -61,12 +65,17 @@ def without_empty_columns(columns: Sequence[str], lines: Sequence[Sequence[str]]
 def row_cells(table: Table, row: Row) -> list[str]:
     rates = sorted({cell.config["recipe"]["learning_rate"] for cell in row.cells})
     effective, dead, compute = (row.of_masks(name) for name in ("effective_density", "n_dead_units", "compute_left"))
+    alive, paths = row.of_masks("n_alive_units"), row.of_masks("log10_paths")
+    reached, outputs = row.of_masks("n_reached_outputs"), row.of_masks("n_outputs")
     collapsed, trained = row.n_collapsed_layers, row.of_masks("train_epochs")
     return [
         f"{row.density:g}",
         row.label,
         f"{statistics.fmean(effective):.5f}" if effective else "-",
         f"{statistics.fmean(dead):.0f}" if dead else "-",
+        f"{statistics.fmean(alive):.0f}" if alive else "-",
+        f"{statistics.fmean(paths):.1f}" if paths else "-",
+        f"{statistics.fmean(reached):.3g} of {outputs[0]:g}" if reached else "-",
         f"{max(collapsed)}" if collapsed else "-",
         f"{100 * statistics.fmean(compute):.1f}" if compute else "-",
         row.spread("test_accuracy"),

@@ -47,7 +47,7 @@ class Outcome(Config):
 
 
 class MaskFigures(Outcome):
-    """Base of outcomes with a mask: what every table says of it.
+    """Base of outcomes with a mask: what every table says of it (``panning.alive.report.MaskReport``).
 
     Attributes:
         compute_left: the share of the dense network's multiply-adds that compaction leaves.
@@ -59,6 +59,10 @@ class MaskFigures(Outcome):
     effective_density: Share = 0.0
     n_dead_units: Count = 0
     collapsed_layers: tuple[str, ...] = ()
+    n_alive_units: Count = 0
+    log10_paths: Number | None = None
+    n_reached_outputs: Count = 0
+    n_outputs: Count = 0
     compute_left: Annotated[float, Field(ge=0, le=MOST)] = 0.0
     layer_densities: tuple[tuple[str, Share], ...] = ()
 
@@ -128,7 +132,8 @@ class CellOutcome(MaskFigures):
         if self.error is not None:
             return []
         of_test = {name for name in type(self).model_fields if name.startswith("test_")}
-        may_lack = {"accelerator", "train_epochs", "n_members"} | (set() if test else of_test)
+        counted = {"n_alive_units", "log10_paths", "n_reached_outputs", "n_outputs"}  # older records have none
+        may_lack = {"accelerator", "train_epochs", "n_members"} | counted | (set() if test else of_test)
         missing = [name for name in type(self).model_fields if name not in self.model_fields_set | may_lack]
         if "train_s" not in self.timing.model_fields_set:
             missing.append("timing.train_s")

@@ -15,7 +15,8 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 
-from panning.alive.connectivity import Connectivity, MaskReport, report
+from panning.alive.connectivity import Connectivity
+from panning.alive.report import MaskReport, report
 from panning.compaction.cost import compute_left
 from panning.episode.policy_net import PolicyNet, parse_policy
 from panning.foundation.device import accelerator_name

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from panning.alive.connectivity import Connectivity, MaskReport, report
+from panning.alive.connectivity import Connectivity
+from panning.alive.report import MaskReport, report
 from panning.masks.masks import Masks
 from panning.pruners.doubts import doubts_of
 from panning.pruners.form import PLAIN_FORM, Form

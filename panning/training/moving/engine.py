@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from panning.alive.connectivity import MaskReport, report
+from panning.alive.report import MaskReport, report
 from panning.foundation.errors import MaskError
 from panning.foundation.wrappers import own_parameters
 from panning.masks.enforce import remove_all
