@@ -28,6 +28,7 @@ from panning.pruners.described import described
 from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.losses import Loss
 from panning.training.moving.engine import MovingMasks
+from panning.training.moving.in_shape import check_shape
 from panning.training.moving.method import Dynamic, Movement
 from panning.training.moving.methods import DYNAMICS, first_mask
 
@@ -183,11 +184,12 @@ def move_masks(
     optimizer: torch.optim.Optimizer,
     method: str | Dynamic = "dpf",
     *,
-    density: float,
+    density: float | None = None,
     n_steps: int,
     masks: Masks | None = None,
     steps_per_epoch: int | None = None,
     all_alive: bool = False,
+    shape: str | None = None,
     data: Data | None = None,
     input_shape: Sequence[int] | None = None,
     example_inputs: Any = None,
@@ -218,12 +220,14 @@ def move_masks(
         model: at its initial weights, bare or inside DistributedDataParallel, ``torch.compile`` and the like.
         optimizer: one that holds every prunable parameter, none of them frozen. A closure of its step is called once.
         method: a row of ``panning.training.DYNAMICS``, or one with other numbers (``panning.make_dynamic``).
-        density: at the end.
+        density: at the end. With a shape ``n:m`` None keeps all weights of the layers that the shape does not cover.
         n_steps: of the schedule of learning rates. A method that goes through it several times (IMP) has
             ``moving.n_steps`` in all.
         masks: the first ones; None takes the row's own start, dense or random.
         steps_per_epoch: for methods that act once an epoch.
         all_alive: after every move, give the budget of dead weights to the best-ranked that can be alive.
+        shape: every mask keeps exactly 2 of each 4 consecutive inputs (``2:4``) or whole blocks (``4x1``), as for ``prune``;
+            the first mask is brought into the shape. For methods that exchange weights or keep dense ones.
         data: what a method that scores with a loss draws its batches from; gives the input's shape, too.
         input_shape: of one input, without the batch, unless ``data`` or the masks say it.
         example_inputs, loss, forward: as for ``prune``.
@@ -251,8 +255,10 @@ def move_masks(
         seed=seed,
     )  # fmt: skip
     problem = problem_with(masks.layout if masks is not None else layout_of(model, include, exclude, problem_with))
-    start = masks or first_mask(problem, chosen, density, row)
-    movement = Movement(chosen, problem, density, all_alive)
+    check_shape(chosen, shape, all_alive)
+    target = Form(shape=shape).n_kept(model, problem.layout, density) / problem.layout.n_prunable
+    start = masks or first_mask(problem, chosen, target, row)
+    movement = Movement(chosen, problem, target, all_alive, shape)
     return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)
 
 

@@ -37,6 +37,9 @@ def train(
         bool,
         typer.Option("--all-alive", help="With --dynamic: after every move, give the budget of dead weights back."),
     ] = False,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="With --dynamic: every mask keeps 2:4, or whole blocks (4x1).")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of weights, batches and everything random. Default: the mask's, or 0.")
     ] = None,
@@ -93,8 +96,10 @@ def train(
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
         "schedule": schedule, "precision": precision,
     }  # fmt: skip
-    if (dynamic is None) != (density is None) or (dynamic is None and (numbers or all_alive)):
-        raise typer.BadParameter("--dynamic needs --density; --density, --set and --all-alive need --dynamic")
+    if dynamic is None and (density is not None or numbers or all_alive or shape is not None):
+        raise typer.BadParameter("--density, --set, --all-alive and --shape need --dynamic")
+    if dynamic is not None and density is None and shape is None:
+        raise typer.BadParameter("--dynamic needs --density, or a --shape like 2:4, which says it")
     chosen, moves = _chosen(recipe, given, dynamic, _numbers(numbers or []))
     masks = load_masks(mask) if mask is not None else None
     made_for = None if masks is None else masks.manifest.get("seed")
@@ -119,9 +124,10 @@ def train(
         "mask": None if masks is None else [fingerprint(masks.layout), digest_of(masks.flat)], **of_weights,
     }  # fmt: skip
     plan = TrainingPlan(task, chosen, seed, masks)
-    if moves is not None and density is not None:
-        plan = plan.moving(moves, density, all_alive)
+    if moves is not None:
+        plan = plan.moving(moves, density, all_alive, shape)
         identity["dynamic"] = {**moves.model_dump(mode="json"), "density": density, "all_alive": all_alive}
+        identity["dynamic"] |= {} if shape is None else {"shape": shape}
     how = moves.name if moves is not None else "dense" if masks is None else "masked"
     folder = out or run_folder("train", identity, model, data, how, f"s{seed}")
     if dry_run:

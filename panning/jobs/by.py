@@ -87,7 +87,8 @@ class By(Config):
         """What tables call it."""
         name = self.first_label
         if self.dynamic is not None:
-            name = self.dynamic.label + (f" from {name}" if name else "")
+            shape = f" in {self.form.shape}" if self.form.shape else ""
+            name = self.dynamic.label + shape + (f" from {name}" if name else "")
         return name + (f", {self.members} together" if self.members > 1 else "")
 
     @property

@@ -43,6 +43,7 @@ from panning.pruners import (
 from panning.pruners.quotas import QuotaSource
 from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem
+from panning.training.moving.in_shape import check_shape
 
 #: What a control adds to its method's name.
 CONTROLLED = {
@@ -71,7 +72,7 @@ class Method(By):
         released: the method as its authors' code has it.
         control: a row of ``CONTROLS`` around the method.
         quotas, place, shape, min_density, max_density: the form of the mask (``panning.pruners.form``); with quotas and
-            place no method is named, for it would have no say.
+            place no method is named, for it would have no say. A mask that moves has the shape at every step.
     """
 
     method: str | None = None
@@ -99,17 +100,24 @@ class Method(By):
         try:
             if self.method is not None:
                 variant_of(self.method, self.released, self.control)
-            if (form := self.form) != PLAIN_FORM:
-                check_form(form, self.method)
+            if self._first_form != PLAIN_FORM:
+                check_form(self.form, self.method)
+            if self.dynamic is not None:
+                check_shape(self.dynamic.method, self.shape, all_alive=False)
         except PanningError as error:
             raise ValueError(str(error)) from None
-        if self.dynamic is not None and (form.shape is not None or form.has_bounds):
-            raise ValueError("a mask that moves leaves its shape and its bounds of density: leave them out, or dynamic")
+        if self.dynamic is not None and self.form.has_bounds:
+            raise ValueError("a mask that moves leaves its bounds of density: leave them out, or dynamic")
         return self
 
     @property
     def form(self) -> Form:
         return Form(self.quotas, self.place, self.shape, dict(self.min_density or ()), dict(self.max_density or ()))
+
+    @property
+    def _first_form(self) -> Form:
+        """What only the first mask has, where it moves: its shape all of them have."""
+        return self.form if self.dynamic is None else dataclasses.replace(self.form, shape=None)
 
     @property
     def first(self) -> str | None:
@@ -121,7 +129,7 @@ class Method(By):
     def first_label(self) -> str:
         extra = [
             *(["released"] if self.released else []), *([CONTROLLED[self.control]] if self.control else []),
-            *told_form(self.form),
+            *told_form(self._first_form),
         ]  # fmt: skip
         if self.method is None:
             return "; ".join(extra)

@@ -214,8 +214,9 @@ def _first_masks(spec: CellSpec, task: Task, net: PolicyNet | None) -> Masks | N
 
 
 def _trained(spec: CellSpec, task: Task, first: Masks | None) -> Trained:
-    moves = None if spec.by is None else spec.by.dynamic
-    movement = None if moves is None else Movement(moves.method, task.problem, spec.density, spec.all_alive)
+    movement = None
+    if spec.by is not None and (moves := spec.by.dynamic) is not None:
+        movement = Movement(moves.method, task.problem, spec.density, spec.all_alive, spec.by.form.shape)
     return train_one(task, spec.recipe, derive_seed(task.problem.seed, "training"), first, movement)
 
 

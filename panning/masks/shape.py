@@ -161,6 +161,18 @@ class Shaped:
             )
         return wanted
 
+    def near(self, n_kept: int) -> int:
+        """The largest number of weights up to ``n_kept`` that whole blocks and single weights can make."""
+        rest = n_kept % (self.shape.outputs * self.shape.inputs)
+        return n_kept - max(0, rest - int((~self._covered).sum()))
+
+    def pooled(self, values: Tensor) -> Tensor:
+        """The mean magnitude of its block in place of every value, flat [n_prunable]; single weights keep their values."""
+        blocks = torch.cat(list(self.groups.values())).to(values.device)
+        pooled = values.clone()
+        pooled[blocks] = values[blocks].abs().mean(1, keepdim=True).expand(blocks.shape)
+        return pooled
+
     def mask(self, scores: Tensor, density: float | None, counts: Sequence[int] | None = None) -> Tensor:
         """The mask of this shape with the highest scores: ``n:m`` takes the best n of each group, blocks go by their mean.
 

@@ -32,6 +32,7 @@ from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from panning.training.evaluation import evaluate, forward
 from panning.training.moving.abilities import length_of
 from panning.training.moving.checks import check_movement
+from panning.training.moving.in_shape import first_in_shape
 from panning.training.moving.method import Movement
 from panning.training.recipe import Plan, Recipe
 from panning.training.regimes import Dense, regime_of
@@ -186,4 +187,5 @@ def train_copy(task: Task, masks: Masks | None, recipe: Recipe, seed: int) -> tu
 def check_training(recipe: Recipe, n_train: int, movement: Movement, masks: Masks) -> None:
     """Raise what ``train`` would raise about how ``masks`` move, before anything is trained or written."""
     plan, problem = Plan.of(recipe, n_train), replace(movement.problem, layout=masks.layout)
-    check_movement(replace(movement, problem=problem), masks.flat, plan.n_steps, plan.steps_per_epoch)
+    movement = replace(movement, problem=problem)
+    check_movement(movement, first_in_shape(movement, masks.flat), plan.n_steps, plan.steps_per_epoch)

@@ -25,6 +25,7 @@ from panning.masks.holders import MOVERS
 from panning.masks.masks import Masks, check_density, n_kept_at
 from panning.training.moving.abilities import GivesSeveralNetworks, HooksNetwork, LooksAtGradients, wants_gradient
 from panning.training.moving.checks import check_movement, check_parts, start_density
+from panning.training.moving.in_shape import first_in_shape
 from panning.training.moving.method import Clock, Movement
 from panning.training.moving.moves import Mover, Spending
 from panning.training.moving.state import Kinds, start_identity
@@ -73,7 +74,7 @@ class MovingMasks(Mover):
         """
         Args:
             movement: its problem's network, which is trained, has its dense initial weights.
-            start: flat bool, the first mask.
+            start: flat bool, the first mask, which is brought into the movement's shape.
             n_steps, epoch: as in ``Clock.schedule`` and ``Clock.epoch``.
             copied: of a copy, the state that network and optimizer are in, and the kinds of the memory that it began with.
 
@@ -81,6 +82,7 @@ class MovingMasks(Mover):
             MaskError, DensityError, DataError: as ``check_movement``; or the optimizer is not of the kind.
         """
         check_density(movement.density)
+        start = first_in_shape(movement, start)
         check_parts(movement, optimizer, start)
         self.clock = check_movement(movement, start, n_steps, epoch)
         self.identity = start_identity(movement, start, self.clock)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from panning.foundation.config import Config
 from panning.foundation.errors import MaskError
 from panning.masks.layout import Layout
+from panning.masks.shape import Shaped
 from panning.scoring.problem import Problem
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,6 +32,8 @@ Count = Annotated[int, Field(ge=1)]
 #: How masked weights behave between two moves. ``zero``: they stay 0. ``feedback``: the network runs without them, but its
 #: gradients move all dense weights, from which the next mask is made. ``free``: a move zeroes them, then they learn again.
 Holds = Literal["zero", "feedback", "free"]
+#: Kinds of shape: ``n:m`` keeps the density of the layers that it covers fixed, ``rxc`` does not.
+N_OF_M, BLOCKS = "n:m", "blocks"
 #: What a method keeps from move to move, under names of its own; saved with every checkpoint. Flat tensors [n_prunable] lie
 #: on the device of the weights, all others on the CPU.
 Memory = dict[str, Tensor]
@@ -129,6 +133,7 @@ class Dynamic(Config):
         counts_epochs: the method acts once an epoch unless ``every`` is given.
         defers: a move waits for the next forward pass with gradients, so that an evaluation between two steps sees the
             network that was trained.
+        shapes: kinds of shape that its masks can move in: ``N_OF_M``, ``BLOCKS``.
         every: steps from move to move; None: an epoch.
     """
 
@@ -137,6 +142,7 @@ class Dynamic(Config):
     only_prunes: ClassVar[bool] = False
     counts_epochs: ClassVar[bool] = False
     defers: ClassVar[bool] = False
+    shapes: ClassVar[frozenset[str]] = frozenset()
 
     every: Count | None = None
 
@@ -185,6 +191,7 @@ class Movement:
         problem: the network, with its input's shape and, for methods that score it, batches.
         density: at the end of the training.
         all_alive: after every move, give the budget of dead weights to the best-ranked weights that can be alive.
+        shape: that every mask has, the first included: ``2:4``, ``4x1`` (``panning.masks.shape``).
 
     Examples:
         >>> from panning.tasks import TaskSpec, load_task
@@ -198,3 +205,9 @@ class Movement:
     problem: Problem
     density: float
     all_alive: bool = False
+    shape: str | None = None
+
+    @cached_property
+    def shaped(self) -> Shaped | None:
+        """The layers that the shape covers, if there is one."""
+        return None if self.shape is None else Shaped.of(self.problem.model, self.problem.layout, self.shape)

@@ -27,6 +27,7 @@ from panning.training.moving.abilities import (
 )
 from panning.training.moving.factors import FactoredWeights
 from panning.training.moving.flat import FlatParameters
+from panning.training.moving.in_shape import move_in_shape, seen_in_shape
 from panning.training.moving.method import Clock, Memory, Move, Movement, View
 from panning.training.moving.selection import hidden_layers
 from panning.training.moving.state import LAST, MEMORY, REMEMBERED, TWIN, Kinds, StateForm, kinds_of
@@ -40,6 +41,7 @@ class Mover:
         movement: the method, the network and the final density.
         start: density of the first mask, as in ``View``.
         flat: the network's prunable parameters.
+        shaped: the layers that the movement's shape covers, if it has one.
         first: the first mask, flat bool, before the method had its say.
         mask: the present one, flat bool.
         memory: the method's.
@@ -55,6 +57,7 @@ class Mover:
         self.problem, self.method = movement.problem, movement.method
         self.connectivity = Connectivity.of(movement.problem)
         self.flat = FlatParameters(movement.problem)
+        self.shaped = movement.shaped
         self.first = self.mask = first.to(self.flat.device)
         self.memory: Memory = {}
         self.weights = weights_of(movement, self.flat, self.first, self.memory)
@@ -72,7 +75,7 @@ class Mover:
     def begin(self, clock: Clock) -> None:
         """Make the method's first mask the present one."""
         view = self.view(clock)
-        self._carry_out(view, self.method.begin(view))
+        self._carry_out(view, self.method.begin(seen_in_shape(self.shaped, view)))
         self.remember(clock)
         self.begun = kinds_of(self.memory)
 
@@ -80,7 +83,7 @@ class Mover:
     def move(self, clock: Clock) -> None:
         """Make the method's next mask the present one."""
         view = self.view(clock)
-        self._carry_out(view, self.method.move(view))
+        self._carry_out(view, self.method.move(seen_in_shape(self.shaped, view)))
         self.grad = None
 
     def view(self, clock: Clock) -> View:
@@ -155,6 +158,8 @@ class Mover:
             for parameter in self.problem.model.parameters():
                 self.optimizer.state.pop(parameter, None)
         mask = self._revived(view, move) if self.movement.all_alive else move.mask
+        if self.shaped is not None:
+            mask = move_in_shape(self.shaped, view, move, self.method.holds)
         if is_new := not torch.equal(mask, self.mask):
             self.n_grown += int((mask & ~self.mask).sum())
             self.mask = mask

@@ -40,7 +40,7 @@ def start_identity(movement: Movement, first: Tensor, clock: Clock) -> dict[str,
     method, layout = movement.method, movement.problem.layout
     return {
         "method": type(method).__name__, "numbers": method.model_dump(mode="json"), "density": float(movement.density),
-        "all_alive": movement.all_alive, "n_steps": clock.schedule, "steps_per_epoch": clock.epoch,
+        "all_alive": movement.all_alive, "shape": movement.shape, "n_steps": clock.schedule, "steps_per_epoch": clock.epoch,
         "seed": int(movement.problem.seed), "network": content_key([layout.names, layout.shapes]),
         "first mask": digest_of(first),
     }  # fmt: skip

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from pydantic import NonNegativeFloat
 
-from panning.training.moving.method import Clock, Count, Dynamic, Move, View
+from panning.training.moving.method import N_OF_M, Clock, Count, Dynamic, Move, View
 from panning.training.moving.selection import full_layers, noise_like, regrow
 
 #: In the memory: +1 or -1 for each weight.
@@ -34,6 +34,7 @@ class DeepRewiring(Dynamic):
     """
 
     keeps_count: ClassVar[bool] = True
+    shapes: ClassVar[frozenset[str]] = frozenset({N_OF_M})
 
     every: Count | None = 1
     l1: NonNegativeFloat = 1e-5

@@ -8,13 +8,13 @@ weight that was pruned too early grows until it returns. Momentum and weight dec
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from panning.masks.allocation import allocate_by_layer, top_k, uniform_counts
 from panning.training.moving.abilities import KeepsDenseWeights
-from panning.training.moving.method import Clock, Count, Memory, Move, Share, View
+from panning.training.moving.method import BLOCKS, N_OF_M, Clock, Count, Memory, Move, Share, View
 from panning.training.moving.selection import top_units
 from panning.training.moving.timing import Ramp
 
@@ -27,6 +27,8 @@ class DPF(KeepsDenseWeights, Ramp):
         units: prune whole filters and neurons by their norm, of each hidden layer the same share.
         frozen: the last share of the training keeps its mask, and trains kept weights alone.
     """
+
+    shapes: ClassVar[frozenset[str]] = frozenset({N_OF_M, BLOCKS})
 
     every: Count | None = 16
     scope: Literal["global", "layerwise"] = "global"

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from panning.training.moving.method import Move, Share, View
+from panning.training.moving.method import BLOCKS, N_OF_M, Move, Share, View
 from panning.training.moving.selection import cosine, drop, full_layers, noise_like, regrow, shares
 from panning.training.moving.timing import DropAndGrow
 
@@ -30,6 +30,7 @@ class SET(DropAndGrow):
 
     defers: ClassVar[bool] = True
     counts_epochs: ClassVar[bool] = True
+    shapes: ClassVar[frozenset[str]] = frozenset({N_OF_M, BLOCKS})
 
     fraction: Share = 0.3
     anneal: bool = False

@@ -8,9 +8,10 @@ the exchange goes on when the schedule has ended, until the last step.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from panning.training.moving.abilities import LooksAtGradients
-from panning.training.moving.method import Count, Move, Share, ShareAboveZero, View
+from panning.training.moving.method import BLOCKS, N_OF_M, Count, Move, Share, ShareAboveZero, View
 from panning.training.moving.selection import cosine, exchange, gradient, highest, kept_magnitude, shares
 from panning.training.moving.timing import Ramp
 
@@ -21,6 +22,8 @@ class GraNet(LooksAtGradients, Ramp):
     Attributes:
         fraction, last_fraction: of a layer's weights that are exchanged, at the start and at the end.
     """
+
+    shapes: ClassVar[frozenset[str]] = frozenset({N_OF_M, BLOCKS})
 
     every: Count | None = 1000
     end_at: ShareAboveZero = 0.6875  # epoch 110 of 160

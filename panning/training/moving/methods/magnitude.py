@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 
 from panning.masks.allocation import round_counts
-from panning.training.moving.method import Clock, Count, Move, View
+from panning.training.moving.method import BLOCKS, Clock, Count, Move, View
 from panning.training.moving.selection import by_layer, highest, kept_magnitude
 from panning.training.moving.timing import Ramp
 
@@ -26,6 +26,7 @@ class GradualMagnitude(Ramp):
     """``scope`` says whether the smallest are found over all layers or each layer loses the same share."""
 
     only_prunes: ClassVar[bool] = True
+    shapes: ClassVar[frozenset[str]] = frozenset({BLOCKS})
 
     every: Count | None = 100
     scope: Literal["global", "layerwise"] = "global"

@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -32,7 +32,7 @@ from panning.foundation.wrappers import owners
 from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
 from panning.training.moving.abilities import HooksNetwork, KeepsDenseWeights
-from panning.training.moving.method import Clock, Count, Memory, Move, Share, View
+from panning.training.moving.method import N_OF_M, Clock, Count, Memory, Move, Share, View
 from panning.training.moving.selection import highest
 from panning.training.moving.timing import Ramp
 
@@ -50,6 +50,8 @@ class Quantized(KeepsDenseWeights, HooksNetwork, Ramp):
         order: which operator comes first.
         quantize_from: share of the training; before, only pruning acts.
     """
+
+    shapes: ClassVar[frozenset[str]] = frozenset({N_OF_M})
 
     every: Count | None = 16
     weight_bits: Annotated[int, Field(ge=2, le=16)] | None = 8

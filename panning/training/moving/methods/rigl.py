@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from panning.training.moving.abilities import LooksAtGradients
-from panning.training.moving.method import Move, Share, ShareAboveZero, View
+from panning.training.moving.method import BLOCKS, N_OF_M, Move, Share, ShareAboveZero, View
 from panning.training.moving.selection import cosine, exchange, gradient, shares
 from panning.training.moving.timing import DropAndGrow
 
@@ -27,6 +27,7 @@ class RigL(LooksAtGradients, DropAndGrow):
     """
 
     skips_step: ClassVar[bool] = True
+    shapes: ClassVar[frozenset[str]] = frozenset({N_OF_M, BLOCKS})
 
     every: Annotated[int, Field(ge=2)] | None = 100  # every step skipped would be no training
     fraction: Share = 0.3

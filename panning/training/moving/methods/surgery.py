@@ -10,12 +10,14 @@ Whether masks change is one draw for all layers, so that this number is kept ove
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import NonNegativeFloat
 
 from panning.masks.allocation import top_k
 from panning.training.moving.abilities import KeepsDenseWeights
-from panning.training.moving.method import Count, Move, ShareAboveZero, ShareBelowOne, View
+from panning.training.moving.method import BLOCKS, N_OF_M, Count, Move, ShareAboveZero, ShareBelowOne, View
 from panning.training.moving.selection import kept_magnitude
 from panning.training.moving.timing import Ramp
 
@@ -27,6 +29,8 @@ class NetworkSurgery(KeepsDenseWeights, Ramp):
         band: half the width of the band around the threshold, as a share of it.
         decay, power: after t steps masks change with probability (1 + decay t)^-power.
     """
+
+    shapes: ClassVar[frozenset[str]] = frozenset({N_OF_M, BLOCKS})
 
     every: Count | None = 1
     end_at: ShareAboveZero = 0.5
