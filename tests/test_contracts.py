@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import Field
 from test_dynamics import shortened
-from toys import residual_problem
+from toys import OF_UNITS, residual_problem
 
 from panning.jobs.executor import Executor, SerialExecutor
 from panning.jobs.outcome import OutcomeT
@@ -31,7 +31,7 @@ class TestEveryPruner(PrunerContract):
         return name
 
     def may_refuse(self, pruner: str | Pruner) -> bool:
-        return pruner in ("uniform_plus", "smart_ratio", "smart_ratio_vgg")
+        return pruner in {"uniform_plus", "smart_ratio", "smart_ratio_vgg", *OF_UNITS}
 
 
 class TestEveryDynamicMethod(DynamicContract):

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import chain, flat_mask
+from toys import OF_UNITS, chain, flat_mask
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.report import report
@@ -431,7 +431,7 @@ def test_a_module_under_two_names_is_scored_and_left_as_it_was() -> None:
     batch = torch.rand(12, 4), torch.arange(12) % 3
     problem = Problem.of(model, (4,), lambda n: batch)
     for method in PRUNERS:
-        if method not in ("uniform_plus", "smart_ratio", "smart_ratio_vgg"):
+        if method not in ("uniform_plus", "smart_ratio", "smart_ratio_vgg", *OF_UNITS):
             prune_problem(problem, 0.5, method, rounds=Rounds(2))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())

@@ -353,7 +353,7 @@ def test_force_revives_and_iterative_snip_does_not_and_releases_differ_in_the_lo
 
 
 def test_the_released_loss_is_the_true_classs_logit() -> None:
-    from panning.pruners import mean_true_logit
+    from panning.pruners.score_rounds import mean_true_logit
 
     logits = torch.tensor([[1.0, 5.0], [3.0, 2.0]])
     assert float(mean_true_logit(logits, torch.tensor([1, 0]))) == -4.0
@@ -439,7 +439,7 @@ def test_inversion_keeps_the_lowest_scores() -> None:
 
 @pytest.mark.parametrize("method", PRUNERS)
 def test_a_control_of_scores_is_refused_where_there_are_none(method: str) -> None:
-    draws = {"random", "uniform_plus", "erk", "igq", "smart_ratio", "smart_ratio_vgg", "phew", "npb"}
+    draws = {"random", "uniform_plus", "erk", "igq", "smart_ratio", "smart_ratio_vgg", "phew", "npb", "precrop_erk"}
     problem, few = residual_problem(), Rounds(2)
     if method not in draws:
         plain = prune_problem(problem, 0.3, method, rounds=few).mask

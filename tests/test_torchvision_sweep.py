@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from toys import OF_UNITS
 
 import panning.scoring.signals.ntk as ntk
 from panning import flow
@@ -45,7 +46,7 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 N_SAMPLES = 5  # GCS-Group makes five groups
 #: Methods that may say that a network is not for them.
 NOT_FOR_ALL = {"uniform_plus": DensityError, "smart_ratio": DensityError, "smart_ratio_vgg": DensityError,
-               "phew": ModelError}  # fmt: skip
+               "phew": ModelError, **dict.fromkeys(OF_UNITS, DensityError)}  # fmt: skip
 DENSITY = 0.05
 
 

@@ -6,10 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from panning.masks.layout import Layout
+from panning.pruners import PRUNERS
+from panning.pruners.structured import KeepUnits
 from panning.scoring.problem import Problem
 from panning.testing.networks import ResidualNet, residual_problem
 
-__all__ = ["ResidualNet", "chain", "flat_mask", "mlp_problem", "residual_problem"]
+__all__ = ["OF_UNITS", "ResidualNet", "chain", "flat_mask", "mlp_problem", "residual_problem"]
+
+#: The methods that keep whole units, and so have a smallest density.
+OF_UNITS = [name for name, row in PRUNERS.items() if isinstance(row.pruner, KeepUnits)]
 
 
 def chain(*matrices: list[list[float]], activation: type[nn.Module] = nn.Identity, bias: bool = False) -> nn.Sequential:

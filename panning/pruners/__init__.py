@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
 from panning.foundation.errors import ForwardError, MaskError, PanningError
@@ -36,8 +33,9 @@ from panning.pruners.rounds import (
     prune_round,
 )
 from panning.pruners.row import Pruner, PrunerRow, checked
-from panning.pruners.score_rounds import RELEASE_TEMPERATURE, ScoreRounds
+from panning.pruners.score_rounds import RELEASE_TEMPERATURE, ScoreRounds, mean_true_logit
 from panning.pruners.staged import StagedPanning
+from panning.pruners.structured import KeepUnits, Shares, snap, three_sp
 from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem, Scoring
 
@@ -48,14 +46,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-def mean_true_logit(logits: Tensor, targets: Tensor) -> Tensor:
-    """Minus the mean logit of the true class: the loss of FORCE's release, which takes no log-softmax."""
-    return F.nll_loss(logits, targets)
-
-
 _DE_JORGE = "de Jorge et al. 2021, arXiv 2006.09081"
 _SU = "Su et al. 2020, arXiv 2009.11094"
 _KANG = "Kang et al. 2022, arXiv 2209.13378"
+_SNAP = "Verdenius et al. 2020, arXiv 2006.00896"
+_PRECROP = "Cai et al. 2022, arXiv 2203.02549"
 _ALIZADEH = "Alizadeh et al. 2022, arXiv 2202.08132"
 _SAME = "all inner steps and the outer loss see one batch"
 _NLL = (
@@ -151,6 +146,16 @@ _OWN: dict[str, PrunerRow] = {
     ),
     "panning_staged": PrunerRow(StagedPanning("sum"), "staged Panning", _KANG),
     "panning_staged_product": PrunerRow(StagedPanning("product"), "staged Panning (product)", _KANG),
+    "snap": PrunerRow(KeepUnits(snap), "SNAP (units)", _SNAP),
+    "snap_it": PrunerRow(KeepUnits(snap, n_rounds=6), "SNAP-it (units)", _SNAP),
+    "three_sp": PrunerRow(KeepUnits(three_sp), "3SP (units)", "van Amersfoort et al. 2020, arXiv 2007.00389"),
+    "precrop": PrunerRow(
+        KeepUnits(Shares(ScoreRounds({"synflow": 1.0}, n_rounds=100)), indices=("synflow",), ranks_once=False),
+        "PreCrop (units, SynFlow's quotas)", _PRECROP,
+    ),
+    "precrop_erk": PrunerRow(
+        KeepUnits(Shares(RandomQuotas("erk")), indices=(), ranks_once=False), "PreCrop (units, ERK's quotas)", _PRECROP
+    ),
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def shuffle(problem: Problem, rounds: Rounds, prune: Prune) -> PruneResult:
     result = prune(problem, rounds)
     order = permutation(problem.layout, problem.seed, "shuffle").to(result.mask.device)
     # The scores move along, so that all-alive revives inside the shuffled picture.
-    return dataclasses.replace(result, mask=result.mask[order], scores=result.scores[order])
+    return PruneResult(result.layout, result.mask[order], result.scores[order], result.history)
 
 
 def shuffle_alive(problem: Problem, rounds: Rounds, prune: Prune) -> PruneResult:

@@ -104,12 +104,16 @@ class PruneResult:
         mask: flat bool.
         scores: flat; the ranking that ``all_alive`` revives weights by.
         history: one JSON-able entry a round.
+        of_units: weights whose scores have the same whole part go together; the highest whole part always stays.
+        ranks_once: the scores rank weights for every density: the mask of another has the best of them.
     """
 
     layout: Layout
     mask: Tensor
     scores: Tensor
     history: tuple[dict[str, Any], ...] = ()
+    of_units: bool = False
+    ranks_once: bool = False
 
     @property
     def masks(self) -> Masks:

@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from panning.pruners.rounds import METHODS_OWN, PruneResult, RoundAction, Rounds, run_rounds
 from panning.scoring.mixing import Combination, Normaliser
 from panning.scoring.problem import PLAIN, Problem, Scoring
@@ -20,6 +23,11 @@ from panning.scoring.problem import PLAIN, Problem, Scoring
 #: NOTE Only the rows of these methods do so. An agent mixes indices of one pass at temperature 1, so that its GraSP ranks
 #: weights otherwise than the row ``grasp_magnitude``.
 RELEASE_TEMPERATURE = 200.0
+
+
+def mean_true_logit(logits: Tensor, targets: Tensor) -> Tensor:
+    """Minus the mean logit of the true class: the loss of FORCE's release, which takes no log-softmax."""
+    return F.nll_loss(logits, targets)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,14 @@ def cubic(round_number: int, n_rounds: int, target: float) -> float:
     return target + (1.0 - target) * (1.0 - round_number / n_rounds) ** 3
 
 
-SCHEDULES: dict[str, Schedule] = {"exponential": exponential, "linear": linear, "cubic": cubic}
+def halving(round_number: int, n_rounds: int, target: float) -> float:
+    """target + (1 - target) / 2^t: half of what is left to cut goes in every round, the rest in the last (SNAP-it)."""
+    return target + (1.0 - target) / 2.0**round_number
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "exponential": exponential, "linear": linear, "cubic": cubic, "halving": halving
+}  # fmt: skip
 
 
 def densities(name: str, n_rounds: int, target: float) -> list[float]:
