@@ -23,7 +23,7 @@ from panning.episode.policies import POLICIES, make_policy
 from panning.episode.round_reward import ROUND_TERMS
 from panning.episode.state import EpisodeState
 from panning.foundation.config import Config, Name
-from panning.foundation.errors import DensityError, NonFiniteError
+from panning.foundation.errors import DensityError, MaskError, NonFiniteError
 from panning.pruners import PruneResult, make_all_alive
 from panning.tasks import Task, TaskSpec
 from panning.training import Recipe
@@ -191,13 +191,13 @@ def _mended(task: Task, result: PruneResult, spec: RewardSpec) -> PruneResult | 
 
 
 def _accuracy(task: Task, result: PruneResult | None, recipe: Recipe) -> tuple[float, int]:
-    """Validation accuracy after a short training, and the images that it took; where there is no mask, or the training
-    diverges, the accuracy of guessing.
+    """Validation accuracy after a short training, and the images that it took; where there is no mask, the recipe's start
+    can serve none of its layers, or the training diverges, the accuracy of guessing.
     """
     if result is not None:
         try:
             _, trained = train_copy(task, result.masks, recipe, task.problem.seed)
             return trained.final["accuracy"], trained.images_seen
-        except NonFiniteError:
+        except (NonFiniteError, MaskError):
             pass
     return 1.0 / task.data.n_classes, 0

@@ -64,6 +64,10 @@ def prune(
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", help="Leave weights of this name pattern dense; may be repeated.")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", help="Noted in the mask for panning train: gain, gain:0.7, fan_in, isometry or supar."),
+    ] = None,
     weights: options.Weights = None,
     out: options.Out = None,
     data_root: options.DataRoot = None,
@@ -87,6 +91,7 @@ def prune(
     from panning.jobs.work import make_mask
     from panning.pruners import Form, Rounds, check_form, variant_of
     from panning.tasks import DataSource, TaskSpec, load_task
+    from panning.training import Recipe
 
     wanted = parse_formats(formats)
     form = Form(quotas, place, shape, _bounds("--min-density", min_density), _bounds("--max-density", max_density))
@@ -114,6 +119,8 @@ def prune(
     if weights is not None:
         spec = spec.with_network(source, weights=weights)
         variant["weights"] = file_digest(weights)
+    if (noted := Recipe(start=start).start) is not None:
+        variant["start"] = noted.text
     task = load_task(spec, seed, source, allow_import=True)
     by.form.n_kept(task.problem.model, task.problem.layout, density)
     name = by.method_name

@@ -55,6 +55,12 @@ def train(
         str | None, typer.Option("--schedule", help="cosine, one_cycle, steps or constant. Default: cosine.")
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16. Default: float32.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start", help="Of the kept weights: gain, gain:0.7, fan_in, isometry, supar or none. Default: the mask's."
+        ),
+    ] = None,
     weights: options.Weights = None,
     out: options.Out = None,
     data_root: options.DataRoot = None,
@@ -81,6 +87,7 @@ def train(
     """
     from torch import get_num_threads
 
+    from panning.foundation.config import parse_config
     from panning.foundation.files import file_digest
     from panning.foundation.pictures import parse_formats
     from panning.jobs.runs import run_folder
@@ -90,11 +97,12 @@ def train(
     from panning.measure.dry_run import dry_run as measured_run
     from panning.measure.estimate import training_stage
     from panning.tasks import DataSource, TaskSpec, load_task
+    from panning.training import Recipe
 
     wanted = parse_formats(formats)
     given = {
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
-        "schedule": schedule, "precision": precision,
+        "schedule": schedule, "precision": precision, "start": start,
     }  # fmt: skip
     if dynamic is None and (density is not None or numbers or all_alive or shape is not None):
         raise typer.BadParameter("--density, --set, --all-alive and --shape need --dynamic")
@@ -102,6 +110,12 @@ def train(
         raise typer.BadParameter("--dynamic needs --density, or a --shape like 2:4, which says it")
     chosen, moves = _chosen(recipe, given, dynamic, _numbers(numbers or []))
     masks = load_masks(mask) if mask is not None else None
+    noted = None if masks is None else masks.manifest.get("start")
+    if start is None and chosen.start is None and isinstance(noted, str):
+        chosen = parse_config(Recipe, chosen.model_dump() | {"start": noted}, "the mask's manifest")
+        output.note(f"note: the mask asks for the start {noted}, and gets it: --start none trains the weights as drawn")
+    if masks is None and moves is None and chosen.start is not None:
+        raise typer.BadParameter("--start is that of kept weights: give a --mask, or a method with --dynamic")
     made_for = None if masks is None else masks.manifest.get("seed")
     made_for = made_for if type(made_for) is int else None
     seed = (made_for or 0) if seed is None else seed

@@ -17,6 +17,7 @@ from panning.foundation.records import RunRecord, content_key, read_records
 from panning.jobs.outcome import CellOutcome
 from panning.jobs.spec import CellSpec
 from panning.jobs.ways import Way
+from panning.training.recipe import Start
 
 #: What tables call the mask that a search has chosen.
 CHOSEN = "search's choice"
@@ -105,55 +106,74 @@ Place = tuple[str, str, float]
 
 
 def by_place(cells: Iterable[RunRecord]) -> tuple[dict[Place, list[RunRecord]], dict[Place, list[RunRecord]]]:
-    """The cells that read the test part, a row's together, and the trials of learning rates that were made for them.
+    """The cells that read the test part, a row's together, and the trials of rates and starts that were made for them.
 
     Where rates were tried, the recipe's text has none, and of a row only the cells count whose rate is best in the trials: a
     grid that was extended may have settled on another than before. Cells at a rate that was not tried are rows of their own.
+    So it is with starts: where they were tried the name has none, else they are part of the name, and never of the text.
     """
     cells = list(cells)
     n_agents = len({cell.config["policy"] for cell in cells} - {None})
 
-    def place(cell: RunRecord, recipe: dict[str, Any]) -> Place:
-        policy = cell.config["policy"]
-        name = cell.name if isinstance(cell, NamedCell) else row_name(cell.config)
+    def place(cell: RunRecord, rate: float | None, start: str) -> Place:
+        config, policy = cell.config, cell.config["policy"]
+        name = cell.name if isinstance(cell, NamedCell) else row_name(config)
         name += f" {policy[:6]}" if policy and n_agents > 1 else ""
-        return json.dumps([cell.config["task"], recipe], sort_keys=True), name, cell.config["density"]
+        recipe = {key: value for key, value in config["recipe"].items() if key != "start"} | {"learning_rate": rate}
+        text = json.dumps([config["task"], recipe], sort_keys=True)
+        name += f", {start}" if start and not isinstance(cell, NamedCell) else ""
+        return text, name, config["density"]
 
-    def at_any_rate(cell: RunRecord) -> Place:
-        return place(cell, {**cell.config["recipe"], "learning_rate": None})
+    starts: dict[Place, set[str]] = defaultdict(set)
+    for cell in cells:
+        if not cell.config["test"]:
+            starts[place(cell, None, "")].add(start_of(cell))
+
+    def at_any(cell: RunRecord) -> Place:
+        anywhere = place(cell, None, "")
+        return anywhere if len(starts[anywhere]) > 1 else place(cell, None, start_of(cell))
 
     tried: dict[Place, list[RunRecord]] = defaultdict(list)
     for cell in cells:
         if not cell.config["test"]:
-            tried[at_any_rate(cell)].append(cell)
+            tried[at_any(cell)].append(cell)
     tuned: dict[str, set[float]] = defaultdict(set)
     for (text, _, _), trials in tried.items():
-        tuned[text] |= {_rate(trial) for trial in trials}
+        tuned[text] |= {setting_of(trial)[0] for trial in trials}
     final: dict[Place, list[RunRecord]] = defaultdict(list)
     for cell in cells:
         if cell.config["test"]:
-            where = at_any_rate(cell)
-            final[where if _rate(cell) in tuned[where[0]] else place(cell, cell.config["recipe"])].append(cell)
-    final = {where: _of_best_rate(some, tried.get(where, [])) for where, some in final.items()}
+            where, (rate, start) = at_any(cell), setting_of(cell)
+            untried = len(starts[place(cell, None, "")]) > 1 and start not in starts[place(cell, None, "")]
+            where = place(cell, None, start) if untried else where
+            final[where if rate in tuned[where[0]] else place(cell, rate, start)].append(cell)
+    final = {where: _of_best(some, tried.get(where, [])) for where, some in final.items()}
     return final, {where: some for where, some in tried.items() if where in final}
 
 
-def _of_best_rate(cells: list[RunRecord], trials: list[RunRecord]) -> list[RunRecord]:
-    rates = sorted({_rate(cell) for cell in cells})
-    if len(rates) == 1:
+def _of_best(cells: list[RunRecord], trials: list[RunRecord]) -> list[RunRecord]:
+    settings = sorted({setting_of(cell) for cell in cells})
+    if len(settings) == 1:
         return cells
 
-    def score(rate: float) -> float:
+    def score(setting: tuple[float, str]) -> float:
         """As a grid chooses: on the validation part, a failure as nothing."""
-        values = [trial.metrics.get("accuracy", 0.0) for trial in trials if _rate(trial) == rate]
+        values = [trial.metrics.get("accuracy", 0.0) for trial in trials if setting_of(trial) == setting]
         return statistics.fmean(values) if values else -1.0
 
-    best = max(rates, key=score)
-    return [cell for cell in cells if _rate(cell) == best]
+    best = max(settings, key=score)
+    return [cell for cell in cells if setting_of(cell) == best]
 
 
-def _rate(cell: RunRecord) -> float:
-    return float(cell.config["recipe"]["learning_rate"])
+def setting_of(cell: RunRecord) -> tuple[float, str]:
+    """What is tried of a cell's recipe: the learning rate, and what tables call its start."""
+    return float(cell.config["recipe"]["learning_rate"]), start_of(cell)
+
+
+def start_of(cell: RunRecord) -> str:
+    """What tables call the start of a cell's kept weights; empty if they start as drawn, as those of a dense network do."""
+    start = cell.config["recipe"].get("start") if cell.config["by"] is not None else None
+    return "" if start is None else Start.model_validate(start).label
 
 
 def recipe_text(recipe: dict[str, Any]) -> str:
@@ -161,4 +181,4 @@ def recipe_text(recipe: dict[str, Any]) -> str:
     rate = recipe["learning_rate"]
     images = f", {recipe['n_images']:,} images an epoch" if recipe["n_images"] else ""
     epochs = "1 epoch" if recipe["epochs"] == 1 else f"{recipe['epochs']:g} epochs"
-    return f"{epochs}, {recipe['schedule']} at {'tried rates' if rate is None else f'{rate:g}'}{images}"
+    return f"{epochs}, {recipe['schedule']} at {'what was tried' if rate is None else f'{rate:g}'}{images}"

@@ -74,10 +74,13 @@ def planned_pairs(rows: Sequence[Row]) -> list[Pair]:
 
 def pairs_with_random(rows: Sequence[Row]) -> list[Pair]:
     """Every method but controls, each with random masks of ERK's quotas."""
-    random = {row.density: row for row in rows if row.is_random}
+    random: ByDensity = {}
+    for row in sorted(rows, key=lambda row: row.fixed_start):  # as drawn, where there are such
+        if row.is_random:
+            random.setdefault(row.density, row)
     by_method: dict[str, ByDensity] = defaultdict(dict)
     for row in rows:
-        if row.density in random and not (row.is_control or row.is_random):
+        if row.density in random and not (row.is_control or row is random[row.density]):
             by_method[row.method][row.density] = row
     return [(some, {d: random[d] for d in some}) for some in by_method.values()]
 

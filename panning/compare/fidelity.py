@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from panning.compare.cells import by_place, recipe_text
+from panning.compare.cells import by_place, recipe_text, start_of
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord
 from panning.foundation.tables import markdown_table
@@ -166,8 +166,9 @@ def _predictions(
 
 
 def _mask_text(record: RunRecord) -> str:
-    """The config without the training: equal for all trainings of one mask."""
-    return json.dumps({k: v for k, v in record.config.items() if k not in ("recipe", "test")}, sort_keys=True)
+    """The config without the training: equal for all trainings of one mask from one start."""
+    config = {k: v for k, v in record.config.items() if k not in ("recipe", "test")}
+    return json.dumps([config, start_of(record)], sort_keys=True)
 
 
 @dataclass(frozen=True)

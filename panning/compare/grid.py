@@ -24,6 +24,7 @@ from panning.pruners import PLAIN_FORM, PRUNERS
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 from panning.training import Recipe
 from panning.training.presets import load_recipe
+from panning.training.recipe import Start, StartOrNone
 
 
 class Contender(Method):
@@ -35,10 +36,12 @@ class Contender(Method):
         dynamic: a row of ``DYNAMICS``, alone or with other numbers: ``{name: rigl, options: {every: 50}}``. Beside a method
             or policy, that makes the first mask.
         all_alive: give the budget of dead weights back; where masks move, after every move.
+        start: of the kept weights (``panning.training.recipe.Start``), in place of the recipe's.
     """
 
     policy: str | None = None
     all_alive: bool = False
+    start: StartOrNone = None
 
     @model_validator(mode="before")
     @classmethod
@@ -89,16 +92,23 @@ class GridTask(Config):
         recipe: for every method and the dense network alike; as text, a preset: ``lenet5-fashion_mnist/short``.
         learning_rates: try these on the validation part, for each method and density on its own, and train with the best.
             A fixed rate favours some masks; this costs as many trainings more as there are rates.
+        starts: of the kept weights, likewise: ``[none, gain]``; with rates, each with each.
     """
 
     task: NamedTask
     recipe: Annotated[Recipe, OR_NAME]
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], DISTINCT] = ()
+    starts: Annotated[tuple[StartOrNone, ...], DISTINCT] = ()
 
     @field_validator("recipe", mode="before")
     @classmethod
     def _preset(cls, given: Any) -> Any:
         return load_recipe(given) if isinstance(given, str) else given
+
+    @property
+    def tries(self) -> bool:
+        """Whether anything of the recipe is chosen on the validation part."""
+        return bool(self.learning_rates or self.starts)
 
 
 class GridConfig(RunConfig):
@@ -158,32 +168,45 @@ class GridConfig(RunConfig):
 
     @model_validator(mode="after")
     def _short_is_another(self) -> GridConfig:
-        """Records tell trials of learning rates by that alone, that they differ in it."""
-        at_no_rate = [_at_no_rate(task.recipe) for task in self.tasks]
+        """Records tell trials of learning rates and starts by that alone, that they differ in them."""
+        plain = [_without_choices(task.recipe) for task in self.tasks]
         for recipe in self.short:
-            if _at_no_rate(recipe) in at_no_rate:
+            if _without_choices(recipe) in plain:
                 raise ValueError(
-                    "a short recipe differs from its task's in the learning rate alone: list the rate under learning_rates"
+                    "a short recipe differs from its task's in the learning rate or the start alone: list the rate under "
+                    "learning_rates, the start under starts"
                 )
         return self
 
     @model_validator(mode="after")
-    def _tried_rates_are_apart(self) -> GridConfig:
-        """A fixed rate beside tried ones would be taken for one of them."""
-        at_no_rate = [
-            task.model_copy(update={"recipe": _at_no_rate(task.recipe), "learning_rates": ()}) for task in self.tasks
+    def _tried_ones_are_apart(self) -> GridConfig:
+        """A fixed rate or start beside tried ones would be taken for one of them."""
+        plain = [
+            task.model_copy(update={"recipe": _without_choices(task.recipe), "learning_rates": (), "starts": ()})
+            for task in self.tasks
         ]
-        for task, other in zip(self.tasks, at_no_rate, strict=True):
-            if task.learning_rates and at_no_rate.count(other) > 1:
+        for task, other in zip(self.tasks, plain, strict=True):
+            if task.tries and plain.count(other) > 1:
                 raise ValueError(
-                    "two tasks differ in the learning rate alone, and one of them tries several: make two configs with "
-                    "different names"
+                    "two tasks differ in the learning rate or the start alone, and one of them tries several: make two "
+                    "configs with different names"
                 )
+        if not any(task.tries for task in self.tasks):
+            return self
+        if any(task.starts for task in self.tasks) and any(method.start for method in self.methods):
+            raise ValueError(
+                "starts tries starts for every method: leave start out of the methods, or starts of the tasks"
+            )
+        as_drawn = [method.model_copy(update={"start": None}) for method in self.methods]
+        if any(as_drawn.count(method) > 1 for method in as_drawn):
+            raise ValueError(
+                "two methods differ in the start alone, and learning rates are tried: list the starts under starts of tasks"
+            )
         return self
 
 
-def _at_no_rate(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"learning_rate": 1.0})
+def _without_choices(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"learning_rate": 1.0, "start": None})
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +215,7 @@ class Group:
 
     Attributes:
         policy: the agent's file, where the way asks for it.
+        start: of the kept weights, in place of the recipe's.
     """
 
     task: GridTask
@@ -200,6 +224,27 @@ class Group:
     way: Way = Way()
     density: float = 1.0
     policy: bytes | None = None
+    start: Start | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The task's recipe with the start of this group; a dense network has none."""
+        recipe = self.task.recipe
+        start = None if self.way.by is None else self.start or recipe.start
+        return recipe.model_copy(update={"start": start})
+
+    @property
+    def tried(self) -> list[Recipe]:
+        """The recipes of which the best is chosen on the validation part; none where nothing is tried."""
+        own, rates = self.recipe, self.task.learning_rates
+        starts = self.task.starts if self.way.by is not None else ()
+        if not rates and not starts:
+            return []
+        return [
+            own.model_copy(update={"learning_rate": rate, "start": start})
+            for rate in rates or (own.learning_rate,)
+            for start in starts or (own.start,)
+        ]
 
     def jobs(self, recipe: Recipe, *, test: bool) -> list[Job[CellOutcome]]:
         """A cell for each seed; the test part is read only with ``test``."""
@@ -222,13 +267,13 @@ def groups(config: GridConfig, folder: Path) -> list[Group]:
     Args:
         folder: of the config, where policy files are looked for.
     """
-    ways = [contender.way(folder) for contender in config.methods]
+    ways = [(*contender.way(folder), contender.start) for contender in config.methods]
     found = []
     for task in config.tasks:
         found.append(Group(task, config.seeds, config.source))
         found += [
-            Group(task, config.seeds, config.source, way, density, policy)
-            for way, policy in ways
+            Group(task, config.seeds, config.source, way, density, policy, start)
+            for way, policy, start in ways
             for density in config.densities
         ]
     return found

@@ -34,8 +34,8 @@ def grid_stages(
     first, n_shares = share
     mine = groups(config, folder)[first::n_shares]
     recipes = {
-        RATES: [(group, [group.task.recipe] * len(group.task.learning_rates)) for group in mine],
-        CELLS: [(group, [group.task.recipe]) for group in mine],
+        RATES: [(group, group.tried) for group in mine],
+        CELLS: [(group, [group.recipe]) for group in mine],
         SHORT: [(group, list(config.short)) for group in mine],
     }
     stages = [_stage(name, asked, pricing) for name, asked in recipes.items()]

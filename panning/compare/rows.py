@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from panning.compare.cells import CHOSEN, row_name
+from panning.compare.cells import CHOSEN, row_name, start_of
 from panning.foundation.records import RunRecord, canonical_json
 from panning.foundation.tables import percent
 from panning.training import DYNAMICS
 
-#: How masks are made (the record's ``by`` as JSON), whether all alive, by which policy file: equal for one method's rows.
-Identity = tuple[str, bool, str | None]
+#: How masks are made (the record's ``by`` as JSON), whether all alive, by which policy file, and the start of the kept
+#: weights where none were tried: equal for one method's rows.
+Identity = tuple[str, bool, str | None, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class Row:
     Attributes:
         method: the key of its line; what a search has chosen has one for all densities.
         cells: one record a seed.
-        trials: the cells in which learning rates were tried for this row.
+        trials: the cells in which learning rates and starts were tried for this row.
     """
 
     method: str
@@ -82,7 +83,12 @@ class Row:
     @property
     def identity(self) -> Identity:
         config = self.cells[0].config
-        return canonical_json(config["by"]), config["all_alive"], config["policy"]
+        return canonical_json(config["by"]), config["all_alive"], config["policy"], self.fixed_start
+
+    @property
+    def fixed_start(self) -> str:
+        """The start of the kept weights; empty where they start as drawn, or starts were tried."""
+        return "" if len({start_of(trial) for trial in self.trials}) > 1 else start_of(self.cells[0])
 
     @property
     def by(self) -> dict[str, Any]:
@@ -95,8 +101,8 @@ class Row:
 
     @property
     def is_random(self) -> bool:
-        """Whether the masks are random with ERK's quotas, which every grid has."""
-        return self.identity == (canonical_json({"method": "erk"}), False, None)
+        """Whether the masks are random with ERK's quotas, which every grid has, whatever their start."""
+        return self.identity[:3] == (canonical_json({"method": "erk"}), False, None)
 
     @property
     def dynamic(self) -> str | None:
@@ -112,10 +118,12 @@ class Row:
 
     def reference(self) -> Identity | None:
         """The identity to compare with: a control's method, or the row without all-alive pruning; None for other rows."""
-        by, all_alive, policy = self.identity
+        by, all_alive, policy, start = self.identity
         if self.is_control:
-            return canonical_json({key: value for key, value in self.by.items() if key != "control"}), all_alive, policy
-        return (by, False, policy) if all_alive else None
+            return canonical_json({key: value for key, value in self.by.items() if key != "control"}), *self.identity[
+                1:
+            ]
+        return (by, False, policy, start) if all_alive else None
 
 
 def line_label(rows: Iterable[Row]) -> str:

@@ -53,11 +53,16 @@ def run_grid(
         listen(plan_event(config.name, grid_stages(config, folder, share)))
         first, n_shares = share
         mine = groups(config, folder)[first::n_shares]
-        trials = [job for group in mine for jobs in _by_rate(group).values() for job in jobs]
+        trials = [job for group in mine for recipe in group.tried for job in group.jobs(recipe, test=False)]
         tried = work(RATES, trials) if trials else {}
-        work(CELLS, _seed_by_seed(group.jobs(_tuned(group, tried), test=True) for group in mine))
+        chosen = [(group, _tuned(group, tried)) for group in mine]
+        work(CELLS, _seed_by_seed(group.jobs(recipe, test=True) for group, recipe in chosen))
         if config.short:
-            short = (group.jobs(recipe, test=False) for group in mine for recipe in config.short)
+            short = (
+                group.jobs(recipe.model_copy(update={"start": full.start}), test=False)
+                for group, full in chosen
+                for recipe in config.short
+            )
             work(SHORT, _seed_by_seed(short))
         return list(store.records)
 
@@ -88,7 +93,7 @@ def check_grid(config: GridConfig, folder: Path) -> tuple[int, int]:
         for group in made:
             if group.task == task and group.way.by is not None:
                 group.way.by.form.n_kept(problem.model, problem.layout, group.density)
-    n_trainings = sum(1 + len(config.short) + len(group.task.learning_rates) for group in made)
+    n_trainings = sum(1 + len(config.short) + len(group.tried) for group in made)
     return len(made) * len(config.seeds), n_trainings * len(config.seeds)
 
 
@@ -112,21 +117,13 @@ def _seed_by_seed(jobs: Iterable[list[Job[CellOutcome]]]) -> list[Job[CellOutcom
     return [job for of_seed in zip(*jobs, strict=True) for job in of_seed]
 
 
-def _by_rate(group: Group) -> dict[float, list[Job[CellOutcome]]]:
-    return {
-        rate: group.jobs(group.task.recipe.model_copy(update={"learning_rate": rate}), test=False)
-        for rate in group.task.learning_rates
-    }
-
-
 def _tuned(group: Group, tried: dict[str, CellOutcome]) -> Recipe:
-    """The recipe of a group: with the learning rate that is best on the validation part, where rates are tried."""
-    if not group.task.learning_rates:
-        return group.task.recipe
+    """The recipe of a group: with the learning rate and the start that are best on the validation part of those tried."""
+    if not group.tried:
+        return group.recipe
 
-    def mean(jobs: list[Job[CellOutcome]]) -> float:
-        return statistics.fmean(tried[job.key].accuracy for job in jobs)
+    def mean(recipe: Recipe) -> float:
+        return statistics.fmean(tried[job.key].accuracy for job in group.jobs(recipe, test=False))
 
-    by_rate = _by_rate(group)
-    best = max(sorted(by_rate), key=lambda rate: mean(by_rate[rate]))  # the lowest of equals, as tables choose
-    return group.task.recipe.model_copy(update={"learning_rate": best})
+    ordered = sorted(group.tried, key=lambda recipe: (recipe.learning_rate, recipe.start.label if recipe.start else ""))
+    return max(ordered, key=mean)  # the first of equals, as tables choose

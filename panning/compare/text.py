@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from panning.compare.cells import setting_of
 from panning.compare.contrasts import Contrast
 from panning.compare.rows import Row
 from panning.compare.statistics import SUMMARY, Difference, summary
@@ -63,7 +64,7 @@ def without_empty_columns(columns: Sequence[str], lines: Sequence[Sequence[str]]
 
 
 def row_cells(table: Table, row: Row) -> list[str]:
-    rates = sorted({cell.config["recipe"]["learning_rate"] for cell in row.cells})
+    settings = sorted({setting_of(cell) for cell in row.cells})
     effective, dead, compute = (row.of_masks(name) for name in ("effective_density", "n_dead_units", "compute_left"))
     alive, paths = row.of_masks("n_alive_units"), row.of_masks("log10_paths")
     reached, outputs = row.of_masks("n_reached_outputs"), row.of_masks("n_outputs")
@@ -81,7 +82,7 @@ def row_cells(table: Table, row: Row) -> list[str]:
         row.spread("test_accuracy"),
         row.spread("test_accuracy_of_best"),
         row.spread("accuracy"),
-        " ".join(f"{rate:g}" for rate in rates) + _tried(row),
+        " ".join(_setting(row, setting) for setting in settings) + _tried(row),
         f"{sum(table.cost(row)):.2f}",
         f"{statistics.fmean(trained):.3f}" if trained else "-",
         f"{len(row.good)}" + (f" of {len(row.cells)}" if len(row.good) < len(row.cells) else ""),
@@ -90,12 +91,19 @@ def row_cells(table: Table, row: Row) -> list[str]:
 
 
 def _tried(row: Row) -> str:
-    """The learning rates that were tried for a row, after the one it has."""
-    failed: dict[float, bool] = defaultdict(bool)
+    """The learning rates and starts that were tried for a row, after those that it has."""
+    failed: dict[tuple[float, str], bool] = defaultdict(bool)
     for trial in row.trials:
-        failed[trial.config["recipe"]["learning_rate"]] |= trial.metrics["error"] is not None
-    shown = [f"{rate:g}{' (failed)' if failed[rate] else ''}" for rate in sorted(failed)]
+        failed[setting_of(trial)] |= trial.metrics["error"] is not None
+    shown = [_setting(row, setting) + (" (failed)" if failed[setting] else "") for setting in sorted(failed)]
     return f" of {', '.join(shown)}" if shown else ""
+
+
+def _setting(row: Row, setting: tuple[float, str]) -> str:
+    """A learning rate, with the start beside it where starts were tried."""
+    rate, start = setting
+    several = len({setting_of(trial)[1] for trial in row.trials}) > 1
+    return f"{rate:g}" + (f" {start or 'as drawn'}" if several else "")
 
 
 def _against(table: Table, row: Row) -> str:

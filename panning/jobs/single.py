@@ -88,7 +88,8 @@ class TrainingPlan:
             return f"{_named(self.task)}: training of the dense network"
         name = _mask_name(self.first) if self.moves is None else self.moves.label
         density = self.first.density if self.movement is None else self.movement.density
-        return f"{_named(self.task)}: training with {name}, density {density:.4g}"
+        start = "" if self.recipe.start is None else f", {self.recipe.start.label}"
+        return f"{_named(self.task)}: training with {name}, density {density:.4g}{start}"
 
     def moving(
         self, moves: DynamicSpec, density: float | None, all_alive: bool, shape: str | None = None

@@ -64,7 +64,9 @@ def choices(result: SearchResult, table: Table) -> list[str]:
 
     The best baseline is the best on the validation part of those with other masks than the choice.
     """
-    return [_choice(table, density, agent_itself(result.config.agent).label) for density in result.winners]
+    agent, start = agent_itself(result.config.agent).label, result.config.recipe.start
+    agent += "" if start is None else f", {start.label}"
+    return [_choice(table, density, agent) for density in result.winners]
 
 
 def _choice(table: Table, density: float, agent: str) -> str:

@@ -27,6 +27,7 @@ from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed, isolated_torch_rng, torch_generator
 from panning.masks.masks import Masks, digest_of, fitted
+from panning.masks.start import Started
 from panning.tasks import Task
 from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from panning.training.evaluation import evaluate, forward
@@ -81,7 +82,8 @@ def train(
     data = data.to(device)
     few, _ = data.batch(data.train, torch.arange(min(2, len(data.train))), device)
     masks = None if masks is None else fitted(model, masks)
-    regime = regime_of(model, recipe, plan, masks, movement, few)
+    given = Started("none") if masks is None or recipe.start is None else recipe.start.give(model, masks, seed)
+    regime = regime_of(model, recipe, plan, masks, movement, few, given.learning_rates)
     images = put_channels_last(regime.network, few)
     bits = None if masks is None else digest_of(masks.flat)  # shapes alone do not tell two compact networks apart
     training = content_key([recipe.model_dump(mode="json"), seed, bits, keep_best, regime.identity])
@@ -147,7 +149,7 @@ def _train_epoch(regime: Dense, data: ImageData, epoch: int, seed: int, images: 
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimizer.param_groups:
-            group["lr"] = regime.learning_rate(step)
+            group["lr"] = regime.learning_rate(step) * group.get("factor", 1.0)
         optimizer.step()
         total += loss.detach()
     mean = float(total) / len(steps)

@@ -4,15 +4,62 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from torch import nn
 
-from panning.foundation.config import Config
+from panning.foundation.config import OR_NAME, Config, Name
+from panning.masks.masks import Masks
+from panning.masks.start import STARTS, Started, reinitialise
+
+
+class Start(Config):
+    """How kept weights start: a row of ``STARTS`` (``panning.reinitialise``). As text: ``gain``, or ``gain:0.7``.
+
+    >>> from panning.training import Recipe
+    >>> Recipe(start="gain:0.7").start.label
+    'gain 0.7 start'
+    """
+
+    scheme: Annotated[str, Name(STARTS, "start")]
+    gain: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        scheme, colon, gain = given.partition(":")
+        return {"scheme": scheme, "gain": gain} if colon else {"scheme": scheme}
+
+    @model_validator(mode="after")
+    def _takes_its_gain(self) -> Start:
+        if self.gain != 1.0 and not STARTS[self.scheme].takes_gain:
+            raise ValueError(f"start '{self.scheme}' has no gain")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The text that it is read from."""
+        return self.scheme + (f":{self.gain:g}" if self.gain != 1.0 else "")
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return STARTS[self.scheme].label + (f" {self.gain:g}" if self.gain != 1.0 else "") + " start"
+
+    def give(self, model: nn.Module, masks: Masks, seed: int) -> Started:
+        """Give the kept weights of ``model`` this start, in place (see ``panning.reinitialise``)."""
+        return reinitialise(model, masks, self.scheme, gain=self.gain, seed=seed)
+
+
+#: A start or none, which a config may call ``none``: the weights as they were drawn.
+StartOrNone = Annotated[Start | None, BeforeValidator(lambda given: None if given == "none" else given), OR_NAME]
 
 
 class Recipe(Config):
-    """How a network is trained.
+    """How a network is trained. Its JSON has no ``start`` where there is none.
 
     Attributes:
         epochs: may be a fraction; the last epoch is then cut short.
@@ -22,6 +69,8 @@ class Recipe(Config):
         precision: ``bfloat16`` runs the forward pass under autocast; weights stay float32.
         n_images: train on the first so many images of each epoch's order only; None uses all. Short trainings use it.
         compact: train the compact network (``panning.compact``) where that is worth it.
+        start: of the kept weights, before the first step; where masks move, of those that the first masks keep. Dense
+            networks train as they were drawn.
 
     >>> from panning.training import Recipe
     >>> Recipe(epochs=2, schedule="constant").learning_rate
@@ -41,6 +90,12 @@ class Recipe(Config):
     augment: bool = True
     n_images: Annotated[int, Field(ge=1)] | None = None
     compact: bool = True
+    start: StartOrNone = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_start(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there were starts, so that records that exist keep their keys."""
+        return {name: value for name, value in handler(self).items() if name != "start" or value is not None}
 
 
 @dataclass(frozen=True)

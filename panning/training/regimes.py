@@ -7,8 +7,10 @@ for everything in which they differ.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,6 +37,11 @@ COMPACT_FROM_STEPS, COMPACT_BELOW = 100, 0.8
 COMPACT_BELOW_IN_PARTS = 0.25
 
 
+#: Parameter -> by what its learning rate is multiplied.
+Factors = Mapping[str, float]
+NONE: Factors = MappingProxyType({})
+
+
 class Dense:
     """Trains ``model`` as it is. Base class of the other regimes, which override what differs.
 
@@ -52,13 +59,15 @@ class Dense:
     moving: MovingMasks | None = None
     identity: dict[str, Any] | None = None
 
-    def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, network: nn.Module | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, plan: Plan, network: nn.Module | None = None, factors: Factors = NONE
+    ) -> None:
         self.model, self.recipe, self.plan = model, recipe, plan
         self.network = network or model
         self.n_steps = plan.n_steps
         self.held: AbstractContextManager[object] = nullcontext()
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
+            _groups(self.network, factors), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay,
             nesterov=recipe.nesterov and recipe.momentum > 0,
         )  # fmt: skip
 
@@ -106,9 +115,10 @@ class Fixed(Dense):
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks, compact: CompactResult | None
-    ) -> None:
-        super().__init__(model, recipe, plan, None if compact is None else compact.model)
+        self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks, compact: CompactResult | None,
+        factors: Factors = NONE,
+    ) -> None:  # fmt: skip
+        super().__init__(model, recipe, plan, None if compact is None else compact.model, factors)
         self.masks, self.compact = masks, compact
         if (held := masks if compact is None else compact.masks) is not None:
             self.held = enforce_masks(self.network, held, self.optimizer)
@@ -123,8 +133,11 @@ class Fixed(Dense):
 class Moving(Dense):
     """Trains while masks move; ``masks`` are the first ones, None begins dense."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks | None, movement: Movement) -> None:
-        super().__init__(model, recipe, plan)
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks | None, movement: Movement,
+        factors: Factors = NONE,
+    ) -> None:  # fmt: skip
+        super().__init__(model, recipe, plan, factors=factors)
         first = Masks.dense(movement.problem.layout) if masks is None else masks
         problem = replace(movement.problem, model=model, layout=first.layout)
         self.moving: MovingMasks = MovingMasks(
@@ -161,19 +174,30 @@ class Moving(Dense):
 
 
 def regime_of(
-    model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks | None, movement: Movement | None, inputs: Tensor
-) -> Dense:
+    model: nn.Module, recipe: Recipe, plan: Plan, masks: Masks | None, movement: Movement | None, inputs: Tensor,
+    factors: Factors = NONE,
+) -> Dense:  # fmt: skip
     """The regime for these masks.
 
     Args:
         inputs: a small batch, to try the compact network on.
+        factors: parameter -> by what its learning rate is multiplied. A network with such a parameter trains as it is, for
+            its compact network has parameters of its own.
     """
     if movement is not None:
-        return Moving(model, recipe, plan, masks, movement)
+        return Moving(model, recipe, plan, masks, movement, factors)
     if masks is None:
         return Dense(model, recipe, plan)
-    smaller = worthwhile_compact(model, masks, plan.n_steps, inputs) if recipe.compact else None
-    return Fixed(model, recipe, plan, masks, smaller)
+    tries = recipe.compact and not factors
+    smaller = worthwhile_compact(model, masks, plan.n_steps, inputs) if tries else None
+    return Fixed(model, recipe, plan, masks, smaller, factors)
+
+
+def _groups(network: nn.Module, factors: Factors) -> list[dict[str, Any]]:
+    """Groups for the optimizer: all parameters without a factor, and one for each with."""
+    named = dict(network.named_parameters())
+    plain = [parameter for name, parameter in named.items() if name not in factors]
+    return [{"params": plain}, *({"params": [named[name]], "factor": factor} for name, factor in factors.items())]
 
 
 def worthwhile_compact(model: nn.Module, masks: Masks, n_steps: int, inputs: Tensor) -> CompactResult | None:
