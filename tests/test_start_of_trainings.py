@@ -17,7 +17,7 @@ from panning.compare.plan import grid_stages
 from panning.compare.reproduce import differences, run_again
 from panning.compare.run import check_grid, run_grid
 from panning.compare.tables import tables
-from panning.compare.text import row_cells
+from panning.compare.text import COLUMNS, row_cells
 from panning.envs.ending import Final, RewardSpec, training
 from panning.foundation.errors import ConfigError
 from panning.foundation.progress import silent
@@ -222,7 +222,7 @@ def test_the_best_start_is_chosen_on_the_validation_part_for_each_method_and_den
             by_setting[setting_of(trial)] = by_setting.get(setting_of(trial), 0.0) + trial.metrics["accuracy"]
         assert {setting_of(cell) for cell in some} == {max(sorted(by_setting), key=by_setting.__getitem__)}
     (table,) = tables(cells)
-    shown = row_cells(table, table.rows[0])[9]
+    shown = row_cells(table, table.rows[0])[COLUMNS.index("learning rate")]
     assert " of 1e-06 as drawn, 1e-06 gain 100 start, 1e-06 gain start, 0.05 as drawn" in shown
     assert all(row.fixed_start == "" and row.method in ("SNIP", "random (ERK)") for row in table.rows)
     assert "what was tried" in recipe_text(json.loads(next(iter(final))[0])[1])

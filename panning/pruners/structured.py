@@ -2,7 +2,7 @@
 
 A gate c_u = 1 multiplies unit u wherever it is read. The gate's gradient is the signed sum of w dL/dw over the weights that
 read the unit, so that SNIP's pass gives all of them. SNAP (Verdenius et al. 2020, arXiv 2006.00896) ranks units by the size
-of this gradient, 3SP (van Amersfoort et al. 2020, arXiv 2007.00389) by the same for each multiply-add that goes with the unit.
+of this gradient, 3SP (van Amersfoort et al. 2020, arXiv 2007.00389) by the same for each multiply-add that goes with it.
 PreCrop (Cai et al. 2022, arXiv 2203.02549) takes the layers' densities from another method, and any channels.
 
 Units that share an index go together (``panning.compaction.together``). A weight ranks as the worse of the two units that it
