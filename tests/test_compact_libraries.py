@@ -140,3 +140,11 @@ def test_gpt2_loses_hidden_units_and_computes_only_the_units_that_have_weights()
     for a, b in zip(*(outputs_in(net(**inputs)) for net in (result.model, again)), strict=True):
         assert torch.equal(a, b)
     assert sizes(compact(result.model, result.masks, example_inputs=inputs)) == sizes(result)
+
+
+def test_torchvisions_stochastic_depth_lets_units_that_are_zero_through() -> None:
+    ops = pytest.importorskip("torchvision.ops")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), ops.StochasticDepth(0.3, "row"), nn.Linear(3, 2)).double()
+    result = compact(model, all_but(model, **{"0__weight": [(1,)]}), (4,))
+    assert result.notes == () and sizes(result)["0.weight"] == (2, 4) and sizes(result)["2.weight"] == (2, 2)

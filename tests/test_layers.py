@@ -118,12 +118,15 @@ def test_the_exceptions_are_still_needed() -> None:
     } >= EXCEPTIONS
 
 
+#: What takes seconds to import, beside torch itself.
+SLOW = "torchvision torch._dynamo"
 #: What a user does -> the packages that must not be loaded by then. The steps follow one another in one process.
 NOT_LOADED = {
     "import panning": "torch ray stable_baselines3 matplotlib scipy pydantic typer rich",
     "import panning.cli": "torch ray stable_baselines3 matplotlib scipy pydantic",
-    "for name in panning.__all__: getattr(panning, name)": "ray stable_baselines3 matplotlib scipy sklearn",
-    "import panning.envs, panning.training": "ray stable_baselines3 matplotlib scipy sklearn",
+    "for name in panning.__all__: getattr(panning, name)": f"ray stable_baselines3 matplotlib scipy sklearn {SLOW}",
+    "import torch, panning.envs, panning.training": f"ray stable_baselines3 matplotlib scipy sklearn {SLOW}",
+    "panning.prune(torch.nn.Linear(4, 3), density=0.5, method='synflow', input_shape=(4,))": SLOW,
     "import gymnasium, importlib; importlib.reload(panning)": "ray stable_baselines3 matplotlib scipy sklearn",
     "assert gymnasium.make('panning:Panning-v0').spec.id == 'Panning-v0'": "ray stable_baselines3 matplotlib",
     "import panning.agents, panning.searches, panning.compare.grid": "ray matplotlib",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from typing import Any
 
@@ -73,10 +72,8 @@ FUNCTIONS: dict[Any, Rule] = {
     F.pad: ZeroPad(),
 }  # fmt: skip
 
-with contextlib.suppress(ImportError):  # a network that needs the function has torchvision
-    from torchvision.ops import stochastic_depth
-
-    FUNCTIONS[stochastic_depth] = _KEEPS_ZERO
+#: By module and name, for libraries that are not imported unless a network needs them.
+OF_LIBRARIES: dict[tuple[str, str], Rule] = {("torchvision.ops.stochastic_depth", "stochastic_depth"): _KEEPS_ZERO}
 
 METHODS: dict[str, Rule] = {
     **dict.fromkeys(("relu", "relu_", "sigmoid", "tanh", "clamp", "abs", "square"), _ACTIVATION),
@@ -104,11 +101,11 @@ def rules_of(at: Analysis, node: fx.Node) -> list[Rule]:
         if "function" in node.meta:
             rule = LAYERS.get(node.meta["function"], _LAYER)
         else:
-            rule = FUNCTIONS.get(module.function) if isinstance(module, ByMode) else MODULES.get(type(module))
+            rule = _of_function(module.function) if isinstance(module, ByMode) else MODULES.get(type(module))
     elif node.op == "call_method":
         rule = METHODS.get(str(node.target))
     elif node.op == "call_function":
-        rule = FUNCTIONS.get(node.target)
+        rule = _of_function(node.target)
         if isinstance(rule, Sum | Product) and sum(isinstance(arg, fx.Node) for arg in node.args) == 1:
             rule = _WITH_NUMBER
     rules = [] if rule is None else [rule]
@@ -116,6 +113,11 @@ def rules_of(at: Analysis, node: fx.Node) -> list[Rule]:
         name = str(getattr(node.target, "__name__", node.target))
         rules += [_MOVES] if name in MOVES else [] if node.target is not_followed else [_KEEPS_APART]
     return [rule for rule in rules if _fits(at, node, rule)]
+
+
+def _of_function(function: Any) -> Rule | None:
+    place = getattr(function, "__module__", None), getattr(function, "__name__", None)
+    return FUNCTIONS.get(function) or OF_LIBRARIES.get(place)  # type: ignore[arg-type]
 
 
 def _fits(at: Analysis, node: fx.Node, rule: Rule) -> bool:

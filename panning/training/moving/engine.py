@@ -25,6 +25,7 @@ from panning.masks.holders import MOVERS
 from panning.masks.masks import Masks, check_density, n_kept_at
 from panning.training.moving.abilities import GivesSeveralNetworks, HooksNetwork, LooksAtGradients, wants_gradient
 from panning.training.moving.checks import check_movement, check_parts, start_density
+from panning.training.moving.hooks import OutOfGraphs
 from panning.training.moving.in_shape import first_in_shape
 from panning.training.moving.method import Clock, Movement
 from panning.training.moving.moves import Mover, Spending
@@ -334,13 +335,12 @@ class MovingMasks(Mover):
             self.weights.adopt(self.mask, self.clock)
 
 
-class BeforeForward:
+class BeforeForward(OutOfGraphs):
     """The hook of a network; in a copy of the network it does nothing."""
 
     def __init__(self, move: Callable[[nn.Module], None] | None = None) -> None:
         self._move = None if move is None else weakref.WeakMethod(move)
 
-    @torch.compiler.disable
     def __call__(self, model: nn.Module, inputs: Any) -> None:
         move = None if self._move is None else self._move()
         if move is not None and torch.is_grad_enabled():

@@ -32,6 +32,7 @@ from panning.foundation.wrappers import owners
 from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
 from panning.training.moving.abilities import HooksNetwork, KeepsDenseWeights
+from panning.training.moving.hooks import OutOfGraphs
 from panning.training.moving.method import N_OF_M, Clock, Count, Memory, Move, Share, View
 from panning.training.moving.selection import highest
 from panning.training.moving.timing import Ramp
@@ -119,7 +120,7 @@ def run_in_full(model: nn.Module) -> None:
         drop_forward_pre_hooks(module, lambda hook: isinstance(hook, QuantizedInput))
 
 
-class QuantizedInput:
+class QuantizedInput(OutOfGraphs):  # it asks the memory, which a graph cannot
     """The hook: every input, whether by place or by name, each of its samples by its largest value.
 
     Samples lie along the first axis, of layers that say ``batch_first=False`` along the second.
@@ -131,7 +132,6 @@ class QuantizedInput:
         self.bits = bits
         self.memory = memory
 
-    @torch.compiler.disable  # it asks the memory, which a graph cannot
     def __call__(
         self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
