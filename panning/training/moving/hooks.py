@@ -18,5 +18,6 @@ class OutOfGraphs:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if not cls.disabled:
-            cls.__call__, cls.disabled = torch.compiler.disable(cls.__call__), True
+            setattr(cls, "__call__", torch.compiler.disable(cls.__call__))  # noqa: B010 (mypy takes no method's new value)
+            cls.disabled = True
         return super().__new__(cls)
