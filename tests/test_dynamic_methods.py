@@ -8,14 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from panning.foundation.errors import ConfigError, MaskError, UnknownNameError
+from panning.foundation.errors import ConfigError, MaskError, PanningWarning, UnknownNameError
 from panning.foundation.seeding import torch_generator
 from panning.pruners import prune_problem
 from panning.scoring.problem import Problem
 from panning.training import make_dynamic
 from panning.training.moving.abilities import length_of
 from panning.training.moving.method import Clock, Move, View
-from panning.training.moving.methods import deep_rewiring, partial, pruning_aware, quantized, reparameterization
+from panning.training.moving.methods import (
+    cannistraci_hebb,
+    deep_rewiring,
+    partial,
+    pruning_aware,
+    quantized,
+    reparameterization,
+)
 from panning.training.moving.methods.iterative import n_rounds
 from panning.training.moving.selection import cosine, drop, grow, highest, shares, top_units
 from panning.training.moving.timing import Ramp
@@ -354,6 +361,90 @@ def test_the_cores_of_partially_masked_training() -> None:
     whole = [method.runs_whole(Clock(step, 8, 8, 5)) for step in range(8)]
     assert whole == [True, True, True, False] * 2
     assert [method.learns_kept_only(Clock(step, 8, 8, 5)) for step in range(8)] == [not w for w in whole]
+
+
+def test_a_release_keeps_the_mask_and_then_all_weights() -> None:
+    release = make_dynamic("release", {"at": 0.3})
+    assert [step for step in range(11) if release.acts(Clock(step, 10, 10, 5))] == [3]
+    seen = view(*WEIGHTS, mask=[1, 0] * 4)
+    assert kept(release.begin(seen)) == [1, 0] * 4 and kept(release.move(seen)) == [1] * 8
+    for at, n_steps in ((0.01, 10), (0.99, 10)):
+        with pytest.raises(MaskError, match=f"A release at {at} of 10 steps leaves no step"):
+            make_dynamic("release", {"at": at}).check(Clock(0, n_steps, n_steps, 5), seen.problem)
+
+
+def test_rigl_by_itop_moves_to_the_end() -> None:
+    itop = make_dynamic("rigl_itop")
+    assert (itop.every, itop.fraction) == (4000, 0.5)
+    moves = list(itop.move_steps(Clock(0, 97_750, 97_750, 391)))
+    assert len(moves) == 24 and moves[-1] == 96_000
+
+
+def test_the_links_that_connections_foretell() -> None:
+    """X = [[1, 1], [1, 0]]: one path of three links leads from output 2 to input 2, through row 1 and through column 1."""
+    assert cannistraci_hebb.ch3_l3(torch.tensor([[1, 1], [1, 0]]).bool())[1, 1] == 2.0
+    # Row 0 has three inputs, of which it shares one with row 1: 1 / (3 - 1). Column 0 has two outputs, both those of the
+    # columns 1 and 2 among them: 1 / (2 - 1).
+    wide = cannistraci_hebb.ch3_l3(torch.tensor([[1, 1, 1], [1, 0, 0]]).bool())
+    assert wide[1].tolist()[1:] == [1.5, 1.5]
+    apart = cannistraci_hebb.ch3_l3(torch.eye(2).bool())
+    assert not apart[0, 1] and not apart[1, 0]  # nothing is shared
+
+
+def hebbian(weights: list[list[float]], mask: list[list[int]], **rest: Any) -> View:
+    """What CHT sees of one layer between two full ones."""
+    n_out, n_in = len(weights), len(weights[0])
+    model = nn.Sequential(
+        nn.Linear(2, n_in, bias=False), nn.Linear(n_in, n_out, bias=False), nn.Linear(n_out, 1, bias=False)
+    )
+    model[1].weight.data = torch.tensor(weights)
+    problem = Problem.of(model, (2,), None)
+    flat = torch.cat([torch.ones(2 * n_in), torch.tensor(mask).flatten(), torch.ones(n_out)]).bool()
+    return View(**{**vars(view([1.0])), "problem": problem, "weight": problem.weight, "mask": flat, **rest})
+
+
+def test_cht_drops_the_smallest_and_grows_what_is_foretold() -> None:
+    weights = [[3.0, 2.0, 0.0], [4.0, 0.0, 0.0], [0.0, 0.0, 0.1]]
+    seen = hebbian(weights, [[1, 1, 0], [1, 0, 0], [0, 0, 1]])
+    moved = make_dynamic("cht", {"fraction": 0.25}).move(seen)
+    # 0.1 goes; (1, 1) closes a chain of three links, and no other place does.
+    assert moved.mask[6:15].view(3, 3).int().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+    assert moved.mask[:6].all() and moved.mask[15:].all()  # full layers stay
+
+
+def test_cht_takes_chains_that_are_cut_off() -> None:
+    """The second unit's only input goes, and with it what reads the unit."""
+    model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False))
+    model[0].weight.data = torch.tensor([[3.0, 2.0, 0.0], [0.1, 0.0, 0.0]])
+    model[1].weight.data = torch.tensor([[5.0, 0.0], [4.0, 0.5], [0.0, 0.0]])
+    problem = Problem.of(model, (3,), None)
+    mask = torch.tensor([1, 1, 0, 1, 0, 0] + [1, 0, 1, 1, 0, 0]).bool()
+    seen = View(**{**vars(view([1.0])), "problem": problem, "weight": problem.weight, "mask": mask})
+    moved = make_dynamic("cht", {"fraction": 0.34}).move(seen)  # one of three goes in each layer: 0.1, and 0.5
+    assert problem.layout.counts(moved.mask) == [3, 3] and moved.mask[[0, 1, 6, 8]].all()
+    less = make_dynamic("cht", {"fraction": 0.0}).move(View(**{**vars(seen), "mask": mask & (torch.arange(12) != 3)}))
+    assert problem.layout.counts(less.mask) == [2, 3] and less.mask[[6, 8]].all()
+
+
+def test_soft_cht_keeps_large_weights_more_often_as_training_goes_on() -> None:
+    weights = torch.tensor([1.0, 2.0, 1.0, 2.0])
+    share = {}
+    for power in (1.0, 3.0):
+        drawn = [
+            highest(cannistraci_hebb._drawn(weights, view([1.0], step=step), power), 1, torch.Generator())
+            for step in range(2000)
+        ]
+        share[power] = float(torch.stack(drawn).float().mean(0)[[1, 3]].sum())
+    assert share == pytest.approx({1.0: 4 / 6, 3.0: 16 / 18}, abs=0.04)
+
+
+def test_cht_leaves_convolutions_alone_and_says_so() -> None:
+    cht, clock = make_dynamic("cht"), Clock(0, 20, 20, 5)
+    conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.warns(PanningWarning, match=r"all others stay as they are \(0.weight\)"):
+        cht.check(clock, Problem.of(conv, (1, 4, 4), None))
+    with pytest.raises(MaskError, match="'0.weight' and all others are none"):
+        cht.check(clock, Problem.of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), (1, 4, 4), None))
 
 
 def test_the_factors_of_sign_in() -> None:

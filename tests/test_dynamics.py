@@ -128,6 +128,7 @@ def test_the_density_follows_its_schedule_to_the_weight(name: str) -> None:
         n_moves += not torch.equal(before, moving.mask)
         if not method.prunes_units and method.acts(moving.clock) and not method.defers:
             expected = method.n_kept(moving.view(moving.clock)) if isinstance(method, Ramp) else n_final
+            expected = n_prunable if method.releases else expected
             assert n_kept == expected
         assert method.prunes_units or n_kept >= n_final
         assert not method.keeps_count or n_kept == n_final
@@ -139,7 +140,7 @@ def test_the_density_follows_its_schedule_to_the_weight(name: str) -> None:
         left = [float(rows[layer].any(1).float().mean()) for layer in moving.hidden]
         assert max(left) <= 0.5 and min(left) > 0
     else:
-        assert masks.n_kept == n_final
+        assert masks.n_kept == (n_prunable if method.releases else n_final)
     assert n_moves > 0 or name in ("partial", "sign_in")  # whose masks stay
     assert method.acts(moving.clock) <= (name in ("soft_filter", "deep_r"))
 
@@ -208,14 +209,16 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name: str, al
 @pytest.mark.parametrize("name", DYNAMICS)
 def test_every_method_starts_from_any_mask(name: str, begin: str) -> None:
     method, problem = shortened(name), load_task(SPEC, 0).problem
-    density = 0.5 if method.prunes_units else 1.0 if begin == "dense" and method.keeps_count else DENSITY
+    density = (
+        0.5 if method.prunes_units else 1.0 if begin == "dense" and (method.keeps_count or method.releases) else DENSITY
+    )
     kept = 2 * DENSITY if method.only_prunes else DENSITY
     first = Masks.dense(problem.layout) if begin == "dense" else prune_problem(problem, kept, begin).masks
     recipe = RECIPE.model_copy(update={"epochs": 12}) if name == "pat" else RECIPE  # it prunes at once, and late
     result = train(network(), DATA, recipe, seed=0, masks=first, movement=movement(name, density))
     assert result.masks is not None
     if not method.prunes_units:
-        assert result.masks.n_kept == n_kept_at(density, problem.layout.n_prunable)
+        assert result.masks.n_kept == n_kept_at(1.0 if method.releases else density, problem.layout.n_prunable)
     assert not (result.masks.flat & ~first.flat).any() or not method.prunes_units
     assert result.final["accuracy"] > 0.2 and result.final["density"] == result.masks.density
 

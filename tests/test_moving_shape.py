@@ -27,7 +27,7 @@ from panning.training.moving.engine import MovingMasks
 from panning.training.moving.in_shape import move_in_shape
 from panning.training.moving.method import BLOCKS, N_OF_M, Clock, Move, View
 
-EXCHANGING = ("set", "rigl", "granet", "granet_st", "dpf", "surgery")
+EXCHANGING = ("set", "rigl", "rigl_itop", "granet", "granet_st", "dpf", "surgery")
 MOVE = {"2:4": (*EXCHANGING, "deep_r", "quantized"), "2x2": (*EXCHANGING, "gmp", "gmp_layerwise")}
 
 

@@ -104,7 +104,7 @@ def _check_densities(movement: Movement, start: Tensor) -> None:
         return
     if movement.all_alive:
         Connectivity.of(problem).check_reachable(n_final)
-    if method.keeps_count and n_start != n_final:
+    if (method.keeps_count or method.releases) and n_start != n_final:
         raise MaskError(
             f"{name} keeps the number of weights: the start has {n_start}, and density {density:g} is {n_final}. Start from "
             "a mask of that density, or take a method whose density falls (gmp, dpf, granet)."

@@ -130,6 +130,7 @@ class Dynamic(Config):
         holds: how masked weights behave between two moves.
         keeps_count: the number of weights never changes.
         only_prunes: the method brings no masked weight back; all-alive pruning may.
+        releases: the last mask keeps all weights; the density that is asked for is that of the masks before.
         counts_epochs: the method acts once an epoch unless ``every`` is given.
         defers: a move waits for the next forward pass with gradients, so that an evaluation between two steps sees the
             network that was trained.
@@ -140,6 +141,7 @@ class Dynamic(Config):
     holds: ClassVar[Holds] = "zero"
     keeps_count: ClassVar[bool] = False
     only_prunes: ClassVar[bool] = False
+    releases: ClassVar[bool] = False
     counts_epochs: ClassVar[bool] = False
     defers: ClassVar[bool] = False
     shapes: ClassVar[frozenset[str]] = frozenset()

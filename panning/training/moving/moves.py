@@ -140,7 +140,8 @@ class Mover:
     def form(self, identity: Mapping[str, Any]) -> StateForm:
         """What a state must look like to be loaded."""
         n_prunable = self.mask.numel()
-        n_kept, saved = (n_kept_at(self.movement.density, n_prunable), int(self.first.sum())), self.weights.saved()
+        most = n_prunable if self.method.releases else int(self.first.sum())
+        n_kept, saved = (n_kept_at(self.movement.density, n_prunable), most), self.weights.saved()
         return StateForm(
             identity=identity, n_prunable=n_prunable, n_kept=(0, n_prunable) if self.method.prunes_units else n_kept,
             beside=frozenset(name for name in saved if not name.startswith(TWIN)),

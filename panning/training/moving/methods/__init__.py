@@ -17,6 +17,7 @@ from panning.masks.masks import Masks
 from panning.pruners import prune_problem
 from panning.scoring.problem import Problem
 from panning.training.moving.method import Dynamic
+from panning.training.moving.methods.cannistraci_hebb import CannistraciHebb
 from panning.training.moving.methods.deep_rewiring import DeepRewiring
 from panning.training.moving.methods.dpf import DPF
 from panning.training.moving.methods.early import Early
@@ -29,6 +30,7 @@ from panning.training.moving.methods.momentum import SparseMomentum
 from panning.training.moving.methods.partial import PartiallyMasked
 from panning.training.moving.methods.pruning_aware import PruningAware
 from panning.training.moving.methods.quantized import Quantized
+from panning.training.moving.methods.release import Release
 from panning.training.moving.methods.reparameterization import Reparameterization
 from panning.training.moving.methods.rigl import RigL
 from panning.training.moving.methods.sign_in import SignIn
@@ -69,6 +71,12 @@ DYNAMICS: dict[str, DynamicRow] = {
     "dsr": DynamicRow(Reparameterization(), "DSR", "Mostafa and Wang 2019, arXiv 1902.05967", "erk"),
     "snfs": DynamicRow(SparseMomentum(), "SNFS", "Dettmers and Zettlemoyer 2019, arXiv 1907.04840", "erk"),
     "rigl": DynamicRow(RigL(), "RigL", "Evci et al. 2020, arXiv 1911.11134", "erk", rivals=("set",)),
+    "rigl_itop": DynamicRow(
+        RigL(every=4000, fraction=0.5, until=1.0), "RigL (ITOP)", "Liu et al. 2021, arXiv 2102.02887", "erk",
+        rivals=("rigl",),
+    ),
+    "cht": DynamicRow(CannistraciHebb(), "CHT", "Zhang et al. 2024, ICLR", "erk", rivals=("set",)),
+    "chts": DynamicRow(CannistraciHebb(soft=True), "CHTs", "Zhang et al. 2025, NeurIPS", "erk", rivals=("set", "cht")),
     "granet": DynamicRow(GraNet(), "GraNet", _LIU, rivals=("gmp", "rigl")),
     "granet_st": DynamicRow(GraNet(), "GraNet-ST", _LIU, "erk", 0.5),
     "surgery": DynamicRow(NetworkSurgery(), "network surgery", "Guo et al. 2016, arXiv 1608.04493"),
@@ -91,6 +99,7 @@ DYNAMICS: dict[str, DynamicRow] = {
     "partial": DynamicRow(
         PartiallyMasked(), "partially masked training", "Mohtashami et al. 2021, arXiv 2106.08895", "erk"
     ),
+    "release": DynamicRow(Release(), "release", "Thangarasa et al. 2023, arXiv 2303.10464", "erk"),
     "sign_in": DynamicRow(SignIn(), "Sign-In", "Gadhikar et al. 2025, arXiv 2504.12801", "erk"),
 }  # fmt: skip
 
@@ -102,7 +111,8 @@ def first_mask(problem: Problem, method: Dynamic, density: float, row: DynamicRo
     Raises:
         DensityError: if the density cannot be.
     """
-    starts_random = row.start == "erk" if row is not None else method.keeps_count and not method.prunes_units
+    keeps_some = (method.keeps_count or method.releases) and not method.prunes_units
+    starts_random = row.start == "erk" if row is not None else keeps_some
     if not starts_random:
         return Masks.dense(problem.layout)
     start = row.start_density if row is not None and row.start_density is not None else density
