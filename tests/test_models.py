@@ -39,7 +39,7 @@ def prunable_calls(model: nn.Module, inputs: Tensor) -> list[str]:
 def test_the_table_is_not_empty() -> None:
     assert model_names() == list(MODELS)
     assert {"mlp", "lenet300_100", "lenet5", "resnet20", "resnet32", "resnet56", "resnet32x2"} <= set(MODELS)
-    assert {"resnet18", "vgg16", "vgg19"} <= set(MODELS)
+    assert {"resnet18", "vgg16", "vgg19", "wrn28_2", "conv6"} <= set(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -83,6 +83,10 @@ def test_own_initialisation(name: str) -> None:
         # stem + stage 1 + (first block, others, shortcut) of stages 2 and 3 + classifier
         ("resnet20", COLOUR, 432 + 13_824 + (4608 + 46_080 + 512) + (18_432 + 184_320 + 2048) + 640),
         ("resnet18", COLOUR, 11_164_352),
+        ("conv6", COLOUR, 1_144_512 + 4096 * 256 + 256 * 256 + 2560),
+        ("conv6", (1, 8, 17), 1_144_512 - 1152 + 512 * 256 + 256 * 256 + 2560),
+        # stem + first blocks with shortcuts, others + classifier
+        ("wrn28_2", COLOUR, 432 + (14_336 + 55_296) + (57_344 + 221_184) + (229_376 + 884_736) + 1280),
         ("vgg16", COLOUR, 14_710_464 + 5120),
         ("vgg19", COLOUR, 20_018_880 + 5120),
     ],
@@ -90,19 +94,28 @@ def test_own_initialisation(name: str) -> None:
 def test_number_of_prunable_weights(name: str, shape: tuple[int, ...], n_prunable: int) -> None:
     model = build(name, shape)
     assert prunable_layout(model).n_prunable == n_prunable
-    if name == "lenet5":
+    if name in ("lenet5", "conv6"):
         check_model_fits(model, shape, 10)
 
 
 def test_depth_counts_the_weighted_layers() -> None:
-    for name, depth in [("resnet20", 20), ("resnet32", 32), ("resnet56", 56), ("vgg16", 14), ("vgg19", 17)]:
+    for name, depth in [
+        ("resnet20", 20),
+        ("resnet32", 32),
+        ("resnet56", 56),
+        ("vgg16", 14),
+        ("vgg19", 17),
+        ("wrn28_2", 26),
+        ("conv6", 9),
+    ]:
         layers = [layer for layer in prunable_layout(build(name)).names if "shortcut" not in layer]
         assert len(layers) == depth
+    assert sum(p.numel() for p in build("wrn28_2").parameters()) == 1_467_610  # as in the literature
     narrow, wide = (prunable_layout(build(name)) for name in ("resnet32", "resnet32x2"))
     assert wide.names == narrow.names and wide.shapes[5][:2] == (32, 32)
 
 
-@pytest.mark.parametrize("name", ["vgg16", "vgg19", "resnet20", "resnet18"])
+@pytest.mark.parametrize("name", ["vgg16", "vgg19", "resnet20", "resnet18", "wrn28_2"])
 @pytest.mark.parametrize("shape", [GREY, DIGIT, (3, 1, 1)])
 def test_convolutional_networks_take_small_and_grey_images(name: str, shape: tuple[int, ...]) -> None:
     check_model_fits(build(name, shape, n_classes=4), shape, 4)
@@ -113,6 +126,7 @@ def test_convolutional_networks_take_small_and_grey_images(name: str, shape: tup
     [
         ("lenet5", DIGIT, "at least 16x16, given 8x8"),
         ("lenet5", (1, 28, 15), "given 28x15"),
+        ("conv6", (3, 7, 32), "at least 8x8, given 7x32"),
         ("resnet20", (64,), r"\(channels, height, width\), given \(64,\)"),
         ("mlp", (1, 0, 8), "positive"),
         ("mobilenet_v2", GREY, r"inputs \(1, 28, 28\): it needs images of 3 channels"),

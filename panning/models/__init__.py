@@ -15,6 +15,7 @@ from panning.foundation.own import PREFIX as OWN
 from panning.foundation.registry import Table, nearest
 from panning.foundation.seeding import derive_seed, isolated_torch_rng
 from panning.models.check import check_model_fits
+from panning.models.conv import Conv6
 from panning.models.imported import Factory, build_imported, call_factory, factory_name, import_factory
 from panning.models.lenet import LeNet5
 from panning.models.libraries import LIBRARIES, build_from_library, is_of_library
@@ -22,6 +23,7 @@ from panning.models.mlp import MLP
 from panning.models.own import OwnModel
 from panning.models.resnet import ResNet
 from panning.models.vgg import VGG
+from panning.models.wide_resnet import WideResNet
 
 __all__ = [
     "MODELS",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _RESNET = "He et al., CVPR 2016"
+_WIDE = "Zagoruyko and Komodakis, BMVC 2016"
 _VGG = "Simonyan and Zisserman, ICLR 2015"
 _LENET = "LeCun et al., Proc. IEEE 1998"
 
@@ -69,6 +72,8 @@ _OWN: dict[str, ModelRow] = {
     "resnet56": ModelRow(partial(ResNet, widths=(16, 32, 64), n_blocks=9), "ResNet-56", _RESNET, _COLOUR),
     "resnet32x2": ModelRow(partial(ResNet, widths=(32, 64, 128), n_blocks=5), "ResNet-32 (2x wide)", _RESNET, _COLOUR),
     "resnet18": ModelRow(partial(ResNet, widths=(64, 128, 256, 512), n_blocks=2), "ResNet-18", _RESNET, _COLOUR),
+    "wrn28_2": ModelRow(partial(WideResNet, depth=28, widen=2), "WRN-28-2", _WIDE, _COLOUR),
+    "conv6": ModelRow(Conv6, "Conv-6", "Frankle and Carbin, ICLR 2019", _COLOUR),
     "vgg16": ModelRow(partial(VGG, n_convs=(2, 2, 3, 3, 3)), "VGG-16", _VGG, _COLOUR),
     "vgg19": ModelRow(partial(VGG, n_convs=(2, 2, 4, 4, 4)), "VGG-19", _VGG, _COLOUR),
 }
