@@ -190,13 +190,18 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
     def _begin(self, number: int, seed: int, density: float) -> None:
         self._task = self._load(number, seed)
         self._state = initial(self._task.problem, density, self.n_rounds)
-        self._frames = [rendering.frame(self._state)]
+        self._frames = []
+        self._show(self._state)
         self._begun, self._actions = (number, seed, density), []
 
     def _advance(self, action: NDArray[Any]) -> None:
         self._state = transition(self.state, decode(self.spec_of_action, action, self.state))
-        self._frames.append(rendering.frame(self._state))
+        self._show(self._state)
         self._actions.append(np.copy(action))
+
+    def _show(self, state: EpisodeState) -> None:
+        if self.render_mode is not None:
+            self._frames.append(rendering.frame(state))
 
     def __getstate__(self) -> dict[str, Any]:
         derived: dict[str, Any] = {"_tasks": {}, "_task": None, "_state": None, "_frames": []}

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from panning.foundation.errors import DensityError, NonFiniteError
 from panning.masks.allocation import (
-    SAMPLE_STRIDE,
     allocate,
     allocate_by_layer,
     erk_counts,
@@ -19,6 +18,7 @@ from panning.masks.allocation import (
     uniform_counts,
 )
 from panning.masks.layout import Layout
+from panning.masks.selection import SAMPLE_STRIDE, spread_mask
 from panning.scoring.schedules import SCHEDULES, densities
 
 LAYOUT = Layout(("a", "b", "c"), ((4, 5), (3, 10), (2, 5)))
@@ -65,6 +65,45 @@ def test_full_spread_follows_the_noise_alone() -> None:
     mask = allocate(torch.arange(60).double(), 30, LAYOUT, spread=1.0, noise=noise)
     assert LAYOUT.counts(mask) == [0, 20, 10]
     assert mask.nonzero().flatten().tolist() == [*range(20, 40), *range(50, 60)]  # the first of b: highest noise
+
+
+def spread_by_sorting(scores: torch.Tensor, k: int, spread: float, noise: torch.Tensor) -> torch.Tensor:
+    rank = torch.empty(scores.numel(), dtype=torch.float64)
+    rank[scores.argsort(stable=True)] = torch.arange(scores.numel(), dtype=torch.float64) / scores.numel()
+    key = (1.0 - spread) * rank + spread * noise
+    return by_sorting(key.masked_fill(scores == -torch.inf, -torch.inf), k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "kind", ["uniform", "normal", "ties", "mostly zero", "falling", "constant", "heavy", "few", "against", "masked"]
+)
+def test_a_spread_over_many_weights_is_that_of_a_full_sort(kind: str, dtype: torch.dtype) -> None:
+    for n in (1, 2, 300, 12_007):
+        generator = torch.Generator().manual_seed(n)
+        even, noise = (torch.rand(n, generator=generator, dtype=torch.float64) for _ in range(2))
+        scores = {
+            "uniform": even, "normal": torch.randn(n, generator=generator), "ties": (even * 7).floor() - 3,
+            "mostly zero": even * (even > 0.9), "falling": even.sort(descending=True).values, "constant": torch.zeros(n),
+            "heavy": (1 / (even + 1e-9)) ** 4, "few": torch.tensor([-0.0, 0.0, 1e-40, 1.0]).repeat(n)[:n],
+            "against": -noise,  # what ranks high has little noise: the guess of what cannot be kept is wrong
+            "masked": even.masked_fill(even < 0.7, -torch.inf),
+        }[kind].to(dtype)  # fmt: skip
+        n_allowed = int((scores > -torch.inf).sum())
+        for k in {1, n_allowed // 50, n_allowed // 3, n_allowed - 1} & set(range(1, n)):
+            for spread in (1e-9, 0.06, 0.5, 0.93):
+                kept = torch.from_numpy(spread_mask(scores.numpy(), k, spread, noise.numpy()))
+                assert torch.equal(kept, spread_by_sorting(scores, k, spread, noise)), (n, k, spread)
+
+
+@given(st.data())
+def test_a_spread_of_few_scores_and_draws_is_that_of_a_full_sort(data: st.DataObject) -> None:
+    n = data.draw(st.integers(2, 40))
+    scores = torch.tensor(data.draw(st.lists(st.sampled_from([-2.0, -0.0, 0.0, 1e-300, 1.0]), min_size=n, max_size=n)))
+    noise = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.999]), min_size=n, max_size=n))).double()
+    k, spread = data.draw(st.integers(1, n - 1)), data.draw(st.floats(0.05, 0.95))
+    kept = torch.from_numpy(spread_mask(scores.numpy(), k, spread, noise.numpy()))
+    assert torch.equal(kept, spread_by_sorting(scores, k, spread, noise))
 
 
 @given(scores_with_ties, st.integers(0, 30), st.floats(0, 1))

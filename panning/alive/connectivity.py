@@ -24,6 +24,7 @@ from panning.foundation.errors import DensityError, ForwardError, MaskError, Mod
 from panning.foundation.wrappers import own_parameters, unwrapped
 from panning.masks.layout import Layout, prunable_parameters
 from panning.masks.masks import Masks, fitted
+from panning.masks.selection import n_true
 from panning.scoring.problem import Problem
 
 #: In ``smallest_alive``, how much less a path counts for being one layer longer, in powers of two.
@@ -58,7 +59,7 @@ class Connectivity:
             return self._connected(mask)
 
     def _connected(self, mask: Tensor) -> Tensor:
-        gates = mask.to(self._device, torch.float32).requires_grad_()
+        gates = mask.view(torch.uint8).to(self._device, torch.float32).requires_grad_()
         others = _ones(self.model, self.layout, torch.float32)
         outputs = self._run({**others, **self.layout.views(gates)}, flow.BOOLEAN)
         if not outputs:  # none of them depends on the input or on a weight
@@ -98,7 +99,7 @@ class Connectivity:
         return self.connected(mask) & mask
 
     def n_alive(self, mask: Tensor) -> int:
-        return int(self.alive(mask).sum())
+        return n_true(self.alive(mask))
 
     def smallest_alive(self) -> int:
         """The fewest prunable weights that connect the input with the output; 0 where a path goes around all of them.
@@ -149,7 +150,7 @@ class Connectivity:
             for shape, n, kept in zip(self.layout.shapes, self.n_uses, n_kept, strict=True)
         ]
         flat = self.layout.per_layer(tiny, torch.float64).to(self._device)
-        flat = flat if mask is None else flat * mask
+        flat = flat if mask is None else flat * mask.view(torch.uint8)
         # Both directions start large, since they shrink by e at every layer.
         start = 2.0 ** min(490, bits * len(tiny) // 3)
         with torch.enable_grad():

@@ -24,6 +24,7 @@ from panning.alive.connectivity import Connectivity
 from panning.foundation.errors import DensityError
 from panning.masks.allocation import sorted_evenly
 from panning.masks.layout import Layout
+from panning.masks.selection import n_true
 
 #: Limits: alive tests for one mask; of these, for one depth-first search; candidates that such a search tries for one mask.
 MAX_PASSES = 500
@@ -48,7 +49,7 @@ class _Search(Connectivity):
         if len(self.sizes) == MAX_PASSES:
             raise self.nothing_found()
         connected = super().connected(mask)
-        self.sizes.append(int((connected & mask).sum()))
+        self.sizes.append(n_true(connected & mask))
         return connected
 
     def nothing_found(self) -> DensityError:
@@ -75,7 +76,7 @@ def all_alive(connectivity: Connectivity, mask: Tensor, scores: Tensor) -> Tenso
     Raises:
         DensityError: if no such mask exists or none is found in ``MAX_PASSES`` passes, naming the numbers that can be.
     """
-    n_kept = int(mask.sum())
+    n_kept = n_true(mask)
     if connectivity.n_alive(mask) == n_kept:
         return mask
     smallest = connectivity.check_reachable(n_kept)
@@ -107,7 +108,7 @@ def _one_further(connectivity: Connectivity, mask: Tensor, order: Tensor, n_fits
 
 
 def _rankings(connectivity: Connectivity, mask: Tensor, scores: Tensor, smallest: int) -> Iterator[Tensor]:
-    n_kept = int(mask.sum())
+    n_kept = n_true(mask)
     layout = connectivity.layout
     by_score = ranking(mask, scores, layout)
     if connectivity.n_alive(first(by_score, 2 * n_kept)) > 0:
@@ -141,7 +142,7 @@ def _exactly(connectivity: Connectivity, alive: Tensor, order: Tensor, n_kept: i
         if digest in tried:
             continue
         tried.add(digest)
-        if int(state.sum()) <= n_kept:
+        if n_true(state) <= n_kept:
             if (filled := _fill(connectivity, state, order, n_kept)) is not None:
                 return filled
         else:  # the best first, so that the lowest is popped first
@@ -236,11 +237,11 @@ def _largest_fitting(connectivity: Connectivity, order: Tensor, n_kept: int) -> 
 
 def _fill(connectivity: Connectivity, base: Tensor, order: Tensor, n_kept: int) -> Tensor | None:
     """``base`` with the best-ranked weights between living units added up to ``n_kept``; None if there are too few."""
-    missing = n_kept - int(base.sum())
+    missing = n_kept - n_true(base)
     if missing == 0:
         return base
     free = connectivity.connected(base) & ~base
-    if not base.any() or int(free.sum()) < missing:
+    if not base.any() or n_true(free) < missing:
         return None
     filled = base.clone()
     filled[order[free[order]][:missing]] = True
@@ -254,19 +255,19 @@ def trim(connectivity: Connectivity, alive: Tensor, order: Tensor, at_least: int
     """
     until = at_least if until is None else until
     candidates = order[alive[order]].flip(0)  # lowest first
-    group = max(1, int(alive.sum()) - at_least)
+    group = max(1, n_true(alive) - at_least)
     position = 0
-    while position < candidates.numel() and int(alive.sum()) > until:
+    while position < candidates.numel() and n_true(alive) > until:
         chosen = candidates[position : position + group]
         trial = alive.clone()
         trial[chosen] = False
         trial = connectivity.alive(trial)
-        if int(trial.sum()) >= at_least:
+        if n_true(trial) >= at_least:
             alive, position, group = trial, position + group, 2 * group
         elif group > 1:
             group //= 2
             continue
         else:
             position, group = position + 1, 2  # everything hangs on this one: it stays, and the next may go in groups
-        group = max(1, min(group, int(alive.sum()) - at_least))
+        group = max(1, min(group, n_true(alive) - at_least))
     return alive

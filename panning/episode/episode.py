@@ -20,6 +20,7 @@ from panning.episode.state import EpisodeState
 from panning.foundation.errors import DensityError
 from panning.foundation.progress import Event, Listener, silent
 from panning.masks.masks import n_kept_at
+from panning.masks.selection import n_true
 from panning.pruners.rounds import PruneResult, RoundAction, prune_round
 from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem
@@ -80,7 +81,7 @@ def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
     result = prune_round(state.signals, action)
     state.signals.free()  # before the next pass
     signals = Signals(state.problem, result.mask)
-    reached = int(result.mask.sum()) <= n_kept_at(state.target_density, result.mask.numel())
+    reached = n_true(result.mask) <= n_kept_at(state.target_density, result.mask.numel())
     second_order = [name for name in action.weights if INDICES[name].second_order]
     again = {need for name in second_order for need in INDICES[name].needs} if len(action.weights) > 1 else set()
     signals.request("loss", *(set() if reached else again))

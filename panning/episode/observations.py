@@ -94,7 +94,8 @@ def layer_contrast(state: EpisodeState) -> float:
 def units_in_use(state: EpisodeState) -> float:
     """The share of output units with an alive weight, mean over layers: how spread out the mask is."""
     layers = state.problem.by_unit(state.alive).values()
-    return float(np.mean([float(units.any(1).float().mean()) for units in layers]))
+    used = [units.view(torch.uint8).amax(1) for units in layers]  # any(1), of which torch takes its time
+    return float(np.mean([float(units.float().mean()) for units in used]))
 
 
 def last_spread(state: EpisodeState) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.masks.masks import n_kept_at
+from panning.masks.selection import n_true
 from panning.pruners.rounds import RoundAction
 from panning.scoring.problem import Problem
 from panning.scoring.signals import Signals
@@ -50,15 +51,19 @@ class EpisodeState:
 
     @cached_property
     def n_kept(self) -> int:
-        return int(self.mask.sum())
+        return n_true(self.mask)
 
     @property
     def density(self) -> float:
         return self.n_kept / self.mask.numel()
 
     @cached_property
+    def n_alive(self) -> int:
+        return n_true(self.alive)
+
+    @property
     def effective_density(self) -> float:
-        return int(self.alive.sum()) / self.mask.numel()
+        return self.n_alive / self.mask.numel()
 
     @property
     def reached_target(self) -> bool:
@@ -67,4 +72,4 @@ class EpisodeState:
     @property
     def is_dead(self) -> bool:
         """No path from input to output is left."""
-        return not bool(self.alive.any())
+        return self.n_alive == 0

@@ -18,10 +18,7 @@ from torch.nn import functional
 
 from panning.foundation.errors import DensityError, NonFiniteError
 from panning.masks.layout import Layout
-
-#: Use a strided sample to bound the k-th value from this size on; the stride.
-SAMPLED_FROM = 10_000
-SAMPLE_STRIDE = 61
+from panning.masks.selection import in_memory, kth_largest, n_true, spread_mask
 
 #: 2^32 over the golden ratio: its multiples modulo 2^32 cover the circle more evenly than those of any other number.
 GOLDEN, CIRCLE = 2_654_435_769, 2**32
@@ -44,15 +41,18 @@ def top_k(
         raise DensityError(f"Cannot keep {n_kept} of {n} weights.")
     if n_kept == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = _kth_largest(scores, n_kept)
-    mask = scores > threshold
+    memory = in_memory(scores)
+    threshold = kth_largest(scores if memory is None else memory, n_kept)
+    mask = scores >= threshold
+    n_surplus = n_true(mask) - n_kept
+    if n_surplus == 0 and generator is None:
+        return mask
     ties = (scores == threshold).nonzero().squeeze(-1)
-    n_missing = n_kept - int(mask.sum())
     if generator is not None:
         ties = ties[torch.randperm(len(ties), generator=generator).to(ties.device)]
-    elif sizes is not None and n_missing < len(ties):
+    elif sizes is not None:
         ties = ties[even_order(ties, sizes)]
-    mask[ties[:n_missing]] = True
+    mask[ties[len(ties) - n_surplus :]] = False
     return mask
 
 
@@ -96,25 +96,6 @@ def _scatter(place: Tensor) -> Tensor:
     return place * GOLDEN % CIRCLE
 
 
-def _kth_largest(scores: Tensor, k: int) -> Tensor:
-    """The k-th largest entry, exactly.
-
-    A selection costs O(n) where a sort costs O(n log n), and most of it is spent on entries far from the answer: a sample
-    bounds it from the near end, and the selection runs over what is beyond the bound. A bound that misses costs time only.
-    """
-    n = scores.numel()
-    low_end = 2 * k > n  # nearer to the smallest
-    rank = n - k + 1 if low_end else k  # from that end
-    if n >= SAMPLED_FROM:
-        sample = scores[::SAMPLE_STRIDE]
-        sample_rank = min(sample.numel(), int(1.2 * rank / SAMPLE_STRIDE) + 32)
-        ordered = sample_rank if low_end else sample.numel() - sample_rank + 1
-        bound = sample.kthvalue(ordered).values
-        near = scores[scores <= bound] if low_end else scores[scores >= bound]
-        scores = near if near.numel() >= rank else scores
-    return scores.kthvalue(rank if low_end else scores.numel() - rank + 1).values
-
-
 def allocate(
     scores: Tensor,
     n_kept: int,
@@ -143,7 +124,7 @@ def allocate(
     if not 0.0 <= spread <= 1.0:
         raise DensityError(f"Spread is {spread}, but must be in [0, 1].")
     if candidates is not None:
-        if (n_candidates := int(candidates.sum())) < n_kept:
+        if (n_candidates := n_true(candidates)) < n_kept:
             raise DensityError(f"Cannot keep {n_kept} weights: only {n_candidates} are left without revival.")
         scores = scores.masked_fill(~candidates, -torch.inf)
     mask = top_k(scores, n_kept, sizes=layout.sizes)
@@ -152,7 +133,7 @@ def allocate(
     if noise is None:
         raise DensityError("A spread above 0 places weights at random and needs noise.")
     for part in layout.slices():
-        mask[part] = _spread_layer(scores[part], int(mask[part].sum()), spread, noise[part])
+        mask[part] = _spread_layer(scores[part], n_true(mask[part]), spread, noise[part])
     return mask
 
 
@@ -161,6 +142,8 @@ def _spread_layer(scores: Tensor, n_kept: int, spread: float, noise: Tensor) -> 
         return torch.full_like(scores, n_kept > 0, dtype=torch.bool)
     key = noise.double()
     if spread < 1.0:
+        if (memory := in_memory(scores)) is not None:
+            return torch.from_numpy(spread_mask(memory, n_kept, spread, key.numpy()))
         rank = torch.empty_like(key)
         order = scores.argsort(stable=True)
         rank[order] = torch.arange(scores.numel(), dtype=key.dtype, device=key.device) / scores.numel()

@@ -25,6 +25,7 @@ from panning.masks.kinds import KINDS as KINDS  # names of this module too
 from panning.masks.kinds import Kind as Kind
 from panning.masks.kinds import by_unit as by_unit
 from panning.masks.kinds import prunable_parameters as prunable_parameters
+from panning.masks.selection import n_true
 from panning.masks.uses import packed_weights, uses_of
 
 
@@ -93,13 +94,15 @@ class Layout:
 
     def first_non_finite(self, flat: Tensor) -> str | None:
         """The first parameter with a NaN or infinite entry; None if there is none."""
-        if torch.isfinite(flat.sum()):  # NaN and infinity survive a sum, which costs a tenth of looking at every entry
+        if math.isfinite(
+            float(flat.sum())
+        ):  # NaN and infinity survive a sum, which costs a tenth of looking at every entry
             return None
         return next((name for name, part in self.views(flat).items() if not torch.isfinite(part).all()), None)
 
     def counts(self, mask: Tensor) -> list[int]:
         """Number of True entries of a flat bool tensor in each parameter."""
-        return [int(part.sum()) for part in mask.split(self.sizes)]
+        return [n_true(part) for part in mask.split(self.sizes)]
 
 
 def first_layout(model: nn.Module) -> Layout | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from panning.foundation.errors import DensityError, MaskError
 from panning.foundation.wrappers import matching, own_names, own_parameters, prefix_of
 from panning.masks.layout import Layout
+from panning.masks.selection import n_true
 
 #: A network is run on inputs of the shape that a file names: more values than this are an attack, not an image.
 MAX_INPUT_VALUES = 2**24
@@ -145,7 +146,7 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def n_kept(self) -> int:
-        return int(self.flat.sum())
+        return n_true(self.flat)
 
     @property
     def density(self) -> float:
@@ -178,8 +179,8 @@ class Masks(Mapping[str, Tensor]):
     def overlap(self, other: Masks) -> float:
         """Jaccard overlap |A and B| / |A or B|, in [0, 1]."""
         self._check_same_layout(other)
-        union = int((self.flat | other.flat).sum())
-        return int((self.flat & other.flat).sum()) / union if union else 1.0
+        union = n_true(self.flat | other.flat)
+        return n_true(self.flat & other.flat) / union if union else 1.0
 
     def renamed(self, names: Mapping[str, str]) -> Masks:
         """The same mask with other names for some of its parameters."""

@@ -39,6 +39,8 @@ SEED = 0
 #: The density of masks that are made or tested. The timed environment round leads from one ROUND_DENSITIES to the next.
 DENSITY = 0.05
 ROUND_DENSITIES = (0.2, 0.1)
+#: How far a layer's weights are spread in a round that is timed with spread, as trained agents' rounds are.
+SPREAD = 0.3
 N_ROUNDS = 3
 #: Items that others are timed beside.
 PASS, PASS_OF_ONE = "pass", "pass of one, float64"
@@ -169,24 +171,24 @@ class BenchEnv(PanningEnv):
     def _load(self, number: int, seed: int) -> Task:
         return Task(self.tasks[number], self.problem, None)
 
-    def action(self, weights: dict[str, float], density: float) -> NDArray[np.float32]:
+    def action(self, weights: dict[str, float], density: float, spread: float = 0.0) -> NDArray[np.float32]:
         """The action that gives indices these weights and leads from the present density to ``density``."""
         way = math.log(density / self.state.density) / math.log(DENSITY / self.state.density)
         step = 1.0 + math.log(way) / math.log(self.state.rounds_left)  # way = (1 / rounds left)^(1 - step)
-        return self.spec_of_action.encode(weights, step=step)
+        return self.spec_of_action.encode(weights, step=step, spread=spread)
 
 
-def environment_round(bench: Workbench, weights: dict[str, float]) -> Run:
+def environment_round(bench: Workbench, weights: dict[str, float], spread: float = 0.0) -> Run:
     """``env.step`` in the middle of an episode: scores at the current mask, choice of the next, its loss and its alive
-    weights, reward, observation and the frame of the picture.
+    weights, reward and observation.
 
     The state comes from a real step, which has taken the gradient at its mask already, for the observation.
     """
     env = BenchEnv(bench.problem)
     env.reset()
     before, after = ROUND_DENSITIES
-    env.step(env.action(weights, before))
-    action = env.action(weights, after)
+    env.step(env.action(weights, before, spread))
+    action = env.action(weights, after, spread)
     return lambda: env.step(action)
 
 
@@ -210,5 +212,9 @@ ITEMS: dict[str, Item] = {
     "alive test": Item(alive_test),
     "environment round, first order": Item(partial(environment_round, weights=FIRST_ORDER)),
     "environment round, second order": Item(partial(environment_round, weights=SECOND_ORDER)),
+    "environment round with spread, first order": Item(partial(environment_round, weights=FIRST_ORDER, spread=SPREAD)),
+    "environment round with spread, second order": Item(
+        partial(environment_round, weights=SECOND_ORDER, spread=SPREAD)
+    ),
     **{f"method {method}": Item(partial(one_round, method=method), method=method) for method in PRUNERS},
 }

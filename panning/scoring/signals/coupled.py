@@ -43,7 +43,7 @@ def couplings(site: Site, n_groups: int) -> Iterator[Tensor]:
     """
     effective = site.effective()
     parts = split_by_label(site.batch, n_groups)
-    grads = [gradient(site.loss(effective, part), effective, create_graph=True) * site.mask for part in parts]
+    grads = [gradient(site.loss(effective, part), effective, create_graph=True) * site.kept for part in parts]
     for a, b in itertools.combinations(grads, 2):
         yield gradient((a * b).sum(), effective, retain_graph=True)
 

@@ -23,7 +23,7 @@ def _derivatives(site: Site, second_order: bool) -> dict[str, Tensor]:
     effective = site.effective()
     loss = site.loss(effective, site.batch)
     grad = gradient(loss, effective, create_graph=second_order)
-    found = {"grad": grad, "loss": loss, "grad_norm": (grad.detach() * site.mask).norm()}
+    found = {"grad": grad, "loss": loss, "grad_norm": (grad.detach() * site.kept).norm()}
     if second_order:  # a loss that is linear in every weight has a Hessian of 0
-        found["hessian_grad"] = gradient(0.5 * (grad * site.mask).square().sum(), effective)
+        found["hessian_grad"] = gradient(0.5 * (grad * site.kept).square().sum(), effective)
     return found

@@ -47,7 +47,7 @@ def meta_gradient(
         grads = flow.gradients(loss, moving, create_graph=through_steps)
         if through_steps:
             check_twice_differentiable(*grads)
-        grads = (grads[0] * site.mask, *grads[1:])
+        grads = (grads[0] * site.kept, *grads[1:])
         velocity = [momentum * v + g for v, g in zip(velocity, grads, strict=True)]
         moving = [value - learning_rate * v for value, v in zip(moving, velocity, strict=True)]
         if not through_steps:

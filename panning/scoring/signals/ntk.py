@@ -53,7 +53,7 @@ def sensitivity(site: Site) -> dict[str, Tensor]:
 
         try:
             with torch.no_grad():
-                outputs(fresh * site.mask, _recording(statistics))
+                outputs(fresh * site.kept, _recording(statistics))
         except ForwardError as error:
             raise ForwardError(
                 f"NTK-SAP feeds a network random real inputs ({told(images)}), which this one does not take: {error}"
@@ -63,7 +63,7 @@ def sensitivity(site: Site) -> dict[str, Tensor]:
         )
         distance = torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
         (grad,) = flow.gradients(distance, gates)
-        total += grad * site.mask
+        total += grad * site.kept
     return {"ntk_grad": total}
 
 

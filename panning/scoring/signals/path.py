@@ -23,12 +23,12 @@ SCALES = (0, 250, 500)
 
 def absolute(site: Site) -> dict[str, Tensor]:
     """``path_grad`` = dR/d|u|."""
-    return {"path_grad": _path_gradient(site, site.problem.absolute * site.mask)}
+    return {"path_grad": _path_gradient(site, site.problem.absolute * site.kept)}
 
 
 def squared(site: Site) -> dict[str, Tensor]:
     """``path_grad_l2`` = dR/d(u^2), R of squared weights (SynFlow-L2, Patil and Dovrolis 2021)."""
-    return {"path_grad_l2": _path_gradient(site, (site.problem.absolute * site.mask).square_())}
+    return {"path_grad_l2": _path_gradient(site, (site.problem.absolute * site.kept).square_())}
 
 
 def by_class(site: Site) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def by_class(site: Site) -> dict[str, Tensor]:
     network of ones, with squared inputs and with the gates that the masked network opens with its own weights: how many
     active paths lead to the output. Data act through these numbers alone.
     """
-    positive = (site.problem.absolute * site.mask).square_()
+    positive = (site.problem.absolute * site.kept).square_()
     inputs = site.batch[0]
     return {"path_grad_class": _path_gradient(site, positive, _active_paths(site, inputs), flow.first_sample(inputs))}
 

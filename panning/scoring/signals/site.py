@@ -52,9 +52,14 @@ class Site:
             return True
         return same_tensors(self.batch, other.batch)
 
+    @property
+    def kept(self) -> Tensor:
+        """The mask as a factor, 1 where a weight is kept: torch multiplies by bytes several times as fast as by booleans."""
+        return self.mask.view(torch.uint8)
+
     def effective(self) -> Tensor:
         """w * m, flat, a leaf that gradients are taken at."""
-        return (self.problem.weight * self.mask).requires_grad_()
+        return (self.problem.weight * self.kept).requires_grad_()
 
     def outputs(
         self, effective: Tensor, inputs: Any, others: Mapping[str, Tensor] | None = None,
