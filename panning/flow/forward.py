@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from panning.flow.factors import TOKENS, as_weight, gate_of, marked
@@ -19,6 +18,7 @@ from panning.foundation.device import device_of
 from panning.foundation.modes import in_evaluation_mode
 from panning.foundation.nests import map_tensors, tensors_in
 from panning.foundation.seeding import isolated_torch_rng
+from panning.foundation.torch_private import every_module, slots
 from panning.foundation.wrappers import own_parameters
 
 Forward = Callable[[nn.Module, Any], Any]  # (network, what it is run on) -> what it gives
@@ -29,18 +29,6 @@ def call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
-
-
-class _Called(nn.Module):
-    """A network and the way to call it, as one module that can be run with other parameters."""
-
-    def __init__(self, model: nn.Module, forward: Forward) -> None:
-        super().__init__()
-        self.network = model
-        self.calling = forward
-
-    def forward(self, inputs: Any) -> Any:
-        return self.calling(self.network, inputs)
 
 
 def run(
@@ -56,18 +44,14 @@ def run(
         ForwardError: if the network's own code or a rule fails; the message names the module.
         ModelError: if a rule refuses something in the network.
     """
-    replacements: dict[int, Tensor] = {id(p): as_weight(parameters[name]) for name, p in own_parameters(model).items()}
-    for buffer in model.buffers():
-        floating = buffer.is_floating_point()
-        replacements[id(buffer)] = buffer.detach().to(dtype, copy=True) if floating else buffer.clone()
-    # By slot, every module once: ``functional_call`` would not give back what a module holds that has two names.
-    slots = {
-        f"network.{name}": replacements[id(tensor)]
-        for prefix, module in model.named_modules()
-        for named in (module.named_parameters, module.named_buffers)
-        for name, tensor in named(prefix, recurse=False, remove_duplicate=False)
-    }
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    own = own_parameters(model)
+    tensors: dict[int, Tensor] = {id(p): as_weight(parameters[name]) for name, p in own.items()}
+    held = [kind for module in every_module(model) for kind in slots(module)[:2] if kind]
+    for tensor in (tensor for kind in held for tensor in kind.values() if tensor is not None):
+        if id(tensor) not in tensors:  # a buffer
+            floating = tensor.is_floating_point()
+            tensors[id(tensor)] = tensor.detach().to(dtype, copy=True) if floating else tensor.clone()
+    dtypes = {p.dtype for p in own.values() if p.is_floating_point()}
     mixed = len(dtypes) > 1 or any(d.itemsize < 4 for d in dtypes)
     flow = Following(
         rules,
@@ -86,8 +70,23 @@ def run(
         torch.autocast(device_of(model).type, enabled=False),
         sdpa_kernel(SDPBackend.MATH),  # the only kernel that can be differentiated twice
     ):
-        own = map_tensors(_copied, inputs)  # forward may write into them
-        return functional_call(_Called(model, forward), slots, (own,), tie_weights=False)
+        copied = map_tensors(_copied, inputs)  # forward may write into them
+        with _holding(tensors, held):
+            return forward(model, copied)
+
+
+@contextmanager
+def _holding(tensors: Mapping[int, Tensor], held: list[dict[str, Any]]) -> Iterator[None]:
+    """Put other tensors into a network's slots, by the ids of what is there; what has two names comes back under both,
+    where ``torch.func.functional_call`` would give one back."""
+    before = [dict(kind) for kind in held]
+    try:
+        for kind in held:
+            kind.update({name: tensors[id(tensor)] for name, tensor in kind.items() if tensor is not None})
+        yield
+    finally:
+        for kind, was in zip(held, before, strict=True):
+            kind.update(was)
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from panning.foundation.torch_private import n_writes, slots
+from panning.foundation.torch_private import every_module, n_writes, slots
 
 
 @contextmanager
@@ -16,11 +16,10 @@ def in_evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """Put every module into evaluation mode, and give each its own mode back: networks may mix modes."""
     modes = _modes(*models)
     try:
-        for module in modes:
-            module.training = False
+        _put(dict.fromkeys(modes, False))
         yield
     finally:
-        _put_back(modes)
+        _put(modes)
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        _put_back(modes)
+        _put(modes)
         for module, own in buffers:
             slots(module).buffers.update(own)
         with torch.no_grad():
@@ -58,7 +57,7 @@ def unwritten(model: nn.Module) -> Iterator[list[str]]:
         yield written
     finally:
         written += [type(module).__name__ for module, training in modes.items() if module.training != training]
-        _put_back(modes)
+        _put(modes)
         with torch.no_grad():
             for name, tensor in tensors.items():
                 if not ((tensor == values[name]) | (values[name] != values[name])).all():
@@ -70,9 +69,10 @@ def unwritten(model: nn.Module) -> Iterator[list[str]]:
 
 
 def _modes(*models: nn.Module) -> dict[nn.Module, bool]:
-    return {module: module.training for model in models for module in model.modules()}
+    return {module: module.training for model in models for module in every_module(model)}
 
 
-def _put_back(modes: dict[nn.Module, bool]) -> None:
+def _put(modes: dict[nn.Module, bool]) -> None:
     for module, training in modes.items():
-        module.training = training
+        if module.training != training:
+            object.__setattr__(module, "training", training)  # a module's own looks for tensors first

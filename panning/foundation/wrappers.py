@@ -6,12 +6,13 @@ have such a part in their middle. Everything in this package names a parameter a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from panning.foundation.errors import ModelError
+from panning.foundation.torch_private import every_module, slots
 
 #: Names that only wrappers use: those of ``torch.compile``, FSDP and activation checkpointing.
 PRIVATE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -63,8 +64,22 @@ def own_names(model: nn.Module) -> dict[str, str]:
 
 def own_parameters(model: nn.Module, remove_duplicate: bool = True) -> dict[str, nn.Parameter]:
     """``named_parameters`` under the names that they have without wrappers."""
+    _check_module(model)
+    modules = every_module(model)
+    if remove_duplicate and all(slots(module).modules.keys().isdisjoint(INSIDE) for module in modules):
+        return _registered(modules)  # no wrapper anywhere
     names = own_names(model)
     return {names[name]: parameter for name, parameter in model.named_parameters(remove_duplicate=remove_duplicate)}
+
+
+def _registered(modules: Mapping[nn.Module, str]) -> dict[str, nn.Parameter]:
+    """Every parameter of these modules under its first name."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for module, path in modules.items():
+        for name, parameter in slots(module).parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), (_join(path, name), parameter))
+    return dict(found.values())
 
 
 def owners(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
