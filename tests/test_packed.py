@@ -21,8 +21,9 @@ from panning.scoring.problem import Problem
 from panning.scoring.signals import Signals
 
 with warnings.catch_warnings(action="ignore"):  # torch is about to move them
+    from torch.ao import quantization
     from torch.ao.nn.intrinsic.quantized import dynamic as fused
-    from torch.ao.nn.quantized import dynamic
+    from torch.ao.nn.quantized import FloatFunctional, dynamic
     from torch.ao.quantization import quantize_dynamic
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
@@ -222,6 +223,62 @@ def test_what_is_packed_is_left_dense_and_the_way_out_is_said() -> None:
     small = panning.compact(net, masks).model
     panning.apply_masks(net, masks)
     torch.testing.assert_close(small(X), net(X))
+
+
+class Static(nn.Module):
+    """Between ``quant`` and ``dequant`` activations are quantised: two layers, their sum and their concatenation."""
+
+    def __init__(self, in_front: bool) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.first = nn.Identity() if in_front else nn.Linear(6, 6)
+            self.a, self.b, self.last = nn.Linear(6, 6), nn.Conv1d(1, 1, 3, padding=1), nn.Linear(12, 3)
+        with torch.no_grad():
+            self.a.weight[::2, :4] = 0.0
+        self.relu, self.join = nn.ReLU(), FloatFunctional()
+        self.quant, self.dequant = quantization.QuantStub(), quantization.DeQuantStub()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.quant(self.first(x))
+        a, b = self.relu(self.a(x)), self.b(x.unsqueeze(1)).squeeze(1)
+        return self.last(self.dequant(self.join.cat([self.join.add_relu(a, b), b], 1)))
+
+
+def static(in_front: bool) -> tuple[nn.Module, nn.Module]:
+    """Quantised, and plain with the quantised weights."""
+    net = Static(in_front).eval()
+    net.qconfig = quantization.get_default_qconfig("fbgemm")  # type: ignore[assignment]
+    net.first.qconfig = net.last.qconfig = None  # type: ignore[assignment]
+    with warnings.catch_warnings(action="ignore"):
+        net = quantization.prepare(quantization.fuse_modules(net, [["a", "relu"]]))
+        net(X)
+        quantised = quantization.convert(net)
+        plain = Static(in_front)
+        for name in ("a", "b"):
+            plain.get_submodule(name).weight.data = quantised.get_submodule(name).weight().dequantize()
+    return quantised, plain
+
+
+@pytest.mark.parametrize("in_front", [True, False])
+def test_quantised_activations_have_paths_and_no_loss(in_front: bool) -> None:
+    networks = static(in_front)
+    include = ("last.weight",) if in_front else ("first.weight", "last.weight")
+    problems = [Problem(net, prunable_layout(net, include), (6,), lambda number: (X, Y)) for net in networks]
+    n = problems[0].layout.n_prunable
+    mask = torch.rand(n, generator=torch.Generator().manual_seed(1)) < 0.1
+    alive, expected = (Connectivity.of(problem).alive(mask) for problem in problems)
+    assert alive.equal(expected) and bool(alive.any()) and (in_front or not alive.equal(mask))
+    found, plain = (Signals(problem, torch.ones(n, dtype=torch.bool)) for problem in problems)
+    torch.testing.assert_close(found.path_grad, plain.path_grad)
+    if not in_front:
+        with pytest.raises(ModelError, match=r"'quant' .*no gradient of a loss passes quantised activations"):
+            found.grad  # noqa: B018
+        return
+    out = networks[0](X)
+    weight = networks[0].last.weight
+    (grad,) = torch.autograd.grad(F.cross_entropy(out, Y), weight)
+    torch.testing.assert_close(found.grad, grad.flatten())
 
 
 def test_a_quantised_operator_without_a_plain_form_is_refused_by_name() -> None:

@@ -1,8 +1,9 @@
-"""Quantised layers whose weights are packed for a kernel, as ``torch.ao.quantization.quantize_dynamic`` makes them.
+"""Quantised layers whose weights are packed for a kernel, as ``torch.ao.quantization`` makes them.
 
 No gradient passes through such a kernel. In a flow it is the plain function of the dequantised weights that it holds. Along
 paths, where only weights count, that is exact. Where a loss is taken, values stay the kernel's and gradients are the plain
 function's, as if the kernel did not round its inputs: the straight-through estimator (Bengio et al. 2013, arXiv 1308.3432).
+Layers between which activations are quantised, too, have paths, but no gradient of a loss.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panning.flow.factors import depends, gate_of, marked
 from panning.flow.following import Rule
+from panning.foundation.errors import ModelError
+from panning.foundation.nests import tensors_in
 from panning.foundation.torch_private import PACKED_TYPE, tree_map, unpacked, unpacked_cell
 
 Call = Callable[..., Any]  # call(function, *args): a plain function, or the rule that stands in its place
@@ -27,8 +31,25 @@ def _linear(call: Call, x: Tensor, packed: Any, *args: Any, **kwargs: Any) -> An
     return call(F.linear, x, *unpacked(packed))
 
 
-def _linear_relu(call: Call, x: Tensor, packed: Any, *args: Any, **kwargs: Any) -> Any:
-    return call(F.relu, call(F.linear, x, *unpacked(packed)))
+def _behind(plain: Plain) -> Plain:
+    """With a ReLU behind it."""
+
+    def with_relu(call: Call, *args: Any, **kwargs: Any) -> Any:
+        return call(F.relu, plain(call, *args, **kwargs))
+
+    return with_relu
+
+
+def _sum(call: Call, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return call(torch.add, a, b)
+
+
+def _product(call: Call, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return call(torch.mul, a, b)
+
+
+def _concatenation(call: Call, tensors: Any, dim: int, *args: Any, **kwargs: Any) -> Any:
+    return call(torch.cat, tensors, dim)
 
 
 def _convolution(n_axes: int) -> Plain:
@@ -71,17 +92,29 @@ def _operator(name: str) -> Any:
     return getattr(torch.ops.aten if name in ("quantized_lstm", "quantized_gru") else torch.ops.quantized, name)
 
 
-#: Packed operator -> what it computes.
-PLAIN: dict[Any, Plain] = {
+#: Operators on real activations -> what they compute.
+DYNAMIC: dict[Any, Plain] = {
     _operator(name): plain
     for name, plain in {
         **dict.fromkeys(("linear_dynamic", "linear_dynamic_fp16"), _linear),
-        **dict.fromkeys(("linear_relu_dynamic", "linear_relu_dynamic_fp16"), _linear_relu),
+        **dict.fromkeys(("linear_relu_dynamic", "linear_relu_dynamic_fp16"), _behind(_linear)),
         **{f"conv{n}d_dynamic": _convolution(n) for n in (1, 2, 3)},
         **{f"quantized_{name}": _recurrent(name) for name in ("lstm", "gru")},
         **{f"quantized_{name}_cell_dynamic": _cell(name) for name in _RECURRENT},
     }.items()
 }
+_ON_QUANTISED = {
+    "linear": _linear, "add": _sum, "mul": _product, **{f"conv{n}d": _convolution(n) for n in (1, 2, 3)},
+}  # fmt: skip
+#: Operators on quantised activations.
+STATIC: dict[Any, Plain] = {
+    **{_operator(name): plain for name, plain in _ON_QUANTISED.items()},
+    **{_operator(f"{name}_relu"): _behind(plain) for name, plain in _ON_QUANTISED.items()},
+    _operator("cat"): _concatenation,
+}
+PLAIN = {**DYNAMIC, **STATIC}
+#: What makes quantised activations of real ones.
+QUANTISE = (torch.quantize_per_tensor, torch.quantize_per_channel, torch.quantize_per_tensor_dynamic)
 
 
 def unpacked_rules(rules: Mapping[Any, Rule]) -> dict[Any, Rule]:
@@ -95,17 +128,38 @@ def unpacked_rules(rules: Mapping[Any, Rule]) -> dict[Any, Rule]:
         return rules[function](function, *args) if function in rules else function(*args)
 
     def rule(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(x.is_quantized for x in tensors_in(args[0])):  # by code that the flow does not follow
+            return function(*args, **kwargs)
         return PLAIN[function](call, *args, **kwargs)
 
-    return dict.fromkeys(PLAIN, rule)
+    return {
+        **dict.fromkeys(PLAIN, rule),
+        **dict.fromkeys((*QUANTISE, torch.dequantize, Tensor.dequantize), _as_it_is),
+    }
+
+
+def _as_it_is(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return marked(x.clone(), gate_of(x)) if depends(x) else function(x, *args, **kwargs)
+
+
+def _refused(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    if not depends(x):
+        return function(x, *args, **kwargs)
+    raise ModelError(
+        "Activations are quantised here, and no gradient of a loss passes quantised activations. Prune the network before "
+        "you quantise it, or take a method without a loss (magnitude, synflow)."
+    )
 
 
 def _straight_through(function: Any, *args: Any, **kwargs: Any) -> Any:
     with torch.no_grad():
         values = function(*args, **kwargs)
-    plain = PLAIN[function](lambda f, *given: f(*given), *args, **kwargs)
+    plain = DYNAMIC[function](lambda f, *given: f(*given), *args, **kwargs)
     return tree_map(lambda value, y: value + (y - y.detach()), values, plain)
 
 
 #: Where a loss is taken.
-STRAIGHT_THROUGH: dict[Any, Rule] = dict.fromkeys(PLAIN, _straight_through)
+STRAIGHT_THROUGH: dict[Any, Rule] = {
+    **dict.fromkeys(DYNAMIC, _straight_through),
+    **dict.fromkeys(QUANTISE, _refused),
+}
