@@ -149,6 +149,33 @@ def fidelity(
 
 
 @app.command()
+def variance(
+    records: Records,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the tables there, as variance.md.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say which part of the difference between masks is quotas, which places, which start.
+
+    Example: panning bench variance runs/bench-levers-lenet5
+    """
+    from panning.compare import variance as judged
+    from panning.compare.cells import read_cells
+    from panning.foundation.files import write_atomic
+
+    cells = read_cells(records)
+    found = judged.analyses(cells)
+    if out is not None:
+        write_atomic(out / "variance.md", judged.markdown(cells))
+    if as_json:
+        output.print_json([one.as_json() for one in found])
+        return
+    for title, some in judged.by_title(found).items():
+        output.say(title)
+        output.print_table(*judged.share_cells(some))
+        output.print_table(*judged.level_cells(some))
+
+
+@app.command()
 def report(
     records: Records,
     out: Annotated[
