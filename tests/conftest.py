@@ -38,8 +38,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(n_cores, MAX_WORKERS)
 
 
-#: Files whose tests stay in one worker: Ray starts once, and the search and the grid that many tests look at run once.
-TOGETHER = {"test_agents": "ray", "test_contracts": "ray", "test_search": "ray", "test_grid": "grid"}
+#: Files whose tests stay in one worker: Ray starts once, and the searches and the grid that many tests look at run once.
+TOGETHER = {
+    **dict.fromkeys(["test_agents", "test_contracts", "test_python_runs", "test_search"], "ray"),
+    "test_grid": "grid", "test_runs": "runs",
+}  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -391,7 +391,8 @@ def copy_of_package(folder: Path) -> Path:
     """A checkout without pictures and records, in which the mapped folders lie where an installation has them, too."""
     folder.mkdir()
     for name in ("panning", "tests", *MAPPED):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        # With what is compiled already, but for what another process is just writing.
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("results"))
     for path in ("README.md", "CONTRIBUTING.md", "pyproject.toml"):
         shutil.copy(ROOT / path, folder / path)
@@ -407,12 +408,14 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def apply(addition: Addition, folder: Path) -> None:
-    for name, edit in addition.edits.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(edit(path.read_text() if path.exists() else ""))
-    for name, arguments in (addition.generated or {}).items():
+def apply(folder: Path, *additions: Addition) -> None:
+    for addition in additions:
+        for name, edit in addition.edits.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(edit(path.read_text() if path.exists() else ""))
+    generated = {name: arguments for addition in additions for name, arguments in (addition.generated or {}).items()}
+    for name, arguments in generated.items():
         printed = python(folder, *arguments)
         assert printed.returncode == 0, printed.stderr
         before = (folder / name).read_text()
@@ -446,8 +449,7 @@ def test_an_addition_touches_the_files_of_its_list(heading: str) -> None:
 
 def test_all_additions_together_pass_their_checks(tmp_path: Path) -> None:
     folder = copy_of_package(tmp_path / "copy")
-    for addition in ADDITIONS.values():
-        apply(addition, folder)
+    apply(folder, *ADDITIONS.values())
     paths = dict.fromkeys(arg for addition in ADDITIONS.values() for arg in addition.checks if arg.endswith(".py"))
     words = " or ".join(addition.checks[-1] for addition in ADDITIONS.values())
     result = check(folder, *paths, "-k", words)
@@ -460,6 +462,6 @@ def test_all_additions_together_pass_their_checks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("heading", ADDITIONS)
 def test_an_addition_alone_passes_its_checks(heading: str, tmp_path: Path) -> None:
     folder = copy_of_package(tmp_path / "copy")
-    apply(ADDITIONS[heading], folder)
+    apply(folder, ADDITIONS[heading])
     result = check(folder, *ADDITIONS[heading].checks)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -129,7 +129,7 @@ NOT_LOADED = {
     "panning.prune(torch.nn.Linear(4, 3), density=0.5, method='synflow', input_shape=(4,))": SLOW,
     "import gymnasium, importlib; importlib.reload(panning)": "ray stable_baselines3 matplotlib scipy sklearn",
     "assert gymnasium.make('panning:Panning-v0').spec.id == 'Panning-v0'": "ray stable_baselines3 matplotlib",
-    "import panning.agents, panning.searches, panning.compare.grid": "ray matplotlib",
+    "import panning.agents, panning.searches, panning.compare.grid": f"ray matplotlib {SLOW}",
 }
 
 
