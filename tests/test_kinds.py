@@ -127,13 +127,14 @@ declares a class's parameters; a parametrized weight is made plain by
 `torch.nn.utils.parametrize.remove_parametrizations`. `panning.compact` may leave such layers at their size; its notes
 say so.
 
-**Quantised layers** (`torch.ao.quantization.quantize_dynamic`: linear and recurrent layers, cells; dynamic convolutions)
-stay dense, and paths lead through them as through the plain layer with their dequantised weights. Where a loss is taken,
-values are the quantised layer's own and gradients those of the plain layer at these values, as if its inputs were not
-rounded (the straight-through estimator). Where activations are quantised too (`torch.ao.quantization.convert`), paths lead
-through linear layers, convolutions, sums, products and concatenations, and no gradient of a loss does: methods that need
-one refuse a network with weights in front of such a part. Other operators of `torch.ops.quantized` are refused by name
-where paths would lead through them. Prune before you quantise.
+**Quantised layers** (`torch.ao.quantization.quantize_dynamic`: linear and recurrent layers, cells; dynamic
+convolutions) stay dense, and paths lead through them as through the plain layer with their dequantised weights: one
+that is 0 cuts its path. Where a loss is taken, values are the quantised layer's own and gradients those of the plain
+layer at these values, as if its inputs were not rounded (the straight-through estimator). Where activations are
+quantised too (`torch.ao.quantization.convert`), paths lead through linear layers, convolutions, sums, products and
+concatenations, and no gradient of a loss does: methods that need one refuse a network with weights in front of such a
+part. Other operators of `torch.ops.quantized` are refused by name where paths would lead through them. Prune before you
+quantise.
 
 Biases and the parameters of norms are never pruned. A tensor that several modules share has one mask, under
 its first name. `torch.nn` recurrent layers and cells stay dense and are followed step by step; packed sequences are refused.
