@@ -487,7 +487,7 @@ def test_a_module_whose_output_ignores_a_weight_scores_it_zero() -> None:
     batch = torch.randn(10, 3), torch.arange(10) % 2
     problem = Problem.of(Unused(), (3,), lambda n: batch)
     for name in INDICES:
-        if name in ("random", "magnitude", "magnitude_l2norm"):
+        if name in ("random", "magnitude", "magnitude_l2norm", "magnitude_residual"):
             continue
         scores = problem.layout.views(scores_of(problem, name))
         assert not scores["unused.weight"].any() and scores["used.weight"].any(), name

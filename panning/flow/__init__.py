@@ -18,10 +18,16 @@ from panning.flow.gates import recording_gates, replaying_gates
 from panning.flow.hidden import uncompiled
 from panning.flow.pools import AVERAGE_POOLS
 from panning.flow.positive import POSITIVE_LINEAR, SHORTEST
-from panning.flow.scoring import BATCH_STATISTICS, TWICE_DIFFERENTIABLE, WITHOUT_BIAS
+from panning.flow.scoring import (
+    BATCH_STATISTICS,
+    TWICE_DIFFERENTIABLE,
+    WITHOUT_BIAS,
+    recording_statistics,
+    replaying_statistics,
+)
 
 __all__ = [
     "AVERAGE_POOLS", "BATCH_NORMS", "BATCH_STATISTICS", "BOOLEAN", "POSITIVE_LINEAR", "SHORTEST", "TWICE_DIFFERENTIABLE",
     "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "counting", "explained", "first_sample", "gradients", "outputs_of",
-    "recording_gates", "replaying_gates", "run", "uncompiled",
+    "recording_gates", "recording_statistics", "replaying_gates", "replaying_statistics", "run", "uncompiled",
 ]  # fmt: skip

@@ -3,6 +3,7 @@ updated."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,3 +78,31 @@ BATCH_STATISTICS: dict[Any, Rule] = {
 }
 _WITHOUT_BIAS: dict[Any, Rule] = {function: without_bias for function in (*LINEAR, *CONVOLUTIONS)}
 WITHOUT_BIAS: dict[Any, Rule] = {**_WITHOUT_BIAS, **unpacked_rules(_WITHOUT_BIAS)}
+
+
+# One pass fixes the batch statistics of every norm, in the order of the calls; other passes then run under them.
+
+
+def recording_statistics(statistics: list[tuple[Tensor, Tensor]]) -> dict[Any, Rule]:
+    """Rules that normalise by the batch, and append each norm's mean and variance."""
+
+    def of_the_batch(x: Tensor) -> tuple[Tensor, Tensor]:
+        dims = [0, *range(2, x.dim())]
+        statistics.append((x.mean(dims), x.var(dims, unbiased=x.numel() > x.shape[1])))
+        return statistics[-1]
+
+    return _normalised_by(of_the_batch)
+
+
+def replaying_statistics(statistics: list[tuple[Tensor, Tensor]]) -> dict[Any, Rule]:
+    """Rules that normalise by the statistics of an earlier pass."""
+    rest = iter(statistics)
+    return _normalised_by(lambda x: next(rest))
+
+
+def _normalised_by(statistics_of: Callable[[Tensor], tuple[Tensor, Tensor]]) -> dict[Any, Rule]:
+    def rule(function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None,
+             training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
+        return F.batch_norm(x, *statistics_of(x), weight, bias, False, 0.0, eps)
+
+    return dict.fromkeys(BATCH_NORMS, rule)

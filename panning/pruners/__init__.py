@@ -73,6 +73,15 @@ _SOLVED = (
     "not offered: the release solves integer programs, for wide layers in chunks of equal quotas, gives shortcuts and late "
     "layers other settings, and keeps up to a kernel more than was asked for"
 )
+_WITH_BIASES = (
+    "the network as it is on images of ones, with absolute values of all parameters, so that biases count; BatchNorm by its "
+    "running statistics, of which the release takes the absolute values, too"
+)
+_GOLLINI = "Gollini et al. 2026, arXiv 2502.11450"
+_ITS_OWN_FISHER = (
+    "not offered: the release prunes convolutions alone, after an epoch of forward passes, and with large batches squares "
+    "the mean gradient in place of each sample's"
+)
 
 _AT_200 = Scoring(temperature=RELEASE_TEMPERATURE)
 _ONE_BATCH = Scoring(same_batch=True)
@@ -111,7 +120,8 @@ _OWN: dict[str, PrunerRow] = {
         "Frankle et al. 2021, arXiv 2009.08576",
     ),
     "synflow": PrunerRow(
-        ScoreRounds({"synflow": 1.0}, n_rounds=100), "SynFlow", "Tanaka et al. 2020, arXiv 2006.05467"
+        ScoreRounds({"synflow": 1.0}, n_rounds=100), "SynFlow", "Tanaka et al. 2020, arXiv 2006.05467",
+        ScoreRounds({"synflow": 1.0}, n_rounds=100, scoring=Scoring(linear_paths=False)), _WITH_BIASES,
     ),
     "synflow_l2": PrunerRow(
         ScoreRounds({"synflow_l2": 1.0}, n_rounds=100), "SynFlow-L2", "Patil and Dovrolis 2021, arXiv 2010.11354"
@@ -136,6 +146,8 @@ _OWN: dict[str, PrunerRow] = {
         ScoreRounds({"prospr_first_order": 1.0}), "ProsPr (first order)", _ALIZADEH,
         ScoreRounds({"prospr_first_order": 1.0}, scoring=_ONE_BATCH), _SAME,
     ),
+    "fts": PrunerRow(ScoreRounds({"fts": 1.0}), "FTS", _GOLLINI, departure=_ITS_OWN_FISHER),
+    "hts": PrunerRow(ScoreRounds({"hts": 1.0}), "HTS", _GOLLINI, departure=_ITS_OWN_FISHER),
     "gcs": PrunerRow(
         ScoreRounds({"gcs": 1.0}, scoring=_AT_200), "GCS", "Kang, gradient coupled flow",
         departure=_REDRAWN,

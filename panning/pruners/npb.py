@@ -220,14 +220,13 @@ def refilled(problem: Problem, mask: Tensor) -> Tensor:
     that can be alive. What finds no place stays.
     """
     connectivity, layout = Connectivity.of(problem), problem.layout
-    kinds = prunable_parameters(problem.model, layout.found)
-    noise = problem.noise
+    kernels, noise = Numbers.of(problem).kernels, problem.noise
     for _ in range(REFILLS):
         alive = connectivity.alive(mask)
         if not (n_dead := int(mask.sum()) - int(alive.sum())):
             break
         free = connectivity.connected(alive) & ~alive
-        fullness = torch.cat([_fullness(name, part, kinds) for name, part in layout.views(alive).items()])
+        fullness = counted(kernels, alive)[kernels]
         new, carried = alive.clone(), 0
         for part in layout.slices():
             carried += int(mask[part].sum()) - int(alive[part].sum())
@@ -245,13 +244,32 @@ def refilled(problem: Problem, mask: Tensor) -> Tensor:
     return mask
 
 
-def _fullness(name: str, alive: Tensor, kinds: dict[str, tuple[Kind, nn.Module]]) -> Tensor:
-    """How many weights of its kernel are alive, for each weight of a parameter, flat."""
-    kind, module = kinds.get(name, (KINDS[0], nn.Identity()))
-    _, n_taps = _shape_of(kind, module, alive)
-    if n_taps == 1:
-        return alive.flatten().double()
-    units = by_unit(alive, kind, module)
-    kernels = units.reshape(len(units), -1, n_taps)
-    counts = kernels.sum(2, keepdim=True).expand_as(kernels).double()
-    return from_units(counts.reshape(len(units), -1), alive, kind, module).flatten()
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Which unit and which kernel each weight belongs to, flat int64, numbered over the whole network."""
+
+    units: Tensor
+    kernels: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem) -> Numbers:
+        kinds = prunable_parameters(problem.model, problem.layout.found)
+        units: dict[str, Tensor] = {}
+        kernels: dict[str, Tensor] = {}
+        n_units = n_kernels = 0
+        for name, weight in problem.layout.views(problem.weight).items():
+            kind, module = kinds.get(name, (KINDS[0], problem.model))
+            rows = by_unit(torch.empty(weight.shape, device="meta"), kind, module).shape
+            unit = torch.arange(rows[0]).view(-1, 1).expand(rows)
+            kernel = (torch.arange(rows.numel()) // _shape_of(kind, module, weight)[1]).view(rows)
+            units[name] = from_units(unit + n_units, weight, kind, module)
+            kernels[name] = from_units(kernel + n_kernels, weight, kind, module)
+            n_units, n_kernels = n_units + len(unit), n_kernels + int(kernel.max()) + 1
+        place = problem.weight.device
+        return cls(problem.layout.flatten(units).to(place), problem.layout.flatten(kernels).to(place))
+
+
+def counted(numbers: Tensor, chosen: Tensor) -> Tensor:
+    """How many weights of each number are chosen, float64."""
+    counts = torch.zeros(int(numbers.max()) + 1, dtype=torch.float64, device=chosen.device)
+    return counts.index_add_(0, numbers, chosen.double())

@@ -98,6 +98,55 @@ def prospr_first_order(signals: Signals) -> Tensor:
     return (signals.weight * signals.meta_grad_first_order).abs()
 
 
+def magnitude_residual(signals: Signals) -> Tensor:
+    """|w| less what its output unit and its input have on average: row mean + column mean - mean of the layer."""
+    problem = signals.problem
+    found = {}
+    for name, rows in problem.by_unit(signals.weight.abs()).items():
+        found[name] = rows - rows.mean(1, keepdim=True) - rows.mean(0, keepdim=True) + rows.mean()
+    return problem.from_units(found)
+
+
+def fd(signals: Signals) -> Tensor:
+    """F: the diagonal of the empirical Fisher matrix (Gollini et al. 2026)."""
+    return signals.fisher_diagonal
+
+
+def fp(signals: Signals) -> Tensor:
+    """w^2 F / 2: what the loss gains without the weight, by the second order term alone (Gollini et al. 2026)."""
+    return 0.5 * signals.weight.square() * signals.fisher_diagonal
+
+
+def fts_signed(signals: Signals) -> Tensor:
+    """w g + w^2 F / 2: the Taylor sum of both orders, with its sign."""
+    return signals.weight * signals.grad + fp(signals)
+
+
+def fts(signals: Signals) -> Tensor:
+    """|w g + w^2 F / 2| (Gollini et al. 2026)."""
+    return fts_signed(signals).abs()
+
+
+def hd(signals: Signals) -> Tensor:
+    """H: Hutchinson's estimate of the Hessian's diagonal (Gollini et al. 2026)."""
+    return signals.hessian_diagonal
+
+
+def hp(signals: Signals) -> Tensor:
+    """w^2 H / 2, with its sign: weights of negative curvature go first (Gollini et al. 2026)."""
+    return 0.5 * signals.weight.square() * signals.hessian_diagonal
+
+
+def hts_signed(signals: Signals) -> Tensor:
+    """w g + w^2 H / 2, with its sign."""
+    return signals.weight * signals.grad + hp(signals)
+
+
+def hts(signals: Signals) -> Tensor:
+    """|w g + w^2 H / 2| (Gollini et al. 2026)."""
+    return hts_signed(signals).abs()
+
+
 def gcs(signals: Signals) -> Tensor:
     """|w q_12|: how the weight couples the gradients of two groups of samples (Kang)."""
     return (signals.weight * signals.coupled_grad).abs()
@@ -159,6 +208,19 @@ _OWN: dict[str, Index] = {
     ),
     "gcs": Index(gcs, ("weight", "coupled_grad"), "Kang, gradient coupled flow"),
     "gcs_group": Index(gcs_group, ("weight", "coupled_grad_norm"), "Kang, gradient coupled flow"),
+}
+_GOLLINI = "Gollini et al. 2026, arXiv 2502.11450"
+_FISHER, _HUTCHINSON = ("weight", "fisher_diagonal"), ("weight", "hessian_diagonal")
+_OWN |= {
+    "magnitude_residual": Index(
+        magnitude_residual, ("weight",), "You Only Prune Once, TMLR submission 7748, 2026", signed=True
+    ),
+    "fd": Index(fd, _FISHER[1:], _GOLLINI),
+    "fp": Index(fp, _FISHER, _GOLLINI),
+    "fts": Index(fts, (*_FISHER, "grad"), _GOLLINI, with_sign=fts_signed),
+    "hd": Index(hd, _HUTCHINSON[1:], _GOLLINI, signed=True),
+    "hp": Index(hp, _HUTCHINSON, _GOLLINI, signed=True),
+    "hts": Index(hts, (*_HUTCHINSON, "grad"), _GOLLINI, with_sign=hts_signed),
 }
 
 #: The indices, with those that installed packages add (entry points ``panning.indices``).

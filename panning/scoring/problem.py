@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,7 @@ from panning.foundation.nests import map_tensors
 from panning.foundation.seeding import torch_generator
 from panning.foundation.wrappers import own_parameters
 from panning.masks.layout import Kind, Layout, by_unit, prunable_layout, prunable_parameters
+from panning.masks.start import from_units
 from panning.scoring.losses import Loss, default_loss
 
 
@@ -98,6 +100,11 @@ class Problem:
         kind, module = self._kinds[name]
         return (1, 1) if kind.inputs is not None else (math.prod(shape[2:]), getattr(module, "groups", 1))
 
+    def from_units(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """``by_unit`` undone: flat."""
+        views = self.layout.views(self.weight)
+        return self.layout.flatten({n: from_units(part, views[n], *self._kinds[n]) for n, part in parts.items()})
+
     @cached_property
     def absolute(self) -> Tensor:
         """|w| in float64, flat: what every SynFlow round starts from."""
@@ -171,6 +178,8 @@ class Scoring:
             nothing in a fresh network (SNIP's release).
         loss: in place of the problem's.
         same_batch: every round, and every step inside one, scores the first batch.
+        linear_paths: sum paths through the linearised network; without, take the network as it is in evaluation mode, with
+            absolute values of all parameters: biases count, and norms shift and scale (SynFlow's release).
         dense_loss: take the loss and its derivatives at the dense network, as the Panning authors do for SNIP and GraSP;
             what needs no data stays at the mask.
     """
@@ -179,6 +188,7 @@ class Scoring:
     batch_statistics: bool = True
     loss: Loss | None = None
     same_batch: bool = False
+    linear_paths: bool = True
     dense_loss: bool = False
 
 

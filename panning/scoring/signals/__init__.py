@@ -20,7 +20,7 @@ from torch import Tensor
 from panning.foundation.errors import ForwardError, ModelError, NonFiniteError
 from panning.foundation.registry import unknown_name_message
 from panning.scoring.problem import PLAIN, Problem, Scoring
-from panning.scoring.signals import coupled, loss, meta, ntk, path
+from panning.scoring.signals import coupled, curvature, loss, meta, ntk, path
 from panning.scoring.signals.site import Site
 
 
@@ -46,6 +46,7 @@ class Pass:
 #: Signal -> its pass; passes that yield more stand before those that yield a part of it.
 PASSES: dict[str, Pass] = {
     "hessian_grad": Pass(loss.second_order, second_order=True),
+    "hessian_diagonal": Pass(curvature.hutchinson, second_order=True),
     "grad": Pass(loss.first_order),
     "loss": Pass(loss.first_order),
     "grad_norm": Pass(loss.first_order),
@@ -53,6 +54,7 @@ PASSES: dict[str, Pass] = {
     "path_grad_l2": Pass(path.squared, needs_data=False, stays_at_mask=True),
     "path_grad_class": Pass(path.by_class, stays_at_mask=True),
     "ntk_grad": Pass(ntk.sensitivity, needs_data=False, stays_at_mask=True),
+    "fisher_diagonal": Pass(curvature.fisher),
     "meta_grad": Pass(meta.full, second_order=True, more_batches=True),
     "meta_grad_first_order": Pass(meta.first_order, more_batches=True),
     "coupled_grad": Pass(coupled.pair, second_order=True),

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from panning import flow
@@ -49,18 +48,19 @@ def sensitivity(site: Site) -> dict[str, Tensor]:
 
         def outputs(flat: Tensor, rules: dict[Any, flow.Rule], images: Any = images) -> list[Tensor]:
             parameters = {**others, **problem.layout.views(flat)}
-            return problem.example.outputs(problem.model, parameters, images, rules, flat.dtype)
+            return problem.example.outputs(
+                problem.model, parameters, images, {**flow.WITHOUT_BIAS, **rules}, flat.dtype
+            )
 
         try:
             with torch.no_grad():
-                outputs(fresh * site.kept, _recording(statistics))
+                outputs(fresh * site.kept, flow.recording_statistics(statistics))
         except ForwardError as error:
             raise ForwardError(
                 f"NTK-SAP feeds a network random real inputs ({told(images)}), which this one does not take: {error}"
             ) from error
-        pairs = zip(
-            outputs(fresh * gates, _replaying(statistics)), outputs(moved * gates, _replaying(statistics)), strict=True
-        )
+        two = (outputs(flat * gates, flow.replaying_statistics(statistics)) for flat in (fresh, moved))
+        pairs = zip(*two, strict=True)
         distance = torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
         (grad,) = flow.gradients(distance, gates)
         total += grad * site.kept
@@ -82,28 +82,3 @@ def he_deviations(problem: Problem) -> Tensor:
     """sqrt(2 / fan in) for every weight, flat; fan in is the number of weights into one output unit."""
     fans = [units.shape[1] for units in problem.by_unit(problem.weight).values()]
     return problem.layout.per_layer([math.sqrt(2 / max(1, fan)) for fan in fans], torch.float32)
-
-
-# One pass fixes the batch statistics of every norm, in the order of the calls; both networks are then compared under them.
-
-
-def _recording(statistics: list[tuple[Tensor, Tensor]]) -> dict[Any, flow.Rule]:
-    def of_the_batch(x: Tensor) -> tuple[Tensor, Tensor]:
-        dims = [0, *range(2, x.dim())]
-        statistics.append((x.mean(dims), x.var(dims, unbiased=x.numel() > x.shape[1])))
-        return statistics[-1]
-
-    return _normalised_by(of_the_batch)
-
-
-def _replaying(statistics: list[tuple[Tensor, Tensor]]) -> dict[Any, flow.Rule]:
-    rest = iter(statistics)
-    return _normalised_by(lambda x: next(rest))
-
-
-def _normalised_by(statistics_of: Callable[[Tensor], tuple[Tensor, Tensor]]) -> dict[Any, flow.Rule]:
-    def rule(function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None,
-             training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
-        return F.batch_norm(x, *statistics_of(x), weight, bias, False, 0.0, eps)
-
-    return {**flow.WITHOUT_BIAS, **dict.fromkeys(flow.BATCH_NORMS, rule)}

@@ -74,9 +74,11 @@ def _path_gradient(site: Site, positive: Tensor, weights: list[Tensor] | None = 
     others = {name: p.abs().double() for name, p in problem.other_parameters().items()}
     parameters = {**others, **problem.layout.views(positive)}
     example = problem.example if inputs is None else flow.Example(inputs, problem.forward)
-    for scale in SCALES:
+    linear = site.scoring.linear_paths
+    rules = flow.POSITIVE_LINEAR if linear else flow.TWICE_DIFFERENTIABLE
+    for scale in SCALES if linear else SCALES[:1]:
         factor = 2.0**-scale
-        outputs = example.paths(problem.model, parameters, flow.POSITIVE_LINEAR, torch.float64, factor)
+        outputs = example.paths(problem.model, parameters, rules, torch.float64, factor)
         if not outputs:
             return torch.zeros_like(positive)
         starts = [torch.full_like(output, factor) for output in outputs]

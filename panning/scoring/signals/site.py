@@ -77,11 +77,11 @@ class Site:
         parameters = {**others, **problem.layout.views(effective)}
         return flow.run(problem.model, parameters, inputs, {**rules, **(extra or {})}, effective.dtype, problem.forward)
 
-    def loss(self, effective: Tensor, batch: Batch, others: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The loss on a batch at the given flat weights.
-
-        Args:
-            others: in place of the parameters that are not prunable.
+    def loss(
+        self, effective: Tensor, batch: Batch, others: Mapping[str, Tensor] | None = None,
+        extra: Mapping[Any, flow.Rule] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The loss on a batch at the given flat weights; arguments as for ``outputs``.
 
         Raises:
             ForwardError, DataError: if the network or the loss fails.
@@ -90,7 +90,7 @@ class Site:
         problem, scoring = self.problem, self.scoring
         inputs, targets = batch
         softened = Softened(scoring.temperature)
-        outputs = softened(self.outputs(effective, inputs, others, softened.rules()))
+        outputs = softened(self.outputs(effective, inputs, others, {**softened.rules(), **(extra or {})}))
         compared = (problem.loss, outputs, targets)
         if scoring.loss is not None:
             compared = (scoring.loss, *logits_and_labels(outputs, batch))
