@@ -18,6 +18,7 @@ from panning.foundation.errors import ForwardError, MaskError, PanningError
 from panning.foundation.modes import unwritten
 from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
+from panning.pruners import releases
 from panning.pruners.controls import CONTROLS, Control
 from panning.pruners.form import PLACED, PLAIN_FORM, Form
 from panning.pruners.npb import NPB
@@ -52,36 +53,7 @@ _KANG = "Kang et al. 2022, arXiv 2209.13378"
 _SNAP = "Verdenius et al. 2020, arXiv 2006.00896"
 _PRECROP = "Cai et al. 2022, arXiv 2203.02549"
 _ALIZADEH = "Alizadeh et al. 2022, arXiv 2202.08132"
-_SAME = "all inner steps and the outer loss see one batch"
-_NLL = (
-    "the loss is minus the true class's logit, without log-softmax, whatever loss is passed; one batch a round, where the "
-    "release averages up to 40"
-)
-_RUNNING = (
-    "BatchNorm by its running statistics, and that alone: the release also masks biases, and scores another draw of the "
-    "weights than it trains"
-)
-_REDRAWN = (
-    "not offered: the release scores a copy whose linear layers are drawn anew (Xavier-normal), here the classifier is the "
-    "network's own"
-)
-_OTHER_PX = (
-    "not offered: the code has had three forms, none of them the paper's; the last leaves layers named fc as they are and "
-    "normalises images of ones by their own statistics"
-)
-_SOLVED = (
-    "not offered: the release solves integer programs, for wide layers in chunks of equal quotas, gives shortcuts and late "
-    "layers other settings, and keeps up to a kernel more than was asked for"
-)
-_WITH_BIASES = (
-    "the network as it is on images of ones, with absolute values of all parameters, so that biases count; BatchNorm by its "
-    "running statistics, of which the release takes the absolute values, too"
-)
 _GOLLINI = "Gollini et al. 2026, arXiv 2502.11450"
-_ITS_OWN_FISHER = (
-    "not offered: the release prunes convolutions alone, after an epoch of forward passes, and with large batches squares "
-    "the mean gradient in place of each sample's"
-)
 
 _AT_200 = Scoring(temperature=RELEASE_TEMPERATURE)
 _ONE_BATCH = Scoring(same_batch=True)
@@ -101,19 +73,19 @@ _OWN: dict[str, PrunerRow] = {
     ),
     "snip": PrunerRow(
         ScoreRounds({"snip": 1.0}), "SNIP", "Lee et al. 2019, arXiv 1810.02340",
-        ScoreRounds({"snip": 1.0}, scoring=Scoring(batch_statistics=False)), _RUNNING,
+        ScoreRounds({"snip": 1.0}, scoring=Scoring(batch_statistics=False)), releases.RUNNING_STATISTICS,
     ),
     "iter_snip": PrunerRow(
         ScoreRounds({"snip": 1.0}, n_rounds=60), "iterative SNIP", _DE_JORGE,
-        ScoreRounds({"snip": 1.0}, n_rounds=60, scoring=Scoring(loss=mean_true_logit)), _NLL,
+        ScoreRounds({"snip": 1.0}, n_rounds=60, scoring=Scoring(loss=mean_true_logit)), releases.LOGIT_AS_LOSS,
     ),
     "force": PrunerRow(
         ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True), "FORCE", _DE_JORGE,
-        ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True, scoring=Scoring(loss=mean_true_logit)), _NLL,
+        ScoreRounds({"snip": 1.0}, n_rounds=60, revive=True, scoring=Scoring(loss=mean_true_logit)), releases.LOGIT_AS_LOSS,
     ),
     "grasp": PrunerRow(
         ScoreRounds({"grasp_signed": 1.0}, scoring=_AT_200), "GraSP",
-        "Wang et al. 2020, arXiv 2002.07376", departure=_REDRAWN,
+        "Wang et al. 2020, arXiv 2002.07376", departure=releases.CLASSIFIER_REDRAWN,
     ),
     "grasp_magnitude": PrunerRow(
         ScoreRounds({"grasp": 1.0}, scoring=_AT_200), "GraSP (magnitude)",
@@ -121,7 +93,7 @@ _OWN: dict[str, PrunerRow] = {
     ),
     "synflow": PrunerRow(
         ScoreRounds({"synflow": 1.0}, n_rounds=100), "SynFlow", "Tanaka et al. 2020, arXiv 2006.05467",
-        ScoreRounds({"synflow": 1.0}, n_rounds=100, scoring=Scoring(linear_paths=False)), _WITH_BIASES,
+        ScoreRounds({"synflow": 1.0}, n_rounds=100, scoring=Scoring(linear_paths=False)), releases.BIASES_COUNT,
     ),
     "synflow_l2": PrunerRow(
         ScoreRounds({"synflow_l2": 1.0}, n_rounds=100), "SynFlow-L2", "Patil and Dovrolis 2021, arXiv 2010.11354"
@@ -132,29 +104,30 @@ _OWN: dict[str, PrunerRow] = {
     ),
     "px": PrunerRow(
         ScoreRounds({"px": 1.0}, n_rounds=100, scoring=_ONE_BATCH), "PX", "Iurada et al. 2024, arXiv 2406.01820",
-        departure=_OTHER_PX,
+        departure=releases.THREE_FORMS,
     ),
     "phew": PrunerRow(PHEW(), "PHEW", "Patil and Dovrolis 2021, arXiv 2010.11354"),
-    "npb": PrunerRow(NPB(), "NPB", "Pham et al. 2023, NeurIPS", departure=_SOLVED),
+    "npb": PrunerRow(NPB(), "NPB", "Pham et al. 2023, NeurIPS", departure=releases.INTEGER_PROGRAMS),
     "ntk_sap": PrunerRow(
         ScoreRounds({"ntk_sap": 1.0}, n_rounds=20), "NTK-SAP", "Wang et al. 2023, arXiv 2304.02840"
     ),
     "prospr": PrunerRow(
-        ScoreRounds({"prospr": 1.0}), "ProsPr", _ALIZADEH, ScoreRounds({"prospr": 1.0}, scoring=_ONE_BATCH), _SAME,
+        ScoreRounds({"prospr": 1.0}), "ProsPr", _ALIZADEH,
+        ScoreRounds({"prospr": 1.0}, scoring=_ONE_BATCH), releases.ONE_BATCH_FOR_ALL,
     ),
     "prospr_first_order": PrunerRow(
         ScoreRounds({"prospr_first_order": 1.0}), "ProsPr (first order)", _ALIZADEH,
-        ScoreRounds({"prospr_first_order": 1.0}, scoring=_ONE_BATCH), _SAME,
+        ScoreRounds({"prospr_first_order": 1.0}, scoring=_ONE_BATCH), releases.ONE_BATCH_FOR_ALL,
     ),
-    "fts": PrunerRow(ScoreRounds({"fts": 1.0}), "FTS", _GOLLINI, departure=_ITS_OWN_FISHER),
-    "hts": PrunerRow(ScoreRounds({"hts": 1.0}), "HTS", _GOLLINI, departure=_ITS_OWN_FISHER),
+    "fts": PrunerRow(ScoreRounds({"fts": 1.0}), "FTS", _GOLLINI, departure=releases.CONVOLUTIONS_ALONE),
+    "hts": PrunerRow(ScoreRounds({"hts": 1.0}), "HTS", _GOLLINI, departure=releases.CONVOLUTIONS_ALONE),
     "gcs": PrunerRow(
         ScoreRounds({"gcs": 1.0}, scoring=_AT_200), "GCS", "Kang, gradient coupled flow",
-        departure=_REDRAWN,
+        departure=releases.CLASSIFIER_REDRAWN,
     ),
     "gcs_group": PrunerRow(
         ScoreRounds({"gcs_group": 1.0}, scoring=_AT_200), "GCS-Group", "Kang, gradient coupled flow",
-        departure=_REDRAWN,
+        departure=releases.CLASSIFIER_REDRAWN,
     ),
     "panning_staged": PrunerRow(StagedPanning("sum"), "staged Panning", _KANG),
     "panning_staged_product": PrunerRow(StagedPanning("product"), "staged Panning (product)", _KANG),
