@@ -10,8 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import panning
+from panning.compare.grid import GridConfig
 from panning.foundation.errors import ConfigError, MaskError, PanningWarning
+from panning.jobs.spec import CellSpec
+from panning.jobs.work import Job, execute
 from panning.masks.orthogonal import orthogonal_layer, rotated_identity
+from panning.tasks import DataSource, TaskSpec, load_task
+from panning.training import Recipe
+from panning.training.loop import train_copy
 
 
 def drawn(seed: int = 0) -> torch.Generator:
@@ -129,3 +135,45 @@ def test_embeddings_keep_mask_and_weights_and_errors_change_nothing() -> None:
         found = panning.orthogonal(model, masks)
     assert torch.equal(found["0.weight"], masks["0.weight"])
     torch.testing.assert_close(model[0].weight.data, before["0.weight"] * mask)
+
+
+def test_a_recipe_that_starts_so_trains_under_masks_of_its_own() -> None:
+    recipe = Recipe.model_validate({"epochs": 2, "batch_size": 50, "start": "eoi"})
+    assert recipe.start is not None and recipe.start.label == "EOI masks and start"
+    task = load_task(TaskSpec(model="mlp", data="digits", n_train=200), 0)
+    masks = panning.prune(task.network(), density=0.1, method="synflow", input_shape=(1, 8, 8))
+    model, result = train_copy(task, masks, recipe, seed=3)
+    assert result.masks is not None and result.masks != masks
+    assert result.masks.layer_densities() == masks.layer_densities()
+    assert result.masks == panning.orthogonal(task.network(), masks, seed=3)
+    for name, kept in result.masks.items():
+        assert not model.get_parameter(name).detach()[~kept].any()
+    again, _ = train_copy(task, masks, recipe, seed=3)
+    assert torch.equal(model.classifier.weight, again.classifier.weight)
+    with pytest.raises(ConfigError, match=r"call panning.orthogonal\(model, masks\)"):
+        panning.reinitialise(model, masks, "eoi")
+
+
+@pytest.mark.parametrize("by", [{"method": "snip"}, {"method": "snip", "dynamic": "release"}])
+def test_a_cell_tells_of_the_masks_that_it_trained(by: dict[str, str]) -> None:
+    values = {
+        "task": {"model": "mlp", "data": "digits", "n_train": 200}, "seed": 0, "density": 0.1, "by": by,
+        "recipe": {"epochs": 2, "batch_size": 20},
+    }  # fmt: skip
+    plain, eoi = (
+        execute(Job(CellSpec.model_validate({**values, "recipe": {**recipe, "start": start}}), DataSource()))
+        for recipe in [values["recipe"]]
+        for start in ("none", "eoi")
+    )
+    assert eoi.n_kept == plain.n_kept and eoi.test_accuracy != plain.test_accuracy  # type: ignore[union-attr]
+    if "dynamic" not in by:
+        assert eoi.mask != plain.mask and eoi.layer_densities == plain.layer_densities  # type: ignore[union-attr]
+    shaped = {**values, "density": 0.5, "by": {"method": "snip", "shape": "2:4"}}
+    with pytest.raises(ValueError, match="finds masks of its own, without a shape"):
+        CellSpec.model_validate({**shaped, "recipe": {"start": "eoi"}})
+    grid = {
+        "name": "x", "tasks": [{"task": values["task"], "recipe": values["recipe"], "starts": ["none", "eoi"]}],
+        "densities": [0.5], "seeds": [0], "controls": False, "methods": ["erk", {"method": "snip", "shape": "2:4"}],
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="finds masks of its own, without the shape '2:4'"):
+        GridConfig.model_validate(grid)

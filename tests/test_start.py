@@ -162,7 +162,7 @@ def test_what_cannot_be_is_a_sentence_and_changes_nothing() -> None:
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
 
 
-@pytest.mark.parametrize("scheme", STARTS)
+@pytest.mark.parametrize("scheme", [scheme for scheme, row in STARTS.items() if not row.own_masks])
 def test_every_start_keeps_the_mask_and_half_precision(scheme: str) -> None:
     model = three_layers().bfloat16()
     masks = panning.prune(three_layers(), density=0.5, method="erk", input_shape=(8,), seed=1)

@@ -132,7 +132,7 @@ def test_training_begins_at_the_start_and_masks_stay(task: Task, masks: Masks) -
 def test_sμpars_learning_rates_are_those_of_the_optimizer(task: Task, masks: Masks) -> None:
     recipe = Recipe(epochs=20, batch_size=50, start="supar")  # type: ignore[arg-type]
     model, plan = task.network(), Plan.of(recipe, 200)
-    started = recipe.start.give(model, masks, 0)  # type: ignore[union-attr]
+    started, _ = recipe.start.give(model, masks, 0)  # type: ignore[union-attr]
     (name,) = started.learning_rates  # the one hidden layer of the three
     few = task.data.batch(task.data.train, torch.arange(2), task.device)[0]
     regime = regime_of(model, recipe, plan, masks, None, few, started.learning_rates)

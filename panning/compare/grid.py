@@ -167,6 +167,19 @@ class GridConfig(RunConfig):
         return self
 
     @model_validator(mode="after")
+    def _shapes_stay(self) -> GridConfig:
+        """A start with masks of its own keeps a mask's layer counts, and no shape."""
+        shaped = [method for method in self.methods if method.form.shape is not None]
+        starts = [start for task in self.tasks for start in (*task.starts, task.recipe.start)]
+        for method in shaped:
+            if own := [start for start in (*starts, method.start) if start is not None and start.has_own_masks]:
+                raise ValueError(
+                    f"start '{own[0].text}' finds masks of its own, without the shape '{method.form.shape}': leave out one "
+                    "of them"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _short_is_another(self) -> GridConfig:
         """Records tell trials of learning rates and starts by that alone, that they differ in them."""
         plain = [_without_choices(task.recipe) for task in self.tasks]

@@ -86,6 +86,13 @@ class CellSpec(_OfOneMask):
     recipe: Recipe
     test: bool = True
 
+    @model_validator(mode="after")
+    def _keeps_its_shape(self) -> CellSpec:
+        start = self.recipe.start
+        if start is not None and start.has_own_masks and self.by is not None and self.by.form.shape is not None:
+            raise ValueError(f"start '{start.text}' finds masks of its own, without a shape: leave one of them out")
+        return self
+
 
 class TrainSpec(_OfOneNetwork):
     """Train a network and look at the validation part.

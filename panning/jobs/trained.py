@@ -44,7 +44,7 @@ def train_one(
         model, task.data, recipe, seed=seed, masks=first, movement=movement, keep_best=keep_best, checkpoint=checkpoint,
         listen=listen,
     )  # fmt: skip
-    return Trained(model, first if movement is None else result.masks, result)
+    return Trained(model, first if result.masks is None else result.masks, result)
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,6 +126,7 @@ class StartRow:
         serves: whether the scheme can do anything for a layer; ``gain`` serves the others in its place.
         learning_rate: by what a layer's learning rate is to be multiplied.
         takes_gain: whether ``gain`` changes anything.
+        own_masks: whether the scheme finds masks of its own (``panning.orthogonal``), which ``reinitialise`` does not.
     """
 
     label: str
@@ -133,6 +134,7 @@ class StartRow:
     serves: Callable[[Layer], bool] = lambda layer: True
     learning_rate: Callable[[Layer], float] = lambda layer: 1.0
     takes_gain: bool = True
+    own_masks: bool = False
 
 
 STARTS: dict[str, StartRow] = {
@@ -145,6 +147,7 @@ STARTS: dict[str, StartRow] = {
         learning_rate=lambda layer: 1.0 / layer.density if layer.hidden else 1.0,
         takes_gain=False,
     ),
+    "eoi": StartRow("EOI", gained, own_masks=True),
 }
 
 
@@ -205,6 +208,10 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
         True
     """
     row = lookup(STARTS, scheme, "start")
+    if row.own_masks:
+        raise ConfigError(
+            f"Start '{scheme}' finds masks of its own: call panning.orthogonal(model, masks), which returns them."
+        )
     check_gain(gain)
     if gain != 1.0 and not row.takes_gain:
         raise ConfigError(f"Start '{scheme}' has no gain, given {gain}; leave gain away.")

@@ -82,7 +82,9 @@ def train(
     data = data.to(device)
     few, _ = data.batch(data.train, torch.arange(min(2, len(data.train))), device)
     masks = None if masks is None else fitted(model, masks)
-    given = Started("none") if masks is None or recipe.start is None else recipe.start.give(model, masks, seed)
+    given = Started("none")
+    if masks is not None and recipe.start is not None:
+        given, masks = recipe.start.give(model, masks, seed)
     regime = regime_of(model, recipe, plan, masks, movement, few, given.learning_rates)
     images = put_channels_last(regime.network, few)
     bits = None if masks is None else digest_of(masks.flat)  # shapes alone do not tell two compact networks apart
@@ -101,7 +103,8 @@ def train(
             listen(Event("training", epoch + 1, n_epochs, "epoch", entry))
             if checkpoint is not None:
                 save_checkpoint(checkpoint, *parts, done, training, regime.moving)
-    return _result(regime, data, done, started)
+    result = _result(regime, data, done, started)
+    return replace(result, masks=masks) if movement is None and recipe.has_own_masks else result
 
 
 def _close_epoch(regime: Dense, data: ImageData, done: Checkpoint, entry: Entry, looks: bool, keep_best: bool) -> None:

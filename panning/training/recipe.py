@@ -11,6 +11,7 @@ from torch import nn
 
 from panning.foundation.config import OR_NAME, Config, Name
 from panning.masks.masks import Masks
+from panning.masks.orthogonal import orthogonal
 from panning.masks.start import STARTS, Started, reinitialise
 
 
@@ -47,11 +48,23 @@ class Start(Config):
     @property
     def label(self) -> str:
         """What tables call it."""
-        return STARTS[self.scheme].label + (f" {self.gain:g}" if self.gain != 1.0 else "") + " start"
+        what = "masks and start" if self.has_own_masks else "start"
+        return STARTS[self.scheme].label + (f" {self.gain:g}" if self.gain != 1.0 else "") + f" {what}"
 
-    def give(self, model: nn.Module, masks: Masks, seed: int) -> Started:
-        """Give the kept weights of ``model`` this start, in place (see ``panning.reinitialise``)."""
-        return reinitialise(model, masks, self.scheme, gain=self.gain, seed=seed)
+    @property
+    def has_own_masks(self) -> bool:
+        """Whether it keeps a mask's layer counts alone."""
+        return STARTS[self.scheme].own_masks
+
+    def give(self, model: nn.Module, masks: Masks, seed: int) -> tuple[Started, Masks]:
+        """Give the kept weights of ``model`` this start, in place (``panning.reinitialise``, ``panning.orthogonal``).
+
+        Returns:
+            what was done, and the masks to train under.
+        """
+        if self.has_own_masks:
+            return Started(self.scheme), orthogonal(model, masks, gain=self.gain, seed=seed)
+        return reinitialise(model, masks, self.scheme, gain=self.gain, seed=seed), masks
 
 
 #: A start or none, which a config may call ``none``: the weights as they were drawn.
@@ -91,6 +104,11 @@ class Recipe(Config):
     n_images: Annotated[int, Field(ge=1)] | None = None
     compact: bool = True
     start: StartOrNone = None
+
+    @property
+    def has_own_masks(self) -> bool:
+        """Whether a network trains under other masks than those that it is given."""
+        return self.start is not None and self.start.has_own_masks
 
     @model_serializer(mode="wrap")
     def _without_no_start(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

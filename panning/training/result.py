@@ -26,7 +26,7 @@ class TrainResult:
         members: for each network that the training gives, the entry and the ``state_dict`` of the epoch that was best on the
             validation part (the first of equals). Empty without ``keep_best``. Most methods give one network, EDST several.
             With moving masks only epochs at the final density count.
-        masks: the final masks, if they moved.
+        masks: the final masks, if they moved, or if the recipe's start finds its own (``eoi``).
         dense_epochs: multiply-adds of the training, counted in passes of the dense network over the training part.
         member_masks: the masks of each member, if they moved.
         whole: ``state_dict`` of the unmasked network, for methods that also train it.
