@@ -16,12 +16,14 @@ from safetensors.torch import save
 from toys import mlp_problem, residual_problem
 
 import panning.configs
+from panning import flow
 from panning.episode.actions import PICK_SPREADS, PICK_STEPS, ActionSpec
 from panning.episode.episode import decode, initial, is_terminated, run_policy, transition
 from panning.episode.observations import OBSERVATIONS, STANDARD, observe
 from panning.episode.policies import POLICIES, Constant, Replay, available_policies, make_policy
 from panning.episode.policy_net import PolicyNet, load_policy, save_policy
 from panning.episode.state import EpisodeState
+from panning.flow import example
 from panning.foundation.errors import DensityError, PolicyError
 from panning.pruners.rounds import RoundAction
 from panning.scoring.indices import INDICES
@@ -315,3 +317,34 @@ def test_a_state_can_be_left_twice_and_its_past_holds_no_signals() -> None:
     assert all(values.dim() == 0 for values in state.signals._known.values())
     again = transition(state, action)
     assert torch.equal(first.mask, again.mask) and first.signals.loss == again.signals.loss
+
+
+def test_an_episode_that_begins_where_another_began_computes_nothing_of_the_dense_network_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n_runs = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal n_runs
+        n_runs += 1
+        return run(*args, **kwargs)
+
+    run = flow.run
+    for module in (flow, example):
+        monkeypatch.setattr(module, "run", counted)
+    problem = residual_problem()
+    action = RoundAction({"snip": 1.0, "grasp": 1.0, "synflow": 1.0}, 0.3, spread=0.4)
+    fresh = transition(initial(residual_problem(), 0.1, 3), action)
+    first = transition(initial(problem, 0.1, 3), action)
+    n_before, n_runs = n_runs, 0
+    again = initial(problem, 0.2, 2)
+    assert n_before > 0 and n_runs == 0
+    again = transition(again, action)
+    assert n_runs == 2  # the loss and the alive weights of the new mask
+    for state in (first, again):
+        assert torch.equal(state.mask, fresh.mask) and torch.equal(state.scores, fresh.scores)
+        assert state.signals.loss == fresh.signals.loss and torch.equal(state.alive, fresh.alive)
+    again = transition(initial(problem, 0.1, 3), RoundAction({"snip": 1.0}, 0.3))
+    assert torch.equal(
+        again.scores, transition(initial(residual_problem(), 0.1, 3), RoundAction({"snip": 1.0}, 0.3)).scores
+    )

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,10 @@ class Connectivity:
 
     @classmethod
     def of(cls, problem: Problem) -> Connectivity:
-        return cls(problem.where_scored.model, problem.layout, problem.example)
+        """The alive test of a problem's network, made once: what it has found of the network stays known."""
+        if problem not in _KNOWN:
+            _KNOWN[problem] = cls(problem.where_scored.model, problem.layout, problem.example)
+        return _KNOWN[problem]
 
     def connected(self, mask: Tensor) -> Tensor:
         """Flat bool: where a kept weight would be alive, given all *other* kept weights.
@@ -101,6 +105,11 @@ class Connectivity:
     def n_alive(self, mask: Tensor) -> int:
         return n_true(self.alive(mask))
 
+    @cached_property
+    def dense(self) -> Tensor:
+        """Flat bool: the weights that are alive where all are kept."""
+        return self.alive(torch.ones(self.layout.n_prunable, dtype=torch.bool, device=self._device))
+
     def smallest_alive(self) -> int:
         """The fewest prunable weights that connect the input with the output; 0 where a path goes around all of them.
 
@@ -110,6 +119,10 @@ class Connectivity:
         Raises:
             ModelError: if no prunable weight lies on any path.
         """
+        return self._smallest
+
+    @cached_property
+    def _smallest(self) -> int:
         shares = self.path_shares()
         if shares is None:
             return 1  # a bound that refuses nothing
@@ -250,6 +263,10 @@ class Connectivity:
                 f"The smallest density is {smallest / self.layout.n_prunable:.3g}."
             )
         return smallest
+
+
+#: The alive tests of the problems that are in use.
+_KNOWN: WeakKeyDictionary[Problem, Connectivity] = WeakKeyDictionary()
 
 
 def _ones(model: nn.Module, layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -26,6 +26,9 @@ from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem
 from panning.scoring.signals import Signals
 
+#: Episodes of one problem begin at the same dense network: up to this number of weights its signals are remembered.
+LARGEST_REMEMBERED = 2_000_000
+
 Observation = NDArray[np.float32]
 Action = NDArray[Any]
 
@@ -59,11 +62,11 @@ def initial(problem: Problem, target_density: float, n_rounds: int) -> EpisodeSt
     connectivity = Connectivity.of(problem)
     connectivity.check_reachable(n_target)
     mask = torch.ones_like(problem.weight, dtype=torch.bool)
-    signals = Signals(problem, mask)
+    signals = Signals(problem, mask, made=problem.at_dense if mask.numel() <= LARGEST_REMEMBERED else None)
     signals.request("loss")
     return EpisodeState(
         problem=problem, connectivity=connectivity, target_density=target_density, n_rounds=n_rounds,
-        mask=mask, signals=signals, alive=connectivity.alive(mask),
+        mask=mask, signals=signals, alive=connectivity.dense.to(mask.device),
         dense_loss=signals.loss, dense_grad_norm=signals.grad_norm,
         previous_loss=signals.loss, previous_grad_norm=signals.grad_norm,
     )  # fmt: skip

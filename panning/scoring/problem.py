@@ -116,6 +116,11 @@ class Problem:
         generator = torch_generator(self.seed, "noise")
         return torch.rand(self.layout.n_prunable, generator=generator, dtype=torch.float64).to(self.weight.device)
 
+    @cached_property
+    def at_dense(self) -> dict[str, dict[str, Tensor]]:
+        """What passes over the dense network have given, for the episodes that begin there (``Signals``)."""
+        return {}
+
     def source(self, asked_by: str) -> BatchSource:
         """The scoring batches, for what scores with a loss.
 

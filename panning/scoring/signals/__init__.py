@@ -72,9 +72,13 @@ class Signals:
         mask: bool, flat [n_prunable].
         round_number: which of the problem's scoring batches is used.
         scoring: the method's way to score.
+        made: by the signal asked for, what passes have given at this mask and batch; new passes are put in.
     """
 
-    def __init__(self, problem: Problem, mask: Tensor, round_number: int = 0, scoring: Scoring = PLAIN) -> None:
+    def __init__(
+        self, problem: Problem, mask: Tensor, round_number: int = 0, scoring: Scoring = PLAIN,
+        made: dict[str, dict[str, Tensor]] | None = None,
+    ) -> None:  # fmt: skip
         self.problem = problem
         self.mask = mask
         self.scoring = scoring
@@ -83,6 +87,7 @@ class Signals:
         if scoring.dense_loss:
             self._at_loss = Site(problem, torch.ones_like(mask), round_number, scoring)
         self._known: dict[str, Tensor] = {}
+        self._made = made
 
     def at(self, mask: Tensor, round_number: int) -> Signals:
         """The signals at another mask and in another round.
@@ -101,8 +106,13 @@ class Signals:
             for name, row in PASSES.items():
                 if name in names and name not in self._known:
                     site = self._at_mask if row.stays_at_mask else self._at_loss
-                    for found, values in self._run(name, row, site).items():
-                        self._known[found] = self._checked(found, values)
+                    if self._made is not None and name in self._made:
+                        self._known |= self._made[name]
+                        continue
+                    found = {key: self._checked(key, values) for key, values in self._run(name, row, site).items()}
+                    self._known |= found
+                    if self._made is not None:
+                        self._made[name] = found
 
     def free(self) -> None:
         """Forget all signals but scalars. A forgotten signal is computed again when it is needed."""
