@@ -64,10 +64,13 @@ def sorted_evenly(scores: Tensor, sizes: Sequence[int]) -> Tensor:
     """
     order = scores.argsort(descending=True, stable=True)
     ranked = scores[order]
-    higher = ranked[1:] != ranked[:-1]
-    if bool(higher.all()):
+    equal = functional.pad(ranked[1:] == ranked[:-1], (1, 1))  # each to the one before; the ends to none
+    tied = (equal[:-1] | equal[1:]).nonzero().squeeze(-1)
+    if len(tied) == 0:
         return order
-    return order[even_order(order, sizes, functional.pad(higher.long().cumsum(0), (1, 0)))]
+    ties = order[tied]
+    order[tied] = ties[even_order(ties, sizes, (~equal[:-1]).cumsum(0)[tied])]
+    return order
 
 
 def even_order(positions: Tensor, sizes: Sequence[int], group: Tensor | None = None) -> Tensor:
