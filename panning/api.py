@@ -23,8 +23,18 @@ from panning.foundation.progress import Listener, check_listener, silent
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
 from panning.masks.masks import Masks, fitted
-from panning.pruners import Form, Pruner, Rounds, check_form, name_of, needs_data, plugins_of, prune_problem
+from panning.pruners import (
+    Form,
+    Pruner,
+    PruneResult,
+    Rounds,
+    name_of,
+    needs_data,
+    plugins_of,
+    prune_problem,
+)
 from panning.pruners.described import described
+from panning.pruners.targets import Target, check_asked, meet
 from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.losses import Loss
 from panning.training.moving.engine import MovingMasks
@@ -54,6 +64,9 @@ def prune(
     data: Data | None = None,
     *,
     density: float | None = None,
+    target_macs: float | None = None,
+    target_parameters: float | None = None,
+    round_to: int = 1,
     method: str | Pruner | None = None,
     policy: Any = None,
     all_alive: bool = False,
@@ -93,6 +106,12 @@ def prune(
             equally often, of any other all samples alike. A method without data needs only ``input_shape``.
         density: the fraction of prunable weights to keep, in (0, 1]; exactly round(density * n) are kept. With a shape
             ``n:m`` None keeps all weights of the layers that the shape does not cover.
+        target_macs, target_parameters: in place of a density, the multiply-adds or parameters that are to be left, a share
+            of the dense network's (up to 1) or a number (above 1). The density that comes nearest is searched for. Of
+            methods that keep whole units they are those of the compact network, of others those that the mask leaves. The
+            manifest says what was reached.
+        round_to: with one of these and a method that keeps whole units: keep more of them, up to a multiple of so many
+            channels in each layer.
         method: a row of ``panning.pruners.PRUNERS``, or a pruner of your own (``panning.pruners.Pruner``); None takes
             SynFlow, and none where quotas and place say all.
         policy: in place of a method, a trained agent: the path of a ``policy.safetensors``, a ``PolicyNet``, or an agent of
@@ -142,15 +161,14 @@ def prune(
         PanningError: with what was given, what is allowed and what to do.
     """
     _check_numbers(density, n_rounds, input_shape)
+    target = Target.of_call(target_macs, target_parameters, density, round_to)
     check_listener("on_round", on_round)
-    form = Form(quotas, place, shape, min_density or {}, max_density or {})
+    model, form = unwrapped(model), Form(quotas, place, shape, min_density or {}, max_density or {})
     if policy is not None:
         _check_alone(method=method, schedule=schedule, n_rounds=n_rounds, released=released, control=control)
         method = AgentPruner.of(policy)
-    if method is None and not form.says_all:
-        method = "synflow"
-    check_form(form, method, all_alive)
-    model = unwrapped(model)
+    method = "synflow" if method is None and not form.says_all else method
+    check_asked(target, form, method, all_alive)
     problem_with = partial(
         problem_of, model, data=data, input_shape=input_shape, example_inputs=example_inputs, forward=forward, loss=loss,
         seed=seed,
@@ -159,17 +177,16 @@ def prune(
     with _on_device(model, device):
         if problem.batches is not None and (needs_data(method, form) or policy is not None):
             check_batch(problem)
-        result = prune_problem(
-            problem, density, method, form=form, all_alive_weights=all_alive, rounds=Rounds(n_rounds, schedule, on_round),
-            released=released, control=control,
-        )  # fmt: skip
-        said: dict[str, Any] = {"method": name_of(method)}
-        if isinstance(method, AgentPruner):
-            said |= {"method": "panning", "policy": digest_of_policy(method.net), "rounds": method.n_rounds}
+        rounds = Rounds(n_rounds, schedule, on_round, round_to=round_to)
+        said: dict[str, Any] = {"form": form, "released": released, "control": control}
+
+        def prune_to(density: float | None) -> PruneResult:
+            return prune_problem(problem, density, method, all_alive_weights=all_alive, rounds=rounds, **said)
+
+        result, met = (prune_to(density), {}) if target is None else meet(problem, target, prune_to)
         made = described(
-            problem, result, all_alive=all_alive, released=released, control=control, form=form,
-            plugins=plugins_of(method, form), **said,
-        )  # fmt: skip
+            problem, result, all_alive=all_alive, plugins=plugins_of(method, form), **_told(method), **met, **said
+        )
     for doubt in made.doubts:
         warnings.warn(doubt, PanningWarning, stacklevel=4)  # the caller's line: two frames are the decorators'
     return made.masks
@@ -260,6 +277,13 @@ def move_masks(
     start = masks or first_mask(problem, chosen, target, row)
     movement = Movement(chosen, problem, target, all_alive, shape)
     return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)
+
+
+def _told(method: str | Pruner | None) -> dict[str, Any]:
+    """What a manifest calls a method."""
+    if isinstance(method, AgentPruner):
+        return {"method": "panning", "policy": digest_of_policy(method.net), "rounds": method.n_rounds}
+    return {"method": name_of(method)}
 
 
 def _check_alone(**others: Any) -> None:

@@ -13,7 +13,7 @@ import panning
 from panning.compaction.together import STAYS, groups_of
 from panning.foundation.errors import DensityError, ModelError
 from panning.foundation.seeding import isolated_torch_rng
-from panning.pruners import PRUNERS, prune_problem
+from panning.pruners import PRUNERS, Rounds, prune_problem
 from panning.pruners.structured import KeepUnits, Shares, snap, three_sp
 from panning.scoring.problem import Problem
 from panning.scoring.schedules import densities
@@ -191,7 +191,7 @@ def test_counts_of_channels_are_rounded_up_to_multiples() -> None:
         images = torch.randn(8, 3, 6, 6)
     problem = Problem.of(model, (3, 6, 6), lambda number: (images, torch.arange(8) % 4))
     for density in (0.3, 0.5, 0.8):
-        result = KeepUnits(snap, round_to=8)(problem, density)
+        result = KeepUnits(snap)(problem, density, Rounds(round_to=8))
         rank = result.scores.floor()
         whole = rank > rank[~result.mask].max()
         for name, view in problem.layout.views(whole).items():

@@ -16,7 +16,18 @@ app = typer.Typer()
 def prune(
     model: options.Model,
     data: options.Data,
-    density: Annotated[float, typer.Option("--density", help="Fraction of weights to keep, in (0, 1].")],
+    density: Annotated[float | None, typer.Option("--density", help="Fraction of weights to keep, in (0, 1].")] = None,
+    target_macs: Annotated[
+        float | None,
+        typer.Option("--target-macs", help="Instead: multiply-adds to leave, a share (up to 1) or a number."),
+    ] = None,
+    target_parameters: Annotated[
+        float | None,
+        typer.Option("--target-parameters", help="Instead: parameters to leave, a share (up to 1) or a number."),
+    ] = None,
+    round_to: Annotated[
+        int, typer.Option("--round-to", min=1, help="Of methods of units: channels up to a multiple of so many.")
+    ] = 1,
     method: Annotated[
         str | None, typer.Option("--method", help="A pruning method; panning methods lists all. Default: synflow.")
     ] = None,
@@ -89,11 +100,15 @@ def prune(
     from panning.jobs.single import write_mask
     from panning.jobs.ways import Agent, Method, Way
     from panning.jobs.work import make_mask
-    from panning.pruners import Form, Rounds, check_form, variant_of
+    from panning.pruners import Form, Rounds, variant_of
+    from panning.pruners.targets import Target, check_asked
     from panning.tasks import DataSource, TaskSpec, load_task
     from panning.training import Recipe
 
     wanted = parse_formats(formats)
+    target = Target.of_call(target_macs, target_parameters, density, round_to)
+    if density is None and target is None:
+        raise typer.BadParameter("say how much is kept: --density, --target-macs or --target-parameters")
     form = Form(quotas, place, shape, _bounds("--min-density", min_density), _bounds("--max-density", max_density))
     of_methods = {
         "method": method, "rounds": rounds, "schedule": schedule, "released": released, "control": control,
@@ -112,7 +127,7 @@ def prune(
         if method is not None:
             _refuse_dynamic(method, density)
             variant_of(method, released, control)  # says best what is wrong with them
-        check_form(form, method, all_alive)
+        check_asked(target, form, method, all_alive)
         by = Method(method=method, **variant, **form.facts())
     spec = TaskSpec(model=model, data=data, include=tuple(include) if include else None, exclude=tuple(exclude or ()))
     source = DataSource.at(data_root, download, device)
@@ -122,19 +137,29 @@ def prune(
     if (noted := Recipe(start=start).start) is not None:
         variant["start"] = noted.text
     task = load_task(spec, seed, source, allow_import=True)
-    by.form.n_kept(task.problem.model, task.problem.layout, density)
+    if target is None:
+        by.form.n_kept(task.problem.model, task.problem.layout, density)
     name = by.method_name
+    wishes = {"target_macs": target_macs, "target_parameters": target_parameters, "round_to": round_to}
+    aims = {key: value for key, value in wishes.items() if value not in (None, 1)}
     identity = {
-        "model": model, "data": data, "density": density, "method": name, "all_alive": all_alive, "seed": seed,
+        "model": model, "data": data, "density": density, **aims, "method": name, "all_alive": all_alive, "seed": seed,
         "rounds": rounds, "schedule": schedule, "policy": content_key(net.facts) if net is not None else None, **variant,
         **form.facts(),
         "include": list(spec.include) if spec.include else None, "exclude": list(spec.exclude),
     }  # fmt: skip
-    folder = out or run_folder("prune", identity, model, data, name, f"d{density:g}", f"s{seed}")
+    folder = out or run_folder(
+        "prune", identity, model, data, name, target.short if target else f"d{density:g}", f"s{seed}"
+    )
     check_claim(folder, identity)
     with output.listener() as listen:
         made, _ = make_mask(
-            task, Way(by=by, all_alive=all_alive), density, net, Rounds(rounds, schedule, listen), **variant
+            task,
+            Way(by=by, all_alive=all_alive),
+            target or density or 1.0,
+            net,
+            Rounds(rounds, schedule, listen, round_to=round_to),
+            **variant,
         )
     masks, facts = made.masks, made.facts
     figures = write_mask(made, task, identity, folder, wanted)
@@ -145,6 +170,8 @@ def prune(
     output.say(
         f"{name}: {facts.n_kept} of {masks.n_prunable} weights kept, density {facts.density:.6g}, {facts.sentence}"
     )
+    if target is not None:
+        output.say(target.told(masks.manifest))
     for doubt in made.doubts:
         output.note(f"warning: {doubt}")
     for layer in facts.collapsed_layers:
@@ -171,7 +198,7 @@ def _bounds(option: str, texts: list[str] | None) -> dict[str, float]:
     return found
 
 
-def _refuse_dynamic(method: str, density: float) -> None:
+def _refuse_dynamic(method: str, density: float | None) -> None:
     """Lead to ``panning train`` whoever asks here for a method that moves masks."""
     from panning.foundation.errors import UnknownNameError
     from panning.pruners import PRUNERS
@@ -179,6 +206,6 @@ def _refuse_dynamic(method: str, density: float) -> None:
 
     if method in DYNAMICS and method not in PRUNERS:
         raise UnknownNameError(
-            f"'{method}' moves masks while a network trains: panning train --dynamic {method} --density {density:g}. "
+            f"'{method}' moves masks while a network trains: panning train --dynamic {method} --density {density or 0.1:g}. "
             "--method takes a method that finds a mask before training (panning methods)."
         )

@@ -122,11 +122,21 @@ def multiply_adds_left(result: CompactResult, example: Example | None = None) ->
 
 def compute_left(problem: Problem, masks: Masks) -> float:
     """The share of the dense network's multiply-adds that compaction leaves; 1 where there is no compact form."""
-    example = problem.example if problem.input_shape is None else None
+    result = compacted(problem, masks)
+    return 1.0 if result is None else multiply_adds_left(result, None if problem.input_shape else problem.example)
+
+
+def compact_cost(problem: Problem, masks: Masks) -> Cost | None:
+    """The cost of a problem's compact network; None where there is no compact form."""
+    result = compacted(problem, masks)
+    return None if result is None else cost(result.model, problem.input_shape or problem.example)
+
+
+def compacted(problem: Problem, masks: Masks) -> CompactResult | None:
+    """The compact form of a problem's network, if there is one."""
     try:
-        if example is None:
-            return multiply_adds_left(compact(problem.model, masks, problem.input_shape))
-        result = compact(problem.model, masks, example_inputs=example.inputs, forward=example.forward)
-        return multiply_adds_left(result, example)
+        if problem.input_shape is not None:
+            return compact(problem.model, masks, problem.input_shape)
+        return compact(problem.model, masks, example_inputs=problem.example.inputs, forward=problem.example.forward)
     except ModelError:
-        return 1.0
+        return None

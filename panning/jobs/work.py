@@ -33,7 +33,8 @@ from panning.masks.file import dump_masks, parse_masks
 from panning.masks.masks import Masks
 from panning.pruners import PLAIN_FORM
 from panning.pruners.described import Described, described
-from panning.pruners.rounds import METHODS_OWN, Rounds
+from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
+from panning.pruners.targets import Target, meet
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
 from panning.training import DYNAMICS, Movement
 from panning.training.loop import train_copy
@@ -123,20 +124,33 @@ def execute(job: Job[OutcomeT]) -> OutcomeT:
 
 
 def make_mask(
-    task: Task, way: Way, density: float, net: PolicyNet | None = None, rounds: Rounds = METHODS_OWN, **said: Any
+    task: Task,
+    way: Way,
+    density: float | Target,
+    net: PolicyNet | None = None,
+    rounds: Rounds = METHODS_OWN,
+    **said: Any,
 ) -> tuple[Described, Actions]:
-    """A mask of a task's network with its manifest, and the actions of the episode that made it.
+    """A mask of a task's network with its manifest, and the actions of the last episode that made it.
 
     Args:
+        density: or the multiply-adds or parameters that are to be left.
         net: the agent, where the way asks for it.
         said: more for the manifest.
     """
-    result, actions = way.prune(task.problem, density, net, rounds)
+    actions: Actions = ()
+
+    def prune(density: float) -> PruneResult:
+        nonlocal actions
+        result, actions = way.prune(task.problem, density, net, rounds)
+        return result
+
+    result, met = meet(task.problem, density, prune) if isinstance(density, Target) else (prune(density), {})
     by = way.by
     method, plugins, form = ("dense", {}, PLAIN_FORM) if by is None else (by.method_name, by.plugins, by.form)
     made = described(
         task.problem, result, method=method, all_alive=way.all_alive, form=form, model=str(task.spec.model),
-        data=task.data.label, n_classes=task.data.n_classes, plugins={**task.spec.plugins, **plugins}, **said,
+        data=task.data.label, n_classes=task.data.n_classes, plugins={**task.spec.plugins, **plugins}, **said, **met,
     )  # fmt: skip
     return made, actions
 

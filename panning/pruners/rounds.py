@@ -35,12 +35,15 @@ class Rounds:
         schedule: a row of ``SCHEDULES``.
         listen: hears of each.
         inverted: keep the lowest scores instead of the highest, the control of score inversion.
+        round_to: of methods that keep whole units: keep more, up to a multiple of so many channels in each layer; without
+            these, kernels would only be slower.
     """
 
     n_rounds: int | None = None
     schedule: str | None = None
     listen: Listener = silent
     inverted: bool = False
+    round_to: int = 1
 
     def targets(self, n_rounds: int, schedule: str, density: float) -> list[float]:
         """The density after each round, with the method's own number and schedule where the caller says nothing."""

@@ -10,7 +10,7 @@ their samples, which a caller may pass, gives the same scores but for norms by t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,4 +60,5 @@ class ScoreRounds:
             )
 
         targets = rounds.targets(self.n_rounds, self.schedule, density)
-        return run_rounds(problem, targets, choose, scoring=self.scoring, listen=rounds.listen)
+        result = run_rounds(problem, targets, choose, scoring=self.scoring, listen=rounds.listen)
+        return replace(result, ranks_once=len(targets) == 1 and self.spread == 0.0)

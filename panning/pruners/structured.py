@@ -85,14 +85,12 @@ class KeepUnits:
         score: of each group of units.
         indices: what the score reads, which says whether the method needs data.
         ranks_once: the score does not depend on the density.
-        round_to: keep more units, up to a multiple of so many channels; without these, kernels would only be slower.
     """
 
     score: UnitScore
     n_rounds: int = 1
     indices: tuple[str, ...] = ("snip",)
     ranks_once: bool = True
-    round_to: int = 1
 
     def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
         groups, targets = groups_of(problem), rounds.targets(self.n_rounds, "halving", density)
@@ -108,7 +106,7 @@ class KeepUnits:
         for number, target in enumerate(targets):
             signals = signals.at(mask, number)
             scores = self.score(signals, groups, target).cpu() * (-1.0 if rounds.inverted else 1.0)
-            ranks = _ranks(groups, scores, left, ranks, self.round_to)
+            ranks = _ranks(groups, scores, left, ranks, rounds.round_to)
             weights = groups.lowest(ranks.to(mask.device), groups.n)
             least = _least_rank(weights, n_kept_at(target, len(mask)), groups.n)
             left, mask = ranks >= least, weights >= least
