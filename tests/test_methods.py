@@ -439,7 +439,18 @@ def test_inversion_keeps_the_lowest_scores() -> None:
 
 @pytest.mark.parametrize("method", PRUNERS)
 def test_a_control_of_scores_is_refused_where_there_are_none(method: str) -> None:
-    draws = {"random", "uniform_plus", "erk", "igq", "smart_ratio", "smart_ratio_vgg", "phew", "npb", "precrop_erk"}
+    draws = {
+        "random",
+        "uniform_plus",
+        "erk",
+        "igq",
+        "smart_ratio",
+        "smart_ratio_vgg",
+        "phew",
+        "npb",
+        "dpai",
+        "precrop_erk",
+    }
     problem, few = residual_problem(), Rounds(2)
     if method not in draws:
         plain = prune_problem(problem, 0.3, method, rounds=few).mask

@@ -20,6 +20,7 @@ from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
 from panning.pruners import releases
 from panning.pruners.controls import CONTROLS, Control
+from panning.pruners.dpai import DPaI
 from panning.pruners.form import PLACED, PLAIN_FORM, Form
 from panning.pruners.npb import NPB
 from panning.pruners.phew.method import PHEW
@@ -108,6 +109,7 @@ _OWN: dict[str, PrunerRow] = {
     ),
     "phew": PrunerRow(PHEW(), "PHEW", "Patil and Dovrolis 2021, arXiv 2010.11354"),
     "npb": PrunerRow(NPB(), "NPB", "Pham et al. 2023, NeurIPS", departure=releases.INTEGER_PROGRAMS),
+    "dpai": PrunerRow(DPaI(), "DPaI", "Xiang et al. 2025, ICLR", departure=releases.FROM_RANDOM_SCORES),
     "ntk_sap": PrunerRow(
         ScoreRounds({"ntk_sap": 1.0}, n_rounds=20), "NTK-SAP", "Wang et al. 2023, arXiv 2304.02840"
     ),

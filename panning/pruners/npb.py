@@ -179,7 +179,8 @@ class Layers:
         cap = max(min(self.balance.cap, n_taps), math.ceil(n_kept / (n_groups * n_units * n_channels)))
         balance = Balance(self.balance.alpha, self.balance.beta if n_taps > 1 else 0.0, cap)
         into = torch.nan_to_num(kernels.sum(3).amax(1))
-        generator = torch_generator(self.problem.seed, "npb", name)
+        number = self.problem.layout.names.index(name)  # names change under wrappers
+        generator = torch_generator(self.problem.seed, "npb", number)
         columns = torch.stack([torch.randperm(n_units, generator=generator) for _ in range(n_groups)])
         kept = balanced(into / into.max().clamp(min=1e-300), n_kept, n_units, balance, columns)
         chosen = torch.zeros(kernels.shape, dtype=torch.bool)

@@ -29,3 +29,7 @@ CONVOLUTIONS_ALONE = (
     "not offered: the release prunes convolutions alone, after an epoch of forward passes, and with large batches squares "
     "the mean gradient in place of each sample's"
 )
+FROM_RANDOM_SCORES = (
+    "not offered: the release starts from random scores, takes up to six times the steps, and keeps the epoch that is best "
+    "on the test part"
+)
