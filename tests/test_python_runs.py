@@ -139,7 +139,7 @@ def test_the_folder_of_a_search_cannot_be_run_without_its_network(searched: tupl
         ({"densities": None}, ConfigError, r"Pass densities.*\[0.05\]"),
         ({"densities": 0.2}, ConfigError, r"densities is 0.2; pass a list"),
         ({"desities": [0.2]}, ConfigError, "Did you mean 'densities'"),
-        ({"baselines": ("snap",)}, ConfigError, "Did you mean 'snip'"),
+        ({"baselines": ("snpi",)}, ConfigError, "Did you mean 'snip'"),
         ({"workers": -1}, ConfigError, "workers is -1"),
         ({"ray_address": "10.0.0.1:1"}, ConfigError, "workers=0 runs without Ray"),
         ({"device": "gpu"}, DeviceError, "gpu"),

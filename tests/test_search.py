@@ -189,7 +189,7 @@ def test_the_test_part_is_read_by_the_final_cells_only(whole: tuple[Path, Search
 def test_every_baseline_policy_and_the_agent_are_candidates_and_no_mask_twice(
     whole: tuple[Path, SearchResult],
 ) -> None:
-    ways = fixed_candidates(config().agent, ["erk", "synflow"])
+    ways = fixed_candidates(config().agent, config(baselines=["erk", "synflow"]).baselines)
     assert len(set(ways)) == len(ways) == 2 * (2 + len(POLICIES) + 1)
     _, result = whole
     tried = [entry["candidate"] for entry in result.rungs if (entry["rung"], entry["density"]) == (1, 0.1)]
@@ -395,6 +395,26 @@ def test_wrong_configs_are_refused_with_the_nearest_right_name(change: dict[str,
     with pytest.raises(PanningError) as caught:
         config(**change)
     assert message in str(caught.value)
+
+
+def test_baselines_may_have_quotas_and_places_and_recipes_a_start(tmp_path: Path) -> None:
+    gain = {**SHORT, "start": "gain"}
+    rungs = [{"keep": 1, "recipe": gain}]
+    baselines = ["erk", {"quotas": "erk", "place": "snip"}, {"method": "snip", "shape": "4x1"}]
+    change = {"densities": [0.1], "seeds": [0], "rungs": rungs, "recipe": gain, "baselines": ["erk", baselines[1]]}
+    assert config(baselines=baselines).identity(None)["baselines"] == baselines
+    assert config().identity(None)["baselines"] == ["erk", "snip"]  # as searches that exist have it
+    forms = fixed_candidates(config().agent, config(baselines=baselines).baselines)
+    assert [way.label for way in forms][:5] == [
+        "random (ERK) + all-alive", "random (ERK)", "quotas of ERK; places by snip + all-alive",
+        "quotas of ERK; places by snip", "SNIP (4x1)",
+    ]  # fmt: skip
+    result = search(tmp_path, **change)
+    assert "quotas of ERK; places by snip" in {row_name_of(cell) for cell in result.cells}
+    write_report(result, tmp_path)
+    assert "quotas of ERK; places by snip, gain start" in (tmp_path / "report.md").read_text()
+    with pytest.raises(PanningError, match="leave dynamic and members out"):
+        config(baselines=[{"dynamic": "rigl"}])
 
 
 def test_all_errors_of_a_config_come_at_once() -> None:

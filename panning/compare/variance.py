@@ -49,7 +49,9 @@ class Estimate:
     high: float
 
     def shown(self, scale: float, form: str) -> str:
-        return f"{scale * self.value:{form}} [{scale * self.low:{form}}, {scale * self.high:{form}}]"
+        """With the interval, which one seed has none of."""
+        low_to_high = f" [{scale * self.low:{form}}, {scale * self.high:{form}}]"
+        return f"{scale * self.value:{form}}" + ("" if math.isnan(self.low) else low_to_high)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,12 @@ class CellSpec(_OfOneMask):
             raise ValueError(f"start '{start.text}' finds masks of its own, without a shape: leave one of them out")
         return self
 
+    @property
+    def label(self) -> str:
+        """What tables call its row: the way and the start."""
+        start = self.recipe.start if self.by is not None else None
+        return super().label + (f", {start.label}" if start else "")
+
 
 class TrainSpec(_OfOneNetwork):
     """Train a network and look at the validation part.

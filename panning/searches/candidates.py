@@ -13,11 +13,11 @@ from panning.jobs.ways import Agent, FixedPolicy, MaskSpec, Method, ReplayedEpis
 from panning.searches.config import AgentPart
 
 
-def fixed_candidates(part: AgentPart, baselines: Sequence[str]) -> list[Way]:
+def fixed_candidates(part: AgentPart, baselines: Sequence[Method]) -> list[Way]:
     """The baselines, every fixed policy that the action space can express, and the agent itself."""
     n_rounds, action = part.n_rounds, part.action
     policies = [FixedPolicy(policy=name, n_rounds=n_rounds, action=action) for name in available_policies(action)]
-    return _both_forms(*(Method(method=name) for name in baselines), *policies, agent_itself(part).by)
+    return _both_forms(*baselines, *policies, agent_itself(part).by)
 
 
 def agent_itself(part: AgentPart) -> Way:
@@ -36,5 +36,11 @@ def replay_candidates(part: AgentPart, actions: Actions) -> list[Way]:
 
 
 def _both_forms(*masks: MaskSpec | None) -> list[Way]:
-    """With and without all-alive repair. Of two that give one mask on the first network, the first is tried further."""
-    return [Way(by=by, all_alive=all_alive) for by in masks for all_alive in (True, False)]
+    """With and without all-alive repair, which breaks a shape. Of two that give one mask on the first network, the first is
+    tried further."""
+    return [
+        Way(by=by, all_alive=all_alive)
+        for by in masks
+        for all_alive in (True, False)
+        if not (all_alive and by is not None and by.form.shape is not None)
+    ]

@@ -6,17 +6,47 @@ import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WrapSerializer,
+    model_validator,
+)
 
 from panning.agents.config import AgentConfig, EnvSpec, EpisodeSpec, PPOSpec
-from panning.foundation.config import DISTINCT, Config, Name
+from panning.foundation.config import DISTINCT, OR_NAME, Config
+from panning.jobs.ways import Method
 from panning.masks.masks import Density
-from panning.pruners import PRUNERS
 from panning.tasks import NamedTask, RunConfig, TaskSpec
 from panning.training import Recipe
 
-#: Rows of ``PRUNERS`` that every search is compared with.
-DEFAULT_BASELINES = ("erk", "magnitude", "snip", "grasp", "synflow", "iter_snip", "panning_staged")
+
+def _finds_a_mask(method: Method) -> Method:
+    if method.dynamic is not None or method.members > 1:
+        raise ValueError("a baseline of a search finds a mask before training: leave dynamic and members out")
+    return method
+
+
+def _by_name(method: Method, handler: SerializerFunctionWrapHandler) -> Any:
+    fields = handler(method)
+    return fields["method"] if list(fields) == ["method"] else fields
+
+
+#: What a search is compared with, and chooses from: a row of ``PRUNERS`` by its name, or with quotas, places, a shape or
+#: bounds. In JSON a row is its name, as in searches that exist.
+Baseline = Annotated[
+    Method,
+    BeforeValidator(lambda given: {"method": given} if isinstance(given, str) else given),
+    AfterValidator(_finds_a_mask),
+    OR_NAME,
+    WrapSerializer(_by_name),
+]
+#: The rows that every search is compared with.
+DEFAULT_BASELINES = tuple(
+    Method(method=name) for name in ("erk", "magnitude", "snip", "grasp", "synflow", "iter_snip", "panning_staged")
+)
 
 
 class AgentPart(EpisodeSpec):
@@ -55,6 +85,7 @@ class SearchConfig(RunConfig):
     Attributes:
         densities: each is searched for on its own.
         seeds: of the networks in the final table; the search looks at their validation results only.
+        baselines: methods that are candidates, too: ``snip``, or ``{quotas: erk, place: snip}``.
         n_samples: sampled episodes of the agent among the candidates, for each density.
         cost_weight: what a rung takes off a candidate's validation accuracy for its cost, in accuracy per share of the dense
             network's multiply-adds that compaction leaves; 0.1 gives a point of accuracy for a tenth of them.
@@ -71,7 +102,7 @@ class SearchConfig(RunConfig):
     cost_weight: Annotated[float, Field(ge=0)] = 0.0
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1)]
     recipe: Recipe
-    baselines: tuple[Annotated[str, Name(PRUNERS, "method")], ...] = DEFAULT_BASELINES
+    baselines: tuple[Baseline, ...] = DEFAULT_BASELINES
     job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from panning.foundation.progress import Stage
-from panning.jobs.ways import Method, Way
+from panning.jobs.ways import Way
 from panning.measure.estimate import (
     Pricing,
     Work,
@@ -56,7 +56,7 @@ def search_stages(config: SearchConfig, pricing: Pricing = in_images) -> list[St
         add(f"rung {number}: short trainings", n * rung.n_seeds, trained, rung.recipe)
         n_left = min(n_left, rung.keep)
     add("pruning with the winners", n_densities * n_seeds, mean * (n_densities * n_seeds))
-    ways = [agent_itself(part), *(Way(by=Method(method=name)) for name in config.baselines)]
+    ways = [agent_itself(part), *(Way(by=method) for method in config.baselines)]
     work = cell_work(task, Way(), 1.0, config.recipe)
     for density in config.densities:
         of_winner = cell_work(task, Way(), density, config.recipe) + mean

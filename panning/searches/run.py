@@ -31,7 +31,7 @@ from panning.jobs.outcome import PruneOutcome, TrainOutcome
 from panning.jobs.runs import chosen_mask
 from panning.jobs.spec import PruneSpec, TrainSpec, digest
 from panning.jobs.store import JobStore
-from panning.jobs.ways import Method, Way
+from panning.jobs.ways import Way
 from panning.jobs.work import Job
 from panning.masks.file import parse_masks
 from panning.searches.candidates import agent_itself, fixed_candidates, replay_candidates, sample_of
@@ -165,7 +165,7 @@ class Search:
 
     def _final(self, winners: dict[float, Way], agent_images: int) -> list[RunRecord]:
         """The comparison on the test part: winner, agent, baselines, dense; the same recipe and seeds for all."""
-        ways = [agent_itself(self.config.agent), *(Way(by=Method(method=name)) for name in self.config.baselines)]
+        ways = [agent_itself(self.config.agent), *(Way(by=method) for method in self.config.baselines)]
         others = [self._group(), *(self._group(way, d) for d in self.config.densities for way in ways)]
         best = [self._group(way, density) for density, way in winners.items()]
         jobs = {group: group.jobs(self.config.recipe, test=True) for group in (*others, *best)}
