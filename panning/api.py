@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,13 +17,22 @@ from panning.episode.agent_pruner import AgentPruner
 from panning.episode.policy_net import digest_of_policy
 from panning.flow import Forward
 from panning.foundation.device import device_name, device_of, find_device, scoring_device
-from panning.foundation.errors import DataError, DensityError, MaskError, ModelError, PanningWarning, PolicyError
+from panning.foundation.errors import (
+    DataError,
+    DensityError,
+    MaskError,
+    ModelError,
+    PanningWarning,
+    PolicyError,
+    UnknownNameError,
+)
 from panning.foundation.keywords import keywords
 from panning.foundation.progress import Listener, check_listener, silent
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
 from panning.masks.masks import Masks, fitted
 from panning.pruners import (
+    PRUNERS,
     Form,
     Pruner,
     PruneResult,
@@ -160,13 +169,13 @@ def prune(
     Raises:
         PanningError: with what was given, what is allowed and what to do.
     """
-    _check_numbers(density, n_rounds, input_shape)
+    _check_plain(density, n_rounds, input_shape, on_round)
     target = Target.of_call(target_macs, target_parameters, density, round_to)
-    check_listener("on_round", on_round)
     model, form = unwrapped(model), Form(quotas, place, shape, min_density or {}, max_density or {})
     if policy is not None:
         _check_alone(method=method, schedule=schedule, n_rounds=n_rounds, released=released, control=control)
         method = AgentPruner.of(policy)
+    _check_moment(method, DYNAMICS, PRUNERS, "moves masks in a training: panning.move_masks(model, optimizer, {})")
     method = "synflow" if method is None and not form.says_all else method
     check_asked(target, form, method, all_alive)
     problem_with = partial(
@@ -254,11 +263,12 @@ def move_masks(
     Raises:
         PanningError: with what was given, what is allowed and what to do; the model is then as it was.
     """
+    _check_moment(method, PRUNERS, DYNAMICS, "finds a first mask, masks=panning.prune(..., method={}), and moves none")
     row = lookup(DYNAMICS, method, "dynamic method") if isinstance(method, str) else None
     chosen = row.method if row is not None else method
     if not isinstance(chosen, Dynamic):
         raise MaskError(f"method is a {type(method).__name__}; pass a name of panning.training.DYNAMICS or a Dynamic.")
-    _check_numbers(density, None, input_shape)
+    _check_plain(density, None, input_shape)
     _check_steps(chosen, n_steps, steps_per_epoch)
     model = unwrapped(model)
     if masks is not None:
@@ -292,6 +302,12 @@ def _check_alone(**others: Any) -> None:
         raise PolicyError(f"A policy goes its own way: leave out {', '.join(given)}, or the policy.")
 
 
+def _check_moment(method: object, others: Container[str], ours: Container[str], what: str) -> None:
+    """Raise UnknownNameError, with what the method does, for one of the other moment: before or while training."""
+    if isinstance(method, str) and method in others and method not in ours:
+        raise UnknownNameError(f"'{method}' {what.format(repr(method))}.")
+
+
 def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> None:
     for name, value in (("n_steps", n_steps), ("steps_per_epoch", steps_per_epoch or 1)):
         if type(value) is not int or value < 1:
@@ -302,7 +318,10 @@ def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> 
         )
 
 
-def _check_numbers(density: float | None, n_rounds: int | None, input_shape: Sequence[int] | None) -> None:
+def _check_plain(
+    density: float | None, n_rounds: int | None, input_shape: Sequence[int] | None, on_round: Listener = silent
+) -> None:
+    check_listener("on_round", on_round)
     if isinstance(density, bool) or not isinstance(density, int | float | None):
         raise DensityError(f"Density must be a number in (0, 1], given {density!r}.")
     if n_rounds is not None and not isinstance(n_rounds, int):

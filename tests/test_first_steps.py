@@ -19,8 +19,9 @@ import panning
 from panning.agents import AgentConfig, EnvSpec
 from panning.episode.actions import ActionSpec
 from panning.episode.policy_net import PolicyNet
-from panning.foundation.errors import ConfigError, DataError, ModelError, PolicyError, UnknownKeywordError
+from panning.foundation.errors import ArgumentError, ConfigError, DataError, MaskError, ModelError, PolicyError
 from panning.foundation.keywords import OF_DENSITY, OF_ROUNDS
+from panning.models.weights import load_weights
 from panning.searches import SearchConfig
 
 
@@ -147,13 +148,57 @@ def test_arrays_and_several_inputs_are_shown_the_way() -> None:
 def test_the_keywords_of_other_libraries_lead_to_ours(call: str, given: dict[str, Any], said: str) -> None:
     with pytest.raises(TypeError) as caught:
         getattr(panning, call)(Net(), (inputs(), torch.arange(12) % 3), **given)
-    assert isinstance(caught.value, UnknownKeywordError) and said in str(caught.value)
+    assert isinstance(caught.value, ArgumentError) and said in str(caught.value)
 
 
 @pytest.mark.parametrize("name", OF_DENSITY + OF_ROUNDS)
 def test_no_setting_is_called_as_other_libraries_call_it(name: str) -> None:
     """Else the hint would refuse it."""
     assert not [kind for kind in (SearchConfig, AgentConfig, EnvSpec) if name in kind.model_fields]
+
+
+def test_what_is_given_by_place_is_shown_the_way() -> None:
+    batch = inputs(), torch.arange(12) % 3
+    with pytest.raises(
+        ArgumentError, match=r"prune takes model, data by place and all else by name, as density=.*one pair"
+    ):
+        panning.prune(Net(), *batch, density=0.5)  # type: ignore[misc]
+    with pytest.raises(ArgumentError, match="search takes model, data by place .* as densities="):
+        panning.search(Net, batch, [0.5], out="x")  # type: ignore[misc]
+    with pytest.raises(MaskError, match="masks is a str: panning.save_masks takes the masks, then the file's path"):
+        panning.save_masks("mask.safetensors", masks())  # type: ignore[arg-type]
+
+
+def test_methods_before_and_while_training_lead_to_each_other() -> None:
+    with pytest.raises(KeyError, match=r"moves masks in a training: panning.move_masks\(model, optimizer, 'rigl'\)"):
+        panning.prune(Net(), density=0.5, method="rigl", input_shape=(4,))
+    model = Net()
+    with pytest.raises(
+        KeyError, match=r"'snip' finds a first mask, masks=panning.prune\(..., method='snip'\), and moves none"
+    ):
+        panning.move_masks(model, torch.optim.SGD(model.parameters()), "snip", density=0.5, n_steps=9)
+
+
+def test_masks_say_which_names_they_have() -> None:
+    made = masks()
+    assert "0.weight" in made and "0" not in made and made.get("0") is None
+    with pytest.raises(
+        KeyError, match=r"Unknown masked parameter '0.weights'. Did you mean '0.weight'\? Allowed: 0.weight, 2.weight"
+    ):
+        made["0.weights"]
+
+
+def test_a_folder_in_place_of_a_file_names_the_file_in_it(tmp_path: Path) -> None:
+    panning.save_masks(masks(), tmp_path / "mask.safetensors")
+    with pytest.raises(MaskError, match="It is a folder: name a file in it, as .*/mask.safetensors"):
+        panning.load_masks(tmp_path)
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "policy.safetensors").touch()
+    with pytest.raises(PolicyError, match="name a file in it, as .*/agent/policy.safetensors"):
+        panning.prune(Net(), (inputs(), torch.arange(12) % 3), density=0.5, policy=tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelError, match="name a file in it, as .*/model.safetensors"):
+        load_weights(Net(), tmp_path)
 
 
 def test_the_signatures_of_the_calls_stay() -> None:

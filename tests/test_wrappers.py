@@ -149,7 +149,7 @@ def test_what_fits_neither_way_is_refused_and_the_prefix_is_named() -> None:
     with pytest.raises(MaskError, match=r"(?s)module.3.weight.*'module\.', the prefix of a wrapper.*do not fit either"):
         panning.apply_masks(model, masks)
     wrong_shape = panning.Masks.from_tensors({"module.0.weight": torch.ones(6, 8)})
-    with pytest.raises(MaskError, match=r"module.0.weight: mask \(6, 8\), model \(8, 6\)"):
+    with pytest.raises(MaskError, match=r"module.0.weight: \(6, 8\) in the mask, \(8, 6\) in the model"):
         panning.enforce_masks(model, wrong_shape, torch.optim.SGD(model.parameters(), 0.1))
 
 

@@ -23,7 +23,7 @@ from panning.episode.episode import Action, Observation, Policy
 from panning.episode.observations import OBSERVATIONS, STANDARD
 from panning.foundation.config import parse_config
 from panning.foundation.errors import PanningError, PolicyError
-from panning.foundation.files import read_regular, strict_json, write_atomic
+from panning.foundation.files import named_within, read_regular, strict_json, write_atomic
 from panning.foundation.registry import unknown_name_message
 
 FORMAT_VERSION = 1
@@ -134,7 +134,8 @@ def load_policy(path: str | Path) -> PolicyNet:
     """
     path = Path(path)
     if not path.is_file():
-        raise PolicyError(f"No policy file '{path}'; panning.train_agent, or 'panning train-agent', makes one.")
+        meant = named_within(path, "policy.safetensors", "agent/policy.safetensors")
+        raise PolicyError(f"No policy file '{path}'; panning.train_agent, or 'panning train-agent', makes one.{meant}")
     try:
         data = read_regular(path, MAX_POLICY_BYTES)
     except OSError as error:

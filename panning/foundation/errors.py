@@ -50,8 +50,8 @@ class UnknownNameError(PanningError, KeyError):
     """A name that is not in its table; the message lists the nearest and all allowed names."""
 
 
-class UnknownKeywordError(PanningError, TypeError):
-    """A keyword that a call does not take; the message has the right one."""
+class ArgumentError(PanningError, TypeError):
+    """A keyword that a call does not take, or too much given by place; the message has the right form."""
 
 
 class PluginError(PanningError):

@@ -87,6 +87,21 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:20]
 
 
+def named_within(path: str | Path, *patterns: str) -> str:
+    """What ends the refusal of a folder that was given in place of a file: the file in it that may be meant.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from panning.foundation.files import named_within
+        >>> Path("run").mkdir()
+        >>> Path("run/mask.safetensors").touch()
+        >>> named_within("run", "mask.safetensors", "*.safetensors")
+        ' It is a folder: name a file in it, as run/mask.safetensors.'
+    """
+    found = [file for pattern in patterns for file in sorted(Path(path).glob(pattern))]
+    return f" It is a folder: name a file in it, as {found[0]}." if found else ""
+
+
 def claim_folder(out: Path, identity: dict[str, Any]) -> None:
     """Make a folder the home of one run: what goes on there later must be the same run.
 

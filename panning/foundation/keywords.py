@@ -1,4 +1,4 @@
-"""Keywords that a call does not know: a sentence with the right word, which is a TypeError still."""
+"""Arguments that a call does not take: a sentence with the right word, which is a TypeError still."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from panning.foundation.errors import UnknownKeywordError
+from panning.foundation.errors import ArgumentError
 from panning.foundation.registry import unknown_name_message
 
 P = ParamSpec("P")
@@ -21,7 +21,7 @@ OF_ROUNDS = ("rounds", "num_rounds", "iterations", "n_iterations", "num_iteratio
 def keywords(
     density: str, rounds: str, rest: Callable[..., object] | None = None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator of a public call, whose unknown keywords get a sentence.
+    """A decorator of a public call, whose unknown keywords, and what is given by place, get a sentence.
 
     Args:
         density: the call's argument that says how many weights stay.
@@ -29,19 +29,20 @@ def keywords(
         rest: what gets the call's ``**settings``; None where the call checks them itself.
 
     Examples:
-        >>> from panning.foundation.errors import UnknownKeywordError
+        >>> from panning.foundation.errors import ArgumentError
         >>> from panning.foundation.keywords import keywords
         >>> @keywords("density", "n_rounds")
         ... def prune(*, density, n_rounds=1): ...
         >>> try:
         ...     prune(sparsity=0.9)
-        ... except UnknownKeywordError as error:
+        ... except ArgumentError as error:
         ...     print(error)
         panning.prune takes no sparsity. Pass density: 0.1 keeps 10 % of the weights (density = 1 - sparsity).
     """
 
     def around(call: Callable[P, R]) -> Callable[P, R]:
         taken = dict(inspect.signature(call).parameters)
+        by_place = [name for name, parameter in taken.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
         open_ended = [name for name, parameter in taken.items() if parameter.kind is parameter.VAR_KEYWORD]
         for name in open_ended:
             del taken[name]
@@ -50,9 +51,14 @@ def keywords(
 
         @functools.wraps(call)
         def checked(*args: P.args, **given: P.kwargs) -> R:
+            if len(args) > len(by_place):
+                raise ArgumentError(
+                    f"panning.{call.__name__} takes {', '.join(by_place)} by place and all else by name, as {density}=...; "
+                    "inputs and targets of a batch are one pair, (inputs, targets)."
+                )
             for name in given:
                 if name not in taken and (message := said(name)):
-                    raise UnknownKeywordError(message)
+                    raise ArgumentError(message)
             return call(*args, **given)
 
         def said(name: str) -> str:

@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from panning.foundation.errors import MaskError
-from panning.foundation.files import read_regular, strict_json, write_atomic
+from panning.foundation.files import named_within, read_regular, strict_json, write_atomic
 from panning.foundation.records import canonical_json
 from panning.foundation.tensorfile import in_order
 from panning.masks.checks import Broken, broken, check_name, short
@@ -78,6 +78,8 @@ def save_masks(masks: Masks, path: str | Path, *, packed: bool = True) -> None:
         >>> panning.load_masks("mask.safetensors") == masks
         True
     """
+    if not isinstance(masks, Masks):
+        raise MaskError(f"masks is a {type(masks).__name__}: panning.save_masks takes the masks, then the file's path.")
     data = dump_masks(masks, packed=packed)
     write_atomic(path, data)
 
@@ -116,7 +118,8 @@ def load_masks(path: str | Path) -> Masks:
     try:
         return parse_masks(read_regular(path, MAX_FILE_BYTES), str(path))
     except OSError as error:
-        raise MaskError(f"The mask file {path} cannot be read: {error.strerror or error}.") from None
+        meant = named_within(path, "mask.safetensors", "choice-*.safetensors", "masks/*.safetensors")
+        raise MaskError(f"The mask file {path} cannot be read: {error.strerror or error}.{meant}") from None
 
 
 def _encode(masks: Masks, encoding: Literal["bits", "bytes"]) -> bytes:

@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from panning.foundation.errors import DensityError, MaskError
+from panning.foundation.errors import DensityError, MaskError, UnknownNameError
+from panning.foundation.registry import unknown_name_message
 from panning.foundation.wrappers import matching, own_names, own_parameters, prefix_of
 from panning.masks.layout import Layout
 from panning.masks.selection import n_true
@@ -117,11 +118,14 @@ class Masks(Mapping[str, Tensor]):
         flat = torch.cat([tensor.detach().to("cpu", torch.bool).reshape(-1) for tensor in tensors.values()])
         return cls(layout, flat, manifest or {})
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.layout.names
+
     def __getitem__(self, name: str) -> Tensor:
         try:
             index = self.layout.names.index(name)
         except ValueError:
-            raise KeyError(name) from None
+            raise UnknownNameError(unknown_name_message("masked parameter", name, self.layout.names)) from None
         return self.flat[self.layout.slices()[index]].view(self.layout.shapes[index])
 
     def __iter__(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from panning.foundation.errors import ModelError
+from panning.foundation.files import named_within
 from panning.foundation.tensorfile import DAMAGE, read_tensors
 from panning.foundation.torchfile import read_torch_file
 from panning.foundation.wrappers import prefix_of
@@ -68,6 +69,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ModelError(
             f"No weights can be read from {path}: {reason}. Give a safetensors file, or a state_dict that torch.save wrote."
+            + named_within(path, "model.safetensors", "weights.safetensors")
         ) from None
 
 
