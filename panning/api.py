@@ -47,7 +47,7 @@ from panning.pruners.targets import Target, check_asked, meet
 from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.losses import Loss
 from panning.training.moving.engine import MovingMasks
-from panning.training.moving.in_shape import check_shape
+from panning.training.moving.in_shape import check_shape, density_in_shape
 from panning.training.moving.method import Dynamic, Movement
 from panning.training.moving.methods import DYNAMICS, first_mask
 
@@ -283,7 +283,7 @@ def move_masks(
     )  # fmt: skip
     problem = problem_with(masks.layout if masks is not None else layout_of(model, include, exclude, problem_with))
     check_shape(chosen, shape, all_alive)
-    target = Form(shape=shape).n_kept(model, problem.layout, density) / problem.layout.n_prunable
+    target = density_in_shape(problem, shape, density)
     start = masks or first_mask(problem, chosen, target, row)
     movement = Movement(chosen, problem, target, all_alive, shape)
     return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)

@@ -24,12 +24,12 @@ from panning.jobs.pictures import curve_picture, mask_picture
 from panning.jobs.trained import Ensemble, Trained, train_one
 from panning.masks.file import save_masks
 from panning.masks.masks import Masks
-from panning.pruners import PRUNERS, Form
+from panning.pruners import PRUNERS
 from panning.pruners.described import Described
 from panning.tasks import Task
 from panning.training import DYNAMICS, Movement, Recipe, TrainResult
 from panning.training.loop import check_training
-from panning.training.moving.in_shape import check_shape
+from panning.training.moving.in_shape import check_shape, density_in_shape
 from panning.training.moving.methods import first_mask
 
 #: Label of a figure of an epoch -> its name in the history, factor and format.
@@ -105,7 +105,7 @@ class TrainingPlan:
         first, problem = self.first, self.task.problem
         problem = problem if first is None else replace(problem, layout=first.layout)
         check_shape(moves.method, shape, all_alive)
-        density = Form(shape=shape).n_kept(problem.model, problem.layout, density) / problem.layout.n_prunable
+        density = density_in_shape(problem, shape, density)
         first = first or first_mask(problem, moves.method, density, DYNAMICS[moves.name])
         movement = Movement(moves.method, problem, density, all_alive, shape)
         check_training(self.recipe, len(self.task.data.train), movement, first)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from panning.foundation.errors import MaskError
 from panning.masks.shape import Shape, Shaped
+from panning.pruners import Form
+from panning.scoring.problem import Problem
 from panning.training.moving.method import BLOCKS, N_OF_M, Dynamic, Move, Movement, View
 
 
@@ -39,6 +41,16 @@ def check_shape(method: Dynamic, shape: str | None, all_alive: bool) -> None:
         raise MaskError(
             f"all_alive moves single weights, which would break the shape '{shape}': leave one of them away."
         )
+
+
+def density_in_shape(problem: Problem, shape: str | None, density: float | None) -> float:
+    """The density as it is asked for; None is the largest that the shape can have.
+
+    Raises:
+        DensityError: if the shape cannot have it, or it is None where no shape says it.
+    """
+    n_kept = Form(shape=shape).n_kept(problem.model, problem.layout, density)
+    return n_kept / problem.layout.n_prunable if density is None else density
 
 
 def first_in_shape(movement: Movement, start: Tensor) -> Tensor:
