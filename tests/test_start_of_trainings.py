@@ -228,6 +228,14 @@ def test_the_best_start_is_chosen_on_the_validation_part_for_each_method_and_den
     assert "what was tried" in recipe_text(json.loads(next(iter(final))[0])[1])
 
 
+def test_a_fixed_start_stays_in_the_name_where_rates_are_tried(tmp_path: Path) -> None:
+    tasks = [{**CONFIG["tasks"][0], "learning_rates": [0.01, 0.05]}]
+    config = grid(tasks=tasks, methods=[{"method": "erk", "start": "gain:0.5"}, "snip"], seeds=[0])
+    (table,) = tables(map(check_cell, run_grid(config, tmp_path, tmp_path / "out", SerialExecutor(), silent)))
+    assert {(row.method, len(row.trials)) for row in table.rows} == {("random (ERK), gain 0.5 start", 2), ("SNIP", 2)}
+    assert {row.fixed_start for row in table.rows} == {"gain 0.5 start", ""}
+
+
 def test_starts_alone_are_tried_at_the_recipes_rate_and_not_for_the_dense_network(tmp_path: Path) -> None:
     config = with_task(starts=["gain", "gain:0.01"])
     dense, erk, _ = groups(config, tmp_path)
