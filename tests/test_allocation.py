@@ -18,7 +18,7 @@ from panning.masks.allocation import (
     uniform_counts,
 )
 from panning.masks.layout import Layout
-from panning.masks.selection import SAMPLE_STRIDE, spread_mask
+from panning.masks.selection import SAMPLE_STRIDE, kth_largest, spread_mask
 from panning.scoring.schedules import SCHEDULES, densities
 
 LAYOUT = Layout(("a", "b", "c"), ((4, 5), (3, 10), (2, 5)))
@@ -65,6 +65,13 @@ def test_full_spread_follows_the_noise_alone() -> None:
     mask = allocate(torch.arange(60).double(), 30, LAYOUT, spread=1.0, noise=noise)
     assert LAYOUT.counts(mask) == [0, 20, 10]
     assert mask.nonzero().flatten().tolist() == [*range(20, 40), *range(50, 60)]  # the first of b: highest noise
+
+
+def test_what_torch_selects_on_accelerators_is_what_numpy_selects() -> None:
+    scores = torch.rand(12_007, generator=torch.Generator().manual_seed(0))
+    for k in (1, 100, 6_000, 12_007):
+        assert float(kth_largest(scores, k)) == float(kth_largest(scores.numpy(), k)) == scores.sort().values[-k]
+    assert torch.equal(top_k(scores.bfloat16(), 500), by_sorting(scores.bfloat16(), 500))  # no dtype of NumPy's
 
 
 def spread_by_sorting(scores: torch.Tensor, k: int, spread: float, noise: torch.Tensor) -> torch.Tensor:

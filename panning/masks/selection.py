@@ -18,7 +18,7 @@ SAMPLED_FROM = 10_000
 SAMPLE_STRIDE = 61
 DEVIATIONS = 4
 #: The most buckets of a histogram, in bits; and of all values the share of which a bucket is looked into.
-BUCKET_BITS, HEAVY = 16, 1 / 16
+BUCKET_BITS, HEAVY = 14, 1 / 16
 
 
 def in_memory(values: Tensor) -> Array | None:
