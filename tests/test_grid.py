@@ -258,7 +258,7 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
         ),
         ({"methods": [*CONFIG["methods"], {"dynamic": {"name": "rigl", "option": {}}}]}, "option"),
         ({"methods": [*CONFIG["methods"], {"dynamic": "dpf"}, {"dynamic": {"name": "dpf"}}]}, "methods is named twice"),
-        ({"methods": [*CONFIG["methods"], {"method": "synflow", "released": True}]}, "no released form"),
+        ({"methods": [*CONFIG["methods"], {"method": "magnitude", "released": True}]}, "no released form"),
         ({"methods": [*CONFIG["methods"], {"method": "snip", "control": "shufle"}]}, "Did you mean 'shuffle"),
         ({"methods": [*CONFIG["methods"], {"method": "erk", "control": "invert"}]}, "draws at random"),
         ({"seeds": [0, 0]}, "seeds is named twice"),
