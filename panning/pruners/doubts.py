@@ -31,7 +31,7 @@ def doubts_of(problem: Problem, result: PruneResult, *, ranked: bool = True) -> 
     """
     layout, mask = problem.layout, result.mask
     n_kept, kept = int(mask.sum()), layout.counts(mask)
-    doubts, equal = [], _equals(result) if ranked else None
+    doubts, equal = [], equals(result.scores, mask) if ranked else None
     if equal is not None and (n_equal := int((mask & equal).sum())) > MANY * n_kept:
         counts = layout.counts(mask & equal)
         layers = [name for name, n, of in zip(layout.names, counts, kept, strict=True) if 2 * n > of]
@@ -39,6 +39,12 @@ def doubts_of(problem: Problem, result: PruneResult, *, ranked: bool = True) -> 
             f"{n_equal} of the {n_kept} kept weights have the same score, {float(result.scores[equal][0]) + 0.0:.4g}, as "
             "others that are masked: the method has not chosen between them, and they lie evenly over what scores alike"
             f"{_where(layers)}. {_reason(problem, 0.0)}"
+        )
+    last = result.history[-1] if result.history else {}
+    if (n_equal := last.get("equal_units", 0)) > MANY * last.get("units", 1):
+        doubts.append(
+            f"{n_equal} of the {last['units']} units that are kept score as others that are cut: the method has not chosen "
+            f"between them. {_reason(problem, 0.0)}"
         )
     if empty := [name for name, n in zip(layout.names, kept, strict=True) if n == 0]:
         reason = f"{_reason(problem, NEARLY_ZERO)} " if not doubts and scales(problem, NEARLY_ZERO) else ""
@@ -55,9 +61,8 @@ def doubts_of(problem: Problem, result: PruneResult, *, ranked: bool = True) -> 
     return tuple(doubts)
 
 
-def _equals(result: PruneResult) -> Tensor | None:
-    """The weights, flat bool, of the score that most kept weights have; None if no masked weight has this score."""
-    scores, mask = result.scores, result.mask
+def equals(scores: Tensor, mask: Tensor) -> Tensor | None:
+    """Where scores are the one that most kept entries have, bool; None if no masked entry has this score."""
     values, counts = scores[mask].unique(return_counts=True)
     equal = scores == values[counts.argmax()]
     return equal if bool((equal & ~mask).any()) else None

@@ -27,6 +27,7 @@ from panning.foundation.progress import Event
 from panning.foundation.seeding import torch_generator
 from panning.masks.allocation import allocate
 from panning.masks.masks import n_kept_at
+from panning.pruners.doubts import equals
 from panning.pruners.quotas import RandomQuotas
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
 from panning.pruners.score_rounds import ScoreRounds
@@ -109,8 +110,10 @@ class KeepUnits:
             ranks = _ranks(groups, scores, left, ranks, rounds.round_to)
             weights = groups.lowest(ranks.to(mask.device), groups.n)
             least = _least_rank(weights, n_kept_at(target, len(mask)), groups.n)
-            left, mask = ranks >= least, weights >= least
-            history.append({"round": number + 1, "density": target, "units": int(left.sum())})
+            before, left, mask = left, ranks >= least, weights >= least
+            equal = equals(scores[before], left[before])
+            n_equal = 0 if equal is None else int((equal & left[before]).sum())
+            history.append({"round": number + 1, "density": target, "units": int(left.sum()), "equal_units": n_equal})
             rounds.listen(Event("pruning", number + 1, len(targets), "round", {"density": target}))
         size = problem.weight.abs().double()
         scores = weights + 0.5 * size / size.max().clamp(min=torch.finfo(size.dtype).tiny)
