@@ -57,7 +57,7 @@ def test_every_item_is_measured_once_and_an_interrupted_benchmark_goes_on(
     assert rows["method uniform_plus"]["error"].startswith("DensityError: Uniform+")
     assert rows[ALIVE]["seconds"] == 42.0  # it was there before
     done = [row for row in rows.values() if row["error"] is None]
-    assert all(row["seconds"] > 0 and row["ratio_low"] <= row["ratio_high"] and row["n"] == 3 for row in done)
+    assert all(row["seconds"] > 0 and row["ratio_low"] <= row["ratio_high"] and 1 <= row["n"] <= 3 for row in done)
     synflow = rows["method synflow"]
     assert synflow["n_rounds"] == 100 and synflow["total_passes"] == pytest.approx(100 * synflow["ratio"])
 
@@ -155,7 +155,7 @@ def test_the_report_computes_ratios_totals_and_costs() -> None:
     [
         (["--model", "lenet6"], "Did you mean 'lenet5'"),
         (["--model", "torchvision:resnet5"], "Unknown model"),
-        (["--model", "mlp", "--item", "snap"], "No item has 'snap'.*training step"),
+        (["--model", "mlp", "--item", "snips"], "No item has 'snips'.*training step"),
     ],
 )
 def test_wrong_names_are_answered_before_anything_runs(arguments: list[str], message: str) -> None:

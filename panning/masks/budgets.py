@@ -57,7 +57,7 @@ def blended_quotas(counts: Mapping[str, Sequence[int]], shares: Mapping[str, flo
 
     Examples:
         >>> from panning.masks.budgets import blended_quotas
-        >>> blended_quotas({"a": [1, 8, 0], "b": [4, 2, 5]}, {"a": 0.5, "b": 0.5})
+        >>> [round(quota, 9) for quota in blended_quotas({"a": [1, 8, 0], "b": [4, 2, 5]}, {"a": 0.5, "b": 0.5})]
         [2.0, 4.0, 0.0]
     """
     columns = zip(*(counts[name] for name in shares), strict=True)

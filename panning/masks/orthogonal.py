@@ -54,7 +54,7 @@ def orthogonal(model: nn.Module, masks: Masks, *, gain: float = 1.0, seed: int =
         >>> masks = panning.orthogonal(model, masks)
         >>> weight = model[0].weight.double()
         >>> bool(torch.allclose(weight @ weight.T, torch.eye(8).double(), atol=1e-6)), masks.density
-        (True, 0.1)
+        (True, 0.1004...)
     """
     check_gain(gain)
     parameters, layout = check_masks_fit(model, masks), masks.layout
@@ -89,6 +89,8 @@ def orthogonal(model: nn.Module, masks: Masks, *, gain: float = 1.0, seed: int =
 def rotated_identity(rows: int, columns: int, n_kept: int, generator: torch.Generator) -> Tensor:
     """A float64 matrix [rows, columns] with orthonormal smaller side and at most ``n_kept`` non-zeros.
 
+    >>> import torch
+    >>> from panning.masks.orthogonal import rotated_identity
     >>> rotated_identity(4, 4, 6, torch.Generator().manual_seed(0)).count_nonzero()
     tensor(6)
     """
@@ -139,6 +141,7 @@ def orthogonal_layer(
 def centre_of(shape: Sequence[int]) -> int:
     """The central one of a parameter's taps, counted in the order in which they lie; 0 where there are none.
 
+    >>> from panning.masks.orthogonal import centre_of
     >>> centre_of((8, 4, 3, 3)), centre_of((8, 4))
     (4, 0)
     """

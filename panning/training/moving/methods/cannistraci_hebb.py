@@ -80,6 +80,8 @@ class CannistraciHebb(DropAndGrow):
 def ch3_l3(mask: Tensor) -> Tensor:
     """S of every pair of an output and an input, [outputs, inputs], given the bool mask of the layer.
 
+    >>> import torch
+    >>> from panning.training.moving.methods.cannistraci_hebb import ch3_l3
     >>> ch3_l3(torch.tensor([[True, True], [True, False]]))[1, 1]
     tensor(2.)
     """
