@@ -168,7 +168,7 @@ def test_the_parametrization_is_compiled_in_one_graph() -> None:
 def test_a_mask_of_another_network_changes_nothing(form: Form) -> None:
     model, _, _ = made("linear")
     names = list(model.state_dict())
-    with pytest.raises(MaskError, match="0.weight: mask .2, 2., model .3, 4."):
+    with pytest.raises(MaskError, match="0.weight: .2, 2. in the mask, .3, 4. in the model"):
         form(model, Masks.from_tensors({"2.weight": torch.ones(2, 3), "0.weight": torch.ones(2, 2)}))
     assert list(model.state_dict()) == names
 
@@ -177,7 +177,7 @@ def test_a_mask_of_another_network_changes_nothing(form: Form) -> None:
 def test_a_form_on_a_form_is_refused(form: Form) -> None:
     model, _, masks = made("linear")
     form(model, masks)
-    with pytest.raises(MaskError, match="no such parameter"):
+    with pytest.raises(MaskError, match="absent in the model"):
         form(model, masks)
 
 

@@ -129,7 +129,7 @@ def test_units_that_share_an_index_go_together_and_others_stay() -> None:
 
 
 def test_a_layer_that_is_not_pruned_keeps_what_it_makes_and_reads() -> None:
-    layers = [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 2)]
+    layers = [nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2)]
     model, batch = nn.Sequential(*layers), (torch.randn(9, 4), torch.arange(9) % 2)
     masks = panning.prune(model, batch, method="snap", density=0.9, exclude=["2.*"])
     assert masks["0.weight"].all() and not masks["4.weight"].all()
