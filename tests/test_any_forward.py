@@ -599,7 +599,7 @@ class WithFault(Net):
 
 FAULTS = {
     "key": r"module 'deep.1' \(Faulty, test_any_forward.py, line \d+, in Faulty.forward\) fails.*KeyError: 'z'",
-    "shape": r"module 'deep.1' \(Faulty.*RuntimeError: (mat1 and mat2|16 inputs do not fit a weight)",
+    "shape": r"module 'deep.1' \(Faulty.*RuntimeError: (mm: )?(mat1 and mat2|16 inputs do not fit a weight)",
     "backward": r"backward pass .* fails at test_any_forward.py, line \d+, in BadBackward.backward: KeyError: 'lost'",
     "float64": r"Method 'synflow'.*'path_grad'.*module 'deep.1' \(Faulty.*ValueError: I know float32 only.*in float64, and",
     "asserted": r"Method 'synflow'.*module 'deep.1' \(Faulty.*AssertionError.*in float64, and",
