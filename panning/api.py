@@ -290,7 +290,7 @@ def move_masks(
 
 
 def _told(method: str | Pruner | None) -> dict[str, Any]:
-    """What a manifest calls a method."""
+    """The entries of a manifest that name the method, and of a policy its file and its rounds."""
     if isinstance(method, AgentPruner):
         return {"method": "panning", "policy": digest_of_policy(method.net), "rounds": method.n_rounds}
     return {"method": name_of(method)}

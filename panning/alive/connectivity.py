@@ -30,7 +30,7 @@ from panning.scoring.problem import Problem
 
 #: In ``smallest_alive``, how much less a path counts for being one layer longer, in powers of two.
 LONGER_BY_BITS = 40
-#: What one path counts where paths are many; a power of two, which rounds nothing.
+#: The weight of one path in the count of paths, which may exceed float64 otherwise. A power of two rounds nothing.
 FEW = 2.0**-900
 
 
@@ -74,7 +74,7 @@ class Connectivity:
         return (grad > 0.5).to(mask.device)
 
     def reached_outputs(self, mask: Tensor) -> tuple[int, int]:
-        """How many entries of the outputs a path from the input leads to, and how many there are: classes, most often."""
+        """The number of output entries (of a classifier: classes) that some path from the input reaches, and of all."""
         outputs = self._outputs(mask, flow.BOOLEAN, torch.float32)
         return sum(int((output > 0).sum()) for output in outputs), sum(output.numel() for output in outputs)
 

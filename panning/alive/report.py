@@ -1,4 +1,4 @@
-"""What is shown beside every mask."""
+"""The report on a mask: the figures that stand beside every mask, in manifests, records and tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from panning.masks.layout import KINDS, by_unit, prunable_parameters
 
 @dataclass(frozen=True)
 class MaskReport:
-    """What is shown beside every mask.
+    """The figures of one mask in its network.
 
     Attributes:
         n_dead_units: output units (neurons, channels) of masked layers without an alive weight into them.
@@ -34,7 +34,7 @@ class MaskReport:
     n_outputs: int
 
     def facts(self) -> dict[str, Any]:
-        """What a mask's manifest says about it."""
+        """The figures under the names that manifests and records give them."""
         return {
             "effective_density": self.effective_density,
             "n_dead_units": self.n_dead_units,
@@ -56,7 +56,7 @@ class MaskReport:
 
 
 def report(connectivity: Connectivity, mask: Tensor) -> MaskReport:
-    """What there is to say of a flat mask."""
+    """Measure a flat mask in the network of ``connectivity``."""
     layout = connectivity.layout
     alive = connectivity.alive(mask)
     kinds = prunable_parameters(connectivity.model, layout.found)

@@ -155,7 +155,11 @@ def convert(
 
 
 def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | None, classes: int | None) -> MaskReport:
-    """What there is to say of a mask in its network; its effective density is what the mask claims."""
+    """Measure a mask in the named network.
+
+    Raises:
+        MaskError: if the effective density there differs from the one in the mask's manifest.
+    """
     from panning.alive.connectivity import connectivity_of
     from panning.alive.report import report
 

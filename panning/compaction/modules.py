@@ -126,7 +126,7 @@ class PortedLinear(Ported, nn.Linear): ...
 
 
 class _Conv1D(nn.Module):
-    """What transformers' ``Conv1D`` computes: a linear layer whose weight is [inputs, outputs]."""
+    """A linear layer whose weight is [inputs, outputs], as transformers' ``Conv1D`` has it."""
 
     nf: int
     nx: int

@@ -166,12 +166,12 @@ def _of_best(cells: list[RunRecord], trials: list[RunRecord]) -> list[RunRecord]
 
 
 def setting_of(cell: RunRecord) -> tuple[float, str]:
-    """What is tried of a cell's recipe: the learning rate, and what tables call its start."""
+    """The parts of a cell's recipe that a grid tries on the validation part: learning rate, and the label of the start."""
     return float(cell.config["recipe"]["learning_rate"]), start_of(cell)
 
 
 def start_of(cell: RunRecord) -> str:
-    """What tables call the start of a cell's kept weights; empty if they start as drawn, as those of a dense network do."""
+    """The label of the start of a cell's kept weights; empty if they start as drawn, or if the network is dense."""
     start = cell.config["recipe"].get("start") if cell.config["by"] is not None else None
     return "" if start is None else Start.model_validate(start).label
 

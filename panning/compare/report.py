@@ -34,7 +34,7 @@ from panning.foundation.tables import csv_table, markdown_table, origin
 
 #: A relative change of a layer's density that is not worth a word.
 NEGLIGIBLE_DRIFT = 0.05
-#: What a reader of a short table alone must know.
+#: The line below a table that is printed without the report: whose accuracies these are, and what orders the rows.
 READING = "Accuracies are those of the test part in percent; the order of the lines is that of the validation part."
 
 

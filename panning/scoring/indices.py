@@ -119,7 +119,7 @@ def fp(signals: Signals) -> Tensor:
 
 def fts_signed(signals: Signals) -> Tensor:
     """w g + w^2 F / 2: the Taylor sum of both orders, with its sign."""
-    return signals.weight * signals.grad + fp(signals)
+    return snip_signed(signals) + fp(signals)
 
 
 def fts(signals: Signals) -> Tensor:
@@ -139,7 +139,7 @@ def hp(signals: Signals) -> Tensor:
 
 def hts_signed(signals: Signals) -> Tensor:
     """w g + w^2 H / 2, with its sign."""
-    return signals.weight * signals.grad + hp(signals)
+    return snip_signed(signals) + hp(signals)
 
 
 def hts(signals: Signals) -> Tensor:
