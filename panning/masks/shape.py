@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from panning.foundation.errors import ConfigError, DensityError, ModelError
+from panning.foundation.errors import ConfigError, DensityError, MaskError, ModelError
 from panning.masks.budgets import ranked_by_counts
 from panning.masks.layout import Kind, Layout, by_unit, prunable_parameters
 from panning.masks.masks import n_kept_at
@@ -76,6 +76,14 @@ class Shape:
             return None
         blocks = units.reshape(n_units // self.outputs, self.outputs, n_inputs // self.inputs, self.inputs, taps)
         return blocks.permute(0, 2, 4, 1, 3).reshape(-1, self.outputs * self.inputs)
+
+
+def check_unrepaired(shape: str | None, all_alive: bool) -> None:
+    """Raise MaskError if a mask of a shape is to be repaired weight by weight."""
+    if shape is not None and all_alive:
+        raise MaskError(
+            f"all_alive moves single weights, which would break the shape '{shape}': leave one of them away."
+        )
 
 
 @dataclass(frozen=True)

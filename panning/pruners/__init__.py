@@ -18,6 +18,7 @@ from panning.foundation.errors import ForwardError, MaskError, PanningError
 from panning.foundation.modes import unwritten
 from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
+from panning.masks.shape import check_unrepaired
 from panning.pruners import releases
 from panning.pruners.controls import CONTROLS, Control
 from panning.pruners.dpai import DPaI
@@ -235,10 +236,7 @@ def check_form(form: Form, method: str | Pruner | None, all_alive_weights: bool 
         )
     if method is None and not form.says_all:
         raise MaskError("Name a method, or both quotas and place, which together need none.")
-    if form.shape is not None and all_alive_weights:
-        raise MaskError(
-            f"all_alive moves single weights, which would break the shape '{form.shape}': leave one of them away."
-        )
+    check_unrepaired(form.shape, all_alive_weights)
 
 
 def needs_data(method: str | Pruner | None, form: Form = PLAIN_FORM) -> bool:

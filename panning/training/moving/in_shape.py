@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from panning.foundation.errors import MaskError
-from panning.masks.shape import Shape, Shaped
+from panning.masks.shape import Shape, Shaped, check_unrepaired
 from panning.pruners import Form
 from panning.scoring.problem import Problem
 from panning.training.moving.method import BLOCKS, N_OF_M, Dynamic, Move, Movement, View
@@ -37,10 +37,7 @@ def check_shape(method: Dynamic, shape: str | None, all_alive: bool) -> None:
             f"{name} moves no masks of the shape '{shape}'. {why}; or take a method that exchanges weights (rigl, "
             "set, granet) or keeps dense ones (dpf, surgery)."
         )
-    if all_alive:
-        raise MaskError(
-            f"all_alive moves single weights, which would break the shape '{shape}': leave one of them away."
-        )
+    check_unrepaired(shape, all_alive)
 
 
 def density_in_shape(problem: Problem, shape: str | None, density: float | None) -> float:
