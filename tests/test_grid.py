@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from panning.cli import main
@@ -34,11 +35,12 @@ from panning.foundation.records import RunRecord, read_records
 from panning.jobs.executor import SerialExecutor
 from panning.jobs.outcome import Outcome
 from panning.jobs.spec import CellSpec
+from panning.jobs.trained import Ensemble, train_one
 from panning.jobs.ways import CONTROLLED
 from panning.jobs.work import Job, execute
 from panning.pruners.controls import CONTROLS
-from panning.tasks import DataSource
-from panning.training import DYNAMICS, make_dynamic
+from panning.tasks import DataSource, TaskSpec, load_task
+from panning.training import DYNAMICS, Recipe, make_dynamic
 from panning.training.presets import dynamic_presets, load_dynamic_preset, load_recipe, recipes
 
 SHORT = {"epochs": 2, "batch_size": 50, "learning_rate": 0.05}
@@ -88,6 +90,16 @@ class Interrupting:
             if number == self.n:
                 raise KeyboardInterrupt
             yield job, execute(job)
+
+
+@pytest.mark.parametrize("rate", [0.05, 1.0])  # the second is far too high: the first epoch is the best
+def test_networks_that_end_best_are_those_of_the_best_epoch(rate: float) -> None:
+    task = load_task(TaskSpec(model="mlp", data="digits", n_train=200), seed=0)
+    recipe = Recipe(epochs=2, batch_size=50, learning_rate=rate, schedule="constant")
+    together = Ensemble(task, recipe, [train_one(task, recipe, 0, None)])
+    (last,), (best,) = together.last, together.best
+    same = all(torch.equal(a, b) for a, b in zip(last.parameters(), best.parameters(), strict=True))
+    assert same == together.ends_best == (rate < 1)
 
 
 def test_every_cell_has_a_record_that_says_all_of_it(whole: tuple[Path, dict[str, RunRecord]]) -> None:

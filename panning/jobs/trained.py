@@ -70,6 +70,12 @@ class Ensemble:
         alone = self.parts[0]
         return [part.model for part in self.parts] if len(self.parts) > 1 or len(alone.members) < 2 else alone.members
 
+    @property
+    def ends_best(self) -> bool:
+        """Whether ``last`` and ``best`` are the same networks: every part gives one, of its last epoch."""
+        results = [part.result for part in self.parts]
+        return all([entry["epoch"] for entry, _ in one.members] == [one.final["epoch"]] for one in results)
+
     def judged(self, networks: list[nn.Module], split: Split) -> dict[str, float]:
         """Accuracy and loss of networks that predict together."""
         return evaluate_mean(networks, self.task.data, split, self.recipe.precision)

@@ -257,10 +257,11 @@ def _figures(networks: Ensemble, test: bool) -> dict[str, Any]:
     if len(last) > 1:
         figures["n_members"] = len(last)
     if test:
-        found = networks.read_test(last=last, best=networks.best)
+        best = {} if networks.ends_best else {"best": networks.best}
+        found = networks.read_test(last=last, **best)
         figures |= {
             "test_accuracy": found["last"]["accuracy"], "test_loss": found["last"]["loss"],
-            "test_accuracy_of_best": found["best"]["accuracy"],
+            "test_accuracy_of_best": found["best" if best else "last"]["accuracy"],
         }  # fmt: skip
     return figures
 
