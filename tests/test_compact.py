@@ -901,6 +901,35 @@ def test_a_network_on_tokens_is_given_indices() -> None:
     close(result.model(tokens), masked(model, masks)(tokens))
 
 
+REDUCED = {
+    "mean": lambda h: h.mean(1),
+    "mean of several axes": lambda h: h.unsqueeze(1).mean((1, -2)),
+    "mean that keeps its axis": lambda h: h.mean(-2, keepdim=True).squeeze(1),
+    "first": lambda h: h[:, 0],
+    "every second": lambda h: h[:, ::2].mean(dim=1),
+}
+
+
+class Reduced(nn.Module):
+    def __init__(self, way: str, bias: bool) -> None:
+        super().__init__()
+        self.way = way
+        self.first, self.second, self.head = nn.Linear(4, 8, bias), nn.Linear(8, 8, bias), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(REDUCED[self.way](torch.relu(self.second(torch.relu(self.first(x))))))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("way", REDUCED)
+def test_units_behind_an_axis_that_goes_are_taken_out(way: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    model = Reduced(way, bias).double()
+    same_for_some_steps(model, half_empty(model), (6, 4))
+    masks = all_but(model, head__weight=[(slice(None), slice(5, None))])  # type: ignore[list-item]
+    assert sizes(same_for_some_steps(model, masks, (6, 4)))["second.weight"] == (5, 8)
+
+
 def test_parts_of_a_sum_are_added_in_the_wider_type() -> None:
     x, y = torch.full((1, 2), 0.1), torch.full((1, 1), 100.0, dtype=torch.bfloat16)
     for parts, indices in (

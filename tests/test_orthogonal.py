@@ -90,6 +90,15 @@ def some_batch() -> tuple[Tensor, Tensor]:
     return torch.randn(20, 3, 8, 8, generator=drawn()), torch.arange(20) % 10
 
 
+@pytest.mark.parametrize("taps", [1, 3])
+def test_each_group_of_a_convolution_is_a_layer_of_its_own(taps: int) -> None:
+    model = nn.Sequential(nn.Conv2d(12, 12, taps, groups=3, bias=False))
+    masks = panning.prune(model, density=0.5, method="erk", input_shape=(12, 4, 4))
+    panning.orthogonal(model, masks)
+    for group in model[0].weight.detach().double()[:, :, taps // 2, taps // 2].split(4):
+        torch.testing.assert_close(group @ group.T, torch.eye(4).double(), rtol=0, atol=1e-6)
+
+
 def test_lengths_stay_through_an_orthogonal_layer() -> None:
     layer = nn.Linear(40, 60, bias=False).double()
     masks = panning.prune(nn.Linear(40, 60), density=0.1, method="random", input_shape=(40,))

@@ -97,6 +97,13 @@ def test_a_mask_of_blocks_has_the_budget_exactly_and_ranks_by_mean(seed: int, n_
         assert float(scores[mask].sum()) >= best_sum(found, scores, n_kept) - 4.0
 
 
+def test_blocks_lie_in_one_group_of_a_convolution() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 8, 1))
+    layout = prunable_layout(model)
+    covered = {shape: set(Shaped.of(model, layout, shape).groups) for shape in ("4x1", "8x1", "1x2")}
+    assert covered == {"4x1": {"1.weight", "2.weight"}, "8x1": {"2.weight"}, "1x2": {"1.weight", "2.weight"}}
+
+
 def test_what_cannot_be_is_a_sentence() -> None:
     for wrong in ("", "2", "2-4", "0:4", "4:2", "4:4", "a:b", "2:4:8", " 2:4", 24):
         with pytest.raises(ConfigError, match="Shape"):

@@ -112,6 +112,12 @@ def test_supar_scales_hidden_layers_and_their_learning_rates() -> None:
     torch.optim.SGD([plain, scaled])
 
 
+def test_layers_between_others_that_stay_dense_are_hidden() -> None:
+    model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    masks = panning.Masks.from_tensors({name: torch.eye(8) for name in ("1.weight", "3.weight")})
+    assert panning.reinitialise(model, masks, "supar").learning_rates == {"1.weight": 8.0, "3.weight": 8.0}
+
+
 @pytest.mark.parametrize(
     ("layer", "n_units"),
     [

@@ -15,6 +15,7 @@ from panning.foundation.errors import DensityError, ModelError
 from panning.foundation.seeding import isolated_torch_rng
 from panning.pruners import PRUNERS, Rounds, prune_problem
 from panning.pruners.structured import KeepUnits, Shares, snap, three_sp
+from panning.scoring.interface import problem_of
 from panning.scoring.problem import Problem
 from panning.scoring.schedules import densities
 from panning.scoring.signals import Signals
@@ -126,6 +127,15 @@ def test_units_that_share_an_index_go_together_and_others_stay() -> None:
     assert torch.equal(reads["last.weight"], flat)
     assert "stem.weight" not in reads and {"last.weight", "head.weight"}.isdisjoint(made)  # inputs, LayerNorm, outputs
     assert STAYS not in flat
+
+
+def test_units_of_networks_of_half_precision_are_those_of_the_network() -> None:
+    with isolated_torch_rng(0):
+        model, inputs = Tied().bfloat16(), torch.randn(6, 2, 2, 2).bfloat16()
+    masks = panning.prune(model, (inputs, torch.arange(6) % 3), method="snap", density=0.5)
+    assert masks.n_kept == round(0.5 * masks.n_prunable)
+    problem = problem_of(model, masks.layout, (inputs, torch.arange(6) % 3))
+    assert groups_of(problem).n == groups_of(tied_problem()).n
 
 
 def test_a_layer_that_is_not_pruned_keeps_what_it_makes_and_reads() -> None:

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from test_tokens import IDS, Tokens
 from torch import Tensor, nn
 from toys import OF_UNITS, residual_problem
 
 import panning
-from panning.compaction.cost import cost
+from panning.compaction.cost import compute_left, cost
 from panning.foundation.errors import DensityError, MaskError, PanningError
 from panning.foundation.seeding import isolated_torch_rng
 from panning.masks.masks import Masks, apply_masks
 from panning.models import build_model
 from panning.pruners import METHODS_OWN, PRUNERS, PruneResult, Rounds, prune_problem
 from panning.pruners.targets import Target, meet, whole
+from panning.scoring.interface import problem_of
 from panning.scoring.problem import Problem
 
 FEW = Rounds(3)
@@ -117,7 +119,9 @@ def batch() -> tuple[Tensor, Tensor]:
         ({"target_parameters": 5, "method": "three_sp"}, DensityError, "No mask leaves about 5 parameters: from "),
         ({"target_parameters": 5, "method": "snip"}, DensityError, "No mask leaves about 5 parameters: from "),
         ({"target_macs": 0.01, "method": "uniform_plus"}, DensityError, "can be had"),
-        ({"target_macs": 0.9, "method": "snip", "max_density": {"*": 0.5}}, DensityError, "to 0.5 of the dense"),
+        ({"target_macs": 0.9, "method": "snip", "max_density": {"*": 0.5}}, DensityError, r"is 0.000\d+ to 0.5 of"),
+        ({"target_macs": 50, "method": "erk"}, DensityError, "to 1 of the dense"),
+        ({"target_macs": 2, "method": "snip"}, DensityError, "from 18 to "),
         ({"target_macs": 10**9}, DensityError, "The dense network has .* fewer than the 1,000,000,000"),
         ({"target_macs": 0.5, "density": 0.5}, DensityError, "density and target_macs each say how much"),
         ({"target_macs": 0.0}, DensityError, "must be a share"),
@@ -148,6 +152,21 @@ def test_prune_tells_in_the_manifest_and_rounds_channels() -> None:
 
 
 # --- networks ---
+
+
+def test_networks_of_tokens_have_targets_too() -> None:
+    data, dense = (IDS, torch.arange(12) % 3), 5 * 4 * 6 + 6 * 3  # five places through the hidden layer, one head
+    masks = panning.prune(Tokens(), data, method="erk", target_macs=0.5)
+    reached = 5 * int(masks["mixing.weight"].sum()) + int(masks["head.weight"].sum())
+    assert masks.manifest["dense_macs"] == dense and masks.manifest["reached_macs"] == reached
+    assert reached == pytest.approx(0.5 * dense, abs=3)
+    for given in ({"target_macs": 0.5}, {"target_parameters": 48 + 3 * 5 + 4 * 3}):
+        masks = panning.prune(Tokens(), data, method="three_sp", **given)
+        units = masks["mixing.weight"].any(1)  # whole ones, half of the six
+        assert units.sum() == 3 and masks["mixing.weight"][units].all() and masks["head.weight"][:, units].all()
+    problem = problem_of(Tokens(), masks.layout, data)
+    assert compute_left(problem, masks) == 0.5
+    assert cost(Tokens(), (5,)).multiply_adds == dense, "a shape alone says it"
 
 
 def half(name: str, side: int, method: str = "snap", **settings: Any) -> None:

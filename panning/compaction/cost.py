@@ -45,7 +45,7 @@ def cost(model: nn.Module, example: Sequence[int] | Example, masks: Masks | None
     """The cost of ``model`` in evaluation; the model is left as it is.
 
     Args:
-        example: the shape of one input, without the batch, or what the network is run on.
+        example: the shape of one input, without the batch, of numbers or else of tokens; or what the network is run on.
         masks: of its weights; None means dense.
     """
     n_parameters = sum(p.numel() for p in model.parameters())
@@ -85,9 +85,28 @@ def multiply_adds(model: nn.Module, example: Sequence[int] | Example, layout: La
     Raises:
         ModelError: if the network does not run on the inputs.
     """
+    if isinstance(example, Example):
+        counter = _run_counted(model, example)
+    else:
+        try:
+            counter = _run_counted(model, Example.of_shape(model, example))
+        except ForwardError as error:
+            try:
+                counter = _run_counted(model, Example(torch.zeros(1, *example, dtype=torch.long)))  # tokens
+            except ForwardError:
+                raise error from None
+    by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    by_layer, modules = [], owners(model)
+    for name in layout.names:
+        owner, module = modules[name]
+        attention = isinstance(module, nn.MultiheadAttention)
+        by_layer.append(0 if attention else by_module.get(f"{type(model).__name__}.{owner}".rstrip("."), 0))
+    return MultiplyAdds(layout, by_module.get("Global", 0), by_layer)
+
+
+def _run_counted(model: nn.Module, example: Example) -> FlopCounterMode:
+    """The counts of one forward pass."""
     reference = next(model.parameters())
-    if not isinstance(example, Example):
-        example = Example.of_shape(model, example)
     inputs = map_tensors(lambda x: x.to(reference.device), example.inputs)
     counter = FlopCounterMode(display=False, custom_mapping=kernels.rows())
     try:
@@ -100,13 +119,7 @@ def multiply_adds(model: nn.Module, example: Sequence[int] | Example, layout: La
         raise ForwardError(
             f"The model fails on one input, {told(inputs)}. If its inputs are of another kind, pass data. {error}"
         ) from error
-    by_module = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
-    by_layer, modules = [], owners(model)
-    for name in layout.names:
-        owner, module = modules[name]
-        attention = isinstance(module, nn.MultiheadAttention)
-        by_layer.append(0 if attention else by_module.get(f"{type(model).__name__}.{owner}".rstrip("."), 0))
-    return MultiplyAdds(layout, by_module.get("Global", 0), by_layer)
+    return counter
 
 
 def multiply_adds_left(result: CompactResult, example: Example | None = None) -> float:
@@ -123,13 +136,13 @@ def multiply_adds_left(result: CompactResult, example: Example | None = None) ->
 def compute_left(problem: Problem, masks: Masks) -> float:
     """The share of the dense network's multiply-adds that compaction leaves; 1 where there is no compact form."""
     result = compacted(problem, masks)
-    return 1.0 if result is None else multiply_adds_left(result, None if problem.input_shape else problem.example)
+    return 1.0 if result is None else multiply_adds_left(result, problem.real_example)
 
 
 def compact_cost(problem: Problem, masks: Masks) -> Cost | None:
     """The cost of a problem's compact network; None where there is no compact form."""
     result = compacted(problem, masks)
-    return None if result is None else cost(result.model, problem.input_shape or problem.example)
+    return None if result is None else cost(result.model, problem.real_example)
 
 
 def compacted(problem: Problem, masks: Masks) -> CompactResult | None:

@@ -47,18 +47,25 @@ class KeepsZero(Pass):
         return None if x is None else replace(x.only_where(x.constant == 0), parameter=None)
 
 
-class BehindUnits(Rule):
-    """Operations on axes behind the units' axis that hand constants on: the mean over these axes, squeezing them."""
+class OtherAxes(Rule):
+    """Operations on other axes than the units' that hand constants on: the mean over these axes, squeezing them."""
 
     def units(self, at: Analysis, node: fx.Node) -> Units | None:
         (operand,) = self.operands(node)
-        x = at.units[operand]
+        x, before, after = at.units[operand], len(at.shape(operand)), len(at.shape(node))
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         dims = [dims] if isinstance(dims, int) else dims
-        rank = len(at.shape(operand))
         if x is None or not isinstance(dims, list | tuple) or not all(isinstance(d, int) for d in dims):
             return None
-        return replace(x, parameter=None) if all(d % rank > x.axis for d in dims) else None
+        others = {d % max(before, after) for d in dims}  # unsqueeze counts its new axis
+        if 0 in others or (x.axis in others and after <= before):
+            return None
+        if after > before:
+            return replace(x, axis=x.axis + sum(d <= x.axis for d in others), parameter=None)
+        gone = {d for d in others if after < before}
+        if len(gone) != before - after:
+            return None  # a squeeze of axes of which some stay
+        return replace(x, axis=x.axis - sum(d < x.axis for d in gone), parameter=None)
 
 
 class WithNumber(Rule):
@@ -77,17 +84,19 @@ class WithNumber(Rule):
         return Units(x.axis, values, x.trained).only_where(x.is_constant)
 
 
-class SpatialSlice(Pass):
-    """x[:, :, ::2, ::2]."""
+class Slice(Pass):
+    """x[:, :, ::2, ::2], x[:, 0]: parts of other axes than the units' and the first."""
 
     def units(self, at: Analysis, node: fx.Node) -> Units | None:
         x = at.units[self.operands(node)[0]] if self.operands(node) else None
         index: Any = node.args[1] if len(node.args) > 1 else None
-        if x is None or not isinstance(index, tuple) or len(index) <= x.axis:
+        if x is None or not isinstance(index, tuple) or not all(type(i) in (int, slice) for i in index):
             return None
-        if any(i != slice(None) for i in index[: x.axis + 1]) or not all(isinstance(i, slice) for i in index):
+        if any(i != slice(None) for i in (index[0], *index[x.axis : x.axis + 1])):
             return None
-        return x
+        if not (gone := [place for place, i in enumerate(index) if type(i) is int]):
+            return x
+        return replace(x, axis=x.axis - sum(place < x.axis for place in gone), parameter=None)
 
 
 def _call(at: Analysis, node: fx.Node, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from panning.compaction.elementwise import Activation, BehindUnits, KeepsZero, Pass, SpatialSlice, WithNumber
+from panning.compaction.elementwise import Activation, KeepsZero, OtherAxes, Pass, Slice, WithNumber
 from panning.compaction.joins import Concatenation, Flatten, Product, Sum, ZeroPad
 from panning.compaction.layers import BatchNorm, Layer
 from panning.compaction.modules import ByMode
@@ -17,7 +17,7 @@ from panning.compaction.probing import MOVES, KeepsApart, Moves, not_followed
 from panning.compaction.rule import Analysis, Rule
 
 _PASS, _KEEPS_ZERO, _ACTIVATION = Pass(), KeepsZero(), Activation()
-_FLATTEN, _SUM, _PRODUCT, _WITH_NUMBER, _BEHIND = Flatten(), Sum(), Product(), WithNumber(), BehindUnits()
+_FLATTEN, _SUM, _PRODUCT, _WITH_NUMBER, _OTHER_AXES = Flatten(), Sum(), Product(), WithNumber(), OtherAxes()
 
 #: By the exact type of a module: the forward of a subclass may do anything.
 MODULES: dict[type[nn.Module], Rule] = {
@@ -60,15 +60,15 @@ FUNCTIONS: dict[Any, Rule] = {
         (F.dropout, F.dropout1d, F.dropout2d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
         _KEEPS_ZERO,
     ),
-    torch.mean: _BEHIND,
-    torch.squeeze: _BEHIND,
+    torch.mean: _OTHER_AXES,
+    torch.squeeze: _OTHER_AXES,
     torch.flatten: _FLATTEN,
     torch.reshape: _FLATTEN,
     **dict.fromkeys((operator.add, operator.iadd, torch.add), _SUM),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul), _PRODUCT),
     **dict.fromkeys((operator.sub, operator.truediv, operator.pow), _WITH_NUMBER),
     **dict.fromkeys((torch.cat, torch.concat), Concatenation()),
-    operator.getitem: SpatialSlice(),
+    operator.getitem: Slice(),
     F.pad: ZeroPad(),
 }  # fmt: skip
 
@@ -78,9 +78,9 @@ OF_LIBRARIES: dict[tuple[str, str], Rule] = {("torchvision.ops.stochastic_depth"
 METHODS: dict[str, Rule] = {
     **dict.fromkeys(("relu", "relu_", "sigmoid", "tanh", "clamp", "abs", "square"), _ACTIVATION),
     **dict.fromkeys(("contiguous", "clone"), _PASS),
-    "mean": _BEHIND,
-    "squeeze": _BEHIND,
-    "unsqueeze": _BEHIND,
+    "mean": _OTHER_AXES,
+    "squeeze": _OTHER_AXES,
+    "unsqueeze": _OTHER_AXES,
     **dict.fromkeys(("flatten", "view", "reshape"), _FLATTEN),
     "add": _SUM,
     "add_": _SUM,

@@ -21,6 +21,7 @@ from panning.compaction.rule import Analysis
 from panning.compaction.table import MODULES
 from panning.flow import Example, explained
 from panning.foundation.modes import as_it_was
+from panning.foundation.nests import map_tensors
 from panning.foundation.seeding import isolated_torch_rng
 from panning.masks.layout import Layout
 from panning.scoring.problem import Problem
@@ -95,7 +96,7 @@ def groups_of(problem: Problem) -> Groups:
         ForwardError: if the network does not run on the problem's inputs.
     """
     model, example = problem.model, problem.real_example
-    inputs = problem.here(example.inputs)
+    inputs = map_tensors(lambda x: x.to(problem.weight.device), example.inputs)  # in the network's own precision
     with torch.no_grad(), as_it_was(model), isolated_torch_rng(0), explained(model, inputs):
         followed = follow(model.eval(), lambda module: type(module) in MODULES, Example(inputs, example.forward))
     at = Analysis(followed, {}, frozenset(followed.whole), in_place=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from panning.foundation.errors import ModelError
@@ -143,6 +144,21 @@ def by_unit(weights: Tensor, kind: Kind, module: nn.Module) -> Tensor:
     n_in, n_out, *rest = weights.shape
     grouped = weights.reshape(n_groups, n_in // n_groups, n_out, *rest)
     return grouped.transpose(1, 2).reshape(n_groups * n_out, -1)
+
+
+def from_units(by_units: Tensor, like: Tensor, kind: Kind, module: nn.Module) -> Tensor:
+    """``by_unit`` undone: the values in the shape of the parameter ``like``."""
+    positions = by_unit(torch.arange(like.numel()).view(like.shape), kind, module)
+    flat = by_units.new_empty(like.numel())
+    flat[positions.reshape(-1)] = by_units.reshape(-1)
+    return flat.view(like.shape)
+
+
+def taps_and_groups(kind: Kind, module: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
+    """How many weights of a parameter lie between two units, and how many groups of its units have inputs of their own."""
+    if kind.inputs is not None:
+        return 1, 1
+    return math.prod(shape[2:]), int(getattr(module, "groups", 1)) if hasattr(module, "kernel_size") else 1
 
 
 def is_scored(tensor: Tensor) -> bool:

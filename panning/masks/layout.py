@@ -24,7 +24,9 @@ from panning.foundation.wrappers import own_parameters
 from panning.masks.kinds import KINDS as KINDS  # names of this module too
 from panning.masks.kinds import Kind as Kind
 from panning.masks.kinds import by_unit as by_unit
+from panning.masks.kinds import from_units as from_units
 from panning.masks.kinds import prunable_parameters as prunable_parameters
+from panning.masks.kinds import taps_and_groups as taps_and_groups
 from panning.masks.selection import n_true
 from panning.masks.uses import packed_weights, uses_of
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from panning.foundation.errors import PanningWarning
 from panning.foundation.seeding import torch_generator
-from panning.masks.layout import Kind, by_unit
+from panning.masks.layout import Kind, by_unit, from_units, taps_and_groups
 from panning.masks.masks import Masks, check_masks_fit
-from panning.masks.start import check_gain, from_units, put_start, unit_kinds
+from panning.masks.start import check_gain, put_start, unit_kinds
 
 
 def orthogonal(model: nn.Module, masks: Masks, *, gain: float = 1.0, seed: int = 0) -> Masks:
@@ -153,8 +153,7 @@ def centre_of(shape: Sequence[int]) -> int:
 
 def _parts(parameter: Tensor, kind: Kind, module: nn.Module) -> Tensor:
     """Positions of a parameter as [groups, outputs, inputs, taps], each group a layer of its own."""
-    taps = math.prod(parameter.shape[2:]) if kind.inputs is None else 1
-    n_groups = getattr(module, "groups", 1) if taps > 1 else 1
+    taps, n_groups = taps_and_groups(kind, module, parameter.shape)
     units = by_unit(torch.arange(parameter.numel()).view(parameter.shape), kind, module)
     return units.view(n_groups, len(units) // n_groups, units.shape[1] // taps, taps)
 

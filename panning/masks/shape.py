@@ -8,7 +8,6 @@ weights of other layers are kept and cut one by one.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from panning.foundation.errors import ConfigError, DensityError, MaskError, ModelError
 from panning.masks.budgets import ranked_by_counts
-from panning.masks.layout import Kind, Layout, by_unit, prunable_parameters
+from panning.masks.layout import Kind, Layout, by_unit, prunable_parameters, taps_and_groups
 from panning.masks.masks import n_kept_at
 
 EXAMPLES = "'2:4' (2 of each 4 consecutive inputs) or '4x1' (blocks of 4 outputs by 1 input)"
@@ -69,10 +68,10 @@ class Shape:
         """
         if not kind.by_default or (kind.inputs is not None and len(shape) > 2):
             return None  # an embedding is looked up: it has no inputs that are summed; taps are those of convolutions
-        taps = math.prod(shape[2:])
+        taps, n_groups = taps_and_groups(kind, module, shape)
         units = by_unit(positions, kind, module)  # [units, inputs * taps]
         n_units, n_inputs = units.shape[0], units.shape[1] // taps
-        if n_units % self.outputs or n_inputs % self.inputs:
+        if n_units // n_groups % self.outputs or n_inputs % self.inputs:  # other groups read other inputs
             return None
         blocks = units.reshape(n_units // self.outputs, self.outputs, n_inputs // self.inputs, self.inputs, taps)
         return blocks.permute(0, 2, 4, 1, 3).reshape(-1, self.outputs * self.inputs)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from panning.foundation.errors import ConfigError, MaskError
 from panning.foundation.registry import lookup
 from panning.foundation.seeding import torch_generator
-from panning.masks.layout import Kind, by_unit, prunable_parameters
+from panning.masks.layout import Kind, by_unit, from_units, prunable_parameters
 from panning.masks.masks import Masks, check_masks_fit
 
 #: ``isometry`` takes at most so many steps for a layer. It ends at this share of the target's norm, or where ten steps came
@@ -39,7 +39,7 @@ class Layer:
     Attributes:
         weights: float64 [output units, inputs of each], 0 where masked.
         mask: bool, alike.
-        hidden: neither the first nor the last masked parameter.
+        hidden: neither the first nor the last of all layers with weights, embeddings and what stays dense among them.
     """
 
     name: str
@@ -216,14 +216,14 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
     if gain != 1.0 and not row.takes_gain:
         raise ConfigError(f"Start '{scheme}' has no gain, given {gain}; leave gain away.")
     parameters = check_masks_fit(model, masks)
-    inner = list(parameters)[1:-1]
+    layers = list(prunable_parameters(model, masks.layout.found))
     new: dict[str, Tensor] = {}
     rates: dict[str, float] = {}
     unserved: list[str] = []
     for name, (kind, module) in unit_kinds(model, masks).items():
         mask = by_unit(masks[name], kind, module)
         weights = by_unit(parameters[name].detach().cpu().double(), kind, module) * mask
-        layer = Layer(name, weights, mask, name in inner, gain, torch_generator(seed, "start", name))
+        layer = Layer(name, weights, mask, name not in layers[:1] + layers[-1:], gain, torch_generator(seed, "start", name))
         if not layer.mask.any():
             continue
         if not row.serves(layer):
@@ -262,11 +262,3 @@ def put_start(parameters: Mapping[str, nn.Parameter], masks: Masks, new: Mapping
                 parameter.copy_(new[name])
             else:
                 parameter.masked_fill_(~masks[name].to(parameter.device), 0.0)
-
-
-def from_units(by_units: Tensor, like: Tensor, kind: Kind, module: nn.Module) -> Tensor:
-    """``by_unit`` undone: the values in the shape of the parameter ``like``."""
-    positions = by_unit(torch.arange(like.numel()).view(like.shape), kind, module)
-    flat = by_units.new_empty(like.numel())
-    flat[positions.reshape(-1)] = by_units.reshape(-1)
-    return flat.view(like.shape)

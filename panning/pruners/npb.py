@@ -24,15 +24,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from panning import flow
 from panning.alive.connectivity import Connectivity
 from panning.foundation.seeding import torch_generator
 from panning.masks.allocation import top_k
-from panning.masks.layout import KINDS, Kind, by_unit, prunable_parameters
+from panning.masks.layout import KINDS, by_unit, from_units, prunable_parameters, taps_and_groups
 from panning.masks.masks import n_kept_at
-from panning.masks.start import from_units
 from panning.pruners.quotas import QUOTAS
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
 from panning.scoring.problem import Problem
@@ -171,7 +170,7 @@ class Layers:
 
     def _decide(self, name: str, paths: Tensor) -> None:
         kind, module = self.kinds.get(name, (KINDS[0], self.problem.model))
-        n_groups, n_taps = _shape_of(kind, module, paths)
+        n_taps, n_groups = taps_and_groups(kind, module, paths.shape)
         kernels = by_unit(paths.cpu(), kind, module)
         kernels = kernels.reshape(n_groups, len(kernels) // n_groups, -1, n_taps)  # group, unit, channel, tap
         _, n_units, n_channels, _ = kernels.shape
@@ -205,13 +204,6 @@ def _leaves(weight: Tensor) -> Iterator[Tensor]:
         if (leaf := getattr(node, "variable", None)) is not None:
             yield leaf
         waiting += [source for source, _ in node.next_functions]
-
-
-def _shape_of(kind: Kind, module: nn.Module, weight: Tensor) -> tuple[int, int]:
-    """(groups, taps of a kernel) of a parameter."""
-    if kind.inputs is not None or not hasattr(module, "kernel_size"):
-        return 1, 1
-    return int(getattr(module, "groups", 1)), math.prod(weight.shape[2:])
 
 
 def refilled(problem: Problem, mask: Tensor) -> Tensor:
@@ -262,7 +254,7 @@ class Numbers:
             kind, module = kinds.get(name, (KINDS[0], problem.model))
             rows = by_unit(torch.empty(weight.shape, device="meta"), kind, module).shape
             unit = torch.arange(rows[0]).view(-1, 1).expand(rows)
-            kernel = (torch.arange(rows.numel()) // _shape_of(kind, module, weight)[1]).view(rows)
+            kernel = (torch.arange(rows.numel()) // taps_and_groups(kind, module, weight.shape)[0]).view(rows)
             units[name] = from_units(unit + n_units, weight, kind, module)
             kernels[name] = from_units(kernel + n_kernels, weight, kind, module)
             n_units, n_kernels = n_units + len(unit), n_kernels + int(kernel.max()) + 1

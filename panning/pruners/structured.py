@@ -47,7 +47,7 @@ def snap(signals: Signals, groups: Groups, density: float) -> Tensor:
 def three_sp(signals: Signals, groups: Groups, density: float) -> Tensor:
     """|dL/dc_u| for each multiply-add of the weights into and out of the unit, in the dense network."""
     model, layout = signals.problem.model, signals.problem.layout
-    n_ops = multiply_adds(model, signals.problem.example, layout).by_layer
+    n_ops = multiply_adds(model, signals.problem.real_example, layout).by_layer
     each = layout.per_layer([n / size for n, size in zip(n_ops, layout.sizes, strict=True)], torch.double)
     return snap(signals, groups, density) / groups.sums(each.to(signals.mask.device)).clamp(min=1.0)
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from panning.alive.connectivity import Connectivity
 from panning.compaction.cost import compact_cost, cost, multiply_adds
 from panning.foundation.errors import DensityError, MaskError
 from panning.masks.allocation import allocate
@@ -127,9 +128,9 @@ class Scale:
 
         parameters = target.of == "parameters"
         if parameters:
-            dense = cost(model, problem.example).n_parameters
+            dense = cost(model, problem.real_example).n_parameters
             return cls(dense, lambda mask: dense - float((~mask).sum()), by_compaction)
-        adds = multiply_adds(model, problem.example, layout)
+        adds = multiply_adds(model, problem.real_example, layout)
         return cls(adds.total, adds.left, by_compaction)
 
 
@@ -167,7 +168,8 @@ def meet(problem: Problem, target: Target, prune: Callable[[float], PruneResult]
         raise DensityError(
             f"The dense network has {scale.dense:,} {target.words}, fewer than the {wanted:,.0f} asked for."
         )
-    search = _Search(scale, target, _first(problem, wanted / scale.dense, prune), prune)
+    fewest = Connectivity.of(problem).smallest_alive()
+    search = _Search(scale, target, wanted, _first(problem, wanted / scale.dense, prune), prune, fewest)
     aim, exact = wanted, None
     for _ in range(N_AIMS):
         result, left = search.nearest(aim)
@@ -191,20 +193,28 @@ def _first(problem: Problem, share: float, prune: Callable[[float], PruneResult]
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """A search over levels, whole numbers of weights or ranks: the higher the level, the more is left."""
+    """A search over levels, whole numbers of weights or ranks: the higher the level, the more is left.
+
+    Attributes:
+        wanted: what is to be left, as a number.
+        fewest: weights that connect the input with the output.
+    """
 
     scale: Scale
     target: Target
+    wanted: float
     first: PruneResult
     prune: Callable[[float], PruneResult]
+    fewest: int
 
     def nearest(self, aim: float) -> tuple[PruneResult, float]:
         """The result that leaves what is nearest to ``aim``, and what it leaves."""
         best, least = (self.first, math.inf), self._least()
-        if least > (1 + OFF) * aim:
-            raise self._out_of_reach(aim, least, self.scale.dense)
-        start, n_levels, at = self._levels()
-        low, high = (0, self.scale.by_mask(torch.zeros_like(self.first.mask))), (n_levels + 1, float(self.scale.dense))
+        if self.scale.by_mask(least) > (1 + OFF) * aim:
+            raise self._out_of_reach(self._told_left(least), self.scale.dense)
+        start, (lowest_level, highest_level), at = self._levels()
+        low = (lowest_level - 1, self.scale.by_mask(torch.zeros_like(self.first.mask)))
+        high = (highest_level + 1, float(self.scale.dense))
         level, lowest, highest = start, math.inf, 0.0
         for _ in range(N_TRIES):
             result = whole(self.first) if level == start else at(level)
@@ -220,25 +230,32 @@ class _Search:
             share = (aim - low[1]) / max(high[1] - low[1], 1.0)
             level = low[0] + min(max(round(n * min(max(share, 0.25), 0.75)), 1), n - 1)
         if abs(best[1] - aim) > OFF * aim and not lowest <= aim <= highest:
-            raise self._out_of_reach(aim, lowest, highest)
+            ends = [self._told_left(end.mask) for end in (at(lowest_level), at(highest_level)) if end is not None]
+            raise self._out_of_reach(min([lowest, *ends]), max([highest, *ends]))
         return best
 
-    def _least(self) -> float:
-        """What is left at least, of a method that keeps whole units."""
+    def _least(self) -> Tensor:
+        """The smallest mask of a method that keeps whole units."""
         ranks = self.first.scores.floor()
-        return self.scale.by_mask(ranks == ranks.max()) if self.first.of_units else 0.0
+        return ranks == ranks.max() if self.first.of_units else torch.zeros_like(self.first.mask)
 
-    def _levels(self) -> tuple[int, int, Callable[[int], PruneResult | None]]:
-        """The level of the first result, the highest level, and the result at a level; None where the method refuses."""
+    def _told_left(self, mask: Tensor) -> float:
+        """What a mask leaves, as manifests tell it."""
+        exact = self.scale.by_compaction(mask) if self.first.of_units else None
+        return self.scale.by_mask(mask) if exact is None else exact
+
+    def _levels(self) -> tuple[int, tuple[int, int], Callable[[int], PruneResult | None]]:
+        """The level of the first result, the lowest and the highest level, and the result at a level; None where the method
+        refuses."""
         first, layout = self.first, self.first.layout
         if first.ranks_once and first.of_units:
             ranks = first.scores.floor()
             values = ranks.unique().flip(0)
             n_kept = int((values >= ranks[whole(first).mask].min()).sum())
-            return n_kept, len(values), lambda level: replace(first, mask=ranks >= values[level - 1])
+            return n_kept, (1, len(values)), lambda level: replace(first, mask=ranks >= values[level - 1])
         if first.ranks_once:
             return (
-                int(first.mask.sum()), layout.n_prunable,
+                int(first.mask.sum()), (self.fewest, layout.n_prunable),
                 lambda level: replace(first, mask=allocate(first.scores, level, layout)),
             )  # fmt: skip
 
@@ -248,11 +265,11 @@ class _Search:
             except DensityError:
                 return None
 
-        return int(first.mask.sum()), layout.n_prunable, again
+        return int(first.mask.sum()), (self.fewest, layout.n_prunable), again
 
-    def _out_of_reach(self, aim: float, lowest: float, highest: float) -> DensityError:
+    def _out_of_reach(self, lowest: float, highest: float) -> DensityError:
         return DensityError(
-            f"No mask leaves about {aim:,.0f} {self.target.words}: from {lowest:,.0f} to {highest:,.0f} can be had, "
+            f"No mask leaves about {self.wanted:,.0f} {self.target.words}: from {lowest:,.0f} to {highest:,.0f} can be had, "
             f"which is {lowest / self.scale.dense:.3g} to {highest / self.scale.dense:.3g} of the dense network's."
         )
 

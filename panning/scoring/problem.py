@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,8 +20,15 @@ from panning.foundation.errors import DataError
 from panning.foundation.nests import map_tensors
 from panning.foundation.seeding import torch_generator
 from panning.foundation.wrappers import own_parameters
-from panning.masks.layout import Kind, Layout, by_unit, prunable_layout, prunable_parameters
-from panning.masks.start import from_units
+from panning.masks.layout import (
+    Kind,
+    Layout,
+    by_unit,
+    from_units,
+    prunable_layout,
+    prunable_parameters,
+    taps_and_groups,
+)
 from panning.scoring.losses import Loss, default_loss
 
 
@@ -97,8 +103,7 @@ class Problem:
 
     def taps_and_groups(self, name: str, shape: tuple[int, ...]) -> tuple[int, int]:
         """How many weights lie between two units, and how many groups of units have inputs of their own."""
-        kind, module = self._kinds[name]
-        return (1, 1) if kind.inputs is not None else (math.prod(shape[2:]), getattr(module, "groups", 1))
+        return taps_and_groups(*self._kinds[name], shape)
 
     def from_units(self, parts: Mapping[str, Tensor]) -> Tensor:
         """``by_unit`` undone: flat."""
