@@ -220,6 +220,8 @@ def test_impossible_bounds_say_what_can_be_had() -> None:
         pruned(min_density={"fc*": 0.5})
     with pytest.raises(ConfigError, match="min_density of '0' is 2, but must be a density"):
         pruned(min_density={"0": 2})
+    with pytest.raises(ConfigError, match="max_density is 0.1, but must be bounds by name pattern"):
+        pruned(max_density=0.1)
     with pytest.raises(DensityError, match="All-alive pruning would leave"):
         panning.prune(
             network(), density=0.02, method="magnitude", all_alive=True, max_density={"4.*": 0.02}, input_shape=(20,)

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from panning.foundation import errors, memory
 from panning.foundation.config import Config, dump_config, load_config, parse_config
+from panning.foundation.errors import ConfigError
 from panning.foundation.files import write_atomic
 from panning.foundation.machine import environment_info
 from panning.foundation.records import RecordStore, RunRecord, content_key, read_records
@@ -218,6 +219,13 @@ def test_the_environment_has_versions_and_no_path_or_host() -> None:
 
 
 # Seeds
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, None])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: object) -> None:
+    with pytest.raises(ConfigError, match=f"seed is {seed!r}, but must be a whole number"):
+        derive_seed(seed, "init")  # type: ignore[arg-type]
+    assert derive_seed(np.int64(1), "init") == derive_seed(1, "init")
 
 
 def test_streams_depend_on_seed_and_names_alone() -> None:

@@ -272,7 +272,7 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
         ({"methods": [*CONFIG["methods"], {"dynamic": "dpf"}, {"dynamic": {"name": "dpf"}}]}, "methods is named twice"),
         ({"methods": [*CONFIG["methods"], {"method": "magnitude", "released": True}]}, "no released form"),
         ({"methods": [*CONFIG["methods"], {"method": "snip", "control": "shufle"}]}, "Did you mean 'shuffle"),
-        ({"methods": [*CONFIG["methods"], {"method": "erk", "control": "invert"}]}, "draws at random"),
+        ({"methods": [*CONFIG["methods"], {"method": "erk", "control": "invert"}]}, "has none; these have scores"),
         ({"seeds": [0, 0]}, "seeds is named twice"),
         (
             {"tasks": [{**CONFIG["tasks"][0], "recipe": "lenet5-fashion_mnist/shrt"}]},

@@ -89,6 +89,7 @@ def test_the_shape_holds_after_every_step_or_the_method_is_refused_by_name(name:
     assert (n_grown > 0) != moving.method.only_prunes or name == "surgery"  # whose band no block crosses here
     masks = moving.finish()
     assert masks.n_kept == n_final and not moving.flat.read()[~masks.flat].any()
+    assert masks.manifest == {"input_shape": [3, 8, 8], "shape": shape, "not_in_shape": ["0.weight"]}
 
 
 def _single(shaped: Shaped) -> Tensor:

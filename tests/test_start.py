@@ -168,6 +168,21 @@ def test_what_cannot_be_is_a_sentence_and_changes_nothing() -> None:
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
 
 
+def test_kept_weights_that_are_nan_are_refused_and_masked_ones_go() -> None:
+    model = three_layers()
+    with torch.no_grad():
+        model[0].weight[0, 1] = math.nan
+    kept, layers = torch.ones(8, 8), {"2.weight": torch.ones(8, 8), "4.weight": torch.ones(2, 8)}
+    before = model[2].weight.clone()
+    for scheme in ("gain", "isometry"):
+        with pytest.raises(PanningError, match="'0.weight' has kept weights that are NaN or infinite"):
+            panning.reinitialise(model, panning.Masks.from_tensors({"0.weight": kept, **layers}), scheme)
+    assert torch.equal(model[2].weight, before)
+    kept[0, 1] = 0
+    panning.reinitialise(model, panning.Masks.from_tensors({"0.weight": kept, **layers}), "gain")
+    assert model[0].weight[0, 1] == 0 and model[0].weight.isfinite().all()
+
+
 @pytest.mark.parametrize("scheme", [scheme for scheme, row in STARTS.items() if not row.own_masks])
 def test_every_start_keeps_the_mask_and_half_precision(scheme: str) -> None:
     model = three_layers().bfloat16()

@@ -7,6 +7,7 @@ leaves every other stream as it was.
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,19 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from panning.foundation.errors import ConfigError
+
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A seed in [0, 2**63) for the stream called ``names``."""
-    text = "/".join([str(int(seed)), *map(str, names)])
+    """A seed in [0, 2**63) for the stream called ``names``.
+
+    Raises:
+        ConfigError: if the seed is no whole number.
+    """
+    try:
+        text = "/".join([str(operator.index(seed)), *map(str, names)])
+    except TypeError:
+        raise ConfigError(f"seed is {seed!r}, but must be a whole number.") from None
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

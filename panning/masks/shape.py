@@ -126,6 +126,10 @@ class Shaped:
         """Layers whose weights are kept and cut one by one."""
         return tuple(name for name in self.layout.names if name not in self.groups)
 
+    def facts(self) -> dict[str, object]:
+        """For a mask's manifest."""
+        return {"shape": self.shape.name} | ({"not_in_shape": list(self.uncovered)} if self.uncovered else {})
+
     @cached_property
     def _covered(self) -> Tensor:
         """bool [n_prunable]."""

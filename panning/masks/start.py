@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from panning.foundation.errors import ConfigError, MaskError
+from panning.foundation.errors import ConfigError, MaskError, NonFiniteError
 from panning.foundation.registry import lookup
 from panning.foundation.seeding import torch_generator
 from panning.masks.layout import Kind, by_unit, from_units, prunable_parameters
@@ -194,8 +194,8 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
         left as it was.
 
     Raises:
-        PanningError: if there is no such scheme, the gain is no positive number, the mask belongs to another network, or the
-            scheme can serve no layer; the model is then untouched.
+        PanningError: if there is no such scheme, the gain is no positive number, the mask belongs to another network, kept
+            weights are not finite, or the scheme can serve no layer; the model is then untouched.
 
     Examples:
         >>> import torch
@@ -222,8 +222,14 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
     unserved: list[str] = []
     for name, (kind, module) in unit_kinds(model, masks).items():
         mask = by_unit(masks[name], kind, module)
-        weights = by_unit(parameters[name].detach().cpu().double(), kind, module) * mask
-        layer = Layer(name, weights, mask, name not in layers[:1] + layers[-1:], gain, torch_generator(seed, "start", name))
+        weights = by_unit(parameters[name].detach().cpu().double(), kind, module).masked_fill(~mask, 0.0)
+        if not bool(weights.isfinite().all()):
+            raise NonFiniteError(
+                f"Layer '{name}' has kept weights that are NaN or infinite: nothing can start from them."
+            )
+        layer = Layer(
+            name, weights, mask, name not in layers[:1] + layers[-1:], gain, torch_generator(seed, "start", name)
+        )
         if not layer.mask.any():
             continue
         if not row.serves(layer):

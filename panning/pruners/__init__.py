@@ -213,7 +213,7 @@ def variant_of(method: str | Pruner, released: bool, control: str | None) -> tup
     if controlled is not None and controlled.of_scores and not row.pruner.indices:
         scored = ", ".join(known for known, other in PRUNERS.items() if other.pruner.indices)
         raise PanningError(
-            f"Control '{control}' turns scores round, and method '{name}' draws at random; these have scores: {scored}."
+            f"Control '{control}' turns scores round, and method '{name}' has none; these have scores: {scored}."
         )
     pruner = row.released if released and row.released is not None else row.pruner
     return pruner, controlled

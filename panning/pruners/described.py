@@ -35,7 +35,7 @@ def described(
     facts = report(Connectivity.of(problem), result.mask)
     doubts, layout = doubts_of(problem, result, ranked=form == PLAIN_FORM), problem.layout
     shaped = form.shaped(problem.model, layout)
-    said |= {**form.facts(), "not_in_shape": [] if shaped is None else list(shaped.uncovered)}
+    said |= {**form.facts(), **({} if shaped is None else shaped.facts())}
     masks = result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=problem.seed,
         **({} if problem.input_shape is None else {"input_shape": list(problem.input_shape)}),

@@ -63,7 +63,7 @@ class Form:
         if self.quotas is not None:
             object.__setattr__(self, "quotas", QuotaSource.parse(self.quotas).text)
         if self.place is not None and self._index != LOT:
-            lookup(INDICES, self._index, f"place ('{LOT}' apart, '{BALANCED}' may stand before it)")
+            lookup(INDICES, self._index, f"place (an index or '{LOT}', alone or behind '{BALANCED}')")
         for name, bounds in (("min_density", self.min_density), ("max_density", self.max_density)):
             _check_bounds(name, bounds)
         if self.shape is None:
@@ -279,6 +279,10 @@ def _tightest(bounds: Mapping[str, float], name: str, default: float, tightest: 
 
 
 def _check_bounds(name: str, bounds: Mapping[str, float]) -> None:
+    if not isinstance(bounds, Mapping):
+        raise ConfigError(
+            f"{name} is {bounds!r}, but must be bounds by name pattern, like {{'fc*': 0.1}} or {{'*': 0.1}}."
+        )
     for pattern, bound in bounds.items():
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound <= 1:
             raise ConfigError(f"{name} of '{pattern}' is {bound!r}, but must be a density, a number from 0 to 1.")

@@ -68,8 +68,10 @@ class Mover:
 
     @property
     def masks(self) -> Masks:
-        """The present masks, on the CPU."""
-        return Masks(self.problem.layout, self.mask.cpu())
+        """The present masks, on the CPU; their manifest has the input's shape and that of the masks."""
+        input_shape = {} if self.problem.input_shape is None else {"input_shape": list(self.problem.input_shape)}
+        shape = {} if self.shaped is None else self.shaped.facts()
+        return Masks(self.problem.layout, self.mask.cpu(), input_shape | shape)
 
     @torch.no_grad()
     def begin(self, clock: Clock) -> None:
