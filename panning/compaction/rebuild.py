@@ -13,6 +13,7 @@ from panning.compaction.joins import Concatenation, Flatten, Sum, ZeroPad
 from panning.compaction.layers import BatchNorm, Layer
 from panning.compaction.modules import Gather, PartialSum
 from panning.compaction.narrow import Entries, add_to_bias, narrowed
+from panning.compaction.pooling import relu_behind_pools
 from panning.compaction.rule import Analysis
 from panning.compaction.units import Units
 
@@ -44,6 +45,7 @@ class Rebuild:
                 self.new[node] = self._small(node)
         model = fx.GraphModule(self.attributes, self.graph, name)
         model.graph.eliminate_dead_code()
+        relu_behind_pools(model, self.at.whole)
         model.delete_all_unused_submodules()
         model.graph.lint()
         model.recompile()
