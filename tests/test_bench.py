@@ -20,8 +20,9 @@ from panning.masks.masks import Masks
 from panning.measure import compaction
 from panning.measure import report as speed_report
 from panning.measure import run as speed_run
-from panning.measure.items import ITEMS, PASS, Workbench
-from panning.measure.report import STEP
+from panning.measure.items import ITEMS
+from panning.measure.report import AUTHORS, PASS, STEP
+from panning.measure.workbench import Workbench
 from panning.models import build_model
 from panning.pruners import PRUNERS
 
@@ -51,13 +52,18 @@ def test_every_item_is_measured_once_and_an_interrupted_benchmark_goes_on(
     RecordStore("b/records.jsonl").append(RunRecord(content_key(config), "speed", config, metrics))
     panning_bench(*TINY, "--json")
     rows = {row["item"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
-    assert set(rows) == set(ITEMS) and {f"method {name}" for name in PRUNERS} < set(ITEMS)
+    assert set(rows) == set(case.items(None)) and {f"method {name}" for name in PRUNERS} < set(rows)
+    assert set(ITEMS) - set(rows) == {
+        name for name in ITEMS if name.startswith("episode: ")
+    }  # no agent was trained on it
     # an MLP has no convolution that Uniform+ could keep
     assert [name for name, row in rows.items() if row["error"] is not None] == ["method uniform_plus"]
     assert rows["method uniform_plus"]["error"].startswith("DensityError: Uniform+")
     assert rows[ALIVE]["seconds"] == 42.0  # it was there before
     done = [row for row in rows.values() if row["error"] is None]
     assert all(row["seconds"] > 0 and row["ratio_low"] <= row["ratio_high"] and 1 <= row["n"] <= 3 for row in done)
+    agents = rows["agent's round"]
+    assert agents["rival"] == AUTHORS and agents["times_rival"] > 0 and agents["clock"] == "cpu"
     synflow = rows["method synflow"]
     assert synflow["n_rounds"] == 100 and synflow["total_passes"] == pytest.approx(100 * synflow["ratio"])
 
@@ -67,7 +73,7 @@ def test_every_item_is_measured_once_and_an_interrupted_benchmark_goes_on(
     monkeypatch.setattr(speed_run.subprocess, "Popen", no_process)
     before = Path("b/records.jsonl").read_bytes()
     panning_bench(*TINY)
-    assert Path("b/records.jsonl").read_bytes() == before and before.count(b"\n") == len(ITEMS)
+    assert Path("b/records.jsonl").read_bytes() == before and before.count(b"\n") == len(rows)
     printed = capsys.readouterr().out
     assert "method synflow" in printed
     table = Path("b/table.md").read_text()
@@ -100,16 +106,16 @@ def test_an_item_that_kills_its_process_is_recorded_and_the_next_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, """echo '{"ready": true}'; kill -9 $$""")
-    records = speed_run.run_speed(speed_run.cases(["mlp"], [1]), [PASS, SNIP], Path("b"))
-    assert [record.config["item"] for record in records] == [PASS, SNIP]
+    records = speed_run.run_speed(speed_run.cases(["mlp"], [1]), Path("b"), "snip")
+    assert [record.config["item"] for record in records] == [name for name in ITEMS if "snip" in name.lower()]
     assert all("code -9" in record.metrics["error"] for record in records)
-    assert len(speed_report.failures(records)) == 2
+    assert len(speed_report.failures(records)) == len(records)
 
 
 def test_a_process_that_never_gets_ready_is_a_job_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "echo 'no torch here' >&2; exit 3")
     with pytest.raises(JobError, match="code 3: no torch here"):
-        speed_run.run_speed(speed_run.cases(["mlp"], [1]), [PASS], Path("b"))
+        speed_run.run_speed(speed_run.cases(["mlp"], [1]), Path("b"), STEP)
     assert not Path("b/records.jsonl").exists()
 
 
@@ -146,7 +152,7 @@ def test_the_report_computes_ratios_totals_and_costs() -> None:
         "snip": {"lenet5": 1.5}, "synflow": {"lenet5": 50.0}, "grasp": {"vgg19": 3.5},
     }  # fmt: skip
     text = speed_report.markdown(records)
-    assert "| lenet5 | 100 | 1 | method synflow | 1 | 0.5 | pass | 0.9 | 9 | 3 | - | - | 100 | 50 |" in text
+    assert "| lenet5 | 100 | 1 | method synflow | 1 | - | 0.5 | pass | 0.9 | 9 | - | 3 | - | - | - | 100 | 50 |" in text
     assert "Failed" not in text
 
 

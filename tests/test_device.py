@@ -41,8 +41,9 @@ from panning.jobs.spec import CellSpec, PruneSpec
 from panning.jobs.store import JobStore
 from panning.jobs.work import Job, execute
 from panning.masks.masks import Masks
-from panning.measure.items import ITEMS, Workbench
+from panning.measure.items import ITEMS
 from panning.measure.run import cases
+from panning.measure.workbench import Workbench
 from panning.scoring.problem import Problem
 from panning.searches.config import SearchConfig
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task

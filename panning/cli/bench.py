@@ -226,7 +226,8 @@ def speed(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", help="A model's name, torchvision:NAME or timm:NAME; repeatable. Default: four of them."
+            "--model",
+            help="A model's name, torchvision:NAME, timm:NAME or decoder-1m, -10m, -100m; repeatable. Default: six of them.",
         ),
     ] = None,
     threads: Annotated[
@@ -238,32 +239,42 @@ def speed(
     item: Annotated[
         str | None, typer.Option("--item", metavar="PATTERN", help="Only what has this in its name, as 'method s*'.")
     ] = None,
+    large: Annotated[
+        bool, typer.Option("--large", help="Also ViT-B/16 and a decoder of 100 million weights: gigabytes, and longer.")
+    ] = False,
     budget_s: Annotated[
         float, typer.Option("--budget-s", min=0.0, help="Seconds for the repetitions of one item.")
     ] = 10.0,
     device: options.Device = "cpu",
     out: options.Out = None,
+    formats: options.Formats = "png",
     as_json: options.AsJson = False,
 ) -> None:
-    """Time every pruning method and a round of the environment, in passes of plain PyTorch, with peak memory.
+    """Time every pruning method and rounds of the environment, in passes of plain PyTorch, with peak memory.
 
-    Other work on the machine spoils the numbers. An interrupted benchmark goes on where it was.
+    Beside them runs a step of the Panning authors' environment, in plain PyTorch. On one thread of a processor all ratios
+    are of processor times, which other work on the machine changes little. An interrupted benchmark goes on where it was.
 
     Example: panning bench speed --model lenet5 --threads 1
     """
+    from panning.foundation.pictures import parse_formats
     from panning.measure import report as report
     from panning.measure.run import cases, matching_items, run_speed
 
-    items = matching_items(item)
-    wanted = cases(model or (), threads or (), samples, device)
+    matching_items(item)  # a wrong name is answered at once
+    wanted = cases(model or (), threads or (), samples, device, large)
+    forms = parse_formats(formats)
     folder = out or Path("runs") / "bench-speed"
     with output.listener() as listen:
-        records = run_speed(wanted, items, folder, budget_s=budget_s, listen=listen)
-    report.write_report(records, folder)
+        records = run_speed(wanted, folder, item, budget_s=budget_s, listen=listen)
+    report.write_report(records, folder, forms)
     if as_json:
         output.print_json(report.as_json(records))
         return
     output.print_table(report.COLUMNS, report.table_cells(records))
+    if parts := report.part_cells(records):
+        output.say("An episode of an agent's training, in parts")
+        output.print_table(report.PART_COLUMNS, parts)
     for line in report.failures(records):
         output.note(f"failed: {line}")
     output.say(f"Records and table: {folder}")

@@ -1,10 +1,15 @@
-"""The clock of all measurements: wall time of a call, with what an accelerator has still to do for it."""
+"""The clock of all measurements: wall and processor time of a call, with what an accelerator has still to do for it.
+
+Other work on a machine lengthens the wall time of a call without bound, and its processor time only by what the jobs take
+from each other's caches. So ratios are taken of processor times where there is no accelerator.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -13,15 +18,33 @@ Key = TypeVar("Key")
 Run = Callable[[], object]
 
 
-def seconds(run: Run) -> float:
-    """The wall time of one call; what it returns is freed after the clock has stopped."""
+@dataclass(frozen=True)
+class Spent:
+    """What a call took.
+
+    Attributes:
+        wall_s: seconds that passed.
+        cpu_s: seconds of processor time, of all threads of this process.
+    """
+
+    wall_s: float
+    cpu_s: float
+
+
+def spent(run: Run) -> Spent:
+    """The time of one call; what it returns is freed after the clock has stopped."""
     _wait_for_accelerator()
-    start = time.perf_counter()
+    start, start_of_cpu = time.perf_counter(), time.process_time()
     result = run()
     _wait_for_accelerator()
-    taken = time.perf_counter() - start
+    found = Spent(time.perf_counter() - start, time.process_time() - start_of_cpu)
     del result
-    return taken
+    return found
+
+
+def seconds(run: Run) -> float:
+    """The wall time of one call."""
+    return spent(run).wall_s
 
 
 def n_repetitions(budget_s: float, once_s: float, at_least: int, at_most: int) -> int:

@@ -21,12 +21,13 @@ from panning.foundation.machine import environment_info, usable_cores
 from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.measure.items import ITEMS
-from panning.models import MODELS, build_model
+from panning.measure.networks import DECODERS, facts_of
 
-DEFAULT_MODELS = ("lenet5", "resnet32x2", "vgg19", "torchvision:resnet50")
-#: Images in a batch, for our own models and for torchvision's, which take larger images.
-SAMPLES, SAMPLES_LARGE = 100, 8
-LARGE_SHAPE = (3, 224, 224)
+DEFAULT_MODELS = ("lenet5", "resnet32x2", "vgg19", "torchvision:resnet50", "decoder-1m", "decoder-10m")
+#: With a hundred million weights each: asked for by name or by ``large``, for they take gigabytes and tens of minutes.
+LARGE_MODELS = ("torchvision:vit_b_16", "decoder-100m")
+#: On these networks no method is timed unless a pattern names it.
+WITHOUT_METHODS = (*LARGE_MODELS, *DECODERS)
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,25 @@ class Case:
         asked = {name: value for name, value in asdict(self).items() if name != "device"}
         return {**asked, "input_shape": list(self.input_shape), "item": item}
 
+    def items(self, pattern: str | None) -> list[str]:
+        """The items with ``pattern`` in their names that are timed on this network."""
+        of_images = self.model not in DECODERS
+        return [
+            name
+            for name in matching_items(pattern)
+            if ITEMS[name].fits(self.model, of_images)
+            and (pattern is not None or ITEMS[name].method is None or self.model not in WITHOUT_METHODS)
+        ]
+
 
 def cases(
-    models: Sequence[str] = (), threads: Sequence[int] = (), n_samples: int | None = None, device: str = "cpu"
-) -> list[Case]:
+    models: Sequence[str] = (), threads: Sequence[int] = (), n_samples: int | None = None, device: str = "cpu",
+    large: bool = False,
+) -> list[Case]:  # fmt: skip
     """One case for every model and number of threads; by default the benchmark's own.
+
+    Args:
+        large: with ``LARGE_MODELS``.
 
     Raises:
         UnknownNameError, ModelError: for a model that is not known, or takes no images of this size.
@@ -65,12 +80,8 @@ def cases(
     if scoring_device(find_device(device)) != find_device(device):
         raise DeviceError(f"Scores are made on the CPU for '{device}', so there is nothing to time: take --device cpu.")
     found = []
-    for name in dict.fromkeys(models or DEFAULT_MODELS):
-        if name in MODELS:
-            shape, n_classes, n = MODELS[name].natural_shape, 10, SAMPLES
-        else:
-            shape, n_classes, n = LARGE_SHAPE, 1000, SAMPLES_LARGE
-            build_model(name, input_shape=shape, n_classes=n_classes, seed=0)  # a wrong name is answered at once
+    for name in dict.fromkeys((*(models or DEFAULT_MODELS), *(LARGE_MODELS if large else ()))):
+        shape, n_classes, n = facts_of(name)
         for number in dict.fromkeys(threads or (1, usable_cores())):
             found.append(Case(name, shape, n_classes, n_samples or n, number, device))
     return found
@@ -89,13 +100,14 @@ def matching_items(pattern: str | None) -> list[str]:
 
 
 def run_speed(
-    wanted: Sequence[Case], items: Sequence[str], out: Path, *, budget_s: float = 10.0, listen: Listener = silent
+    wanted: Sequence[Case], out: Path, pattern: str | None = None, *, budget_s: float = 10.0, listen: Listener = silent
 ) -> list[RunRecord]:
     """Measure every item that ``out`` has no record of; returns all records of ``out``.
 
     A folder holds numbers of one machine, one state of the code and one budget.
 
     Args:
+        pattern: of the items; None measures all that fit a network.
         budget_s: for the repetitions of one item.
         listen: hears of each item that is done.
 
@@ -106,12 +118,13 @@ def run_speed(
     info = environment_info(accelerator_name(wanted[0].device if wanted else "cpu"))
     claim_folder(out, {"command": "bench speed", "budget_s": budget_s, **info})
     store = RecordStore(out / "records.jsonl")
-    count = itertools.count(1)
+    count, total = itertools.count(1), sum(len(case.items(pattern)) for case in wanted)
 
     def done(item: str) -> None:
-        listen(Event("measuring", next(count), len(wanted) * len(items), "row", {"item": item}))
+        listen(Event("measuring", next(count), total, "row", {"item": item}))
 
     for case in wanted:
+        items = case.items(pattern)
         keys = {item: content_key(case.config(item)) for item in items}
         missing = [item for item in items if keys[item] not in store]
         for item in items:
