@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -47,11 +48,15 @@ class EnvSpec(EpisodeSpec):
         models = {name: package for task in self.tasks for name, package in task.plugins.items()}
         return {**models, **origins((INDICES, self.action.indices), (ROUND_TERMS, self.reward.terms))}
 
-    def make(self, source: DataSource) -> PanningEnv:
-        """A fresh environment."""
+    def make(self, source: DataSource, cache: Path | None = None) -> PanningEnv:
+        """A fresh environment.
+
+        Args:
+            cache: the folder of what short trainings gave.
+        """
         return PanningEnv(
             self.tasks, self.densities, self.seeds, self.n_rounds, action=self.action, reward=self.reward,
-            observations=self.observations, data_root=source.root, device=source.device,
+            observations=self.observations, data_root=source.root, device=source.device, cache=cache,
         )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from panning.agents.saving import export_policy, load_agent, save_agent
 from panning.episode.actions import ActionSpec
 from panning.episode.policies import make_policy
 from panning.episode.policy_net import PolicyNet, save_policy
+from panning.foundation.cache import cache_folder
 from panning.foundation.device import accelerator_name, find_device
 from panning.foundation.errors import NonFiniteError
 from panning.foundation.files import claim_folder
@@ -36,7 +37,9 @@ from panning.foundation.seeding import derive_seed, isolated_global_rngs
 from panning.tasks import DataSource, load_task
 
 
-def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: Listener = silent) -> PolicyNet:
+def train_agent(
+    config: AgentConfig, out: Path, *, n_workers: int = 0, listen: Listener = silent, cache: Path | None | bool = True
+) -> PolicyNet:
     """Train, or go on training, in the folder ``out``.
 
     >>> from pathlib import Path
@@ -54,6 +57,8 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
         n_workers: Ray actors for the rollouts; 0 runs them in this process. The result is the same. Ray must be running
             if > 0.
         listen: hears of each rollout, with its figures.
+        cache: the folder of what short trainings gave, which all runs share; True takes the user's own (``cache_folder``),
+            None or False none. The policy is the same, bit for bit.
 
     Raises:
         ConfigError: if ``out`` holds the training of another config.
@@ -69,7 +74,8 @@ def train_agent(config: AgentConfig, out: Path, *, n_workers: int = 0, listen: L
         for task in config.env.tasks:
             load_task(task, config.env.seeds[0], config.source.on_cpu)  # one clear error, not one from every worker
         with isolated_global_rngs(derive_seed(config.seed, "agent")):
-            envs = _make_envs(config, n_workers)
+            folder = (cache_folder() if cache else None) if isinstance(cache, bool) else cache
+            envs = _make_envs(config, n_workers, folder)
             model = _build(config, envs)
             done = 0
             if (out / "agent.safetensors").exists():
@@ -147,8 +153,8 @@ class _Figures(BaseCallback):
                 self.logger.record(f"panning/{name}", value)
 
 
-def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
-    makers = [partial(_make_env, config.env, config.source)] * config.ppo.n_envs
+def _make_envs(config: AgentConfig, n_workers: int, cache: Path | None = None) -> VecEnv:
+    makers = [partial(_make_env, config.env, config.source, cache)] * config.ppo.n_envs
     if n_workers == 0:
         return DummyVecEnv(list(makers))
     from panning.agents.ray_vec_env import RayVecEnv  # imports Ray
@@ -157,8 +163,8 @@ def _make_envs(config: AgentConfig, n_workers: int) -> VecEnv:
     return RayVecEnv(makers, n_workers, config.device, own)
 
 
-def _make_env(spec: EnvSpec, source: DataSource) -> Monitor:
-    return Monitor(spec.make(source), info_keywords=_logged(spec))
+def _make_env(spec: EnvSpec, source: DataSource, cache: Path | None = None) -> Monitor:
+    return Monitor(spec.make(source, cache), info_keywords=_logged(spec))
 
 
 def _logged(spec: EnvSpec) -> tuple[str, ...]:

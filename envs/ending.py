@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
@@ -22,12 +23,13 @@ from panning.episode.episode import result_of, run_policy
 from panning.episode.policies import POLICIES, make_policy
 from panning.episode.round_reward import ROUND_TERMS
 from panning.episode.state import EpisodeState
+from panning.foundation.cache import Cache
 from panning.foundation.config import Config, Name
-from panning.foundation.errors import DensityError, MaskError, NonFiniteError
+from panning.foundation.errors import DensityError, NonFiniteError
 from panning.pruners import PruneResult, make_all_alive
-from panning.tasks import Task, TaskSpec
+from panning.tasks import Task
 from panning.training import Recipe
-from panning.training.loop import train_copy
+from panning.training.short import Halving, Judged, judge, remembered
 
 Weight = Annotated[float, Field(ge=0)]
 Figures = dict[str, float]
@@ -44,6 +46,8 @@ class RewardSpec(Config):
         training: in reward per unit of validation accuracy above the reference's; 0 trains nothing.
         cost: in reward per share of the dense network's multiply-adds; 0 compacts nothing.
         recipe: of the short training.
+        halving: give a short training up that lags too far behind the reference's at a look on the way; its advantage is
+            then the one at the look. None never does.
         reference: the fixed policy that the advantage is taken over.
         all_alive: give the budget of dead weights back before training and cost are looked at, for both policies.
         terms: weights of the terms that installed packages add (entry points ``panning.rewards``).
@@ -55,6 +59,7 @@ class RewardSpec(Config):
     training: Weight = 0.0
     cost: Weight = 0.0
     recipe: Recipe = Recipe(epochs=1, learning_rate=0.05)
+    halving: Halving | None = None
     reference: Annotated[str, Name(POLICIES, "policy")] = "synflow"
     all_alive: bool = True
     terms: dict[Annotated[str, Name(ROUND_TERMS, "reward term")], Weight] = {}
@@ -68,8 +73,8 @@ class RewardSpec(Config):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before there were packages with terms, so that agents and searches that exist go on."""
-        return {name: value for name, value in handler(self).items() if name != "terms" or value}
+        """As before there were packages with terms, or halving, so that agents and searches that exist go on."""
+        return {name: value for name, value in handler(self).items() if name not in ("terms", "halving") or value}
 
     @property
     def round_terms(self) -> tuple[str, ...]:
@@ -98,6 +103,7 @@ class Final:
     Attributes:
         result: None for a dead network that cannot be mended. It scores chance accuracy and full cost, so that dying is
             never rewarded.
+        cache: of short trainings; None keeps none.
     """
 
     task: Task
@@ -105,6 +111,7 @@ class Final:
     result: PruneResult | None
     spec: RewardSpec
     n_rounds: int
+    cache: Cache | None = None
 
 
 def cost(final: Final) -> Figures:
@@ -115,11 +122,24 @@ def cost(final: Final) -> Figures:
 def training(final: Final) -> Figures:
     """``accuracy`` in [0, 1] after a short training, its ``advantage`` over the reference, and the ``images_seen``.
 
+    Of a training that was given up, the advantage is that at the look, and the accuracy is the reference's with it.
     ``images_seen`` is what the reward has cost, without the references' trainings (one for each task, seed and density): how
     often those run depends on how many processes share the work and how often it was interrupted.
     """
-    accuracy, images = _accuracy(final.task, final.result, final.spec.recipe)
-    return {"accuracy": accuracy, "advantage": accuracy - _reference(final), "images_seen": images}
+    spec, reference = final.spec, _reference(final)
+    masks = None if final.result is None else final.result.masks
+    at_least = None
+    if spec.halving is not None and reference.at_look is not None:
+        at_least = reference.at_look - spec.halving.margin
+    judged = judge(final.task, masks, spec.recipe, final.cache, spec.halving, at_least)
+    advantage = judged.accuracy - reference.accuracy
+    if judged.ended and judged.at_look is not None and reference.at_look is not None:
+        advantage = judged.at_look - reference.at_look
+    return {
+        "accuracy": reference.accuracy + advantage if judged.ended else judged.accuracy,
+        "advantage": advantage,
+        "images_seen": judged.images_seen,
+    }
 
 
 @dataclass(frozen=True)
@@ -145,12 +165,16 @@ ENDING_TERMS: dict[str, EndingTerm] = {
 }
 
 
-def ending_terms(spec: RewardSpec, task: Task, state: EpisodeState) -> Figures:
-    """The figures, unweighted, of the terms that are rewarded; without any, nothing is trained or compacted."""
+def ending_terms(spec: RewardSpec, task: Task, state: EpisodeState, cache: Cache | None = None) -> Figures:
+    """The figures, unweighted, of the terms that are rewarded; without any, nothing is trained or compacted.
+
+    Args:
+        cache: of short trainings, which are then looked up there first.
+    """
     result = None
     if spec.endings and not state.is_dead:
         result = _mended(task, result_of(state), spec)
-    final = Final(task, state.target_density, result, spec, state.n_rounds)
+    final = Final(task, state.target_density, result, spec, state.n_rounds, cache)
     return {name: value for row in spec.endings.values() for name, value in row.judge(final).items()}
 
 
@@ -160,26 +184,37 @@ def ending_reward(spec: RewardSpec, figures: Mapping[str, float]) -> float:
     return sum(weights[name] * row.sign * figures[row.rewarded] for name, row in spec.endings.items())
 
 
-#: Accuracies of the last reference policies, shared by all environments of a process.
-_REFERENCES: dict[tuple[TaskSpec, int, float, Recipe, str, bool, int], float] = {}
+#: The last reference policies, shared by all environments of a process.
+_REFERENCES: dict[Any, Judged] = {}
 _MAX_REFERENCES = 10_000
 
 
-def _reference(final: Final) -> float:
-    """Accuracy of the fixed policy on the same task and target."""
+def _reference(final: Final) -> Judged:
+    """The fixed policy's mask on the same task and target, judged: once in a process, or for all that share a cache."""
     task, spec = final.task, final.spec
     key = (
-        task.spec, task.problem.seed, final.target_density, spec.recipe, spec.reference, spec.all_alive, final.n_rounds
+        task.spec, task.problem.seed, final.target_density, spec.recipe, spec.halving, spec.reference, spec.all_alive,
+        final.n_rounds,
     )  # fmt: skip
     if key not in _REFERENCES:
         if len(_REFERENCES) >= _MAX_REFERENCES:
             del _REFERENCES[next(iter(_REFERENCES))]  # the oldest
-        # The reference is the same whatever the agent may weigh: it has an action space of its own.
-        action = ActionSpec()
-        policy = make_policy(spec.reference, action)
-        result, _ = run_policy(task.problem, final.target_density, policy, action, final.n_rounds)
-        _REFERENCES[key], _ = _accuracy(task, _mended(task, result, spec), spec.recipe)
+        asked = {
+            "what": "reference", "density": final.target_density, "policy": spec.reference, "all_alive": spec.all_alive,
+            "n_rounds": final.n_rounds, "halving": None if spec.halving is None else spec.halving.model_dump(mode="json"),
+        }  # fmt: skip
+        _REFERENCES[key] = remembered(asked, task, spec.recipe, final.cache, partial(_judged_reference, final))
     return _REFERENCES[key]
+
+
+def _judged_reference(final: Final) -> Judged:
+    # The reference is the same whatever the agent may weigh: it has an action space of its own.
+    task, spec, action = final.task, final.spec, ActionSpec()
+    result, _ = run_policy(
+        task.problem, final.target_density, make_policy(spec.reference, action), action, final.n_rounds
+    )
+    mended = _mended(task, result, spec)
+    return judge(task, None if mended is None else mended.masks, spec.recipe, None, spec.halving)
 
 
 def _mended(task: Task, result: PruneResult, spec: RewardSpec) -> PruneResult | None:
@@ -188,16 +223,3 @@ def _mended(task: Task, result: PruneResult, spec: RewardSpec) -> PruneResult | 
         return make_all_alive(task.problem, result) if spec.all_alive else result
     except (NonFiniteError, DensityError):
         return None
-
-
-def _accuracy(task: Task, result: PruneResult | None, recipe: Recipe) -> tuple[float, int]:
-    """Validation accuracy after a short training, and the images that it took; where there is no mask, the recipe's start
-    can serve none of its layers, or the training diverges, the accuracy of guessing.
-    """
-    if result is not None:
-        try:
-            _, trained = train_copy(task, result.masks, recipe, task.problem.seed)
-            return trained.final["accuracy"], trained.images_seen
-        except (NonFiniteError, MaskError):
-            pass
-    return 1.0 / task.data.n_classes, 0

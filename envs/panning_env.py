@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,6 +19,7 @@ from panning.episode.observations import STANDARD, ObservationSpec, observe
 from panning.episode.round_reward import round_reward, round_terms
 from panning.episode.state import EpisodeState
 from panning.flow import Forward
+from panning.foundation.cache import REWARDS, Cache
 from panning.foundation.config import parse_config
 from panning.foundation.device import check_device_name
 from panning.foundation.errors import ConfigError
@@ -99,6 +101,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         observations: rows of ``panning.episode.observations.OBSERVATIONS``.
         data_root: where data sets lie.
         device: where networks are scored and, at the end, trained: auto, cpu, cuda, cuda:N or mps.
+        cache: a folder that keeps what short trainings gave, for all environments and runs that are given it; None keeps
+            nothing. It changes how long an episode takes, never what comes out.
         render_mode: ``ansi`` (text) or ``rgb_array`` (picture): density of each layer over the rounds.
 
     An environment can be pickled and copied at any time: the copy runs the episode's actions again.
@@ -128,6 +132,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         observations: Sequence[str] = STANDARD,
         data_root: str | None = None,
         device: str = "cpu",
+        cache: str | Path | None = None,
         render_mode: str | None = None,
     ) -> None:
         if type(n_rounds) is not int or n_rounds < 1:
@@ -141,6 +146,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self.spec_of_reward = arguments.spec(RewardSpec, reward, "reward", "{'training': 20.0}")
         self.tasks = arguments.tasks(tasks, model, data, forward, loss, trains=self.spec_of_reward.training > 0)
         self.source = DataSource(root=data_root, device=check_device_name(device))
+        self.cache = None if cache is None else Cache(Path(cache) / REWARDS)
         self.render_mode = render_mode
         seen = {"observations": arguments.listed("observations", observations, f"{list(STANDARD[:2])}")}
         self.observations = parse_config(ObservationSpec, seen, "the environment").observations
@@ -224,7 +230,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         reward = round_reward(self.spec_of_reward.weights(self.spec_of_reward.round_terms), self.state)
         info = self._info()
         if terminated:
-            figures = ending_terms(self.spec_of_reward, self._task, self.state)
+            figures = ending_terms(self.spec_of_reward, self._task, self.state, self.cache)
             reward += ending_reward(self.spec_of_reward, figures)
             info |= {**figures, "masks": self.masks()}
         return observe(self.state, self.observations), float(reward), terminated, False, info

@@ -283,13 +283,17 @@ def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
     return data if spec.label is None else replace(data, label=spec.label)
 
 
-@functools.lru_cache(maxsize=8)
 def data_fingerprint(spec: TaskSpec, source: DataSource) -> str:
     """A hash of the images and labels of train and validation part: two runs with equal ones saw the same data."""
-    data = load_task_data(spec, source.on_cpu)
+    return fingerprint(load_task_data(spec, source.on_cpu))
+
+
+@functools.lru_cache(maxsize=8)
+def fingerprint(data: ImageData) -> str:
+    """A hash of the images and labels of train and validation part, as ``data_fingerprint`` gives it for their names."""
     hashed = hashlib.sha256()
     for split in (data.train, data.validation):
-        hashed.update(split.labels.numpy().tobytes())
+        hashed.update(split.labels.cpu().numpy().tobytes())
         for indices in torch.arange(len(split)).split(1000):
             hashed.update(tensor_bytes(split.images(indices)))
     return hashed.hexdigest()[:20]

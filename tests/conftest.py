@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+os.environ["PANNING_CACHE"] = "off"  # nothing is kept in the home folder, and no test depends on the one before it
 torch.set_num_threads(1)  # the networks are tiny, and several test runs may share the machine
 
 # A timing is never asserted, and a red test must be red again when it is run again.

@@ -60,7 +60,9 @@ def test_a_relu_that_only_a_max_pool_reads_comes_behind_it_bit_for_bit(name: str
     (relu,) = (place for place, node in enumerate(order) if "relu" in node)
     (pool,) = (place for place, node in enumerate(order) if "pool" in node or "padded" in node)
     assert pool < relu
-    x = torch.randn(5, 2, 8, 8, generator=torch.Generator().manual_seed(1)).round(decimals=1)  # with entries that are equal
+    x = torch.randn(5, 2, 8, 8, generator=torch.Generator().manual_seed(1)).round(
+        decimals=1
+    )  # with entries that are equal
     outputs, gradients = [], []
     for network in (net, small):
         outputs.append(network(x))

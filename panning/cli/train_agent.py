@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -30,6 +31,9 @@ def train_agent(
     wandb: options.WandB = None,
     mlflow: options.MLflow = None,
     formats: options.Formats = "png",
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Train for every reward anew; nothing is looked up or kept on disk.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Train an agent; leaves policy.safetensors, which a search config or `panning prune --policy` takes.
@@ -64,7 +68,7 @@ def train_agent(
         options.ray(n_workers, ray_address, settings.device),
         output.listener(track) as listen,
     ):
-        agents.train_agent(settings, folder, n_workers=n_workers, listen=listen)
+        agents.train_agent(settings, folder, n_workers=n_workers, listen=listen, cache=not no_cache)
     write_atomic(folder / "config.yaml", dump_config(settings))
     records = sorted(read_records(folder / "rollouts.jsonl"), key=lambda record: record.config["rollout"])
     columns = [name for name in records[-1].metrics if name not in ("episodes", "timesteps")]

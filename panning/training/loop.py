@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,9 @@ from panning.training.recipe import Plan, Recipe
 from panning.training.regimes import Dense, regime_of
 from panning.training.result import Entry, TrainResult
 
+#: Called with the network that is stepped, and how many steps it has made.
+AfterStep = Callable[[nn.Module, int], None]
+
 
 def train(
     model: nn.Module,
@@ -52,6 +56,7 @@ def train(
     keep_best: bool = False,
     listen: Listener = silent,
     checkpoint: Path | None = None,
+    after_step: AfterStep | None = None,
 ) -> TrainResult:
     """Train ``model`` in place on the training part; evaluate on the validation part only.
 
@@ -65,6 +70,8 @@ def train(
         listen: hears of each epoch, with its entry in the history.
         checkpoint: file that is written after every epoch, the last included. If it exists, training resumes from it, or
             is over at once. The caller removes it once everything made from the result is written.
+        after_step: called after each step with the network that is stepped and the number of steps so far. It may look at
+            the network, and what it raises ends the training.
 
     Raises:
         NonFiniteError: if the loss becomes NaN or infinite.
@@ -96,7 +103,7 @@ def train(
         listen(Event("training", len(done.history), n_epochs))
         for epoch in range(len(done.history), n_epochs):
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
-                loss = _train_epoch(regime, data, epoch, seed, images)
+                loss = _train_epoch(regime, data, epoch, seed, images, after_step)
             entry = {"epoch": epoch + 1.0, "train_loss": loss, **regime.facts(done.history)}
             looks = validate_every_epoch or keep_best or epoch + 1 == n_epochs
             _close_epoch(regime, data, done, entry, looks, keep_best)
@@ -135,7 +142,9 @@ def _result(regime: Dense, data: ImageData, done: Checkpoint, started: float) ->
     )
 
 
-def _train_epoch(regime: Dense, data: ImageData, epoch: int, seed: int, images: torch.memory_format) -> float:
+def _train_epoch(
+    regime: Dense, data: ImageData, epoch: int, seed: int, images: torch.memory_format, after_step: AfterStep | None
+) -> float:
     """Train one epoch; returns the mean training loss of its steps."""
     network, optimizer, recipe, plan = regime.network, regime.optimizer, regime.recipe, regime.plan
     steps = range(epoch * plan.steps_per_epoch, min((epoch + 1) * plan.steps_per_epoch, regime.n_steps))
@@ -155,6 +164,8 @@ def _train_epoch(regime: Dense, data: ImageData, epoch: int, seed: int, images: 
             group["lr"] = regime.learning_rate(step) * group.get("factor", 1.0)
         optimizer.step()
         total += loss.detach()
+        if after_step is not None:
+            after_step(network, step + 1)
     mean = float(total) / len(steps)
     if not math.isfinite(mean):
         raise NonFiniteError(
@@ -178,14 +189,16 @@ def n_epochs(recipe: Recipe, n_train: int, movement: Movement | None = None, mas
     return plan.n_epochs(length_of(movement.method, plan.n_steps, start, movement.density, n_prunable))
 
 
-def train_copy(task: Task, masks: Masks | None, recipe: Recipe, seed: int) -> tuple[nn.Module, TrainResult]:
+def train_copy(
+    task: Task, masks: Masks | None, recipe: Recipe, seed: int, after_step: AfterStep | None = None
+) -> tuple[nn.Module, TrainResult]:
     """How good is this mask, cheaply? Train a copy of the task's network under it; looks at the validation part only.
 
     The task's own model keeps its initial weights. Equal (task, masks, recipe, seed) give equal results, and two masks with
     one seed see the same batches.
     """
     model = task.network()
-    result = train(model, task.data, recipe, seed=seed, masks=masks, validate_every_epoch=False)
+    result = train(model, task.data, recipe, seed=seed, masks=masks, validate_every_epoch=False, after_step=after_step)
     return model, result
 
 
