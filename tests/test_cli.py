@@ -62,6 +62,14 @@ def test_prune_writes_mask_record_table_and_picture(capsys: pytest.CaptureFixtur
     assert {f"p/{name}" for name in ("layers.png", "records.jsonl", "table.csv", "table.md", "run.json")} < set(files())
 
 
+def test_a_shape_of_n_of_m_says_the_density() -> None:
+    command = [*PRUNE[:-2], "--method", "magnitude", "--shape"]
+    assert run(*command, "2:4", "--out", "p") == 0
+    masks = panning.load_masks("p/mask.safetensors")
+    assert masks.density == 0.5 and masks.manifest["shape"] == "2:4"
+    assert run(*command, "4x1", "--out", "q") == 2 and not Path("q").exists(), "blocks say none"
+
+
 def test_prune_takes_quotas_places_shapes_and_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     bounds = ["--min-density", "class*=0.5", "--max-density", "hidden.linear1*=0.04"]
     assert run(*PRUNE, "--quotas", "erk+snip", "--place", "balanced:lot", *bounds, "--out", "p") == 0

@@ -48,7 +48,10 @@ def prune(
         typer.Option("--place", help="Which weights of a layer: by an index, by lot, or balanced:INDEX, balanced:lot."),
     ] = None,
     shape: Annotated[
-        str | None, typer.Option("--shape", help="2:4 keeps 2 of each 4 consecutive inputs, 4x1 blocks of 4 outputs.")
+        str | None,
+        typer.Option(
+            "--shape", help="2:4 keeps 2 of each 4 consecutive inputs, and needs no --density; 4x1 blocks of 4 outputs."
+        ),
     ] = None,
     min_density: Annotated[
         list[str] | None, typer.Option("--min-density", metavar="PATTERN=D", help="Of layers by name; may be repeated.")
@@ -107,7 +110,7 @@ def prune(
 
     wanted = parse_formats(formats)
     target = Target.of_call(target_macs, target_parameters, density, round_to)
-    if density is None and target is None:
+    if density is None and target is None and shape is None:
         raise typer.BadParameter("say how much is kept: --density, --target-macs or --target-parameters")
     form = Form(quotas, place, shape, _bounds("--min-density", min_density), _bounds("--max-density", max_density))
     of_methods = {
@@ -138,7 +141,9 @@ def prune(
         variant["start"] = noted.text
     task = load_task(spec, seed, source, allow_import=True)
     if target is None:
-        by.form.n_kept(task.problem.model, task.problem.layout, density)
+        layout = task.problem.layout
+        n_kept = by.form.n_kept(task.problem.model, layout, density)
+        density = n_kept / layout.n_prunable if density is None else density  # a shape n:m says it
     name = by.method_name
     wishes = {"target_macs": target_macs, "target_parameters": target_parameters, "round_to": round_to}
     aims = {key: value for key, value in wishes.items() if value not in (None, 1)}
