@@ -427,15 +427,14 @@ def test_cht_takes_chains_that_are_cut_off() -> None:
 
 
 def test_soft_cht_keeps_large_weights_more_often_as_training_goes_on() -> None:
-    weights = torch.tensor([1.0, 2.0, 1.0, 2.0])
-    share = {}
-    for power in (1.0, 3.0):
-        drawn = [
-            highest(cannistraci_hebb._drawn(weights, view([1.0], step=step), power), 1, torch.Generator())
-            for step in range(2000)
-        ]
-        share[power] = float(torch.stack(drawn).float().mean(0)[[1, 3]].sum())
-    assert share == pytest.approx({1.0: 4 / 6, 3.0: 16 / 18}, abs=0.04)
+    """In proportion to |w|^T, where T rises from 1 to 3."""
+    share, chts = {}, make_dynamic("chts")
+    for step in (0, 10):
+        seen = vars(view([1.0, 2.0, 1.0, -2.0], step=step, n_steps=10))
+        views = [View(**{**seen, "generator": torch.Generator().manual_seed(seed)}) for seed in range(2000)]
+        drawn = torch.stack([highest(chts._strength(one), 1, torch.Generator()) for one in views])
+        share[step] = float(drawn.float().mean(0)[[1, 3]].sum())
+    assert share == pytest.approx({0: 4 / 6, 10: 16 / 18}, abs=0.04)
 
 
 def test_cht_leaves_convolutions_alone_and_says_so() -> None:

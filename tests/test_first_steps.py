@@ -134,6 +134,7 @@ def test_arrays_and_several_inputs_are_shown_the_way() -> None:
             "takes no sparsity. Pass density: 0.1 keeps 10 % of the weights (density =",
         ),
         ("prune", {"amount": 0.9}, "takes no amount. Pass density"),
+        ("prune", {"density": 0.1, "start": "gain"}, "takes no start. panning.reinitialise"),
         ("prune", {"density": 0.1, "rounds": 3}, "takes no rounds. Pass n_rounds."),
         ("prune", {"density": 0.1, "metod": "snip"}, "Unknown argument 'metod'. Did you mean 'method'?"),
         ("move_masks", {"ratio": 0.1, "n_steps": 3}, "Pass density"),

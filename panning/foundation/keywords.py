@@ -16,6 +16,8 @@ R = TypeVar("R")
 #: What other libraries call the fraction of weights that goes or stays, and rounds.
 OF_DENSITY = ("sparsity", "sparsities", "amount", "ratio", "pruning_ratio", "keep_ratio", "compression")
 OF_ROUNDS = ("rounds", "num_rounds", "iterations", "n_iterations", "num_iterations")
+#: What another call does.
+ELSEWHERE = {"start": "panning.reinitialise(model, masks, 'gain') starts the kept weights."}
 
 
 def keywords(
@@ -68,6 +70,8 @@ def keywords(
                 hint = f"Pass {rounds}."
             elif open_ended and rest is None:
                 return ""
+            elif name in ELSEWHERE:
+                hint = ELSEWHERE[name]
             else:
                 return f"panning.{call.__name__}: {unknown_name_message('argument', name, taken)}"
             return f"panning.{call.__name__} takes no {name}. {hint}"
