@@ -15,7 +15,6 @@ from panning.episode.round_reward import ROUND_TERMS
 from panning.foundation.config import Config
 from panning.foundation.registry import origins
 from panning.masks.masks import Density
-from panning.scoring.indices import INDICES
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 
 #: The stage that the events of an agent's training name.
@@ -46,7 +45,7 @@ class EnvSpec(EpisodeSpec):
     def plugins(self) -> dict[str, str]:
         """The installed packages whose rows its episodes use (``registry.origins``)."""
         models = {name: package for task in self.tasks for name, package in task.plugins.items()}
-        return {**models, **origins((INDICES, self.action.indices), (ROUND_TERMS, self.reward.terms))}
+        return {**models, **self.action.plugins, **origins((ROUND_TERMS, self.reward.terms))}
 
     def make(self, source: DataSource, cache: Path | None = None) -> PanningEnv:
         """A fresh environment.

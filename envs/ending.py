@@ -126,12 +126,13 @@ def training(final: Final) -> Figures:
     ``images_seen`` is what the reward has cost, without the references' trainings (one for each task, seed and density): how
     often those run depends on how many processes share the work and how often it was interrupted.
     """
-    spec, reference = final.spec, _reference(final)
-    masks = None if final.result is None else final.result.masks
+    spec, reference, result = final.spec, _reference(final), final.result
+    masks = None if result is None else result.masks
+    recipe = spec.recipe if result is None or result.start is None else spec.recipe.starting(result.start, "the policy")
     at_least = None
     if spec.halving is not None and reference.at_look is not None:
         at_least = reference.at_look - spec.halving.margin
-    judged = judge(final.task, masks, spec.recipe, final.cache, spec.halving, at_least)
+    judged = judge(final.task, masks, recipe, final.cache, spec.halving, at_least)
     advantage = judged.accuracy - reference.accuracy
     if judged.ended and judged.at_look is not None and reference.at_look is not None:
         advantage = judged.at_look - reference.at_look

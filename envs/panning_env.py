@@ -61,7 +61,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
 
     ## Action Space
     ``form="mix"``: ``Box(-1, 1)``, one weight per index (-1 off, 1 full), the step, the spread.
-    ``form="pick"``: ``MultiDiscrete``: which index, which step, which spread. See ``panning.episode.actions``.
+    ``form="pick"``: ``MultiDiscrete``: which index, which step, which spread. More levers follow where the spec switches
+    them on: the shares of sources of ``quotas``, ``balance``, ``start``. See ``panning.episode.actions``.
 
     ## Observation Space
     ``Box(-1, 1)``, one number for each of ``observations``; the same for every architecture.

@@ -58,6 +58,18 @@ def test_a_ranking_keeps_the_counts_and_shares_any_other_number_in_proportion() 
     assert torch.equal(keys[0].argsort(descending=True), orders[0])
 
 
+def test_fewer_weights_than_the_counts_have_are_rounded_to_the_nearest() -> None:
+    """By hand: with counts 4 and 1 the keys are -1/8, -3/8, -5/8, -7/8, -9/8 and -1/2, -3/2. Of three weights the shares are
+    2.4 and 0.6, so that the second layer has one; without the half it had one of two, with a whole none of four."""
+    keys = ranked_by_counts([torch.arange(5), torch.arange(2)], [4, 1])
+    assert [key.tolist() for key in keys] == [[-0.125, -0.375, -0.625, -0.875, -1.125], [-0.5, -1.5]]
+    flat = torch.cat(keys)
+    kept = [(flat >= flat.sort(descending=True).values[n - 1]).split([5, 2]) for n in range(1, 8)]
+    assert [[int(part.sum()) for part in parts] for parts in kept] == [
+        [1, 0], [2, 0], [2, 1], [3, 1], [4, 1], [5, 1], [5, 2],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "shares", "canonical"),
     [

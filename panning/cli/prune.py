@@ -137,6 +137,8 @@ def prune(
     if weights is not None:
         spec = spec.with_network(source, weights=weights)
         variant["weights"] = file_digest(weights)
+    if start is not None and by.chooses_start:
+        raise PolicyError("The policy's actions choose the start, which the mask notes: leave --start out.")
     if (noted := Recipe(start=start).start) is not None:
         variant["start"] = noted.text
     task = load_task(spec, seed, source, allow_import=True)

@@ -87,7 +87,6 @@ def train(
     """
     from torch import get_num_threads
 
-    from panning.foundation.config import parse_config
     from panning.foundation.files import file_digest
     from panning.foundation.pictures import parse_formats
     from panning.jobs.runs import run_folder
@@ -97,7 +96,6 @@ def train(
     from panning.measure.dry_run import dry_run as measured_run
     from panning.measure.estimate import training_stage
     from panning.tasks import DataSource, TaskSpec, load_task
-    from panning.training import Recipe
 
     wanted = parse_formats(formats)
     given = {
@@ -110,10 +108,9 @@ def train(
         raise typer.BadParameter("--dynamic needs --density, or a --shape like 2:4, which says it")
     chosen, moves = _chosen(recipe, given, dynamic, _numbers(numbers or []))
     masks = load_masks(mask) if mask is not None else None
-    noted = None if masks is None else masks.manifest.get("start")
-    if start is None and chosen.start is None and isinstance(noted, str):
-        chosen = parse_config(Recipe, chosen.model_dump() | {"start": noted}, "the mask's manifest")
-        output.note(f"note: the mask asks for the start {noted}, and gets it: --start none trains the weights as drawn")
+    if start is None and (noted := chosen.noted(masks)).start != chosen.start and noted.start is not None:
+        chosen, text = noted, noted.start.text
+        output.note(f"note: the mask asks for the start {text}, and gets it: --start none trains the weights as drawn")
     if masks is None and moves is None and chosen.start is not None:
         raise typer.BadParameter("--start is that of kept weights: give a --mask, or a method with --dynamic")
     made_for = None if masks is None else masks.manifest.get("seed")

@@ -79,6 +79,8 @@ class Contender(Method):
             by = Method(**{name: getattr(self, name) for name in Method.model_fields})
             return Way(by=by, all_alive=self.all_alive), None
         net = load_policy(folder / self.policy)
+        if net.spec.start and self.start is not None:
+            raise ConfigError(f"The policy {self.policy} chooses the start of its masks: leave start out.")
         agent = Agent(
             policy="agent", n_rounds=net.n_rounds, action=net.spec, dynamic=self.dynamic, members=self.members
         )
@@ -240,17 +242,22 @@ class Group:
     start: Start | None = None
 
     @property
+    def _takes_start(self) -> bool:
+        """A dense network has no start, and a policy may choose it with the mask."""
+        return self.way.by is not None and not self.way.chooses_start
+
+    @property
     def recipe(self) -> Recipe:
-        """The task's recipe with the start of this group; a dense network has none."""
+        """The task's recipe with the start of this group."""
         recipe = self.task.recipe
-        start = None if self.way.by is None else self.start or recipe.start
+        start = (self.start or recipe.start) if self._takes_start else None
         return recipe.model_copy(update={"start": start})
 
     @property
     def tried(self) -> list[Recipe]:
         """The recipes of which the best is chosen on the validation part; none where nothing is tried."""
         own, rates = self.recipe, self.task.learning_rates
-        starts = self.task.starts if self.way.by is not None else ()
+        starts = self.task.starts if self._takes_start else ()
         if not rates and not starts:
             return []
         return [

@@ -6,6 +6,7 @@ them with any policy to prune a network.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from panning.foundation.errors import DensityError
 from panning.foundation.progress import Event, Listener, silent
 from panning.masks.masks import n_kept_at
 from panning.masks.selection import n_true
+from panning.pruners import source_counts
 from panning.pruners.rounds import PruneResult, RoundAction, prune_round
 from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem
@@ -81,7 +83,7 @@ def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
     The observation needs the loss at the new mask. An action that mixed a second-order index in is most likely followed by
     one that does again, so its signals come from the same graph: that saves the next round a forward and backward pass.
     """
-    result = prune_round(state.signals, action)
+    result = prune_round(state.signals, action, {name: _counts(state, name) for name in action.quotas})
     state.signals.free()  # before the next pass
     signals = Signals(state.problem, result.mask)
     reached = n_true(result.mask) <= n_kept_at(state.target_density, result.mask.numel())
@@ -99,6 +101,14 @@ def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
         previous_loss=state.signals.loss,
         previous_grad_norm=state.signals.grad_norm,
     )
+
+
+def _counts(state: EpisodeState, source: str) -> Sequence[int]:
+    """The layers' counts of a source of quotas at the episode's target, found once for all episodes of a problem."""
+    known, key = state.problem.at_target, (source, state.target_density)
+    if key not in known:
+        known[key] = source_counts(state.problem, *key)
+    return known[key]
 
 
 def is_terminated(state: EpisodeState) -> bool:
@@ -141,6 +151,7 @@ def run_policy(
                 "effective_density": state.effective_density,
                 "weights": dict(chosen.weights),
                 "spread": chosen.spread,
+                **_levers(chosen),
             }
         )
         listen(Event("pruning", state.round_number, n_rounds, "round", {"density": state.density}))
@@ -150,4 +161,11 @@ def run_policy(
 def result_of(state: EpisodeState) -> PruneResult:
     """The mask of a state and the scores that ranked it; before the first round, magnitudes."""
     scores = state.problem.weight.abs() if state.scores is None else state.scores
-    return PruneResult(state.problem.layout, state.mask, scores)
+    start = None if state.last_action is None else state.last_action.start
+    return PruneResult(state.problem.layout, state.mask, scores, start=start)
+
+
+def _levers(action: RoundAction) -> dict[str, Any]:
+    """What an action says by levers that are off unless its spec switches them on, for histories."""
+    said = {"quotas": dict(action.quotas), "balance": action.balance, "start": action.start}
+    return {name: value for name, value in said.items() if value}

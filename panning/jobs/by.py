@@ -97,6 +97,11 @@ class By(Config):
         """The installed packages whose rows it uses (``registry.origins``)."""
 
     @property
+    def chooses_start(self) -> bool:
+        """Whether the start of the kept weights is chosen with the mask, whose manifest notes it; recipes then have none."""
+        return False
+
+    @property
     def form(self) -> Form:
         """What its masks are to have beside their density."""
         return PLAIN_FORM

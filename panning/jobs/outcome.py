@@ -107,6 +107,7 @@ class CellOutcome(MaskFigures):
         accuracy, loss: of the validation part after the last epoch.
         history: an entry an epoch.
         n_members: networks that predict together, if there are several.
+        start: of the kept weights, where a policy chose it with the mask.
     """
 
     mask: str = ""
@@ -126,6 +127,7 @@ class CellOutcome(MaskFigures):
     test_accuracy_of_best: Share = 0.0
     history: Annotated[tuple[dict[str, Number], ...], Field(min_length=1)] = ()
     n_members: Some | None = None
+    start: str | None = None
 
     def lacking(self, test: bool) -> list[str]:
         """What a cell must have and this one has not; one that failed need say no more than that."""
@@ -133,7 +135,7 @@ class CellOutcome(MaskFigures):
             return []
         of_test = {name for name in type(self).model_fields if name.startswith("test_")}
         counted = {"n_alive_units", "log10_paths", "n_reached_outputs", "n_outputs"}  # older records have none
-        may_lack = {"accelerator", "train_epochs", "n_members"} | counted | (set() if test else of_test)
+        may_lack = {"accelerator", "train_epochs", "n_members", "start"} | counted | (set() if test else of_test)
         missing = [name for name in type(self).model_fields if name not in self.model_fields_set | may_lack]
         if "train_s" not in self.timing.model_fields_set:
             missing.append("timing.train_s")

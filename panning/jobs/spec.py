@@ -87,8 +87,10 @@ class CellSpec(_OfOneMask):
     test: bool = True
 
     @model_validator(mode="after")
-    def _keeps_its_shape(self) -> CellSpec:
+    def _start_fits(self) -> CellSpec:
         start = self.recipe.start
+        if start is not None and self.chooses_start:
+            raise ValueError("the policy's actions choose the start: leave it out of the recipe")
         if start is not None and start.has_own_masks and self.by is not None and self.by.form.shape is not None:
             raise ValueError(f"start '{start.text}' finds masks of its own, without a shape: leave one of them out")
         return self

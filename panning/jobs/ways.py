@@ -22,7 +22,6 @@ from panning.episode.policy_net import PolicyNet
 from panning.foundation.config import Config, Name
 from panning.foundation.errors import PanningError
 from panning.foundation.records import content_key
-from panning.foundation.registry import origins
 from panning.foundation.seeding import numpy_rng
 from panning.jobs.by import Actions, By
 from panning.pruners import (
@@ -41,7 +40,6 @@ from panning.pruners import (
     variant_of,
 )
 from panning.pruners.quotas import QuotaSource
-from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem
 from panning.training.moving.in_shape import check_shape
 
@@ -166,7 +164,11 @@ class Episode(By):
 
     @property
     def plugins(self) -> dict[str, str]:
-        return origins((INDICES, self.action.indices))
+        return self.action.plugins
+
+    @property
+    def chooses_start(self) -> bool:
+        return self.action.start
 
     @abstractmethod
     def actor(self, seed: int, net: PolicyNet | None) -> Policy:
@@ -271,6 +273,11 @@ class Way(Config):
         if self.all_alive and self.by is not None and self.by.form.shape is not None:
             raise ValueError(f"all_alive would break the shape '{self.by.form.shape}': leave one of them out")
         return self
+
+    @property
+    def chooses_start(self) -> bool:
+        """``By.chooses_start``."""
+        return self.by is not None and self.by.chooses_start
 
     @property
     def needs_policy(self) -> bool:

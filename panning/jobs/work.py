@@ -177,7 +177,7 @@ def _net(job: Job[Any]) -> PolicyNet | None:
 
 def _train(job: Job[TrainOutcome], spec: TrainSpec, task: Task) -> TrainOutcome:
     masks = parse_masks(job.attachment, "the job's mask") if job.attachment is not None else None
-    _, result = train_copy(task, masks, spec.recipe, derive_seed(spec.seed, "training"))
+    _, result = train_copy(task, masks, spec.recipe.noted(masks), derive_seed(spec.seed, "training"))
     final: dict[str, Any] = {name: result.final[name] for name in ("accuracy", "loss", "train_loss")}
     if not all(math.isfinite(value) for value in final.values()):
         return TrainOutcome(error="the evaluation loss is not finite")
@@ -188,17 +188,19 @@ def _train(job: Job[TrainOutcome], spec: TrainSpec, task: Task) -> TrainOutcome:
 
 
 def _cell(job: Job[CellOutcome], spec: CellSpec, task: Task) -> CellOutcome:
-    net, parts, prune_s = _net(job), [], 0.0
+    net, firsts, parts, prune_s = _net(job), [], [], 0.0
     for one in _members(job, spec, task):
         started = time.perf_counter()
         first = _first_masks(spec, one, net)
+        firsts.append(first)
         prune_s = round(prune_s + time.perf_counter() - started, 3)
         try:
             parts.append(_trained(spec, one, first))
         except NonFiniteError as error:
-            return CellOutcome(**_facts(job, one, first, net), timing=Timing(prune_s=prune_s), error=str(error))
+            facts = _facts(job, one, first.masks, first.start, net)
+            return CellOutcome(**facts, timing=Timing(prune_s=prune_s), error=str(error))
     timing = Timing(prune_s=prune_s, train_s=round(sum(part.result.wall_s for part in parts), 3))
-    facts = {**_facts(job, task, parts[0].masks, net), "timing": timing}
+    facts = {**_facts(job, task, parts[0].masks, firsts[0].start, net), "timing": timing}
     if not all(part.result.members for part in parts):
         return CellOutcome(**facts, error="no epoch ended with the masks at their final density")
     figures = _figures(Ensemble(task, spec.recipe, parts), spec.test)
@@ -214,27 +216,43 @@ def _members(job: Job[CellOutcome], spec: CellSpec, task: Task) -> list[Task]:
     return [task, *(load_task(spec.task, seed, job.source) for seed in seeds)]
 
 
-def _first_masks(spec: CellSpec, task: Task, net: PolicyNet | None) -> Masks | None:
-    """What a training starts from; None is the dense network."""
+@dataclass(frozen=True, eq=False)
+class _First:
+    """What a training starts from.
+
+    Attributes:
+        masks: None is the dense network.
+        start: of the kept weights, where a policy chose it.
+    """
+
+    masks: Masks | None = None
+    start: str | None = None
+
+
+def _first_masks(spec: CellSpec, task: Task, net: PolicyNet | None) -> _First:
     by, density = spec.by, spec.density
     if by is None:
-        return None
-    if by.dynamic is None:
-        return spec.prune(task.problem, density, net)[0].masks
-    row = DYNAMICS[by.dynamic.name]
-    if by.first is None:
-        return first_mask(task.problem, by.dynamic.method, density, row)
-    return spec.prune(task.problem, max(row.start_density or density, density), net)[0].masks
+        return _First()
+    if by.dynamic is not None:
+        row = DYNAMICS[by.dynamic.name]
+        if by.first is None:
+            return _First(first_mask(task.problem, by.dynamic.method, density, row))
+        density = max(row.start_density or density, density)
+    result, _ = spec.prune(task.problem, density, net)
+    return _First(result.masks, result.start)
 
 
-def _trained(spec: CellSpec, task: Task, first: Masks | None) -> Trained:
+def _trained(spec: CellSpec, task: Task, first: _First) -> Trained:
     movement = None
     if spec.by is not None and (moves := spec.by.dynamic) is not None:
         movement = Movement(moves.method, task.problem, spec.density, spec.all_alive, spec.by.form.shape)
-    return train_one(task, spec.recipe, derive_seed(task.problem.seed, "training"), first, movement)
+    recipe = spec.recipe if first.start is None else spec.recipe.starting(first.start, "the policy")
+    return train_one(task, recipe, derive_seed(task.problem.seed, "training"), first.masks, movement)
 
 
-def _facts(job: Job[CellOutcome], task: Task, masks: Masks | None, net: PolicyNet | None) -> dict[str, Any]:
+def _facts(
+    job: Job[CellOutcome], task: Task, masks: Masks | None, start: str | None, net: PolicyNet | None
+) -> dict[str, Any]:
     """What tables say of a cell's mask and its data."""
     masks = Masks.dense(task.problem.layout) if masks is None else masks
     return {
@@ -242,6 +260,7 @@ def _facts(job: Job[CellOutcome], task: Task, masks: Masks | None, net: PolicyNe
         "mask": digest(masks.flat.cpu().numpy().tobytes()), "n_train": len(task.data.train),
         "data": data_fingerprint(task.spec, job.source), "data_label": task.data.label,
         "search_images": 0 if net is None else net.facts.get("images_seen", 0),
+        **({} if start is None else {"start": start}),
     }  # fmt: skip
 
 

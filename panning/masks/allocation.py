@@ -143,15 +143,21 @@ def allocate(
 def _spread_layer(scores: Tensor, n_kept: int, spread: float, noise: Tensor) -> Tensor:
     if n_kept in (0, scores.numel()):
         return torch.full_like(scores, n_kept > 0, dtype=torch.bool)
-    key = noise.double()
-    if spread < 1.0:
-        if (memory := in_memory(scores)) is not None:
-            return torch.from_numpy(spread_mask(memory, n_kept, spread, key.numpy()))
-        rank = torch.empty_like(key)
-        order = scores.argsort(stable=True)
-        rank[order] = torch.arange(scores.numel(), dtype=key.dtype, device=key.device) / scores.numel()
-        key = (1.0 - spread) * rank + spread * key
+    if spread < 1.0 and (memory := in_memory(scores)) is not None:
+        return torch.from_numpy(spread_mask(memory, n_kept, spread, noise.double().numpy()))
+    key = spread_key(scores, spread, noise)
     return top_k(key.masked_fill(scores == -torch.inf, -torch.inf), n_kept)
+
+
+def spread_key(scores: Tensor, spread: float, noise: Tensor) -> Tensor:
+    """What places the weights of a layer under a spread: the mean of rank and noise, weighted with it; float64."""
+    key = noise.double()
+    if spread == 1.0:
+        return key
+    rank = torch.empty_like(key)
+    order = scores.argsort(stable=True)
+    rank[order] = torch.arange(scores.numel(), dtype=key.dtype, device=key.device) / scores.numel()
+    return (1.0 - spread) * rank + spread * key
 
 
 def allocate_by_layer(scores: Tensor, counts: list[int], layout: Layout) -> Tensor:

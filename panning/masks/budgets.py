@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from panning.masks.allocation import round_counts
+from panning.masks.allocation import round_counts, sorted_evenly
 
 #: The divisor for a layer that is to keep nothing: its best weight then ranks below every weight within the budgets.
 NOTHING = 0.25
@@ -62,6 +62,19 @@ def blended_quotas(counts: Mapping[str, Sequence[int]], shares: Mapping[str, flo
     """
     columns = zip(*(counts[name] for name in shares), strict=True)
     return [math.prod(n**share for n, share in zip(column, shares.values(), strict=True)) for column in columns]
+
+
+def ordered(scores: Tensor, first: Tensor | None = None) -> Tensor:
+    """Positions of a layer by falling score, those of the mask ``first`` before all others.
+
+    Examples:
+        >>> import torch
+        >>> from panning.masks.budgets import ordered
+        >>> ordered(torch.tensor([3.0, 1.0, 2.0]), first=torch.tensor([False, True, True]))
+        tensor([2, 1, 0])
+    """
+    order = sorted_evenly(scores, (len(scores),))
+    return order if first is None else order[(~first[order]).to(torch.uint8).argsort(stable=True)]
 
 
 def ranked_by_counts(orders: Sequence[Tensor], counts: Sequence[float]) -> list[Tensor]:

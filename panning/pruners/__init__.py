@@ -44,8 +44,8 @@ from panning.scoring.problem import Problem, Scoring
 
 __all__ = [
     "CONTROLS", "METHODS_OWN", "PLAIN_FORM", "PRUNERS", "Form", "PruneResult", "Pruner", "PrunerRow", "Round",
-    "RoundAction", "Rounds", "all_alive", "check_form", "make_all_alive", "name_of", "needs_data", "plugins_of",
-    "prune_problem", "prune_round", "pruner_row", "told_form", "variant_of",
+    "RoundAction", "Rounds", "all_alive", "check_form", "check_source", "make_all_alive", "name_of", "needs_data",
+    "plugins_of", "prune_problem", "prune_round", "pruner_row", "source_counts", "told_form", "variant_of",
 ]  # fmt: skip
 
 
@@ -219,6 +219,12 @@ def variant_of(method: str | Pruner, released: bool, control: str | None) -> tup
     return pruner, controlled
 
 
+def check_source(name: str) -> None:
+    """Raise UnknownNameError if a source of quotas is neither a row of ``QUOTAS`` nor of ``PRUNERS``."""
+    if name not in QUOTAS:
+        lookup(PRUNERS, name, "source of quotas")
+
+
 def check_form(form: Form, method: str | Pruner | None, all_alive_weights: bool = False) -> None:
     """Raise what is wrong with a form beside a method, before any work.
 
@@ -227,8 +233,7 @@ def check_form(form: Form, method: str | Pruner | None, all_alive_weights: bool 
         MaskError: if nothing or too much says what is kept.
     """
     for name in form.sources:
-        if name not in QUOTAS:
-            lookup(PRUNERS, name, "source of quotas")
+        check_source(name)
     if form.says_all and method is not None:
         raise MaskError(
             f"Quotas of {form.quotas} and places by {form.place} leave method '{name_of(method)}' nothing to say: leave the "
@@ -288,17 +293,18 @@ def prune_problem(
     if any(INDICES[name].needs_data for name in form.indices):
         problem.source(f"Place '{form.place}'")  # before any work
     result = None if method is None or variant is None else _by_method(problem, target, method, rounds, *variant)
-
-    def counts_of(source: str) -> Sequence[int]:
-        if source in QUOTAS:
-            return QUOTAS[source](layout, n_kept)
-        return layout.counts(prune_problem(problem, target, source).mask)
-
-    result = form.apply(problem, result, n_kept, density, counts_of)
+    result = form.apply(problem, result, n_kept, density, lambda source: source_counts(problem, source, target))
     if all_alive_weights:
         result = make_all_alive(problem, result)
         form.check_bounds(layout, result.mask)
     return result
+
+
+def source_counts(problem: Problem, source: str, density: float) -> Sequence[int]:
+    """How many weights each layer keeps at a density: by a row of ``QUOTAS``, or in the mask of a row of ``PRUNERS``."""
+    if source in QUOTAS:
+        return QUOTAS[source](problem.layout, n_kept_at(density, problem.layout.n_prunable))
+    return problem.layout.counts(prune_problem(problem, density, source).mask)
 
 
 def _by_method(

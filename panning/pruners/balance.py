@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from panning.scoring.problem import Problem
+
 
 def deal(scores: Tensor, n_kept: int, n_groups: int = 1) -> Tensor:
     """The balanced mask of a layer: exactly ``n_kept`` weights, units' numbers on each side differing by at most one.
@@ -48,6 +50,19 @@ def deal(scores: Tensor, n_kept: int, n_groups: int = 1) -> Tensor:
             mask[unit, chosen, tap[chosen, 0]] = True
             load[chosen] += 1
     return mask
+
+
+def dealt(problem: Problem, number: int, scores: Tensor, count: int) -> Tensor:
+    """The balanced mask of layer ``number``, flat, by the flat scores of its weights."""
+    layout = problem.layout
+    name, shape = layout.names[number], layout.shapes[number]
+    taps, n_groups = problem.taps_and_groups(name, shape)
+    by_units = problem.units_of(name, scores.view(shape).cpu())
+    chosen = deal(by_units.reshape(len(by_units), -1, taps), count, n_groups)
+    positions = problem.units_of(name, torch.arange(len(scores)).view(shape)).reshape(-1)
+    mask = torch.zeros(len(scores), dtype=torch.bool)
+    mask[positions] = chosen.reshape(-1)
+    return mask.to(scores.device)
 
 
 def _turns(sums: Tensor, n_groups: int) -> Tensor:

@@ -35,7 +35,8 @@ def described(
     facts = report(Connectivity.of(problem), result.mask)
     doubts, layout = doubts_of(problem, result, ranked=form == PLAIN_FORM), problem.layout
     shaped = form.shaped(problem.model, layout)
-    said |= {**form.facts(), **({} if shaped is None else shaped.facts())}
+    start = {} if result.start is None else {"start": result.start}
+    said |= {**start, **form.facts(), **({} if shaped is None else shaped.facts())}
     masks = result.masks.with_manifest(
         method=method, all_alive=all_alive, seed=problem.seed,
         **({} if problem.input_shape is None else {"input_shape": list(problem.input_shape)}),

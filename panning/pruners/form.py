@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from panning.foundation.errors import ConfigError, DensityError, MaskError, ModelError
 from panning.foundation.registry import lookup
-from panning.masks.allocation import check_finite, sorted_evenly, top_k
-from panning.masks.budgets import blended_quotas, fitted_counts, ranked_by_counts
+from panning.masks.allocation import check_finite, top_k
+from panning.masks.budgets import blended_quotas, fitted_counts, ordered, ranked_by_counts
 from panning.masks.layout import Layout
 from panning.masks.masks import n_kept_at
 from panning.masks.shape import Shape, Shaped
-from panning.pruners.balance import deal
+from panning.pruners.balance import dealt
 from panning.pruners.quotas import QuotaSource
 from panning.pruners.rounds import PruneResult, make_shaped, ranking_of
 from panning.scoring.indices import INDICES
@@ -214,7 +214,7 @@ class Form:
             ranking = torch.cat(ranked_by_counts(orders, counts))
             mask = top_k(ranking, n_kept)
         history = ({"round": 1, "density": n_kept / layout.n_prunable},) if result is None else result.history
-        return PruneResult(layout, mask, ranking, history)
+        return PruneResult(layout, mask, ranking, history, start=None if result is None else result.start)
 
     def _counts(
         self, layout: Layout, result: PruneResult | None, n_kept: int, counts_of: Callable[[str], Sequence[int]]
@@ -244,29 +244,11 @@ class Form:
         layout = problem.layout
         first: Sequence[Tensor | None] = [None] * len(counts)
         if self.is_balanced:
-            first = [_balanced(problem, number, scores, count) for number, count in enumerate(counts)]
+            parts = scores.split(layout.sizes)
+            first = [dealt(problem, number, parts[number], count) for number, count in enumerate(counts)]
         elif self.place is None and result is not None:
             first = result.mask.split(layout.sizes)  # the method's own before what it has cut
-        return [_order(part, before) for part, before in zip(scores.split(layout.sizes), first, strict=True)]
-
-
-def _order(scores: Tensor, first: Tensor | None) -> Tensor:
-    """Positions by falling score, those of ``first`` before all others."""
-    order = sorted_evenly(scores, (len(scores),))
-    return order if first is None else order[(~first[order]).to(torch.uint8).argsort(stable=True)]
-
-
-def _balanced(problem: Problem, number: int, scores: Tensor, count: int) -> Tensor:
-    """The dealt mask of a layer, flat."""
-    layout = problem.layout
-    name, shape, part = layout.names[number], layout.shapes[number], layout.slices()[number]
-    taps, n_groups = problem.taps_and_groups(name, shape)
-    by_units = problem.units_of(name, scores[part].view(shape).cpu())
-    dealt = deal(by_units.reshape(len(by_units), -1, taps), count, n_groups)
-    positions = problem.units_of(name, torch.arange(len(scores[part])).view(shape)).reshape(-1)
-    mask = torch.zeros(len(scores[part]), dtype=torch.bool)
-    mask[positions] = dealt.reshape(-1)
-    return mask.to(scores.device)
+        return [ordered(part, before) for part, before in zip(scores.split(layout.sizes), first, strict=True)]
 
 
 def _layers(layout: Layout) -> list[tuple[str, int]]:

@@ -5,8 +5,8 @@ The pruners and the environment call this same function, so that what an agent w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
-from panning.foundation.errors import ModelError
+from panning.foundation.errors import MaskError, ModelError
 from panning.foundation.progress import Event, Listener, silent
-from panning.masks.allocation import allocate
+from panning.masks.allocation import allocate, spread_key, top_k
+from panning.masks.budgets import blended_quotas, fitted_counts, ordered, ranked_by_counts
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks, n_kept_at
 from panning.masks.shape import Shaped
+from panning.pruners.balance import dealt
 from panning.scoring.mixing import Combination, Normaliser, mix
 from panning.scoring.problem import PLAIN, Problem, Scoring
 from panning.scoring.schedules import densities
@@ -63,6 +65,10 @@ class RoundAction:
         spread: 0 places the weights of a layer by score, 1 at random (see ``allocate``).
         revive: whether a masked weight may return.
         inverted: keep the lowest scores.
+        quotas: source of layer counts -> its share in their blend in the log, above 0; the scores' own counts have what is
+            left to 1.
+        balance: the share of each layer's weights that is dealt out evenly over its units (``panning.pruners.balance``).
+        start: of the kept weights if this round is the last: ``none`` or a row of ``STARTS``; None: that is not asked here.
     """
 
     weights: Mapping[str, float]
@@ -72,31 +78,75 @@ class RoundAction:
     normaliser: Normaliser = "mean"
     revive: bool = True
     inverted: bool = False
+    quotas: Mapping[str, float] = field(default_factory=dict)
+    balance: float = 0.0
+    start: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.revive and self.is_placed:
+            raise MaskError(
+                "Quotas and balance place all weights anew in every round: leave revive on, or both of them out."
+            )
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether counts or places come from elsewhere than from the scores."""
+        return bool(self.quotas) or self.balance > 0
 
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """The result of a round: the mask and the scores that ranked its weights, both flat."""
+    """The result of a round: the mask and the scores that ranked its weights, both flat.
+
+    Under quotas or balance the scores rank by the layers' counts (``ranked_by_counts``), so that all-alive pruning, which
+    goes on by them, keeps to the counts as far as it can.
+    """
 
     mask: Tensor
     scores: Tensor
 
 
-def prune_round(signals: Signals, action: RoundAction) -> Round:
-    """The next mask, with exactly round(density * n_prunable) weights."""
+def prune_round(signals: Signals, action: RoundAction, counts: Mapping[str, Sequence[int]] | None = None) -> Round:
+    """The next mask, with exactly round(density * n_prunable) weights.
+
+    Args:
+        counts: of the layers, from each source of the action's quotas. They may be those of another density: their ratios
+            count.
+    """
     problem = signals.problem
     scores = mix(action.weights, signals, action.combination, action.normaliser)
     if action.inverted:
         scores = -scores
+    is_spread = action.spread > 0 and not action.is_placed
     mask = allocate(
         scores,
         n_kept_at(action.density, problem.layout.n_prunable),
         problem.layout,
         candidates=None if action.revive else signals.mask,
-        spread=action.spread,
-        noise=problem.noise if action.spread > 0 else None,
+        spread=action.spread if is_spread else 0.0,
+        noise=problem.noise if is_spread else None,
     )
-    return Round(mask, scores)
+    return _placed(problem, action, Round(mask, scores), counts or {}) if action.is_placed else Round(mask, scores)
+
+
+def _placed(problem: Problem, action: RoundAction, own: Round, counts: Mapping[str, Sequence[int]]) -> Round:
+    """The round with the counts and the places that the action asks for."""
+    layout = problem.layout
+    per_layer = layout.counts(own.mask)
+    n_kept = sum(per_layer)
+    if action.quotas:
+        shares, left = dict(action.quotas), 1.0 - sum(action.quotas.values())
+        if left > 1e-6:
+            shares, counts = {"": left, **shares}, {"": per_layer, **counts}
+        per_layer = fitted_counts(blended_quotas(counts, shares), n_kept, layout.sizes)
+    orders = []
+    for number, part in enumerate(layout.slices()):
+        scores = own.scores[part]
+        key = spread_key(scores, action.spread, problem.noise[part]) if action.spread > 0 else scores
+        n_dealt = int(action.balance * per_layer[number] + 0.5)
+        orders.append(ordered(key, dealt(problem, number, key, n_dealt) if n_dealt else None))
+    ranking = torch.cat(ranked_by_counts(orders, per_layer))
+    return Round(top_k(ranking, n_kept), ranking)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +159,7 @@ class PruneResult:
         history: one JSON-able entry a round.
         of_units: weights whose scores have the same whole part go together; the highest whole part always stays.
         ranks_once: the scores rank weights for every density: the mask of another has the best of them.
+        start: of the kept weights, where it was chosen with the mask: ``none`` or a row of ``STARTS``.
     """
 
     layout: Layout
@@ -117,6 +168,7 @@ class PruneResult:
     history: tuple[dict[str, Any], ...] = ()
     of_units: bool = False
     ranks_once: bool = False
+    start: str | None = None
 
     @property
     def masks(self) -> Masks:
@@ -163,7 +215,7 @@ def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
             f"Only {n_alive} of {int(mask.sum())} weights are alive: this network contains a function in which more weights "
             "can cut others off. docs/layers.md says what is followed."
         )
-    return PruneResult(result.layout, mask, result.scores, result.history)
+    return _of_single_weights(result, mask)
 
 
 def ranking_of(result: PruneResult) -> Tensor:
@@ -178,4 +230,9 @@ def ranking_of(result: PruneResult) -> Tensor:
 def make_shaped(result: PruneResult, shaped: Shaped, density: float | None) -> PruneResult:
     """The result in a shape: the weights that the method ranks highest among those that the shape allows."""
     mask = shaped.mask(ranking_of(result).cpu(), density).to(result.mask.device)
-    return PruneResult(result.layout, mask, result.scores, result.history)
+    return _of_single_weights(result, mask)
+
+
+def _of_single_weights(result: PruneResult, mask: Tensor) -> PruneResult:
+    """The result with another mask, in which weights need not go together."""
+    return replace(result, mask=mask, of_units=False, ranks_once=False)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -124,6 +124,11 @@ class Problem:
     @cached_property
     def at_dense(self) -> dict[str, dict[str, Tensor]]:
         """What passes over the dense network have given, for the episodes that begin there (``Signals``)."""
+        return {}
+
+    @cached_property
+    def at_target(self) -> dict[tuple[str, float], Sequence[int]]:
+        """The layers' counts that sources of quotas gave at a density, for the episodes that end there."""
         return {}
 
     def source(self, asked_by: str) -> BatchSource:

@@ -64,8 +64,8 @@ def choices(result: SearchResult, table: Table) -> list[str]:
 
     The best baseline is the best on the validation part of those with other masks than the choice.
     """
-    agent, start = agent_itself(result.config.agent).label, result.config.recipe.start
-    agent += "" if start is None else f", {start.label}"
+    way, start = agent_itself(result.config.agent), result.config.recipe.start
+    agent = way.label + ("" if start is None or way.chooses_start else f", {start.label}")
     return [_choice(table, density, agent) for density in result.winners]
 
 

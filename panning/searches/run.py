@@ -207,7 +207,8 @@ class Search:
         jobs = {}
         for network, outcome in pruned.items():
             if (mask := outcome.mask) is not None:
-                spec = TrainSpec(task=self.config.task, seed=network[2], mask=digest(mask), recipe=recipe)
+                its = recipe.model_copy(update={"start": None}) if network[1].chooses_start else recipe
+                spec = TrainSpec(task=self.config.task, seed=network[2], mask=digest(mask), recipe=its)
                 jobs[network] = Job(spec, self.config.source, mask)
         outcomes = self.store.run(list(jobs.values()), self.executor, self.listen, stage)
         for network, job in jobs.items():
@@ -242,15 +243,16 @@ def check_search(config: SearchConfig) -> Ready:
 
 
 def _distinct(density: float, tried: Iterable[tuple[Way, PruneOutcome]]) -> list[Way]:
-    """Candidates whose masks leave a path through the network, one a mask."""
-    by_mask: dict[bytes, Way] = {}
+    """Candidates whose masks leave a path through the network, one a mask and start."""
+    found: dict[tuple[bytes, Any], Way] = {}
     for way, outcome in tried:
         if outcome.mask is not None and outcome.effective_density > 0:
-            # The mask itself, without the manifest that says who made it.
-            by_mask.setdefault(parse_masks(outcome.mask, "a candidate's mask").flat.numpy().tobytes(), way)
-    if not by_mask:
+            masks = parse_masks(outcome.mask, "a candidate's mask")  # without what else its manifest says of its maker
+            start = masks.manifest.get("start") if way.chooses_start else None
+            found.setdefault((masks.flat.numpy().tobytes(), start), way)
+    if not found:
         raise JobError(f"No candidate leaves a path through the network at density {density:g}; keep more weights.")
-    return list(by_mask.values())
+    return list(found.values())
 
 
 def _winner(cell: RunRecord, images: int) -> NamedCell:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import nn
 
-from panning.foundation.config import OR_NAME, Config, Name
+from panning.foundation.config import OR_NAME, Config, Name, parse_config
 from panning.masks.masks import Masks
 from panning.masks.orthogonal import orthogonal
 from panning.masks.start import STARTS, Started, reinitialise
@@ -109,6 +109,26 @@ class Recipe(Config):
     def has_own_masks(self) -> bool:
         """Whether a network trains under other masks than those that it is given."""
         return self.start is not None and self.start.has_own_masks
+
+    def starting(self, start: str, source: str) -> Recipe:
+        """This recipe with the start that a text says, ``none`` included; errors say whose text it is.
+
+        >>> from panning.training import Recipe
+        >>> Recipe(start="gain").starting("none", "mine").start is None
+        True
+        """
+        return parse_config(Recipe, self.model_dump() | {"start": start}, source)
+
+    def noted(self, masks: Masks | None) -> Recipe:
+        """This recipe with the start that the manifest of ``masks`` notes, unless it has one of its own.
+
+        Raises:
+            ConfigError: if what the manifest notes is no start.
+        """
+        start = None if masks is None else masks.manifest.get("start")
+        if self.start is not None or not isinstance(start, str):
+            return self
+        return self.starting(start, "the mask's manifest")
 
     @model_serializer(mode="wrap")
     def _without_no_start(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
