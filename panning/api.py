@@ -43,7 +43,7 @@ from panning.pruners import (
     prune_problem,
 )
 from panning.pruners.described import described
-from panning.pruners.targets import Target, check_asked, meet
+from panning.pruners.targets import OF_FIRST_MASKS, Target, check_asked, meet
 from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.losses import Loss
 from panning.training.moving.engine import MovingMasks
@@ -51,7 +51,7 @@ from panning.training.moving.in_shape import check_shape, density_in_shape
 from panning.training.moving.method import Dynamic, Movement
 from panning.training.moving.methods import DYNAMICS, first_mask
 
-#: One batch in a form that ``prune`` names, or what gives such batches.
+#: One batch, or what gives batches.
 Data = Batch | Mapping[str, Any] | DataLoader[Any] | Dataset[Any] | Any
 
 
@@ -202,7 +202,7 @@ def prune(
 
 
 @keywords(
-    "density", "n_steps of the training, and make_dynamic(method, {'every': ...}) to move masks more or less often"
+    "density", "n_steps, and make_dynamic(method, {'every': ...}) to move masks more often", elsewhere=OF_FIRST_MASKS
 )
 @_apart_from_the_caller()
 def move_masks(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +14,28 @@ from torch import Tensor, nn
 from toys import OF_UNITS, residual_problem
 
 import panning
+from panning.cli import main
 from panning.compaction.cost import compute_left, cost
-from panning.foundation.errors import DensityError, MaskError, PanningError
+from panning.compare.cells import check_cell, row_name
+from panning.compare.grid import GridConfig, Group
+from panning.compare.report import findings, write_report
+from panning.compare.reproduce import differences, run_again
+from panning.compare.run import run_grid
+from panning.compare.tables import tables
+from panning.foundation.config import parse_config
+from panning.foundation.errors import ArgumentError, ConfigError, DensityError, MaskError, PanningError
+from panning.foundation.progress import silent
 from panning.foundation.seeding import isolated_torch_rng
+from panning.jobs.executor import SerialExecutor
 from panning.masks.masks import Masks, apply_masks
 from panning.models import build_model
 from panning.pruners import METHODS_OWN, PRUNERS, PruneResult, Rounds, prune_problem
 from panning.pruners.targets import Target, meet, whole
 from panning.scoring.interface import problem_of
 from panning.scoring.problem import Problem
+from panning.searches.config import SearchConfig
+from panning.tasks import DataSource
+from panning.training import Recipe
 
 FEW = Rounds(3)
 
@@ -211,6 +226,69 @@ def test_small_networks_of_each_kind_at_half_their_multiply_adds() -> None:
     assert cost(small.model, (3, 32, 32)).multiply_adds == masks.manifest["reached_macs"]
     with pytest.raises(DensityError, match="can be had"):  # attention stays
         panning.prune(vit, (images, torch.arange(10)), method="snap", target_macs=0.1)
+
+
+# --- grids, and where there are no targets ---
+
+
+def grid(**change: Any) -> GridConfig:
+    task = {"task": {"model": "mlp", "data": "digits", "n_train": 100}, "recipe": {"epochs": 1, "batch_size": 50}}
+    values = {"name": "g", "tasks": [task | {"shares_of": "multiply_adds"}], "densities": [0.5], "seeds": [0],
+              "methods": ["erk", "snap"], "controls": False}  # fmt: skip
+    return parse_config(GridConfig, values | change, "g.yaml")
+
+
+def test_a_grid_sets_methods_side_by_side_at_shares_of_the_multiply_adds(tmp_path: Path) -> None:
+    records = run_grid(grid(), tmp_path, tmp_path / "out", SerialExecutor(), silent)
+    by_method = {row_name(record.config): check_cell(record) for record in records}
+    assert all(record.config["shares_of"] == "multiply_adds" for record in records)
+    random, whole = by_method["random (ERK)"], by_method["SNAP (units)"]
+    # By hand: an MLP uses every weight once, so that kept weights are multiply-adds; one takes out of units the other not.
+    assert random.metrics["density"] == pytest.approx(0.5, rel=0.005)
+    assert whole.metrics["compute_left"] == pytest.approx(0.5, rel=0.02) and whole.metrics["density"] != 0.5
+    assert differences(whole, run_again(whole, DataSource())) == []
+    (table,) = tables(records)
+    assert table.title == "mlp on Digits, by multiply-adds" and table.level == "share of multiply-adds"
+    assert findings(table)[0].startswith("At share of multiply-adds 0.5, ")
+    write_report(records, tmp_path)
+    assert "| share of multiply-adds |" in (tmp_path / "report.md").read_text()
+
+
+def test_cells_at_densities_are_the_jobs_that_they_were() -> None:
+    job = Group(
+        grid(tasks=[grid().tasks[0].model_copy(update={"shares_of": "weights"})]).tasks[0], (0,), DataSource()
+    ).jobs(Recipe(), test=True)[0]
+    assert "shares_of" not in job.config
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"methods": [{"dynamic": "rigl"}]},
+            "'rigl' moves its mask by weights, which changes the number of multiply-adds",
+        ),
+        ({"methods": [{"method": "snip", "shape": "2:4"}]}, "Shape '2:4' goes by weights"),
+        ({"target_macs": 0.5}, "target_macs: say shares_of: multiply_adds in a task"),
+        ({"min_density": {"fc*": 0.1}}, "min_density: bounds stand with their method: {method: snip, min_density: "),
+    ],
+)
+def test_grids_say_what_goes_with_targets_and_how_they_are_written(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        grid(**change)
+
+
+def test_where_there_are_no_targets_a_sentence_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="target_macs: a search goes by densities, which its agent is trained for"):
+        parse_config(SearchConfig, {"target_macs": 0.5}, "s.yaml")
+    model = nn.Linear(4, 2)
+    for name in ("target_macs", "min_density"):
+        with pytest.raises(ArgumentError, match=rf"takes no {name}\. Masks that move keep .*prune\(..., {name}=...\)"):
+            panning.move_masks(model, torch.optim.SGD(model.parameters(), 0.1), n_steps=3, **{name: 0.5})  # type: ignore[arg-type]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--model", "mlp", "--data", "digits", "--target-macs", "0.5"])
+    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert ended.value.code == 2 and "takes the mask that panning prune --target-macs finds, as --mask" in told
 
 
 @pytest.mark.slow

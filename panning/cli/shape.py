@@ -21,6 +21,17 @@ class _PlainFlags:
         return params
 
 
+#: Options that are sought at a command and stand at another -> what to do.
+ELSEWHERE = {
+    (
+        "train",
+        f"--{name}",
+    ): f"panning train takes the mask that panning prune --{name} finds, as --mask; masks that move keep a "
+    "number of weights alone, --density"
+    for name in ("target-macs", "target-parameters", "min-density", "max-density", "quotas", "place", "method")
+}
+
+
 class Command(_PlainFlags, TyperCommand):
     """A command."""
 
@@ -30,6 +41,10 @@ class Command(_PlainFlags, TyperCommand):
         except typer.BadParameter as error:
             if found := getattr(error.__cause__, "errors", None):  # typer lets pydantic read numbers
                 error.message = what_is_wrong(found(include_url=False)[0])
+            raise
+        except Exception as error:  # of typer's own click, or of click, which differ by version
+            if place := ELSEWHERE.get((str(ctx.command.name), getattr(error, "option_name", ""))):
+                raise typer.BadParameter(place, ctx) from None
             raise
 
 

@@ -28,6 +28,7 @@ from panning.compare.rows import Row, line_label
 from panning.compare.statistics import Difference, difference, summary
 from panning.compare.tables import Table
 from panning.foundation.pictures import BLUE, OURS, Picture, figure, in_style, log_axis
+from panning.pruners.targets import words_of
 
 #: A table of fewer densities is drawn with a line for each method in place of a curve.
 CURVES_FROM = 3
@@ -137,9 +138,10 @@ def _draw_gaps(axes: Any, table: Table, shown: Sequence[Line], gaps: Gaps) -> No
     axes.grid(visible=False, axis="x")
     for place in range(1, len(table.densities)):
         axes.axvline(place - 0.5, color="0.85", linewidth=0.8)
-    axes.set(
-        xlabel="compression: all weights / kept weights", ylabel="difference of accuracy, points (above 0: better)"
+    what = (
+        "weights / kept weights" if table.shares_of == "weights" else f"{words_of(table.shares_of)} / those asked for"
     )
+    axes.set(xlabel=f"compression: all {what}", ylabel="difference of accuracy, points (above 0: better)")
 
 
 def _dots(table: Table) -> Picture:
@@ -160,7 +162,7 @@ def _dots(table: Table) -> Picture:
             "dense network", (dense, 1.0), (3, 2), fontsize=8, color="0.3", xycoords=("data", "axes fraction"),
             textcoords="offset points",
         )  # fmt: skip
-        axes.set_title(f"density {density:.3g}", loc="right")
+        axes.set_title(f"{table.level} {density:.3g}", loc="right")
     for axes in panels:
         log_axis(axes.xaxis, low, high, 9)
         axes.set_xlabel("test error, % (log scale)")

@@ -46,7 +46,7 @@ def check_cell(record: RunRecord) -> RunRecord:
             raise ValueError("the key is not that of this config")
         config = CellSpec.model_validate_json(json.dumps(record.config), strict=True)
         outcome = CellOutcome.model_validate_json(json.dumps(record.metrics), strict=True)
-        if lacking := [name for name in CellSpec.model_fields if name not in record.config]:
+        if lacking := [name for name in CellSpec.model_fields if name not in record.config and name != "shares_of"]:
             raise ValueError(f"its config lacks {', '.join(lacking)}")
         if config.model_dump(mode="json")["by"] != record.config["by"]:
             raise ValueError("'by' must have all numbers of a dynamic method, and nothing else that is as by default")
@@ -101,7 +101,7 @@ def without_timing(record: RunRecord) -> dict[str, Any]:
 
 # --- cells that belong together ---
 
-#: Task and recipe as text, name, density.
+#: Task, recipe and of what densities are shares, as text; name; density.
 Place = tuple[str, str, float]
 
 
@@ -120,7 +120,7 @@ def by_place(cells: Iterable[RunRecord]) -> tuple[dict[Place, list[RunRecord]], 
         name = cell.name if isinstance(cell, NamedCell) else row_name(config)
         name += f" {policy[:6]}" if policy and n_agents > 1 else ""
         recipe = {key: value for key, value in config["recipe"].items() if key != "start"} | {"learning_rate": rate}
-        text = json.dumps([config["task"], recipe], sort_keys=True)
+        text = json.dumps([config["task"], recipe, config.get("shares_of", "weights")], sort_keys=True)
         name += f", {start}" if start and not isinstance(cell, NamedCell) else ""
         return text, name, config["density"]
 

@@ -5,26 +5,35 @@ Every cell is a job of its own, named by its content: a grid can be stopped, ext
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import DISTINCT, OR_NAME, Config
-from panning.foundation.errors import ConfigError
+from panning.foundation.errors import ConfigError, PanningError
 from panning.jobs.outcome import CellOutcome
 from panning.jobs.spec import CellSpec, digest
 from panning.jobs.ways import Agent, Method, Way
 from panning.jobs.work import Job
 from panning.masks.masks import Density
 from panning.pruners import PLAIN_FORM, PRUNERS
+from panning.pruners.targets import SharesOf, Target, check_target
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 from panning.training import Recipe
 from panning.training.presets import load_recipe
 from panning.training.recipe import Start, StartOrNone
+
+#: Keys of other calls -> how a grid says it, for errors.
+IN_TASKS = {
+    **{f"target_{what}": f"say shares_of: {of} in a task; the grid's densities are then shares of these"
+       for what, of in (("macs", "multiply_adds"), ("parameters", "parameters"))},
+    **{f"{which}_density": f"bounds stand with their method: {{method: snip, {which}_density: {{'fc*': 0.1}}}}"
+       for which in ("min", "max")},
+}  # fmt: skip
 
 
 class Contender(Method):
@@ -39,6 +48,7 @@ class Contender(Method):
         start: of the kept weights (``panning.training.recipe.Start``), in place of the recipe's.
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = IN_TASKS
     policy: str | None = None
     all_alive: bool = False
     start: StartOrNone = None
@@ -95,12 +105,16 @@ class GridTask(Config):
         learning_rates: try these on the validation part, for each method and density on its own, and train with the best.
             A fixed rate favours some masks; this costs as many trainings more as there are rates.
         starts: of the kept weights, likewise: ``[none, gain]``; with rates, each with each.
+        shares_of: of what the grid's densities are shares: ``weights``, or what every mask is to leave of the dense
+            network's ``multiply_adds`` or ``parameters``.
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = IN_TASKS
     task: NamedTask
     recipe: Annotated[Recipe, OR_NAME]
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], DISTINCT] = ()
     starts: Annotated[tuple[StartOrNone, ...], DISTINCT] = ()
+    shares_of: SharesOf = "weights"
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -125,6 +139,7 @@ class GridConfig(RunConfig):
             report.
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = IN_TASKS
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     tasks: Annotated[tuple[GridTask, ...], Field(min_length=1), DISTINCT]
     densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]
@@ -179,6 +194,25 @@ class GridConfig(RunConfig):
                     f"start '{own[0].text}' finds masks of its own, without the shape '{method.form.shape}': leave out one "
                     "of them"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _targets_can_be_met(self) -> GridConfig:
+        """Only masks that do not move, and without a shape, have as many multiply-adds or parameters as are asked for."""
+        for task in self.tasks:
+            for method in self.methods:
+                target = Target.of_share(task.shares_of, 1.0)
+                if isinstance(target, float):
+                    continue
+                if method.dynamic is not None:
+                    raise ValueError(
+                        f"'{method.dynamic.name}' moves its mask by weights, which changes the number of {target.words}: "
+                        "leave dynamic out, or shares_of"
+                    )
+                try:
+                    check_target(target, method.form, method.method)
+                except PanningError as error:
+                    raise ValueError(str(error)) from None
         return self
 
     @model_validator(mode="after")
@@ -272,8 +306,8 @@ class Group:
         return [
             Job(
                 CellSpec(
-                    task=self.task.task, seed=seed, density=self.density, by=self.way.by, all_alive=self.way.all_alive,
-                    policy=policy, recipe=recipe, test=test,
+                    task=self.task.task, seed=seed, density=self.density, shares_of=self.task.shares_of, by=self.way.by,
+                    all_alive=self.way.all_alive, policy=policy, recipe=recipe, test=test,
                 ),
                 self.source, self.policy,
             )

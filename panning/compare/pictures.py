@@ -56,7 +56,7 @@ def _panels(table: Table, title: str, width: float, ylabel: str, xlabel: str = "
     width = max(width, 6.4 / columns)  # the legend needs room, too
     whole, panels = figure(title, n, width=width, height=2.5, columns=columns, sharex=True, sharey=True)
     for axes, density in zip(panels, table.densities, strict=True):
-        axes.set_title(f"density {density:.3g}")
+        axes.set_title(f"{table.level} {density:.3g}")
         axes.set_ylabel(ylabel if axes in panels[::columns] else "")
         axes.set_xlabel(xlabel if axes in panels[-columns:] else "")
         axes.tick_params(labelbottom=axes in panels[-columns:])

@@ -143,7 +143,7 @@ def marks(table: Table) -> list[str]:
 
 def findings(table: Table) -> list[str]:
     """One text for each density: which method is best, and which methods differ from it significantly."""
-    return [f"At density {density:g}, {_finding(table, density)}" for density in table.densities]
+    return [f"At {table.level} {density:g}, {_finding(table, density)}" for density in table.densities]
 
 
 def _finding(table: Table, density: float) -> str:
@@ -226,7 +226,7 @@ def _markdown(table: Table) -> str:
         "validation) and training, in passes of the dense network over the training part; multiply-adds count those of kept "
         "weights alone, and all where a method looks at masked ones.",
         "",
-        *markdown_table(*without_empty_columns(COLUMNS, table_cells(table))),
+        *markdown_table(*without_empty_columns([table.level, *COLUMNS[1:]], table_cells(table))),
         "",
     ]  # fmt: skip
     failed = [(row, c) for row in (*table.rows, table.dense) for c in row.cells if c.metrics["error"] is not None]

@@ -89,9 +89,10 @@ def check_grid(config: GridConfig, folder: Path) -> tuple[int, int]:
     """
     made = groups(config, folder)
     for task in config.tasks:
-        problem = check_task(task.task, config.seeds[0], config.source, config.densities).problem
+        densities = config.densities if task.shares_of == "weights" else ()
+        problem = check_task(task.task, config.seeds[0], config.source, densities).problem
         for group in made:
-            if group.task == task and group.way.by is not None:
+            if densities and group.task == task and group.way.by is not None:
                 group.way.by.form.n_kept(problem.model, problem.layout, group.density)
     n_trainings = sum(1 + len(config.short) + len(group.tried) for group in made)
     return len(made) * len(config.seeds), n_trainings * len(config.seeds)

@@ -16,6 +16,7 @@ from panning.compare.statistics import Difference, Ranks, ranks
 from panning.foundation.errors import PanningError
 from panning.foundation.own import label_of
 from panning.foundation.records import RunRecord, canonical_json
+from panning.pruners.targets import words_of
 
 #: What a grid is believed for: control, or method -> in words.
 CONTROLS_OF_A_GRID = {
@@ -32,12 +33,19 @@ class Table:
     Attributes:
         rows: by falling density; at one density by ``Row.rank``, best on the validation part first, and rows that failed on
             a seed last.
+        shares_of: of what the densities are shares.
     """
 
     title: str
     epochs: float
     dense: Row
     rows: tuple[Row, ...]
+    shares_of: str = "weights"
+
+    @property
+    def level(self) -> str:
+        """What tables call the column of the densities."""
+        return "density" if self.shares_of == "weights" else f"share of {words_of(self.shares_of)}"
 
     @property
     def densities(self) -> list[float]:
@@ -185,7 +193,7 @@ def tables(records: Iterable[RunRecord]) -> list[Table]:
 
 def _parted(text: str, rows: Sequence[Row]) -> tuple[Row, tuple[Row, ...]]:
     """The dense network's row, and the others in order."""
-    task, _ = json.loads(text)
+    task, _, _ = json.loads(text)
     dense = next((row for row in rows if row.method == "dense"), None)
     if dense is None or not dense.good:
         why = (
@@ -206,15 +214,19 @@ def _parted(text: str, rows: Sequence[Row]) -> tuple[Row, tuple[Row, ...]]:
 def _with_titles(parts: Sequence[tuple[str, Row, tuple[Row, ...]]]) -> list[Table]:
     """Model and data, and what tells a table from others of the same."""
     loaded = [json.loads(text) for text, _, _ in parts]
+    recipes, shares = [recipe for _, recipe, _ in loaded], [shares_of for _, _, shares_of in loaded]
     labels = [next(iter(dense.good.values()))["data_label"] for _, dense, _ in parts]
-    models = [label_of(task["model"]) for task, _ in loaded]
+    models = [label_of(task["model"]) for task, _, _ in loaded]
     titles = [" ".join(f"{model} on {label}".split()) for model, label in zip(models, labels, strict=True)]
+    titles = [
+        title if of == "weights" else f"{title}, by {words_of(of)}" for title, of in zip(titles, shares, strict=True)
+    ]
     longer = [
         f"{title}, {recipe_text(recipe)}" if titles.count(title) > 1 else title
-        for title, (_, recipe) in zip(titles, loaded, strict=True)
+        for title, recipe in zip(titles, recipes, strict=True)
     ]
     final = [f"{t} ({longer[: i + 1].count(t)})" if longer.count(t) > 1 else t for i, t in enumerate(longer)]
     return [
-        Table(title, recipe["epochs"], dense, rows)
-        for title, (_, recipe), (_, dense, rows) in zip(final, loaded, parts, strict=True)
+        Table(title, recipe["epochs"], dense, rows, of)
+        for title, recipe, of, (_, dense, rows) in zip(final, recipes, shares, parts, strict=True)
     ]

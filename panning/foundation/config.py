@@ -8,7 +8,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, ValidationInfo
@@ -37,8 +37,13 @@ class _Refusing(ModelMetaclass):
 
 
 class Config(BaseModel, metaclass=_Refusing):
-    """Base of all configurations: immutable, no unknown keys, no NaN; of conversions only pydantic's own ("3" -> 3)."""
+    """Base of all configurations: immutable, no unknown keys, no NaN; of conversions only pydantic's own ("3" -> 3).
 
+    Attributes:
+        elsewhere: keys that are sought here and stand elsewhere -> where, for the error.
+    """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -222,6 +227,8 @@ def _line(kind: type[BaseModel], entry: Any) -> str:
     where = ".".join(map(str, entry["loc"])) or "(top level)"
     if entry["type"] == "extra_forbidden":
         owner = _owner(kind, entry["loc"][:-1])
+        if place := getattr(owner, "elsewhere", {}).get(entry["loc"][-1]):
+            return f"  {where}: {place}"
         allowed = sorted(owner.model_fields) if owner else []
         near = nearest(str(entry["loc"][-1]), allowed)
         hint = f" Did you mean '{near}'?" if near else f" Allowed: {', '.join(allowed)}." if allowed else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
 from panning.foundation.errors import ArgumentError
@@ -21,7 +21,7 @@ ELSEWHERE = {"start": "panning.reinitialise(model, masks, 'gain') starts the kep
 
 
 def keywords(
-    density: str, rounds: str, rest: Callable[..., object] | None = None
+    density: str, rounds: str, rest: Callable[..., object] | None = None, elsewhere: Mapping[str, str] | None = None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator of a public call, whose unknown keywords, and what is given by place, get a sentence.
 
@@ -29,6 +29,7 @@ def keywords(
         density: the call's argument that says how many weights stay.
         rounds: what the call takes in place of a number of rounds.
         rest: what gets the call's ``**settings``; None where the call checks them itself.
+        elsewhere: arguments that are sought here and stand elsewhere -> what to do in their place.
 
     Examples:
         >>> from panning.foundation.errors import ArgumentError
@@ -64,7 +65,9 @@ def keywords(
             return call(*args, **given)
 
         def said(name: str) -> str:
-            if name in OF_DENSITY:
+            if elsewhere is not None and name in elsewhere:
+                hint = elsewhere[name]
+            elif name in OF_DENSITY:
                 hint = f"Pass {density}: 0.1 keeps 10 % of the weights (density = 1 - sparsity)."
             elif name in OF_ROUNDS:
                 hint = f"Pass {rounds}."

@@ -10,14 +10,15 @@ Masks and policies are named by their hash. Where the data lie is no part of a d
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from panning.foundation.config import Config
 from panning.jobs.outcome import CellOutcome, PruneOutcome, TrainOutcome
 from panning.jobs.ways import Way
 from panning.masks.masks import Density
+from panning.pruners.targets import SharesOf, Target
 from panning.tasks import NamedTask
 from panning.training import Recipe
 
@@ -50,11 +51,23 @@ class _OfOneMask(Way, _OfOneNetwork):
     """Base of descriptions of jobs that make a mask.
 
     Attributes:
+        density: the share of weights that is kept, or of what ``shares_of`` says that is left.
         policy: hash of the agent's file.
     """
 
     density: Density = 1.0
+    shares_of: SharesOf = "weights"
     policy: str | None = None
+
+    @property
+    def asked(self) -> float | Target:
+        """How much is to be left."""
+        return Target.of_share(self.shares_of, self.density)
+
+    @model_serializer(mode="wrap")
+    def _without_shares_of_weights(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there were others, so that records that exist keep their keys."""
+        return {name: value for name, value in handler(self).items() if name != "shares_of" or value != "weights"}
 
     @property
     def plugins(self) -> dict[str, str]:

@@ -35,6 +35,7 @@ from panning.pruners import PLAIN_FORM
 from panning.pruners.described import Described, described
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
 from panning.pruners.targets import Target, meet
+from panning.scoring.problem import Problem
 from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
 from panning.training import DYNAMICS, Movement
 from panning.training.loop import train_copy
@@ -138,14 +139,7 @@ def make_mask(
         net: the agent, where the way asks for it.
         said: more for the manifest.
     """
-    actions: Actions = ()
-
-    def prune(density: float) -> PruneResult:
-        nonlocal actions
-        result, actions = way.prune(task.problem, density, net, rounds)
-        return result
-
-    result, met = meet(task.problem, density, prune) if isinstance(density, Target) else (prune(density), {})
+    result, actions, met = _meeting(task.problem, way, density, net, rounds)
     by = way.by
     method, plugins, form = ("dense", {}, PLAIN_FORM) if by is None else (by.method_name, by.plugins, by.form)
     made = described(
@@ -155,8 +149,23 @@ def make_mask(
     return made, actions
 
 
+def _meeting(
+    problem: Problem, way: Way, asked: float | Target, net: PolicyNet | None, rounds: Rounds = METHODS_OWN
+) -> tuple[PruneResult, Actions, dict[str, Any]]:
+    """The mask of a density or a target, the actions of the last episode that made it, and what it says of its target."""
+    actions: Actions = ()
+
+    def prune(density: float) -> PruneResult:
+        nonlocal actions
+        result, actions = way.prune(problem, density, net, rounds)
+        return result
+
+    result, met = meet(problem, asked, prune) if isinstance(asked, Target) else (prune(asked), {})
+    return result, actions, met
+
+
 def _prune(job: Job[PruneOutcome], spec: PruneSpec, task: Task) -> PruneOutcome:
-    made, actions = make_mask(task, spec, spec.density, _net(job))
+    made, actions = make_mask(task, spec, spec.asked, _net(job))
     return PruneOutcome(**_mask_figures(task, made.masks, made.facts), actions=actions, mask=dump_masks(made.masks))
 
 
@@ -230,15 +239,15 @@ class _First:
 
 
 def _first_masks(spec: CellSpec, task: Task, net: PolicyNet | None) -> _First:
-    by, density = spec.by, spec.density
+    by, asked = spec.by, spec.asked
     if by is None:
         return _First()
     if by.dynamic is not None:
         row = DYNAMICS[by.dynamic.name]
         if by.first is None:
-            return _First(first_mask(task.problem, by.dynamic.method, density, row))
-        density = max(row.start_density or density, density)
-    result, _ = spec.prune(task.problem, density, net)
+            return _First(first_mask(task.problem, by.dynamic.method, spec.density, row))
+        asked = max(row.start_density or spec.density, spec.density)
+    result, _, _ = _meeting(task.problem, spec, asked, net)
     return _First(result.masks, result.start)
 
 

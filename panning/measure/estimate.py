@@ -155,7 +155,8 @@ def pruning_work(way: Way) -> Work:
     """One mask."""
     by = way.by
     if isinstance(by, Episode):
-        return Work(passes=by.n_rounds * _passes_of_round(by.action.indices))
+        sources = sum(_passes_of_method(name) for name in by.action.quotas if name in PRUNERS)
+        return Work(passes=by.n_rounds * _passes_of_round(by.action.indices) + sources)
     if not isinstance(by, Method):
         return Work()
     asked = [*([by.method] if by.method is not None else []), *by.form.sources]

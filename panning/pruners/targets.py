@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,12 +25,25 @@ from panning.pruners.rounds import PruneResult
 from panning.pruners.structured import KeepUnits
 from panning.scoring.problem import Problem
 
+#: Of what a benchmark's densities are shares; of weights they are densities.
+SharesOf = Literal["weights", "multiply_adds", "parameters"]
+#: What masks that move do not keep -> what to do, for errors.
+OF_FIRST_MASKS = {
+    name: f"Masks that move keep a number of weights, and neither targets nor bounds: pass panning.prune(..., {name}=...) "
+    "as masks, with its density."
+    for name in ("target_macs", "target_parameters", "min_density", "max_density")
+}
 #: How near, as a share of the target, a search ends; and how far below the least that can be had a target is refused.
 NEAR, OFF = 0.005, 0.02
 #: How many masks a search makes at most, and how often it aims again at what the compact network has.
 N_TRIES, N_AIMS = 40, 3
 #: Shares of all weights at which a method may work that does not work at the first.
 ELSEWHERE = (0.5, 0.25, 0.75, 0.125, 0.375, 0.625, 0.875, 0.05, 0.95, 0.01, 1.0)
+
+
+def words_of(of: str) -> str:
+    """``multiply_adds`` as texts have it."""
+    return of.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -79,9 +92,14 @@ class Target:
                 return cls(of, value, round_to)
         return None
 
+    @classmethod
+    def of_share(cls, of: SharesOf, share: float) -> float | Target:
+        """What a share of this asks: the density itself, or a target."""
+        return share if of == "weights" else cls(of, share)
+
     @property
     def words(self) -> str:
-        return self.of.replace("_", "-")
+        return words_of(self.of)
 
     @property
     def _name(self) -> str:
@@ -137,8 +155,12 @@ class Scale:
 def check_asked(target: Target | None, form: Form, method: str | Pruner | None, all_alive: bool) -> None:
     """Raise MaskError for parts of a call that do not go together (``check_form``), the target among them."""
     check_form(form, method, all_alive)
-    if target is None:
-        return
+    if target is not None:
+        check_target(target, form, method)
+
+
+def check_target(target: Target, form: Form, method: str | Pruner | None) -> None:
+    """Raise MaskError if no mask of this form and method can be had for a target."""
     if form.shape is not None:
         raise MaskError(
             f"Shape '{form.shape}' goes by weights: pass a density, or for n:m none, in place of a number of {target.words}."

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -79,6 +79,16 @@ class Rung(Config):
     n_seeds: Annotated[int, Field(ge=1)] = 1
 
 
+#: Keys of other calls -> what a search has in their place, for errors.
+OF_BASELINES = {
+    **{name: f"a search goes by densities, which its agent is trained for: leave {name} to panning.prune, or set methods "
+       "side by side in a benchmark whose task says shares_of"
+       for name in ("target_macs", "target_parameters", "shares_of")},
+    **{f"{which}_density": f"bounds stand with a baseline: {{method: snip, {which}_density: {{'fc*': 0.1}}}}"
+       for which in ("min", "max")},
+}  # fmt: skip
+
+
 class SearchConfig(RunConfig):
     """A whole search.
 
@@ -93,6 +103,7 @@ class SearchConfig(RunConfig):
         job_timeout_s: a worker that is silent for so long is replaced and its job run again.
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = OF_BASELINES
     name: str
     task: NamedTask
     densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]
