@@ -23,6 +23,7 @@ from panning.foundation.cache import REWARDS, Cache
 from panning.foundation.config import parse_config
 from panning.foundation.device import check_device_name
 from panning.foundation.errors import ConfigError
+from panning.foundation.keywords import keywords
 from panning.masks.masks import Masks, check_density
 from panning.pruners.described import described
 from panning.scoring.losses import Loss
@@ -117,6 +118,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 2}
 
+    @keywords("densities", "n_rounds", name="panning.envs.PanningEnv")
     def __init__(
         self,
         tasks: Sequence[TaskSpec | Mapping[str, Any] | str] | None = None,

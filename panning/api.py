@@ -58,11 +58,7 @@ Data = Batch | Mapping[str, Any] | DataLoader[Any] | Dataset[Any] | Any
 @contextlib.contextmanager
 def _apart_from_the_caller() -> Iterator[None]:
     """A caller's evaluation loop or mixed precision is not the scoring's."""
-    with (
-        torch.inference_mode(False),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-    ):
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
 
@@ -202,7 +198,9 @@ def prune(
 
 
 @keywords(
-    "density", "n_steps, and make_dynamic(method, {'every': ...}) to move masks more often", elsewhere=OF_FIRST_MASKS
+    "density",
+    "n_steps of the training, and make_dynamic(method, {'every': ...}) to move masks more often",
+    elsewhere=OF_FIRST_MASKS,
 )
 @_apart_from_the_caller()
 def move_masks(

@@ -20,7 +20,7 @@ from panning.episode.episode import initial, transition
 from panning.episode.observations import STANDARD
 from panning.episode.policies import make_policy
 from panning.episode.round_reward import ROUND_TERMS, round_reward, round_terms
-from panning.foundation.errors import ConfigError
+from panning.foundation.errors import ArgumentError, ConfigError
 from panning.pruners.rounds import RoundAction
 from panning.tasks import TaskSpec, load_task
 
@@ -175,6 +175,16 @@ def test_episodes_are_shown_as_text_and_as_pictures() -> None:
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least one"):
         make(densities=[])
+    with pytest.raises(
+        ArgumentError, match=r"^panning.envs.PanningEnv takes no sparsity. Pass densities: 0.1 keeps 10 %"
+    ):
+        PanningEnv(sparsity=0.9)  # type: ignore[call-arg]
+    with pytest.raises(ArgumentError, match=r"^panning.envs.PanningEnv takes no rounds. Pass n_rounds"):
+        gymnasium.make("panning:Panning-v0", rounds=3)
+    with pytest.raises(ArgumentError, match=r"Unknown argument 'task'. Did you mean 'tasks'"):
+        PanningEnv(task="mlp/digits")  # type: ignore[call-arg]
+    with pytest.raises(ArgumentError, match=r"takes tasks, densities, seeds, n_rounds by place"):
+        PanningEnv(None, (0.1,), (0,), 2, 3)  # type: ignore[misc]
     with pytest.raises(ConfigError, match="render mode"):
         make(render_mode="human")
     with pytest.raises(ConfigError, match=r"Did you mean 'model'"):

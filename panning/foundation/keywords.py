@@ -21,14 +21,16 @@ ELSEWHERE = {"start": "panning.reinitialise(model, masks, 'gain') starts the kep
 
 
 def keywords(
-    density: str, rounds: str, rest: Callable[..., object] | None = None, elsewhere: Mapping[str, str] | None = None
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    density: str, rounds: str, rest: Callable[..., object] | None = None, elsewhere: Mapping[str, str] | None = None,
+    name: str | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:  # fmt: skip
     """A decorator of a public call, whose unknown keywords, and what is given by place, get a sentence.
 
     Args:
         density: the call's argument that says how many weights stay.
         rounds: what the call takes in place of a number of rounds.
         rest: what gets the call's ``**settings``; None where the call checks them itself.
+        name: of the call, where it is no function of ``panning``.
         elsewhere: arguments that are sought here and stand elsewhere -> what to do in their place.
 
     Examples:
@@ -44,40 +46,42 @@ def keywords(
     """
 
     def around(call: Callable[P, R]) -> Callable[P, R]:
+        name_of_call = name or f"panning.{call.__name__}"
         taken = dict(inspect.signature(call).parameters)
+        is_method = taken.pop("self", None) is not None
         by_place = [name for name, parameter in taken.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
         open_ended = [name for name, parameter in taken.items() if parameter.kind is parameter.VAR_KEYWORD]
-        for name in open_ended:
-            del taken[name]
+        for rest_name in open_ended:
+            del taken[rest_name]
         if rest is not None:
             taken |= inspect.signature(rest).parameters
 
         @functools.wraps(call)
         def checked(*args: P.args, **given: P.kwargs) -> R:
-            if len(args) > len(by_place):
+            if len(args) - is_method > len(by_place):
                 raise ArgumentError(
-                    f"panning.{call.__name__} takes {', '.join(by_place)} by place and all else by name, as {density}=...; "
+                    f"{name_of_call} takes {', '.join(by_place)} by place and all else by name, as {density}=...; "
                     "inputs and targets of a batch are one pair, (inputs, targets)."
                 )
-            for name in given:
-                if name not in taken and (message := said(name)):
+            for given_name in given:
+                if given_name not in taken and (message := said(given_name)):
                     raise ArgumentError(message)
             return call(*args, **given)
 
-        def said(name: str) -> str:
-            if elsewhere is not None and name in elsewhere:
-                hint = elsewhere[name]
-            elif name in OF_DENSITY:
+        def said(argument: str) -> str:
+            if elsewhere is not None and argument in elsewhere:
+                hint = elsewhere[argument]
+            elif argument in OF_DENSITY:
                 hint = f"Pass {density}: 0.1 keeps 10 % of the weights (density = 1 - sparsity)."
-            elif name in OF_ROUNDS:
+            elif argument in OF_ROUNDS:
                 hint = f"Pass {rounds}."
             elif open_ended and rest is None:
                 return ""
             elif name in ELSEWHERE:
                 hint = ELSEWHERE[name]
             else:
-                return f"panning.{call.__name__}: {unknown_name_message('argument', name, taken)}"
-            return f"panning.{call.__name__} takes no {name}. {hint}"
+                return f"{name_of_call}: {unknown_name_message('argument', argument, taken)}"
+            return f"{name_of_call} takes no {argument}. {hint}"
 
         return checked
 
