@@ -30,6 +30,7 @@ from panning.episode.policy_net import PolicyNet, save_policy
 from panning.foundation.config import parse_config
 from panning.foundation.errors import ConfigError, DensityError, OutputError, PanningError
 from panning.foundation.files import sole_writer
+from panning.foundation.making import making
 from panning.foundation.progress import silent
 from panning.foundation.records import RunRecord, read_records
 from panning.jobs.executor import SerialExecutor
@@ -445,6 +446,12 @@ def test_a_row_can_be_run_again_from_its_record(
     record = next(r for r in records.values() if r.config["by"] == {"method": "snip", "control": "shuffle_alive"})
     main_code = exit_code("reproduce", file, "--key", record.key, "--json")
     assert main_code == 0 and json.loads(capsys.readouterr().out)["same"] is True
+
+    assert record.environment["making"] == making()
+    old = replace(record, environment={name: part for name, part in record.environment.items() if name != "making"})
+    (tmp_path / "old.jsonl").write_text(json.dumps(vars(old)) + "\n")
+    assert exit_code("reproduce", str(tmp_path / "old.jsonl")) == 0
+    assert "Its mask is made by version 1 (" in capsys.readouterr().err
 
     wrong = replace(record, metrics={**record.metrics, "test_accuracy": 0.5})
     (tmp_path / "wrong.jsonl").write_text(json.dumps(vars(wrong)) + "\n")

@@ -32,8 +32,9 @@ def reproduce(
     Example: panning reproduce docs/results/fashion-lenet5.jsonl --key 621aa1
     """
     from panning.compare.cells import read_cells, row_name
-    from panning.compare.reproduce import differences, find_record, row_spread, run_again
+    from panning.compare.reproduce import differences, find_record, row_spread, run_again, version_of
     from panning.foundation.machine import environment_info
+    from panning.foundation.making import VERSIONS, making
     from panning.tasks import DataSource
 
     cells = read_cells([records])
@@ -42,10 +43,16 @@ def reproduce(
     output.note(
         f"{row_name(config)} at density {config['density']:g}, seed {config['seed']}: {config['task']['model']}"
     )
+    if (version := version_of(record)) != making():
+        says = VERSIONS.get(version, "not known here")
+        output.note(
+            f"Its mask is made by version {version} ({says}), as it was then; masks are made by {making()} now."
+        )
     again = run_again(record, DataSource.at(data_root, download, device), policy)
     found = differences(record, again)
     if as_json:
-        output.print_json({"key": record.key, "same": not found, "differences": {n: [a, b] for n, a, b in found}})
+        changed = {name: [before, now] for name, before, now in found}
+        output.print_json({"key": record.key, "making": version, "same": not found, "differences": changed})
     else:
         rows = [[name, str(record.metrics.get(name)), str(again.metrics.get(name))] for name in SHOWN]
         output.print_table(["figure", "recorded", "now"], rows)

@@ -9,6 +9,7 @@ from typing import Any
 
 from panning.compare.cells import without_timing
 from panning.foundation.errors import PanningError
+from panning.foundation.making import ENTRY, made_by
 from panning.foundation.records import RunRecord
 from panning.jobs.spec import CellSpec, digest
 from panning.jobs.work import Job, execute
@@ -31,14 +32,19 @@ def find_record(records: Sequence[RunRecord], key: str | None) -> RunRecord:
     return found[0]
 
 
+def version_of(record: RunRecord) -> int:
+    """The version by which a record's mask was made (``panning.foundation.making``)."""
+    return int(record.environment.get(ENTRY, 1))
+
+
 def run_again(record: RunRecord, source: DataSource, policy: Path | None = None) -> RunRecord:
-    """What the record's cell gives here and now.
+    """What the record's cell gives here and now, its mask made by the version that made it then.
 
     Args:
         policy: the agent's file, for a row of the agent.
 
     Raises:
-        PanningError: if the row needs another policy file than this.
+        PanningError: if the row needs another policy file than this, or a version that is not known here.
     """
     data = policy.read_bytes() if policy is not None else None
     if record.config["policy"] != digest(data):
@@ -48,7 +54,8 @@ def run_again(record: RunRecord, source: DataSource, policy: Path | None = None)
             else "no policy file"
         )
         raise PanningError(f"The cell {record.key} needs {wanted} (--policy).")
-    outcome = execute(Job(CellSpec.model_validate(record.config), source, data))
+    with made_by(version_of(record)):
+        outcome = execute(Job(CellSpec.model_validate(record.config), source, data))
     return RunRecord(record.key, record.kind, record.config, outcome.metrics, {})
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panning.flow.convolutions import convolution, in_torchs_layout
 from panning.flow.following import Rule
 from panning.flow.functions import BATCH_NORMS, CONVOLUTIONS, LINEAR, NORMS, RECURRENT
 from panning.flow.packed import STRAIGHT_THROUGH, unpacked_rules
@@ -19,6 +20,7 @@ def _batch_statistics(
     function: Any, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
+    x = in_torchs_layout(x)
     if x.numel() == x.shape[1]:  # one value per channel has no variance; its normalised value is 0
         x = x.expand(2, *x.shape[1:])
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)[:1]
@@ -67,6 +69,7 @@ def _without_cudnn(function: Any, *args: Any, **kwargs: Any) -> Any:
 TWICE_DIFFERENTIABLE: dict[Any, Rule] = {
     F.hardsigmoid: _hardsigmoid,
     F.normalize: _normalize,
+    F.conv2d: convolution,
     **dict.fromkeys(NORMS, _norm),
     **dict.fromkeys(RECURRENT, _without_cudnn),
     **STRAIGHT_THROUGH,

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from panning.foundation.making import ENTRY, making
+
 #: Where Linux tells a process of its control groups, and where their files lie.
 CGROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -43,13 +45,14 @@ def _environment() -> str:
 
 
 def environment_info(accelerator: str | None = None, plugins: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Versions of what computes, commit of the checkout (None outside one) and hardware; no path, no host name.
+    """Versions of what computes and of how masks are made, commit of the checkout (None outside one) and hardware; no path,
+    no host name.
 
     Args:
         accelerator: what its maker calls the one that was used; None, and not said, where all was done by the processor.
         plugins: the rows that installed packages gave (``registry.origins``); not said where there are none.
     """
-    info: dict[str, Any] = json.loads(_environment())
+    info: dict[str, Any] = json.loads(_environment()) | {ENTRY: making()}
     if accelerator is not None:
         info["hardware"]["accelerator"] = accelerator
     if plugins:

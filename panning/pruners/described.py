@@ -7,6 +7,7 @@ from typing import Any
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.report import MaskReport, report
+from panning.foundation.making import ENTRY, making
 from panning.masks.masks import Masks
 from panning.pruners.doubts import doubts_of
 from panning.pruners.form import PLAIN_FORM, Form
@@ -44,5 +45,6 @@ def described(
         **facts.facts(),
         **({"left_dense": {name: left.reason for name, left in layout.dense.items()}} if layout.dense else {}),
         **({"warnings": list(doubts)} if doubts else {}),
+        **({ENTRY: making()} if making() > 1 else {}),
     )  # fmt: skip
     return Described(masks, facts, doubts)

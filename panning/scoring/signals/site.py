@@ -74,8 +74,9 @@ class Site:
         problem = self.problem
         others = problem.other_parameters() if others is None else others
         rules = flow.BATCH_STATISTICS if self.scoring.batch_statistics else flow.TWICE_DIFFERENTIABLE
+        rules = {**rules, **flow.layout_rules(problem.model), **(extra or {})}
         parameters = {**others, **problem.layout.views(effective)}
-        return flow.run(problem.model, parameters, inputs, {**rules, **(extra or {})}, effective.dtype, problem.forward)
+        return flow.run(problem.model, parameters, inputs, rules, effective.dtype, problem.forward)
 
     def loss(
         self, effective: Tensor, batch: Batch, others: Mapping[str, Tensor] | None = None,
