@@ -384,3 +384,12 @@ def test_configs_that_name_their_results_take_a_factory_once_it_is_known_what_it
     with pytest.raises(ValueError, match="model is the factory 'small', but results are filed by content"):
         check_task_names(task)
     assert check_task_names(task.settled()).model_dump(mode="json")["model"].startswith("own:Sequential-")
+
+
+@pytest.mark.parametrize("method", ["erk", "npb", "dpai", "magnitude", "synflow"])
+def test_weights_that_are_no_numbers_are_refused_whatever_the_method_reads(method: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    with torch.no_grad():
+        model[2].weight[1, 1] = float("inf")
+    with pytest.raises(NonFiniteError, match=r"Layer '2\.weight' has NaN or infinite weights"):
+        panning.prune(model, input_shape=(6,), density=0.5, method=method)

@@ -191,3 +191,12 @@ def test_every_start_keeps_the_mask_and_half_precision(scheme: str) -> None:
     for name, mask in masks.items():
         weight = model.get_parameter(name)
         assert weight.dtype == torch.bfloat16 and not weight.detach()[~mask].any() and weight.isfinite().all()
+
+
+def test_no_start_leaves_the_kept_weights_and_takes_the_masked_ones() -> None:
+    model = three_layers()
+    before = model[0].weight.clone()
+    masks = panning.prune(model, input_shape=(8,), density=0.5, method="magnitude")
+    started = panning.reinitialise(model, masks, "none")
+    assert torch.equal(model[0].weight, before * masks["0.weight"])
+    assert started.untouched == tuple(masks) and started.learning_rates == {}

@@ -30,6 +30,8 @@ from panning.masks.masks import Masks, check_masks_fit
 #: ``isometry`` takes at most so many steps for a layer. It ends at this share of the target's norm, or where ten steps came
 #: nearer by less than this share of the distance.
 ISOMETRY_STEPS, ISOMETRY_NEAR, ISOMETRY_PROGRESS = 100, 1e-3, 1e-2
+#: What recipes and grids call the weights as they are.
+AS_DRAWN = "none"
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Started:
         learning_rates: name -> by what the scheme multiplies the layer's learning rate; layers without one are left out.
         at_gain: parameters that the scheme cannot serve, which ``gain`` has served in its place: under ``isometry`` those
             without a unit of two kept weights.
-        untouched: masked parameters whose units the scheme cannot tell, as embeddings; their kept weights stay.
+        untouched: masked parameters whose kept weights stay: those whose units the scheme cannot tell, as embeddings.
     """
 
     scheme: str
@@ -185,7 +187,8 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
     Call it once, before the first training step and before ``enforce_masks`` or ``move_masks``. Biases and norms stay.
 
     Args:
-        scheme: a row of ``panning.masks.start.STARTS``: ``gain``, ``fan_in``, ``isometry`` or ``supar``.
+        scheme: a row of ``panning.masks.start.STARTS``: ``gain``, ``fan_in``, ``isometry`` or ``supar``; or ``none``, which
+            leaves the kept weights as they are.
         gain: 1 is the scale of He et al. for the kept inputs.
         seed: of ``fan_in``'s draws; equal arguments give equal weights.
 
@@ -207,6 +210,9 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
         >>> bool((unit.square().mean() * len(unit)).isclose(torch.tensor(2.0)))
         True
     """
+    if scheme == AS_DRAWN:
+        put_start(parameters := check_masks_fit(model, masks), masks, {})
+        return Started(scheme, untouched=tuple(parameters))
     row = lookup(STARTS, scheme, "start")
     if row.own_masks:
         raise ConfigError(

@@ -14,7 +14,7 @@ from typing import Any
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
-from panning.foundation.errors import ForwardError, MaskError, PanningError
+from panning.foundation.errors import ForwardError, MaskError, NonFiniteError, PanningError
 from panning.foundation.modes import unwritten
 from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
@@ -286,6 +286,10 @@ def prune_problem(
     variant = None if method is None else variant_of(method, released, control)
     check_form(form, method, all_alive_weights)
     layout = problem.layout
+    if (broken := layout.first_non_finite(problem.weight)) is not None:
+        raise NonFiniteError(
+            f"Layer '{broken}' has NaN or infinite weights: no mask was made. Load weights that are finite."
+        )
     n_kept = form.n_kept(problem.model, layout, density)
     target = n_kept / layout.n_prunable if density is None or form.shape is not None else density
     rounds.targets(1, "exponential", target)  # a wrong number or schedule is refused by every method
