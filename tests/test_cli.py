@@ -242,6 +242,10 @@ def test_train_with_masks_that_move(capsys: pytest.CaptureFixture[str]) -> None:
     assert "density 0.099996, effective 0.099996" in shown.out and "effective" in shown.err
     masks = panning.load_masks("dpf/mask.safetensors")
     assert masks.density == pytest.approx(0.1, abs=1e-4) and masks.manifest["method"] == "dpf"
+    assert (
+        run("mask", "verify", "dpf/mask.safetensors", "--model", "mlp") == 0
+    )  # the manifest says for what it is built
+    assert "fits model 'mlp'" in capsys.readouterr().out
     with safe_open("dpf/model.safetensors", "pt") as file:
         assert all(not file.get_tensor(name)[~mask].any() for name, mask in masks.items())
     header = Path("dpf/table.md").read_text().splitlines()[0]

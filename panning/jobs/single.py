@@ -179,11 +179,14 @@ def write_networks(trained: Trained, plan: TrainingPlan, folder: Path) -> None:
     if len(result.members) > 1:
         members = zip(result.members, result.member_masks, strict=True)
         files += [(str(number), weights, mask) for number, ((_, weights), mask) in enumerate(members, start=1)]
-    method, spec = None if plan.moves is None else plan.moves.name, plan.task.spec
+    method, spec, data = None if plan.moves is None else plan.moves.name, plan.task.spec, plan.task.data
     for which, weights, mask in files:
         write_tensors(weights, folder / f"model{which}.safetensors")
         if mask is not None:
-            said = mask.with_manifest(method=method, model=str(spec.model), data=str(spec.data), seed=plan.seed)
+            said = mask.with_manifest(
+                method=method, model=str(spec.model), data=data.label, n_classes=data.n_classes,
+                input_shape=list(data.input_shape), seed=plan.seed,
+            )  # fmt: skip
             save_masks(said, folder / f"mask{which}.safetensors")
 
 
