@@ -387,7 +387,7 @@ def test_images_are_channels_last_unless_the_network_does_not_run_so(precision: 
     assert wide.is_contiguous(memory_format=torch.channels_last) and not wide.is_contiguous()
 
 
-def test_a_compact_residual_network_keeps_the_usual_format() -> None:
+def test_a_compact_residual_network_keeps_the_usual_format_in_float32() -> None:
     model = build_model("resnet20", input_shape=(3, 8, 8), n_classes=10, seed=0)
     inputs = torch.randn(2, 3, 8, 8)
     assert put_channels_last(model, inputs) is torch.channels_last and not adds_parts(model)
@@ -397,6 +397,7 @@ def test_a_compact_residual_network_keeps_the_usual_format() -> None:
         mask[:: 1 if p_is_last(name, weights) else 3] = True
     tiny = compact(model, Masks.from_tensors(kept), (3, 8, 8)).model
     assert adds_parts(tiny) and put_channels_last(tiny, inputs) is torch.contiguous_format
+    assert put_channels_last(tiny, inputs, "bfloat16") is torch.channels_last  # where products take units and put them
 
 
 def p_is_last(name: str, weights: dict[str, nn.Parameter]) -> bool:

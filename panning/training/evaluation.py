@@ -64,7 +64,7 @@ def evaluate_mean(
     with torch.no_grad(), in_evaluation_mode(*models):
         for indices in torch.arange(len(split)).split(EVALUATION_BATCH):
             inputs, labels = data.batch(split, indices, device)
-            formats = formats or [image_format(model, inputs[:2]) for model in models]
+            formats = formats or [image_format(model, inputs[:2], precision) for model in models]
             logits = [forward(m, inputs, precision, images) for m, images in zip(models, formats, strict=True)]
             mean = logits[0] if len(models) == 1 else _log_mean(logits)
             hits.append((mean.argmax(1) == labels).sum())

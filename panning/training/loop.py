@@ -93,7 +93,7 @@ def train(
     if masks is not None and recipe.start is not None:
         given, masks = recipe.start.give(model, masks, seed)
     regime = regime_of(model, recipe, plan, masks, movement, few, given.learning_rates)
-    images = put_channels_last(regime.network, few)
+    images = put_channels_last(regime.network, few, recipe.precision)
     bits = None if masks is None else digest_of(masks.flat)  # shapes alone do not tell two compact networks apart
     training = content_key([recipe.model_dump(mode="json"), seed, bits, keep_best, regime.identity])
     parts, n_epochs = (regime.network, regime.optimizer), plan.n_epochs(regime.n_steps)
