@@ -15,8 +15,11 @@ from panning.episode.round_reward import ROUND_TERMS
 from panning.foundation.config import Config
 from panning.foundation.registry import origins
 from panning.masks.masks import Density
+from panning.pruners.rounds import MAX_ROUNDS
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 
+#: What a rollout may hold, with an observation each.
+MAX_STEPS = 10_000_000
 #: The stage that the events of an agent's training name.
 TRAINING = "training the agent"
 
@@ -24,7 +27,7 @@ TRAINING = "training the agent"
 class EpisodeSpec(ObservationSpec):
     """An agent's episodes: their rounds, actions, reward and observations."""
 
-    n_rounds: Annotated[int, Field(ge=1)] = 6
+    n_rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = 6
     action: ActionSpec = ActionSpec()
     reward: RewardSpec = RewardSpec()
 
@@ -78,11 +81,11 @@ class PPOSpec(Config):
             that works and not in the middle of the action space; None begins there.
     """
 
-    n_rollouts: Annotated[int, Field(ge=1)] = 30
-    n_envs: Annotated[int, Field(ge=1)] = 4
-    n_steps: Annotated[int, Field(ge=2)] = 24
-    batch_size: Annotated[int, Field(ge=2)] = 48
-    n_epochs: Annotated[int, Field(ge=1)] = 8
+    n_rollouts: Annotated[int, Field(ge=1, le=10**6)] = 30
+    n_envs: Annotated[int, Field(ge=1, le=1024)] = 4
+    n_steps: Annotated[int, Field(ge=2, le=10**6)] = 24
+    batch_size: Annotated[int, Field(ge=2, le=2**31)] = 48
+    n_epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Literal["constant", "linear"] = "constant"
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -94,7 +97,7 @@ class PPOSpec(Config):
     target_kl: Annotated[float, Field(gt=0)] | None = None
     log_std_init: float = -0.7
     start: Literal["magnitude", "snip", "grasp", "synflow"] | None = None
-    net_arch: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
+    net_arch: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (64, 64)
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -105,6 +108,8 @@ class PPOSpec(Config):
 
     @model_validator(mode="after")
     def _batches_fit(self) -> PPOSpec:
+        if self.n_steps * self.n_envs > MAX_STEPS:
+            raise ValueError(f"a rollout of n_steps * n_envs = {self.n_steps * self.n_envs} has more than {MAX_STEPS}")
         if (self.n_steps * self.n_envs) % self.batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} must divide a rollout of n_steps * n_envs = {self.n_steps * self.n_envs}"

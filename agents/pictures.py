@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from panning.agents.config import EnvSpec
+from panning.agents.rollouts import read_rollouts
 from panning.foundation.pictures import GREY, OURS, Picture, figure, in_style, legend
-from panning.foundation.records import read_records
 
 #: Figure of a rollout -> the title of its panel, and what it is multiplied by.
 PANELS = {
@@ -38,7 +38,7 @@ def reward_picture(path: Path, env: EnvSpec) -> Picture:
         path: of ``rollouts.jsonl``.
         env: what the agent is trained on, for the title.
     """
-    records = sorted(read_records(path), key=lambda record: record.config["rollout"])
+    records = read_rollouts(path)
     shown = {name: row for name, row in PANELS.items() if any(name in record.metrics for record in records)}
     width = max(len(records) // 10, 2)
     tasks = " and ".join(f"{task.model_name} on {task.label or task.data}" for task in env.tasks)

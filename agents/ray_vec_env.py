@@ -2,29 +2,37 @@
 
 Every actor wraps Stable-Baselines3's own ``DummyVecEnv`` of its share, so that results do not depend on the number of
 workers. An actor that dies is replaced: the new one is seeded, reset and stepped through the actions since the last
-reset, which brings it to the same state.
+reset, which brings it to the same state. Every wait has a deadline: an actor that is silent for too long counts as dead.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from panning.foundation.errors import PanningError, WorkerError
 from panning.foundation.memory import keep_freed_memory
 from panning.foundation.own import Own
+from panning.foundation.ray_answers import answer
 from panning.foundation.ray_gpus import gpu_share
 from panning.foundation.ray_own import sent_with_code
 
 EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
+#: So many actors may be replaced in an hour; a training that is preempted on and off for days goes on.
 MAX_REPLACEMENTS = 5
+AN_HOUR_S = 3600.0
+#: How long an actor may take to come up, and to answer; a round of pruning and a short training end sooner.
+START_S = 240.0
+ANSWER_S = 3600.0
 
 
 class _EnvWorker:
@@ -81,10 +89,26 @@ class RayVecEnv(VecEnv):
         self._next_seed: int | None = None  # serves one reset, as in DummyVecEnv
         self._episode_seed: int | None = None  # of the last reset
         self._actions: list[Any] = []
-        self._replacements = 0
-        observation_space, action_space = ray.get(self._workers[0].spaces.remote())
+        self._replaced: deque[float] = deque()  # when, in seconds
+        observation_space, action_space = self._spaces()
         self.render_mode = None
         super().__init__(len(makers), observation_space, action_space)
+
+    def _spaces(self) -> tuple[Any, Any]:
+        try:
+            spaces: tuple[Any, Any] = answer(self._workers[0].spaces.remote(), START_S)
+            return spaces
+        except GetTimeoutError:
+            self.close()
+            raise WorkerError(
+                f"No worker for the agent's rollouts came up in {START_S:.0f} s: are the cores of the cluster taken?"
+            ) from None
+        except RayActorError as error:
+            self.close()
+            raise WorkerError(f"A worker for the agent's rollouts does not start: {_reason(error)}") from None
+        except RayTaskError as error:
+            self.close()
+            raise _own(error) from None
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         seeds = super().seed(seed)
@@ -112,26 +136,33 @@ class RayVecEnv(VecEnv):
 
     def _result(self, number: int, call: Any) -> Any:
         try:
-            return ray.get(call)
-        except RayActorError:
-            return self._replace(number)
+            return answer(call, ANSWER_S)
         except RayTaskError as error:
-            if isinstance(error.cause, PanningError):
-                raise error.cause from None  # as itself, without the worker's traceback
-            raise
+            raise _own(error) from None
+        except RayError:  # it died, was ended for its memory, or is silent
+            return self._replace(number)
 
     def _replace(self, number: int) -> Any:
         """A new actor in the state the dead one should have reached; its last result."""
         part = self._slices[number]
         while True:
-            self._replacements += 1
-            if self._replacements > MAX_REPLACEMENTS:
-                raise WorkerError(f"Rollout workers died {self._replacements} times; is the memory enough?")
+            now = time.monotonic()
+            while self._replaced and now - self._replaced[0] > AN_HOUR_S:
+                self._replaced.popleft()
+            self._replaced.append(now)
+            if len(self._replaced) > MAX_REPLACEMENTS:
+                raise WorkerError(
+                    f"Workers for the agent's rollouts died or were silent {len(self._replaced)} times in an hour; is the "
+                    "memory enough? What is done is kept; run the same again to go on."
+                )
+            ray.kill(self._workers[number])
             self._workers[number] = self._actor.remote(self._sent[number])
             try:
                 actions = [a[part] for a in self._actions]
-                return ray.get(self._workers[number].replay.remote(self._seed_of(number), actions))
-            except RayActorError:
+                return answer(self._workers[number].replay.remote(self._seed_of(number), actions), START_S + ANSWER_S)
+            except RayTaskError as error:
+                raise _own(error) from None
+            except RayError:
                 continue
 
     def close(self) -> None:
@@ -155,3 +186,14 @@ class RayVecEnv(VecEnv):
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         raise NotImplementedError("Methods of environments in Ray actors are not reachable.")
+
+
+def _own(error: RayTaskError) -> Exception:
+    """What an environment raised: an error of ours as itself, without the worker's traceback."""
+    if isinstance(error.cause, PanningError):
+        return error.cause
+    return WorkerError(f"An environment of the agent failed: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().rpartition("\n")[2][:200] or type(error).__name__

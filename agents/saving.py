@@ -31,6 +31,30 @@ def save_agent(path: Path, model: PPO, facts: dict[str, Any]) -> None:
     write_atomic(path, save(tensors, {"panning_agent": json.dumps(facts, sort_keys=True)}))
 
 
+def rollouts_done(path: Path) -> int:
+    """After how many rollouts a checkpoint was written; 0 where there is none.
+
+    Raises:
+        PolicyError: if the file is broken.
+    """
+    if not path.exists():
+        return 0
+    try:
+        return _rollouts(read_tensors(path, "panning_agent")[0])
+    except DAMAGE as error:
+        raise _no_checkpoint(path, error) from None
+
+
+def _rollouts(facts: Any) -> int:
+    if type(facts["rollouts"]) is not int or not 0 <= facts["rollouts"] <= 2**53:
+        raise ValueError("it does not say after how many rollouts")
+    return int(facts["rollouts"])
+
+
+def _no_checkpoint(path: Path, error: Exception) -> PolicyError:
+    return PolicyError(f"{path} is not a checkpoint of this agent; delete it to train again ({error}).")
+
+
 def load_agent(path: Path, model: PPO) -> dict[str, Any]:
     """Put a checkpoint into a ``model`` built from the same config; returns the facts.
 
@@ -40,11 +64,10 @@ def load_agent(path: Path, model: PPO) -> dict[str, Any]:
     facts: dict[str, Any]
     try:
         facts, tensors = read_tensors(path, "panning_agent")
-        if type(facts["rollouts"]) is not int or facts["rollouts"] < 0:
-            raise ValueError("it does not say after how many rollouts")
+        _rollouts(facts)
         restore(tensors, "policy.", model.policy, model.policy.optimizer)
     except DAMAGE as error:
-        raise PolicyError(f"{path} is not a checkpoint of this agent; delete it to train again ({error}).") from None
+        raise _no_checkpoint(path, error) from None
     return facts
 
 

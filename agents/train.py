@@ -8,7 +8,7 @@ another number of workers, ends with the same policy, bit for bit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from panning.agents.config import TRAINING, AgentConfig, EnvSpec
-from panning.agents.saving import export_policy, load_agent, save_agent
+from panning.agents.rollouts import check_rollout
+from panning.agents.saving import export_policy, load_agent, rollouts_done, save_agent
 from panning.episode.actions import ActionSpec
 from panning.episode.policies import make_policy
 from panning.episode.policy_net import PolicyNet, save_policy
 from panning.foundation.cache import cache_folder
 from panning.foundation.device import accelerator_name, find_device
-from panning.foundation.errors import NonFiniteError
-from panning.foundation.files import claim_folder
+from panning.foundation.errors import NonFiniteError, PolicyError
+from panning.foundation.files import claim_folder, sole_writer
 from panning.foundation.machine import environment_info
 from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import RecordStore, RunRecord, content_key
@@ -38,8 +39,9 @@ from panning.tasks import DataSource, load_task
 
 
 def train_agent(
-    config: AgentConfig, out: Path, *, n_workers: int = 0, listen: Listener = silent, cache: Path | None | bool = True
-) -> PolicyNet:
+    config: AgentConfig, out: Path, *, n_workers: int = 0, listen: Listener = silent, cache: Path | None | bool = True,
+    start_workers: Callable[[], None] = lambda: None,
+) -> PolicyNet:  # fmt: skip
     """Train, or go on training, in the folder ``out``.
 
     >>> from pathlib import Path
@@ -54,19 +56,42 @@ def train_agent(
     a rollout), ``logs/`` (TensorBoard and CSV).
 
     Args:
-        n_workers: Ray actors for the rollouts; 0 runs them in this process. The result is the same. Ray must be running
-            if > 0.
+        n_workers: Ray actors for the rollouts; 0 runs them in this process. The result is the same.
         listen: hears of each rollout, with its figures.
         cache: the folder of what short trainings gave, which all runs share; True takes the user's own (``cache_folder``),
             None or False none. The policy is the same, bit for bit.
+        start_workers: called before the first rollout on Ray; without it Ray must be running. A training that is done
+            already calls it not.
 
     Raises:
         ConfigError: if ``out`` holds the training of another config.
+        OutputError: if another process writes there.
     """
     if n_workers == 0:
         find_device(config.device)  # said at once; Ray's workers have devices of their own
-    claim_folder(out, config.identity)
-    store = RecordStore(out / "rollouts.jsonl")
+    with sole_writer(out):
+        claim_folder(out, config.identity)
+        folder = (cache_folder() if cache else None) if isinstance(cache, bool) else cache
+        policy = _trained(config, out, n_workers, listen, folder, start_workers)
+        save_policy(policy, out / "policy.safetensors")
+    return policy
+
+
+def _trained(
+    config: AgentConfig,
+    out: Path,
+    n_workers: int,
+    listen: Listener,
+    cache: Path | None,
+    start_workers: Callable[[], None],
+) -> PolicyNet:
+    """The policy after all rollouts; those that the folder holds are not run again."""
+    store, checkpoint = RecordStore(out / "rollouts.jsonl", check_rollout), out / "agent.safetensors"
+    done = rollouts_done(checkpoint)
+    if done > len(store):
+        raise PolicyError(
+            f"{checkpoint} is of {done} rollouts, {store.path} has {len(store)}; delete it to train again."
+        )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the workers, or the last bits of the scores would differ
     envs: VecEnv | None = None
@@ -74,14 +99,15 @@ def train_agent(
         for task in config.env.tasks:
             load_task(task, config.env.seeds[0], config.source.on_cpu)  # one clear error, not one from every worker
         with isolated_global_rngs(derive_seed(config.seed, "agent")):
-            folder = (cache_folder() if cache else None) if isinstance(cache, bool) else cache
-            envs = _make_envs(config, n_workers, folder)
+            is_left = done < config.ppo.n_rollouts
+            if is_left:
+                start_workers()
+            envs = _make_envs(config, n_workers if is_left else 0, cache)
             model = _build(config, envs)
-            done = 0
-            if (out / "agent.safetensors").exists():
-                done = int(load_agent(out / "agent.safetensors", model)["rollouts"])
+            if done:
+                load_agent(checkpoint, model)
             model.num_timesteps = done * config.ppo.n_steps * config.ppo.n_envs
-            if done < config.ppo.n_rollouts:
+            if is_left:
                 with _logger(out / "logs" / f"from-rollout-{done:05d}") as logger:
                     model.set_logger(logger)
                     listen(Event(TRAINING, done, config.ppo.n_rollouts))
@@ -89,18 +115,16 @@ def train_agent(
                         figures = _one_rollout(model, config, rollout)
                         # The record first: killed in between, the rollout is run again and its record is there.
                         _record(store, config, rollout, figures)
-                        save_agent(out / "agent.safetensors", model, {"rollouts": rollout + 1})
+                        save_agent(checkpoint, model, {"rollouts": rollout + 1})
                         listen(Event(TRAINING, rollout + 1, config.ppo.n_rollouts, "rollout", figures))
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
             facts = {"config": config.identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
             facts |= {"plugins": plugins} if (plugins := config.env.plugins) else {}
-            policy = export_policy(model, config.env, facts)
+            return export_policy(model, config.env, facts)
     finally:
         torch.set_num_threads(threads)
         if envs is not None:
             envs.close()
-    save_policy(policy, out / "policy.safetensors")
-    return policy
 
 
 def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -139,10 +139,10 @@ def search(
     _warn_of_one_start((found.task,), found.seeds)
     ready = check_search(found)
     with (
-        _ray(workers, ray_address, found.device, tell),
-        executor_of(workers, found.job_timeout_s, found.device) as executor,
+        _ray(workers, ray_address, found.device, tell) as start,
+        executor_of(workers, found.job_timeout_s, found.device, start) as executor,
     ):
-        result = run_search(ready, folder, executor, agent_workers=workers, listen=tell)
+        result = run_search(ready, folder, executor, agent_workers=workers, start_ray=start, listen=tell)
     table = write_report(result, folder)
     policy = folder / "agent" / "policy.safetensors"
     return SearchReport(
@@ -197,19 +197,19 @@ def train_agent(
         PanningError: with what was given, what is allowed and what to do; wrong input is refused before anything starts.
     """
     from panning import agents
+    from panning.agents.rollouts import read_rollouts
     from panning.foundation.config import dump_config
     from panning.foundation.files import write_atomic
-    from panning.foundation.records import read_records
     from panning.searches.given import agent_config
 
     tell, folder = _listener(on_event), _folder(out)
     found = agent_config((model, data, forward, loss), densities, config, settings)
     for task in found.env.tasks:
         load_task(task, found.env.seeds[0], found.source.on_cpu)  # wrong input is refused before Ray starts
-    with _ray(workers, ray_address, found.device, tell):
-        policy = agents.train_agent(found, folder, n_workers=workers, listen=tell)
+    with _ray(workers, ray_address, found.device, tell) as start:
+        policy = agents.train_agent(found, folder, n_workers=workers, start_workers=start, listen=tell)
     write_atomic(folder / "config.yaml", dump_config(found))
-    records = sorted(read_records(folder / "rollouts.jsonl"), key=lambda record: record.config["rollout"])
+    records = read_rollouts(folder / "rollouts.jsonl")
     return TrainedAgent(
         policy,
         folder / "policy.safetensors",
@@ -284,19 +284,16 @@ def _folder(out: str | Path) -> Path:
 
 
 @contextmanager
-def _ray(n_workers: int, address: str | None, device: str, tell: Listener) -> Iterator[None]:
-    """Ray for the time of the block, where there are workers."""
+def _ray(n_workers: int, address: str | None, device: str, tell: Listener) -> Iterator[Callable[[], None]]:
+    """What starts Ray for the time of the block, once it is needed; nothing where there are no workers."""
     if type(n_workers) is not int or n_workers < 0:
         raise ConfigError(f"workers is {n_workers!r}, but must be a whole number: 0 runs in this process, without Ray.")
     if n_workers == 0:
         if address is not None:
             raise ConfigError("ray_address joins a cluster, and workers=0 runs without Ray; leave one of them out.")
-        yield
+        yield lambda: None
         return
-    from panning.jobs.ray_executor import ray_running
+    from panning.jobs.ray_cluster import ray_when_needed
 
-    stage = f"starting Ray ({n_workers} worker{'s' if n_workers > 1 else ''})"
-    tell(Event(stage, 0, 1))
-    with ray_running(n_workers, address, device):
-        tell(Event(stage, 1, 1))
-        yield
+    with ray_when_needed(n_workers, address, device, lambda text: tell(Event(text, 0, 1))) as start:
+        yield start

@@ -78,7 +78,7 @@ class TaskSpec(Config):
     data: Annotated[str | OwnData | OwnBatches, BeforeValidator(_own_data)]
     label: str | None = None
     n_train: Annotated[int, Field(ge=1)] | None = None
-    scoring_per_class: Annotated[int, Field(ge=1)] = 10
+    scoring_per_class: Annotated[int, Field(ge=1, le=2**31)] = 10
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
 
@@ -283,6 +283,7 @@ def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
     return data if spec.label is None else replace(data, label=spec.label)
 
 
+@functools.lru_cache(maxsize=64)
 def data_fingerprint(spec: TaskSpec, source: DataSource) -> str:
     """A hash of the images and labels of train and validation part: two runs with equal ones saw the same data."""
     return fingerprint(load_task_data(spec, source.on_cpu))

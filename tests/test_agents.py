@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from panning.agents import AgentConfig, train_agent
 from panning.agents import train as training
 from panning.agents.config import EpisodeSpec
+from panning.agents.rollouts import read_rollouts
 from panning.agents.saving import export_policy, load_agent, save_agent
 from panning.envs import RewardSpec
 from panning.episode.actions import ActionSpec
@@ -106,9 +106,9 @@ def test_an_interrupted_training_ends_with_the_same_policy(tmp_path: Path) -> No
     train_agent(config(), tmp_path / "cut")
     names = ("policy.safetensors", "agent.safetensors")
     assert all((tmp_path / "cut" / n).read_bytes() == (tmp_path / "whole" / n).read_bytes() for n in names)
-    lines = [(tmp_path / name / "rollouts.jsonl").read_text().splitlines() for name in ("cut", "whole")]
-    assert [json.loads(a)["metrics"] for a in lines[0]] == [json.loads(b)["metrics"] for b in lines[1]]
-    assert len(lines[0]) == 3 and list((tmp_path / "cut" / "logs").glob("*/progress.csv"))
+    cut, whole = (read_rollouts(tmp_path / name / "rollouts.jsonl") for name in ("cut", "whole"))
+    assert [record.metrics for record in cut] == [record.metrics for record in whole]
+    assert len(cut) == 3 and list((tmp_path / "cut" / "logs").glob("*/progress.csv"))
 
 
 @pytest.mark.ray

@@ -130,7 +130,7 @@ def test_another_state_of_the_code_finds_nothing(
     judge(task, masks, RECIPE, cache)
     judge(task, masks, RECIPE, cache)
     assert len(trainings) == 1
-    monkeypatch.setattr(caches, "_code", lambda: "another")
+    monkeypatch.setattr(caches, "source_digest", lambda: "another")
     judge(task, masks, RECIPE, cache)
     assert len(trainings) == 2
 

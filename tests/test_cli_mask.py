@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,24 @@ def test_exit_codes_of_failed_and_interrupted_jobs(
     assert (failed.code, failed.err) == (1, "error: the loss is NaN\n")
     interrupted = stop_with(KeyboardInterrupt())
     assert (interrupted.code, interrupted.err) == (130, "Interrupted; run the same command again to go on.\n")
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_says_where_it_stands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    def told_to_end(_: Path) -> Masks:
+        with output.listener() as listen:
+            listen(Event("rung 1: short trainings", 5, 24, "job"))
+            signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the signal came before")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("panning.masks.file.load_masks", told_to_end)
+    ended = run(capsys, "mask", "show", file)
+    last = ended.err.splitlines()[-1]
+    assert ended.code == 143
+    assert last == "Interrupted at 'rung 1: short trainings', 5 of 24; run the same command again to go on."
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_nobody_expected_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:

@@ -22,7 +22,7 @@ from panning.cli import options
 from panning.foundation import machine
 from panning.foundation.errors import WorkerError
 from panning.foundation.machine import cpu_quota, usable_cores
-from panning.jobs import ray_executor
+from panning.jobs import ray_cluster
 from panning.masks.masks import Masks
 
 PRUNE = ["prune", "--model", "mlp", "--data", "digits", "--density", "0.05", "--out", "p"]
@@ -195,11 +195,12 @@ def test_the_start_of_ray_is_announced_and_its_failure_one_sentence(
         assert "Starting Ray (2 workers) ..." in capsys.readouterr().err
         raise Exception("The current node timed out during startup.\nmore of it")
 
-    monkeypatch.setattr(ray_executor.ray, "init", times_out)
-    monkeypatch.setattr(ray_executor.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster.ray, "init", times_out)
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(WorkerError) as caught, options.ray(2, None, "cpu"):
-        pass
+    with pytest.raises(WorkerError) as caught, options.ray(2, None, "cpu") as start:
+        assert capsys.readouterr().err == ""  # it starts when it is needed
+        start()
     assert str(caught.value) == (
         "Ray did not start on this machine (The current node timed out during startup.): try 0 workers, which gives the "
         "same results without Ray, or fewer workers."

@@ -23,7 +23,6 @@ from panning.foundation.errors import (
     DensityError,
     PanningError,
     PolicyError,
-    WorkerError,
 )
 from panning.foundation.progress import silent
 from panning.foundation.records import RunRecord, read_records
@@ -268,7 +267,7 @@ def pids(executor: Any) -> list[int]:
     """The processes of an executor's workers."""
     import ray
 
-    return ray.get([worker.__ray_call__.remote(lambda _: os.getpid()) for worker in executor._workers])
+    return ray.get([worker.__ray_call__.remote(lambda _: os.getpid()) for worker in executor.workers.actors.values()])
 
 
 @pytest.mark.ray
@@ -299,16 +298,35 @@ def test_a_killed_worker_loses_nothing(
     assert said(result) == said(whole[1])
 
 
-@pytest.mark.ray
-def test_a_job_that_kills_every_worker_is_given_up_with_a_message(
-    local_ray: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from panning.jobs import ray_executor
+class Ending(Job[Any]):
+    """A job that ends the process that reads it, as a crash would; any other runs beside it."""
 
-    assert ray_executor.MAX_ATTEMPTS == 3
-    monkeypatch.setattr(ray_executor, "MAX_ATTEMPTS", 2)  # a worker needs seconds to start
-    with ray_executor.RayExecutor(1, 1e-3) as executor, pytest.raises(WorkerError, match="2 times"):
-        list(executor.run([train_job(epochs=50, batch_size=10)]))
+    def with_own(self, held: Any) -> Job[Any]:
+        os._exit(3)
+
+
+class Raising(Job[Any]):
+    """A job that raises what cannot be pickled."""
+
+    def with_own(self, held: Any) -> Job[Any]:
+        raise RuntimeError("no outcome", lambda: None)
+
+
+@pytest.mark.ray
+def test_a_job_that_ends_its_worker_or_hangs_fails_and_the_others_go_on(local_ray: None) -> None:
+    from panning.jobs.ray_executor import RayExecutor
+
+    good, raising, ending = train_job(batch_size=50, epochs=1), train_job(seed=1), train_job(seed=2)
+    jobs = [Ending(ending.spec), Raising(raising.spec), good]
+    with RayExecutor(1, 600.0) as executor:
+        executor.dispatcher.patience.max_tries = 2  # a worker needs seconds to start
+        found = {job.key: outcome for job, outcome in executor.run(jobs)}
+        executor.dispatcher.patience.job_timeout_s = 1e-3
+        ((_, hung),) = executor.run([train_job(epochs=50, batch_size=10)])
+    assert found[good.key].error is None and found[good.key].accuracy == execute(good).accuracy
+    assert found[ending.key].failure == "worker" and "its process ended" in found[ending.key].error
+    assert found[raising.key].failure == "raised" and "no outcome" in found[raising.key].error
+    assert hung.failure == "time" and "it took too long after" in hung.error
 
 
 @pytest.mark.ray

@@ -6,8 +6,12 @@ Command files import torch and the rest of the package inside their functions, s
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 import sys
-from typing import Annotated
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
@@ -61,7 +65,30 @@ for command in COMMANDS:
         declared.cls = Command
     app.add_typer(command.app)
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM came: what a batch system or a container sends before it kills. It ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[list[int]]:
+    """Within, SIGTERM interrupts what is done, so that it ends in order; the list then holds the signal."""
+    came: list[int] = []
+
+    def interrupt(signum: int, _: Any) -> None:
+        came.append(signum)
+        raise _TerminatedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _say_version(asked: bool) -> None:
@@ -84,14 +111,16 @@ def panning(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 if it worked, 2 for wrong input, 1 for a job that failed, 130 if interrupted.
+    """Run one command and exit: 0 if it worked, 2 for wrong input, 1 for a job that failed, 130 if interrupted, 143 if
+    interrupted by SIGTERM.
 
     Args:
         arguments: instead of the process's own.
     """
     keep_freed_memory()
+    came: list[int] = []
     try:
-        with output.of_one_command(), extra_packages():
+        with _sigterm_interrupts() as came, output.of_one_command(), extra_packages():
             app(args=arguments, prog_name="panning")
     except PanningError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -103,5 +132,5 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, SystemExit) as error:  # typer turns the one into the other
         if isinstance(error, SystemExit) and error.code != INTERRUPTED:
             raise
-        print("Interrupted; run the same command again to go on.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        print(f"Interrupted{output.standing()}; run the same command again to go on.", file=sys.stderr)
+        sys.exit(TERMINATED if came else INTERRUPTED)

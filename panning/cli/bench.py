@@ -59,6 +59,7 @@ def run(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
+    max_failed: options.MaxFailed = 0.2,
     dry_run: options.DryRun = False,
     log: options.Log = None,
     tensorboard: options.TensorBoard = None,
@@ -80,17 +81,18 @@ def run(
     part = _share(share)
     n_cells, n_trainings = check_grid(grid, found.path.parent)  # before Ray starts: wrong input is answered at once
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
-    folder = out or Path("runs") / f"bench-{grid.name}"
+    folder, n_workers = out or Path("runs") / f"bench-{grid.name}", options.worker_count(workers)
     if dry_run:
         stages = partial(grid_stages, grid, found.path.parent, part)
-        output.print_dry_run(measured_run(stages, options.worker_count(workers)), as_json)
+        output.print_dry_run(measured_run(stages, n_workers), as_json)
         return
     with (
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, grid.model_dump(mode="json")) as track,
-        options.executor(options.worker_count(workers), ray_address, grid.job_timeout_s, grid.device) as executor,
+        options.ray(n_workers, ray_address, grid.device) as start_ray,
+        options.executor(n_workers, grid.job_timeout_s, grid.device, start_ray) as executor,
         output.listener(track) as listen,
     ):
-        records = run_grid(grid, found.path.parent, folder, executor, listen, part)
+        records = run_grid(grid, found.path.parent, folder, executor, listen, part, max_failed)
     failed = [record for record in records if record.metrics["error"] is not None]
     for record in failed:
         output.note(f"failed: {record.config['by']} at {record.config['density']:g}: {record.metrics['error']}")

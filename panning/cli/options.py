@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,13 @@ Weights = Annotated[
 Data = Annotated[str, typer.Option("--data", help="A data set's name, npz:PATH or folder:PATH.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of initial weights, batches and everything random.")]
 
+MaxFailed = Annotated[
+    float,
+    typer.Option(
+        "--max-failed", min=0.0, max=1.0,
+        help="End the run once more than this share of its trials fails by errors, memory, time or lost workers.",
+    ),
+]  # fmt: skip
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say how many jobs, dense epochs and minutes it would be, and stop.")
 ]
@@ -97,26 +104,28 @@ def worker_count(workers: int | None) -> int:
 
 
 @contextmanager
-def executor(n_workers: int, ray_address: str | None, job_timeout_s: float, device: str) -> Iterator[Executor]:
-    """Where jobs run: in this process for 0 workers, else on Ray, which runs for the time of the block."""
+def executor(n_workers: int, job_timeout_s: float, device: str, start_ray: Callable[[], None]) -> Iterator[Executor]:
+    """Where jobs run: in this process for 0 workers, else on Ray, which ``start_ray`` starts (``ray``)."""
     from panning.jobs.executor import executor_of
 
-    with ray(n_workers, ray_address, device), executor_of(n_workers, job_timeout_s, device) as workers:
+    with executor_of(n_workers, job_timeout_s, device, start_ray) as workers:
         yield workers
 
 
 @contextmanager
-def ray(n_workers: int, address: str | None, device: str) -> Iterator[None]:
-    """Ray for the time of the block; nothing where there are no workers. A busy machine takes minutes to start it."""
+def ray(n_workers: int, address: str | None, device: str) -> Iterator[Callable[[], None]]:
+    """What starts Ray for the time of the block, once it is needed; nothing where there are no workers.
+
+    A busy machine takes minutes to start it, and a run that has nothing left to do does not.
+    """
     if n_workers == 0:
         if address is not None:
             raise typer.BadParameter(
                 "--ray-address joins a cluster, and --workers 0 runs without Ray; leave one of them out."
             )
-        yield
+        yield lambda: None
         return
-    from panning.jobs.ray_executor import ray_running
+    from panning.jobs.ray_cluster import ray_when_needed
 
-    output.progress_note(f"Starting Ray ({n_workers} worker{'s' if n_workers > 1 else ''}) ...")
-    with ray_running(n_workers, address, device):
-        yield
+    with ray_when_needed(n_workers, address, device, lambda text: output.progress_note(f"{text} ...")) as start:
+        yield start

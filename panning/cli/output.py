@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from rich.text import Text
 from panning.foundation.course import Course, duration, lines
 from panning.foundation.errors import PanningWarning
 from panning.foundation.progress import Event, Listener, silent
+from panning.foundation.text import printable
 
 if TYPE_CHECKING:
     from panning.measure.dry_run import DryRun
@@ -32,12 +35,12 @@ SHOWN = {
 
 def say(text: str) -> None:
     """Print a line on stdout."""
-    Console().print(text, **OPTIONS)
+    Console().print(printable(text), **OPTIONS)
 
 
 def note(text: str) -> None:
     """Print a line on stderr: what a reader should know and a program that reads the result should not."""
-    Console(stderr=True).print(text, **OPTIONS)
+    Console(stderr=True).print(printable(text), **OPTIONS)
 
 
 def print_json(value: Any) -> None:
@@ -64,7 +67,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     keeps its room.
     """
     console = Console()
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)).replace("\n", " ") for cell in row] for row in rows]
     right = [_is_of_numbers([row[i] for row in cells]) for i in range(len(columns))]
     widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
     if console.is_terminal:
@@ -84,6 +87,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 _progress_is_shown = True
+_last: Event | None = None
 
 
 def show_progress(shown: bool) -> None:
@@ -92,10 +96,20 @@ def show_progress(shown: bool) -> None:
     _progress_is_shown = shown
 
 
+def write_any_letter() -> None:
+    """Let stdout and stderr write out the letters that the terminal's encoding lacks, as ``\\xb1`` for ±: what a run ends
+    with is not lost where the locale knows ASCII alone."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def of_one_command() -> Iterator[None]:
     """Within, our warnings are lines like our errors, without a place in the code; what a command sets ends with it."""
-    plain = warnings.formatwarning
+    global _last
+    plain, _last = warnings.formatwarning, None
+    write_any_letter()
 
     def line(message: Warning | str, category: type[Warning], *place: Any) -> str:
         return f"warning: {message}\n" if issubclass(category, PanningWarning) else plain(message, category, *place)
@@ -106,6 +120,11 @@ def of_one_command() -> Iterator[None]:
     finally:
         warnings.formatwarning = plain
         show_progress(True)
+
+
+def standing() -> str:
+    """Where a command that tells how far it is has come, for a sentence; empty where it has told nothing."""
+    return "" if _last is None else printable(f" at '{_last.stage}', {_last.done} of {_last.total}")
 
 
 def progress_note(text: str) -> None:
@@ -124,6 +143,8 @@ def listener(*others: Listener) -> Iterator[Listener]:
     with _shown(Console(stderr=True), Course()) as show:
 
         def tell(event: Event) -> None:
+            global _last
+            _last = _last if event.kind == "plan" else event
             for hear in (show, *others):
                 hear(event)
 
@@ -136,7 +157,14 @@ def _shown(console: Console, course: Course) -> Iterator[Listener]:
         yield silent
         return
     if not console.is_terminal:
-        yield _lines(console, course)
+        plain = _lines(console, course)
+
+        def told(event: Event) -> None:
+            plain(event)
+            if event.kind == "plan":
+                note(_plan(event))
+
+        yield told
         return
     columns = (
         progress.TextColumn("{task.description}", markup=False),
@@ -152,12 +180,21 @@ def _shown(console: Console, course: Course) -> Iterator[Listener]:
         def show(event: Event) -> None:
             course.hear(event)
             if event.kind == "plan":
+                note(_plan(event))
                 return
             if event.stage not in tasks:
-                tasks[event.stage] = bars.add_task(course.title(event), total=event.total, note="")
+                tasks[event.stage] = bars.add_task(printable(course.title(event)), total=event.total, note="")
             bars.update(tasks[event.stage], completed=event.done, note=_note(event.facts))
 
         yield show
+
+
+def _plan(event: Event) -> str:
+    """What a run costs at most, said before it begins."""
+    stages = event.facts["stages"]
+    epochs = sum(stage["epochs"] for stage in stages)
+    trained = f", trainings of {epochs:,.4g} passes over the training part" if epochs else ""
+    return f"At most {event.total:,} steps in {len(stages)} stages{trained}"
 
 
 class _TimeLeft(progress.ProgressColumn):
@@ -176,11 +213,11 @@ def _lines(console: Console, course: Course) -> Listener:
     def note(facts: Mapping[str, Any]) -> str:
         return _note(facts)
 
-    return lines(lambda text: console.print(text, **OPTIONS), note, course)
+    return lines(lambda text: console.print(printable(text), **OPTIONS), note, course)
 
 
 def _note(facts: Mapping[str, Any]) -> str:
-    return ", ".join(form.format(facts[name]) for name, form in SHOWN.items() if name in facts)
+    return printable(", ".join(form.format(facts[name]) for name, form in SHOWN.items() if name in facts))
 
 
 def _is_of_numbers(cells: Sequence[str]) -> bool:

@@ -60,7 +60,9 @@ def prune(
         list[str] | None, typer.Option("--max-density", metavar="PATTERN=D", help="Of layers by name; may be repeated.")
     ] = None,
     seed: options.Seed = 0,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Instead of the method's own number.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, max=10_000, help="Instead of the method's own number.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="Density over the rounds.")] = None,
     released: Annotated[
         bool,

@@ -44,6 +44,7 @@ def show(folder: Folder, as_json: options.AsJson = False) -> None:
     from panning.jobs.runs import RunFolder
 
     run = RunFolder.at(folder)
+    run.check()
     files = {str(file.relative_to(folder)): file.stat().st_size for file in run.files()}
     if as_json:
         output.print_json({**run.row(), "identity": run.identity, "files": files})
@@ -69,6 +70,7 @@ def prune(
     from panning.jobs.runs import RunFolder, delete_masks, needless_masks
 
     run = RunFolder.at(folder)
+    run.check()
     files = needless_masks(run)
     megabytes = sum(file.stat().st_size for file in files) / 2**20
     said = f"{len(files)} masks of candidates, {megabytes:.1f} MiB"
@@ -77,3 +79,18 @@ def prune(
         return
     delete_masks(run, files)
     output.say(f"Deleted {said}.")
+
+
+@app.command()
+def retry(folder: Folder, as_json: options.AsJson = False) -> None:
+    """Forget the trials that failed by an error, memory, time or a lost worker; they run again when the run goes on.
+
+    Example: panning runs retry runs/demo
+    """
+    from panning.jobs.runs import RunFolder, retry_failures
+
+    n = retry_failures(RunFolder.at(folder))
+    if as_json:
+        output.print_json({"run_again": n})
+        return
+    output.say(f"{n} failed trial{'' if n == 1 else 's'} of {folder} will run again when the run goes on.")

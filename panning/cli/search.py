@@ -24,6 +24,7 @@ def search(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     device: options.RunDevice = None,
+    max_failed: options.MaxFailed = 0.2,
     dry_run: options.DryRun = False,
     log: options.Log = None,
     tensorboard: options.TensorBoard = None,
@@ -59,10 +60,13 @@ def search(
         return
     with (
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, settings.model_dump(mode="json")) as track,
-        options.executor(n_workers, ray_address, settings.job_timeout_s, settings.device) as executor,
+        options.ray(n_workers, ray_address, settings.device) as start_ray,
+        options.executor(n_workers, settings.job_timeout_s, settings.device, start_ray) as executor,
         output.listener(track) as listen,
     ):
-        result = run_search(ready, folder, executor, agent_workers=n_workers, listen=listen)
+        result = run_search(
+            ready, folder, executor, agent_workers=n_workers, start_ray=start_ray, max_failed=max_failed, listen=listen
+        )
     table = report.write_report(result, folder, wanted)
     if as_json:
         output.print_json(report.as_json(result, table))

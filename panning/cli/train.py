@@ -191,15 +191,12 @@ def _chosen(
 
 def _numbers(texts: list[str]) -> dict[str, Any]:
     """``key=value`` with values as YAML has them."""
-    import yaml
+    from panning.foundation.config import yaml_value
 
     found = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        try:
-            found[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
         if not equals or not key.strip():
             raise typer.BadParameter(f"--set takes NAME=VALUE, as every=50, given '{text}'")
+        found[key.strip()] = yaml_value(value, text)
     return found

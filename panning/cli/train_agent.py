@@ -42,10 +42,10 @@ def train_agent(
     """
     from panning import agents
     from panning.agents.pictures import reward_picture
+    from panning.agents.rollouts import read_rollouts
     from panning.foundation.config import dump_config
     from panning.foundation.files import write_atomic
     from panning.foundation.pictures import parse_formats, save
-    from panning.foundation.records import read_records
     from panning.foundation.tables import write_table
     from panning.measure.dry_run import dry_run as measured_run
     from panning.measure.estimate import agent_stage
@@ -65,12 +65,14 @@ def train_agent(
         return
     with (
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, settings.model_dump(mode="json")) as track,
-        options.ray(n_workers, ray_address, settings.device),
+        options.ray(n_workers, ray_address, settings.device) as start_ray,
         output.listener(track) as listen,
     ):
-        agents.train_agent(settings, folder, n_workers=n_workers, listen=listen, cache=not no_cache)
+        agents.train_agent(
+            settings, folder, n_workers=n_workers, listen=listen, cache=not no_cache, start_workers=start_ray
+        )
     write_atomic(folder / "config.yaml", dump_config(settings))
-    records = sorted(read_records(folder / "rollouts.jsonl"), key=lambda record: record.config["rollout"])
+    records = read_rollouts(folder / "rollouts.jsonl")
     columns = [name for name in records[-1].metrics if name not in ("episodes", "timesteps")]
     rows = [[r.config["rollout"] + 1, *(f"{r.metrics.get(name, math.nan):.4g}" for name in columns)] for r in records]
     write_table(folder, ["rollout", *columns], rows)

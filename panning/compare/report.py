@@ -8,7 +8,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from panning.foundation.files import write_atomic
 from panning.foundation.pictures import Picture, save
 from panning.foundation.records import RunRecord
 from panning.foundation.tables import csv_table, markdown_table, origin
+from panning.foundation.text import in_markdown
 
 #: A relative change of a layer's density that is not worth a word.
 NEGLIGIBLE_DRIFT = 0.05
@@ -183,13 +183,8 @@ def markdown(records: Sequence[RunRecord]) -> str:
 
 def _page(found: Sequence[Table], records: Sequence[RunRecord]) -> str:
     parts = [_markdown(table) for table in found]
-    origins = sorted({_line(origin(record.environment)) for record in records if record.kind == "cell"})
+    origins = sorted({in_markdown(origin(record.environment)) for record in records if record.kind == "cell"})
     return "\n".join([*parts, "## Where this comes from", "", *(f"- {line}" for line in origins), ""])
-
-
-def _line(text: str) -> str:
-    """A record's text as one line without markup: records may come from elsewhere."""
-    return escape(" ".join(text.split()), quote=False)
 
 
 def short_markdown(table: Table, only: Sequence[str] = ()) -> str:
@@ -203,7 +198,7 @@ def _markdown(table: Table) -> str:
     rank = table.ranks
     dense = table.dense.spread("test_accuracy")
     lines = [
-        f"## {table.title}",
+        f"## {in_markdown(table.title)}",
         "",
         f"Test accuracy after the last of {table.epochs:g} epochs, mean ± standard deviation over seeds {_range(seeds)}; "
         f"the dense network has {dense} %. Same initial weights, batches and recipe for all with one seed; choices on the "
@@ -218,7 +213,7 @@ def _markdown(table: Table) -> str:
         ]),
         *_planned_part(table),
         *_random_part(table),
-        *(f"- {sentence}" for sentence in (*marks(table), *findings(table))),
+        *(f"- {in_markdown(sentence)}" for sentence in (*marks(table), *findings(table))),
         "",
         "Against the best on validation: the same test, corrected over the rows of one density (of equal masks once). What "
         "is best on validation was so by luck, too, of which test shares some: this finds somewhat too much."
@@ -232,9 +227,8 @@ def _markdown(table: Table) -> str:
     failed = [(row, c) for row in (*table.rows, table.dense) for c in row.cells if c.metrics["error"] is not None]
     if failed:
         lines += ["Failed:", ""]
-        lines += [
-            f"- {r.label} at {r.density:g}, seed {c.config['seed']}: {_line(c.metrics['error'])}" for r, c in failed
-        ]
+        said = (f"{r.label} at {r.density:g}, seed {c.config['seed']}: {c.metrics['error']}" for r, c in failed)
+        lines += [f"- {in_markdown(sentence)}" for sentence in said]
         lines += [""]
     return "\n".join(lines)
 

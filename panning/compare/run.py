@@ -16,7 +16,7 @@ from panning.foundation.progress import Listener, plan_event
 from panning.foundation.records import RecordStore, RunRecord
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import CellOutcome
-from panning.jobs.store import JobStore
+from panning.jobs.store import MAX_FAILED, JobStore
 from panning.jobs.work import Job
 from panning.masks.masks import n_kept_at
 from panning.tasks import DataSource, Task, TaskSpec, load_task
@@ -27,8 +27,9 @@ Share = tuple[int, int]
 
 
 def run_grid(
-    config: GridConfig, folder: Path, out: Path, executor: Executor, listen: Listener, share: Share = (0, 1)
-) -> list[RunRecord]:
+    config: GridConfig, folder: Path, out: Path, executor: Executor, listen: Listener, share: Share = (0, 1),
+    max_failed: float = MAX_FAILED,
+) -> list[RunRecord]:  # fmt: skip
     """Run every cell that ``out`` has no record of; all records of ``out``.
 
     A grid may be extended: another config of the same name goes on in the same folder.
@@ -36,6 +37,7 @@ def run_grid(
     Args:
         folder: of the config, where policy files are looked for.
         share: only a part of the grid; ``merge_records`` puts the records of all parts together.
+        max_failed: as for ``JobStore``.
 
     Raises:
         ConfigError: if the folder holds a grid of another name.
@@ -43,7 +45,7 @@ def run_grid(
     claim_folder(out, {"command": "bench", "name": config.name})
     with sole_writer(out):
         write_atomic(out / "config.yaml", dump_config(config))
-        store = JobStore(out)
+        store = JobStore(out, max_failed)
         for record in join_records(_held(store.records)).values():
             check_cell(record)  # it may come from elsewhere, and cells are built on it
 

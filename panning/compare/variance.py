@@ -26,6 +26,7 @@ from panning.compare.tables import Table, tables
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord
 from panning.foundation.tables import markdown_table
+from panning.foundation.text import in_markdown
 from panning.jobs.ways import Method
 from panning.pruners import PRUNERS, Form, told_form
 from panning.pruners.quotas import QUOTA_LABELS, RandomQuotas
@@ -274,9 +275,9 @@ def markdown(records: Iterable[RunRecord]) -> str:
     for title, some in by_title(analyses(records)).items():
         left = dict.fromkeys(label for one in some for label in one.left_out)
         lines += [
-            f"## {title}", "", *markdown_table(*share_cells(some)), "",
+            f"## {in_markdown(title)}", "", *markdown_table(*share_cells(some)), "",
             "Mean accuracy of all masks of a level minus that of all masks, in points, with Student's interval of 95 % over "
             "seeds:", "", *markdown_table(*level_cells(some)), "",
-            *([f"No cells of the factorial: {', '.join(left)}.", ""] if left else []),
+            *([in_markdown(f"No cells of the factorial: {', '.join(left)}."), ""] if left else []),
         ]  # fmt: skip
     return "\n".join(lines)

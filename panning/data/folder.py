@@ -31,8 +31,11 @@ MAX_IN_MEMORY_BYTES = 2 * 2**30
 #: Longest side of an image, in pixels.
 MAX_SIDE = 224
 MAX_FILE_BYTES = 2**28
-#: Larger images are refused before they are decoded; 4 bytes a pixel.
+#: Larger images are refused before they are decoded; 4 bytes a pixel, and as many for each copy on the way to their size.
 MAX_PIXELS = 2**26
+#: What a file may decode to for each of its bytes: photographs have 2 to 20 pixels a byte. Small ones may be of one colour.
+PIXELS_PER_BYTE = 100
+MIN_ALLOWED_PIXELS = 2**23
 #: What the suffixes stand for. A closed table: Pillow would start Ghostscript for an EPS file, whatever its name.
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
@@ -145,9 +148,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         from PIL import Image
     try:
         # From memory: of a file, Pillow asks for as much as a chunk says it has.
-        with Image.open(io.BytesIO(read_regular(path, MAX_FILE_BYTES)), formats=FORMATS) as image:
-            if math.prod(image.size) > MAX_PIXELS:
-                raise ValueError(f"it has {math.prod(image.size)} pixels, at most {MAX_PIXELS} are allowed")
+        file = read_regular(path, MAX_FILE_BYTES)
+        allowed = min(MAX_PIXELS, max(MIN_ALLOWED_PIXELS, PIXELS_PER_BYTE * len(file)))
+        with Image.open(io.BytesIO(file), formats=FORMATS) as image:
+            if math.prod(image.size) > allowed:
+                raise ValueError(
+                    f"it has {math.prod(image.size)} pixels, at most {allowed} are allowed for a file of {len(file)} bytes"
+                )
             yield image
     except Exception as error:  # Pillow raises whatever the broken file led to
         raise DataError(f"'{path}' cannot be read as an image: {error}") from None

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import os
 import sqlite3
 import warnings
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from panning.foundation.files import strict_json
-from panning.foundation.machine import environment_info
+from panning.foundation.machine import environment_info, source_digest
 from panning.foundation.records import canonical_json
 
 #: The variable that names the folder of caches; ``off`` turns them off.
@@ -121,22 +120,10 @@ def cache_folder() -> Path | None:
     return (Path(base) if base else Path.home() / ".cache") / "panning"
 
 
-@functools.cache
-def _code() -> str:
-    hashed = hashlib.sha256()
-    for name in ("panning", "panning.envs", "panning.agents"):  # in a checkout the last two lie beside the first
-        found = importlib.util.find_spec(name)
-        for folder in map(Path, (found and found.submodule_search_locations) or ()):
-            for path in sorted(folder.rglob("*.py")):
-                hashed.update(str(path.relative_to(folder)).encode())
-                hashed.update(path.read_bytes())
-    return hashed.hexdigest()[:20]
-
-
 def code_digest() -> dict[str, Any]:
     """What a computed figure depends on beside its description: this package's code, the versions, the processor's kind.
 
     A change of any source file makes old entries unfindable. That is more often than needed, and never too seldom.
     """
     info = environment_info()
-    return {"code": _code(), "versions": info["versions"], "hardware": info["hardware"]}
+    return {"code": source_digest(), "versions": info["versions"], "hardware": info["hardware"]}

@@ -193,12 +193,20 @@ def overridden(values: Any, changes: Sequence[str]) -> Any:
         keys = place.strip().split(".")
         if not equals or not all(keys):
             raise ConfigError(f"'{change}' changes nothing: give KEY=VALUE, as seeds=[0,1] or agent.ppo.n_rollouts=5.")
-        try:
-            value = yaml.load(text, _Loader)
-        except Exception as error:
-            raise ConfigError(f"'{change}': the value is not valid YAML: {error}") from None
-        values = _changed(values, keys, value, f"'{change}'")
+        values = _changed(values, keys, yaml_value(text, change), f"'{change}'")
     return values
+
+
+def yaml_value(text: str, change: str) -> Any:
+    """The value of a command line's ``KEY=VALUE``, of bounded depth and size; ``change`` is all of it, for the error.
+
+    Raises:
+        ConfigError: if it is not YAML.
+    """
+    try:
+        return yaml.load(text[: MAX_CONFIG_BYTES + 1], _Loader)
+    except Exception as error:  # PyYAML raises whatever a broken tag led to
+        raise ConfigError(f"'{reprlib.repr(change)[1:-1]}': the value is not valid YAML: {error}") from None
 
 
 def _changed(values: Any, keys: Sequence[str], new: Any, said: str) -> Any:

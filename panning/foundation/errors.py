@@ -4,6 +4,8 @@ The command line prints the message alone and ends with the class's ``exit_code`
 failed.
 """
 
+from panning.foundation.text import printable
+
 #: Characters of a message that are shown.
 MAX_MESSAGE = 10_000
 
@@ -24,9 +26,9 @@ class PanningError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        # Names and values from files are in messages; a terminal obeys control characters, and nobody reads a megabyte.
+        # Names and values from files are in messages, and nobody reads a megabyte.
         text = Exception.__str__(self)  # KeyError, the base of a child, would show the repr of its argument
-        shown = "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text[:MAX_MESSAGE])
+        shown = printable(text[:MAX_MESSAGE])
         return shown if len(text) <= MAX_MESSAGE else f"{shown}... ({len(text) - MAX_MESSAGE} more characters)"
 
 

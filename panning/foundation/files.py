@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -21,10 +22,10 @@ MAX_IDENTITY_BYTES = 2**20
 
 
 def strict_json(text: str | bytes) -> Any:
-    """The value of a JSON text from outside.
+    """The value of a JSON text from outside. Its whole numbers may be of any size: who asks for one bounds it.
 
     Raises:
-        ValueError: also for a key that stands twice, NaN, infinity, and what is nested too deeply.
+        ValueError: also for a key that stands twice, NaN, infinity, 1e999, and what is nested too deeply.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,8 +36,13 @@ def strict_json(text: str | bytes) -> Any:
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is no number of JSON")
 
+    def finite(digits: str) -> float:
+        if math.isinf(value := float(digits)):  # 1e999
+            raise ValueError(f"{digits[:20]} is larger than any float")
+        return value
+
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -73,7 +79,8 @@ def _write_aside_and_rename(path: Path, data: bytes | str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(aside, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            # Half a letter (a surrogate), as of a name that is no UTF-8, is written out and loses no file.
+            file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -149,14 +156,35 @@ def _differing(held: dict[str, Any], identity: dict[str, Any], within: str = "")
             yield f"{name}: {there!r} there, {here!r} here"
 
 
+def check_no_links(out: Path) -> None:
+    """Refuse a run folder in which a symbolic link lies: what a run writes and believes lies in its folder, and a folder
+    from elsewhere may point anywhere. The folder itself may be a link.
+
+    Raises:
+        OutputError: naming the first link.
+    """
+    folders = [out]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise OutputError(
+                        f"{entry.path} is a link: a run writes and reads files of its own folder alone. Put the file itself "
+                        "there, or give another folder."
+                    )
+                if entry.is_dir():
+                    folders.append(Path(entry.path))
+
+
 @contextmanager
 def sole_writer(out: Path) -> Iterator[None]:
     """Within, no other process writes the records of a folder: it would do the same work again.
 
     Raises:
-        OutputError: if one does already.
+        OutputError: if one does already, or if links lie in the folder (``check_no_links``).
     """
     out.mkdir(parents=True, exist_ok=True)
+    check_no_links(out)
     lock = FileLock(out / ".lock")  # the system's: a process that is killed gives it back
     try:
         lock.acquire(timeout=0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -16,6 +18,8 @@ from typing import Any
 
 from panning.foundation.making import ENTRY, making
 
+#: With the folders beside ``panning`` in a checkout, which are installed inside it.
+PACKAGES = ("panning", "panning.envs", "panning.agents")
 #: Where Linux tells a process of its control groups, and where their files lie.
 CGROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -34,6 +38,7 @@ def _environment() -> str:
         {
             "versions": {"python": platform.python_version(), **versions},
             "commit": _commit(),
+            "source": source_digest(),
             "hardware": {
                 "processor": _processor(),
                 "cores": os.cpu_count(),
@@ -58,6 +63,28 @@ def environment_info(accelerator: str | None = None, plugins: Mapping[str, str] 
     if plugins:
         info["plugins"] = dict(plugins)
     return info
+
+
+@functools.cache
+def source_digest() -> str:
+    """A hash of this package's own code, wherever it is installed: a checkout may have changes that no version tells."""
+    files: dict[str, Path] = {}
+    for name in PACKAGES:
+        found = importlib.util.find_spec(name)
+        for folder in (found.submodule_search_locations if found else None) or ():
+            within = name.removeprefix("panning").lstrip(".")
+            files |= {(Path(within) / file.relative_to(folder)).as_posix(): file for file in Path(folder).rglob("*.py")}
+    hashed = hashlib.sha256()
+    for place, file in sorted(files.items()):
+        hashed.update(f"{place}\n".encode() + file.read_bytes())
+    return hashed.hexdigest()[:12]
+
+
+def code_versions() -> dict[str, str]:
+    """What must be equal where parts of one run are computed: the package's code, torch and Python."""
+    torch = sys.modules.get("torch")
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"panning": source_digest(), "torch": str(getattr(torch, "__version__", None)), "python": python}
 
 
 def usable_cores() -> int:

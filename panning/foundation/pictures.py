@@ -20,6 +20,7 @@ from panning.foundation.extras import extra_packages
 from panning.foundation.files import write_atomic
 from panning.foundation.registry import unknown_name_message
 from panning.foundation.tables import csv_table
+from panning.foundation.text import one_line, printable
 
 BLACK, BLUE, GREEN, ORANGE, SKY, PURPLE = "#000000", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 #: The agent, what a search has chosen, and the mask of an agent.
@@ -138,7 +139,7 @@ def figure(title: str, n_panels: int = 1, *, width: float, height: float, column
     columns = min(columns, n_panels)
     n_rows = -(-n_panels // columns)
     fitting = int(width * columns * 13)  # letters of the title
-    title = "\n".join(textwrap.fill(line, fitting) for line in title.splitlines())
+    title = "\n".join(textwrap.fill(printable(line), fitting) for line in title.splitlines())
     whole = Figure(figsize=(width * columns, height * n_rows + 0.2 * (1 + title.count("\n"))))
     panels = list(whole.subplots(n_rows, columns, squeeze=False, **shared).flat)
     for axes in panels[n_panels:]:
@@ -221,7 +222,7 @@ def short_layers(names: Sequence[str]) -> list[str]:
         >>> short_layers(["model.features.0.weight", "model.features.3.weight", "model.classifier.weight"])
         ['f.0', 'f.3', 'classifier']
     """
-    parts = [name.removesuffix(".weight").split(".") for name in names]
+    parts = [one_line(name).removesuffix(".weight").split(".") for name in names]
     if len({part[-1] for part in parts}) == len(parts) and not any(part[-1].isdecimal() for part in parts):
         return [part[-1] for part in parts]
     while len(parts) > 1 and min(map(len, parts)) > 1 and len({part[0] for part in parts}) == 1:
@@ -256,7 +257,7 @@ def layer_axes(panels: Sequence[Any], names: Sequence[str], densities: Iterable[
             axes.set_ylim(none / 1.5, 1.3)
             axes.set_yticks([none, *ticks], ["none", *map(written, ticks)])
         short = short_layers(names)
-        axes.set_xticks(range(len(short)), short, rotation=90 if len(short) > 6 else 0, fontsize=7)
+        axes.set_xticks(range(len(short)), short, rotation=90 if len(short) > 6 else 0, fontsize=7, parse_math=False)
     return none
 
 

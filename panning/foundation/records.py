@@ -1,23 +1,32 @@
 """Records: every number that is shown comes from one, with the config, seed, commit, versions and hardware behind it.
 
-The record store is JSON lines, appended with fsync; a torn last line (a killed process) is dropped by the next reader.
+The store is JSON lines, appended with fsync by one process, which keeps the file open and an index of keys in memory, so
+that an append costs the same however many there are. A last line that was torn, by a killed process or a full disk, is left
+out by readers and written over by the next writer. What an environment says stands once in the file, on a line of the kind
+``environment`` before the first record that names it by its key; older files have it in every record, which is read alike.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+import stat
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from panning.foundation.errors import OutputError, PanningError
-from panning.foundation.files import read_regular, strict_json
+from panning.foundation.files import strict_json
 
-#: More than this is no record of ours, and is not read.
-MAX_RECORDS_BYTES = 2**30
+#: A longer line is no record of ours: it is neither written nor read. Files may have any size.
+MAX_LINE_BYTES = 2**24
+ENVIRONMENT = "environment"
+#: Looks at a record that is read; raises ValueError with what is wrong with it.
+Check = Callable[["RunRecord"], object]
 
 
 @dataclass(frozen=True)
@@ -43,85 +52,220 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-class RecordStore:
-    """An append-only file of records, one JSON object a line, one writing process."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._records = {record.key: record for record in read_records(self.path)} if self.path.exists() else {}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._records
-
-    def __getitem__(self, key: str) -> RunRecord:
-        return self._records[key]
-
-    def __iter__(self) -> Iterator[RunRecord]:
-        return iter(self._records.values())
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def append(self, record: RunRecord) -> None:
-        """Add a record durably; one with a key that is already there is refused."""
-        if record.key in self._records:
-            raise PanningError(f"{self.path} already holds a record with the key {record.key}.")
-        line = canonical_json(asdict(record)) + "\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _mend_tail(self.path)
-            with open(self.path, "ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror or error}.") from None
-        self._records[record.key] = record
-
-
-def read_records(path: str | Path) -> list[RunRecord]:
+def read_records(path: str | Path, check: Check = lambda _: None) -> list[RunRecord]:
     """All complete records of a file; a last line that was torn is left out.
 
     Raises:
-        PanningError: if the file cannot be read, or a line is no record.
+        PanningError: if the file cannot be read, or a line is no record, or not one that ``check`` takes; with its number.
     """
-    try:
-        lines = read_regular(path, MAX_RECORDS_BYTES).split(b"\n")
-    except OSError as error:
-        raise PanningError(f"{path} cannot be read: {error.strerror or error}.") from None
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
+    with _Journal(Path(path)) as journal:
+        return [record for _, record in journal.records(check)]
+
+
+class RecordStore:
+    """An append-only file of records, one JSON object a line, one writing process (``sole_writer``).
+
+    Raises:
+        PanningError: as ``read_records``.
+    """
+
+    def __init__(self, path: str | Path, check: Check = lambda _: None) -> None:
+        self.path = Path(path)
+        self._places: dict[str, int] = {}  # key -> where its line begins
+        self._environments: dict[str, dict[str, Any]] = {}
+        self._end = 0  # of the last whole line
+        self._tail = b""
+        self._size = 0  # of the file, as this process left or found it
+        self._fd: int | None = None
+        if os.path.lexists(self.path):
+            with _Journal(self.path, os.O_NOFOLLOW) as journal:
+                self._places = {record.key: place for place, record in journal.records(check)}
+                self._environments, self._end, self._tail = journal.environments, journal.end, journal.tail
+                self._size = self._end + len(self._tail)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __getitem__(self, key: str) -> RunRecord:
+        with _Journal(self.path, os.O_NOFOLLOW) as journal:
+            journal.environments = self._environments
+            return journal.record_at(self._places[key])
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        """Every record, in the order in which they were written; read from the file again, which was checked at opening."""
+        if not self._places:
+            return
+        with _Journal(self.path, os.O_NOFOLLOW) as journal:
+            for _, record in journal.records():
+                yield record
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def append(self, record: RunRecord) -> None:
+        """Add a record durably; one with a key that is already there is refused.
+
+        Raises:
+            PanningError: for such a key, and a record that is longer than what is read (``MAX_LINE_BYTES``).
+            OutputError: if it cannot be written. The file then holds what it held before.
+        """
+        if record.key in self._places:
+            raise PanningError(f"{self.path} already holds a record with the key {record.key}.")
+        known, named = self._environments, record.environment
+        lines = b""
+        if named:
+            if (key := content_key(named)) not in known:
+                lines = _line(RunRecord(key, ENVIRONMENT, {}, {}, named), named)
+            known, named = {**known, key: named} if lines else known, key  # type: ignore[assignment]
+        line = _line(record, named)
+        if len(line) > MAX_LINE_BYTES:
+            raise PanningError(f"The record {record.key} has {len(line)} bytes, more than {MAX_LINE_BYTES}; not kept.")
         try:
-            records.append(_record(strict_json(line)))
-        except (ValueError, TypeError) as error:
-            raise PanningError(f"{path}, line {number}: not a record ({error}).") from None
-    return [*records, *_whole(lines[-1])]
+            self._write(lines + line)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror or error}.") from None
+        self._places[record.key] = self._end - len(line)
+        self._environments = known
 
+    def _write(self, data: bytes) -> None:
+        """Append, whole or not at all."""
+        fd = self._opened()
+        if os.fstat(fd).st_size != self._size:
+            raise OSError(errno.EBUSY, "another process has written to it; let one run use a folder")
+        if self._size > self._end:
+            self._mend(fd)
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(fd, left) :]
+            os.fsync(fd)
+        except OSError:
+            self._size = self._end + len(data) - len(left)
+            os.ftruncate(fd, self._end)  # if not even this is possible, the next append begins with it
+            self._size = self._end
+            raise
+        self._size = self._end = self._end + len(data)
 
-def _whole(tail: bytes) -> list[RunRecord]:
-    """The record of a last line that lacks its end of line alone; none if it is torn or empty."""
-    try:
-        return [_record(strict_json(tail))]
-    except (ValueError, TypeError):
-        return []
+    def _opened(self) -> int:
+        if self._fd is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            weakref.finalize(self, os.close, self._fd)
+        return self._fd
 
-
-def _record(values: dict[str, Any]) -> RunRecord:
-    record = RunRecord(**values)
-    for name, kind in (("key", str), ("kind", str), ("config", dict), ("metrics", dict), ("environment", dict)):
-        if not isinstance(getattr(record, name), kind):
-            raise TypeError(f"'{name}' is no {kind.__name__}")
-    return record
-
-
-def _mend_tail(path: Path) -> None:
-    """End the last line, or drop it if it was torn."""
-    if not path.exists():
-        return
-    with open(path, "r+b") as file:
-        data = file.read()
-        start = data.rfind(b"\n") + 1
-        if _whole(data[start:]):
-            file.write(b"\n")
+    def _mend(self, fd: int) -> None:
+        """End the last line, or drop it if it was torn; what never was a record of ours is left as it is, and refused."""
+        if _is_whole(whole := self._tail.rstrip(b"\0")):
+            os.ftruncate(fd, self._end + len(whole))
+            os.write(fd, b"\n")
+            self._end += len(whole) + 1
+        elif self._tail and not _is_torn(self._tail):
+            raise OSError(errno.EINVAL, "its last line never was a record; move the file away")
         else:
-            file.truncate(start)
+            os.ftruncate(fd, self._end)
+        self._size, self._tail = self._end, b""
+
+
+class _Journal:
+    """A file of records that is being read.
+
+    Attributes:
+        end: of the last whole line so far, in bytes.
+        tail: what follows the last end of line; known once all records were read.
+    """
+
+    def __init__(self, path: Path, flags: int = 0) -> None:
+        self.path = path
+        self.environments: dict[str, dict[str, Any]] = {}
+        self.end, self.tail = 0, b""
+        try:
+            # Non-blocking, or opening a named pipe would wait for somebody to write into it.
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+            self._file = os.fdopen(fd, "rb")
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                self._file.close()
+                raise OSError(errno.EINVAL, "it is a pipe or device, not a regular file")
+        except OSError as error:
+            reason = "it is a link" if error.errno == errno.ELOOP else error.strerror or error
+            raise PanningError(f"{path} cannot be read: {reason}.") from None
+
+    def __enter__(self) -> _Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def records(self, check: Check = lambda _: None) -> Iterator[tuple[int, RunRecord]]:
+        """Every record with the place where its line begins."""
+        number = 0
+        while line := self._line(number := number + 1):
+            if not line.endswith(b"\n"):
+                self.tail, line = line, line.rstrip(b"\0")
+                if not _is_whole(line):  # else it lacks its end alone
+                    return
+            record = self._read(line, number, check)
+            if record.kind == ENVIRONMENT:
+                self.environments[record.key] = record.environment
+            else:
+                yield self.end, record
+            self.end += 0 if self.tail else len(line)
+
+    def record_at(self, place: int) -> RunRecord:
+        """The record whose line begins at ``place``."""
+        self._file.seek(place)
+        return self._read(self._line(0).rstrip(b"\0"), 0, lambda _: None)
+
+    def _line(self, number: int) -> bytes:
+        try:
+            line = self._file.readline(MAX_LINE_BYTES + 1)
+        except OSError as error:
+            raise PanningError(f"{self.path} cannot be read: {error.strerror or error}.") from None
+        if len(line) > MAX_LINE_BYTES:
+            raise PanningError(f"{self.path}, line {number}: not a record (it has more than {MAX_LINE_BYTES} bytes).")
+        return line
+
+    def _read(self, line: bytes, number: int, check: Check) -> RunRecord:
+        try:
+            record = self._resolved(strict_json(line))
+            if record.kind != ENVIRONMENT:
+                check(record)
+            return record
+        except (ValueError, TypeError) as error:
+            place = f", line {number}" if number else ""
+            raise PanningError(f"{self.path}{place}: not a record ({error}).") from None
+
+    def _resolved(self, values: Any) -> RunRecord:
+        record = RunRecord(**values)
+        named: object = record.environment
+        if isinstance(named, str):
+            if named not in self.environments:
+                raise ValueError(f"its environment {named[:20]!r} stands on no line before it")
+            record = replace(record, environment=self.environments[named])
+        for name, kind in (("key", str), ("kind", str), ("config", dict), ("metrics", dict), ("environment", dict)):
+            if not isinstance(getattr(record, name), kind):
+                raise TypeError(f"'{name}' is no {kind.__name__}")
+        return record
+
+
+def _line(record: RunRecord, environment: object) -> bytes:
+    return (canonical_json({**asdict(record), "environment": environment}) + "\n").encode()
+
+
+def _is_whole(tail: bytes) -> bool:
+    """Whether a last line is a record that lacks its end of line alone; no begin of one is JSON."""
+    try:
+        values = strict_json(tail)
+    except ValueError:
+        return False
+    return isinstance(values, dict) and {"key", "kind", "config", "metrics"} <= values.keys()
+
+
+def _is_torn(tail: bytes) -> bool:
+    """Whether a last line is the begin of a record, or blocks that a full disk or a crash left empty."""
+    begun = tail.rstrip(b"\0")
+    if b'{"'.startswith(begun[:2]):
+        try:
+            strict_json(begun)
+        except ValueError:
+            return True
+    return not begun

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from panning.foundation.files import write_atomic
+from panning.foundation.text import in_markdown
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """The lines of a table.
+    """The lines of a table. Cells are text (``in_markdown``): no name in one ends it, or is more than a name.
 
     Examples:
         >>> from panning.foundation.tables import markdown_table
@@ -23,7 +24,8 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> 
         | --- | --- |
         | SNIP | 5 |
     """
-    return ["| " + " | ".join(map(str, line)) + " |" for line in (columns, ["---"] * len(columns), *rows)]
+    lines = (columns, ["---"] * len(columns), *rows)
+    return ["| " + " | ".join(in_markdown(str(cell)) for cell in line) + " |" for line in lines]
 
 
 def csv_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

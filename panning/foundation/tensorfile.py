@@ -30,7 +30,7 @@ def read_tensors(path: Path, key: str | None) -> tuple[Any, dict[str, Tensor]]:
     """
     check_header(path)
     with safe_open(path, "pt") as file:
-        values = None if key is None else json.loads((file.metadata() or {})[key])
+        values = None if key is None else strict_json((file.metadata() or {})[key])
         return values, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 

@@ -1,8 +1,12 @@
-"""Executors: run jobs somewhere and hand back the outcomes as they come. All give the same outcomes."""
+"""Executors: run jobs somewhere and hand back the outcomes as they come. All give the same outcomes.
+
+A job that fails is no error: its outcome says so (``panning.jobs.failure``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -14,11 +18,11 @@ from panning.jobs.work import Job, execute
 class Executor(Protocol):
     """Where jobs run."""
 
-    def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+    def run(self, jobs: Iterable[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         """Every job with its outcome, in the order in which they end.
 
         Raises:
-            PanningError: what a job raised, or WorkerError if workers keep dying.
+            PanningError: what is the machine's fault, as data that are not there, or WorkerError if there is no worker.
         """
         ...
 
@@ -26,14 +30,23 @@ class Executor(Protocol):
 class SerialExecutor:
     """One job after the other, in this process; the one for tests and for debugging."""
 
-    def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+    def run(self, jobs: Iterable[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         for job in jobs:
-            yield job, execute(job)
+            outcome = execute(job)
+            if outcome.failure == "memory":
+                gc.collect()
+                outcome = execute(job)
+            yield job, outcome
 
 
 @contextmanager
-def executor_of(n_workers: int, job_timeout_s: float, device: str) -> Iterator[Executor]:
-    """Where the jobs of a block run: in this process for 0 workers, else on a Ray that runs.
+def executor_of(
+    n_workers: int, job_timeout_s: float, device: str, start_ray: Callable[[], None] = lambda: None
+) -> Iterator[Executor]:
+    """Where the jobs of a block run: in this process for 0 workers, else on Ray.
+
+    Args:
+        start_ray: called before the first job on Ray; without it Ray must be running.
 
     Raises:
         DeviceError: if there is no such device.
@@ -44,5 +57,5 @@ def executor_of(n_workers: int, job_timeout_s: float, device: str) -> Iterator[E
         return
     from panning.jobs.ray_executor import RayExecutor
 
-    with RayExecutor(n_workers, job_timeout_s, device) as workers:
+    with RayExecutor(n_workers, job_timeout_s, device, start_ray) as workers:
         yield workers

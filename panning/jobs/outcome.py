@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -15,6 +15,7 @@ Number = Annotated[float, Field(ge=-1e100, le=1e100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Some = Annotated[int, Field(ge=1, le=MOST)]
+Failure = Literal["raised", "memory", "time", "worker"]
 #: What listeners are told of an outcome, where it says so.
 TOLD = (
     "density", "effective_density", "compute_left", "accuracy", "loss", "train_loss", "test_accuracy", "images_seen",
@@ -27,13 +28,19 @@ class Outcome(Config):
     Attributes:
         error: why the work failed though it was possible: a diverged training, a network that cannot be pruned so far. It
             belongs to the result of a comparison, and is recorded as one.
-        accelerator: the one that the job ran on; None is the processor. It belongs to a record's environment.
+        failure: why a trial failed that nobody knew to be impossible (``REASONS`` of panning.jobs.failure).
+        trace: where in the code it did; a file beside the records keeps it.
+        environment: versions and hardware of the process that it ran in, for its record.
     """
 
     model_config = ConfigDict(extra="ignore")
+    #: What a record of one that did not fail has in all versions.
+    NEEDED: ClassVar[tuple[str, ...]] = ()
 
     error: str | None = None
-    accelerator: str | None = Field(default=None, exclude=True)
+    failure: Failure | None = None
+    environment: dict[str, Any] | None = Field(default=None, exclude=True)
+    trace: str | None = Field(default=None, exclude=True)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -42,8 +49,16 @@ class Outcome(Config):
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """For records."""
-        return {**self.model_dump(mode="json", exclude_unset=True), "error": self.error}
+        """For records. What a trial gave may be anything: it is checked before it is kept."""
+        return {**self.model_dump(mode="json", exclude_unset=True, warnings=False), "error": self.error}
+
+    def lacking(self, test: bool) -> list[str]:
+        """What a record must have and this one has not; one that failed need say no more than that.
+
+        Args:
+            test: whether the test part was to be read.
+        """
+        return [name for name in self.NEEDED if name not in self.model_fields_set] if self.error is None else []
 
 
 class MaskFigures(Outcome):
@@ -72,15 +87,21 @@ class PruneOutcome(MaskFigures):
 
     Attributes:
         actions: of the episode that made it, if it was one.
+        content: hash of layout and bits of the mask (``content_of``); older records have none.
         mask: the bytes of its file.
     """
 
+    NEEDED = ("n_kept", "density", "effective_density", "compute_left", "layer_densities")
+
+    content: str | None = None
     actions: tuple[tuple[Number, ...], ...] = ()
     mask: bytes | None = Field(default=None, exclude=True)
 
 
 class TrainOutcome(Outcome):
     """A short training; accuracy and loss of the validation part."""
+
+    NEEDED = ("accuracy", "loss", "train_loss", "images_seen")
 
     accuracy: Share = 0.0
     loss: Number = 0.0
@@ -130,12 +151,12 @@ class CellOutcome(MaskFigures):
     start: str | None = None
 
     def lacking(self, test: bool) -> list[str]:
-        """What a cell must have and this one has not; one that failed need say no more than that."""
         if self.error is not None:
             return []
         of_test = {name for name in type(self).model_fields if name.startswith("test_")}
         counted = {"n_alive_units", "log10_paths", "n_reached_outputs", "n_outputs"}  # older records have none
-        may_lack = {"accelerator", "train_epochs", "n_members", "start"} | counted | (set() if test else of_test)
+        beside = {"environment", "trace", "failure"}
+        may_lack = {"train_epochs", "n_members", "start"} | beside | counted | (set() if test else of_test)
         missing = [name for name in type(self).model_fields if name not in self.model_fields_set | may_lack]
         if "train_s" not in self.timing.model_fields_set:
             missing.append("timing.train_s")

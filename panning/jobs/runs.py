@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
+from panning.foundation.config import Config, parse_config
 from panning.foundation.errors import MaskError, OutputError
-from panning.foundation.files import read_regular, sole_writer, strict_json, write_atomic
+from panning.foundation.files import check_no_links, read_regular, sole_writer, strict_json, write_atomic
 from panning.foundation.records import RunRecord, canonical_json, content_key, read_records
 from panning.foundation.tables import csv_table
 from panning.jobs.ways import Way
+from panning.masks.masks import Density
 
 RUNS = Path("runs")
 INDEX_COLUMNS = ("file", "method", "density", "effective_density", "seed", "n_kept")
@@ -93,8 +97,13 @@ class RunFolder:
 
     @property
     def records(self) -> list[RunRecord]:
+        """Those that there are, as they stand in the file."""
         path = self.path / "records.jsonl"
         return read_records(path) if path.exists() else []
+
+    def check(self) -> None:
+        """Raise OutputError if links lie in it, which may lead anywhere."""
+        check_no_links(self.path)
 
     def row(self) -> dict[str, Any]:
         """What a list tells of it."""
@@ -138,15 +147,26 @@ def run_folders(root: Path = RUNS) -> list[RunFolder]:
 # --- masks of jobs ---
 
 
+class _Asked(Config):
+    """Of what a ``prune`` job was asked, what its mask is listed by."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    by: Any
+    all_alive: bool
+    density: Density
+    seed: int
+
+
 def write_index(folder: Path, records: list[RunRecord]) -> None:
     """``masks/index.csv``: a line for each mask that lies there, with what made it."""
     rows = []
     for record in records:
         file = _mask_file(folder, record)
         if file is not None and file.exists():
-            config, figures = record.config, record.metrics
+            asked, figures = parse_config(_Asked, record.config, f"{folder}, the record {record.key}"), record.metrics
             rows.append(
-                [file.name, _label(config), config["density"], figures["effective_density"], config["seed"],
+                [file.name, _label(record.config), asked.density, figures["effective_density"], asked.seed,
                  figures["n_kept"]]
             )  # fmt: skip
     rows.sort(key=lambda row: (-row[2], row[1], row[4]))
@@ -173,8 +193,8 @@ Named = tuple[str, bool, float, int]
 
 
 def _named(record: RunRecord) -> Named:
-    config = record.config
-    return canonical_json(config["by"]), config["all_alive"], config["density"], config["seed"]
+    asked = parse_config(_Asked, record.config, f"the record {record.key}")
+    return canonical_json(asked.by), asked.all_alive, asked.density, asked.seed
 
 
 def needless_masks(run: RunFolder) -> list[Path]:
@@ -188,13 +208,33 @@ def needless_masks(run: RunFolder) -> list[Path]:
     if not run.has_ended:
         raise MaskError(f"The search in {run.path} has not ended, and its masks are what it goes on with.")
     records = run.records
-    final = {_named(record) for record in records if record.kind == "cell" and record.config["by"] is not None}
+    final = {_named(record) for record in records if record.kind == "cell" and record.config.get("by") is not None}
     found = []
     for record in records:
         file = _mask_file(run.path, record)
         if file is not None and file.is_file() and _named(record) not in final:
             found.append(file)
     return found
+
+
+def retry_failures(run: RunFolder) -> int:
+    """Take the records of trials that failed unforeseen out of a run, so that they run again; the number of them.
+
+    Raises:
+        OutputError: if another process writes to the folder, or links lie in it.
+    """
+    with sole_writer(run.path):
+        path = run.path / "records.jsonl"
+        kept = run.records
+        failed = [record for record in kept if record.metrics.get("failure") is not None]
+        if failed:
+            gone = {record.key for record in failed}
+            lines = (canonical_json(asdict(record)) + "\n" for record in kept if record.key not in gone)
+            write_atomic(path, "".join(lines))
+        for record in failed:
+            if re.fullmatch("[0-9a-f]+", record.key):
+                (run.path / "failed" / f"{record.key}.txt").unlink(missing_ok=True)
+    return len(failed)
 
 
 def delete_masks(run: RunFolder, files: list[Path], tell: Callable[[Path], None] = lambda _: None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,11 +12,11 @@ import torch
 
 from panning.export.folder import write_tensors
 from panning.foundation.device import accelerator_name
-from panning.foundation.files import claim_folder, write_atomic
+from panning.foundation.files import claim_folder, sole_writer, write_atomic
 from panning.foundation.machine import environment_info
 from panning.foundation.pictures import save
 from panning.foundation.progress import Listener
-from panning.foundation.records import RunRecord, content_key
+from panning.foundation.records import RunRecord, canonical_json, content_key
 from panning.foundation.tables import write_table
 from panning.jobs.by import DynamicSpec
 from panning.jobs.pictures import curve_picture, mask_picture
@@ -47,11 +46,20 @@ def write_mask(
     Args:
         formats: of the picture.
     """
-    claim_folder(folder, identity)
-    save_masks(made.masks, folder / "mask.safetensors")
     densities = made.masks.layer_densities()
     facts = made.facts
     figures = {"n_kept": facts.n_kept, "density": facts.density, **facts.facts(), "layer_densities": densities}
+    with sole_writer(folder):
+        claim_folder(folder, identity)
+        save_masks(made.masks, folder / "mask.safetensors")
+        _write_mask_files(made, task, identity, figures, folder, formats)
+    return figures
+
+
+def _write_mask_files(
+    made: Described, task: Task, identity: dict[str, Any], figures: dict[str, Any], folder: Path, formats: Sequence[str]
+) -> None:
+    facts, densities = made.facts, figures["layer_densities"]
     _write_record("prune", identity, figures, folder, task.problem.weight.device, made.masks.manifest.get("plugins"))
     counts = made.masks.layout.counts(made.masks.flat)
     rows = [[name, n, f"{density:.6f}"] for (name, density), n in zip(densities.items(), counts, strict=True)]
@@ -61,7 +69,6 @@ def write_mask(
     title = f"{_named(task)}: density of each layer, {_mask_name(made.masks)}"
     title += f"\n{of_all} {facts.effective_density:.4g}"
     save(mask_picture(densities, counts, title, is_ours=method.startswith("panning")), folder / "layers", formats)
-    return figures
 
 
 @dataclass(frozen=True)
@@ -125,20 +132,21 @@ def train_in_folder(
 
     Raises:
         ConfigError: if the folder holds another run.
+        OutputError: if another process writes there.
     """
-    claim_folder(folder, identity)
-    checkpoint = folder / "checkpoint.safetensors"
-
-    trained = train_one(
-        plan.task, plan.recipe, plan.seed, plan.first, plan.movement, keep_best=plan.movement is not None,
-        checkpoint=checkpoint, listen=listen,
-    )  # fmt: skip
-    figures = training_figures(Ensemble(plan.task, plan.recipe, [trained]))
-    write_networks(trained, plan, folder)
-    _write_record("train", identity, figures, folder, plan.task.device, plan.task.spec.plugins)
-    columns, rows = _write_history(trained.result, folder)
-    save(curve_picture(trained.result.history, plan.title), folder / "curve", formats)
-    checkpoint.unlink(missing_ok=True)  # only now: until all is written, it is what there is of the training
+    with sole_writer(folder):
+        claim_folder(folder, identity)
+        checkpoint = folder / "checkpoint.safetensors"
+        trained = train_one(
+            plan.task, plan.recipe, plan.seed, plan.first, plan.movement, keep_best=plan.movement is not None,
+            checkpoint=checkpoint, listen=listen,
+        )  # fmt: skip
+        figures = training_figures(Ensemble(plan.task, plan.recipe, [trained]))
+        write_networks(trained, plan, folder)
+        _write_record("train", identity, figures, folder, plan.task.device, plan.task.spec.plugins)
+        columns, rows = _write_history(trained.result, folder)
+        save(curve_picture(trained.result.history, plan.title), folder / "curve", formats)
+        checkpoint.unlink(missing_ok=True)  # only now: until all is written, it is what there is of the training
     return figures, columns, rows
 
 
@@ -208,7 +216,7 @@ def _write_record(
 ) -> None:  # fmt: skip
     environment = environment_info(accelerator_name(str(device)), plugins)
     record = RunRecord(content_key(identity), kind, identity, figures, environment)
-    write_atomic(folder / "records.jsonl", json.dumps(asdict(record), sort_keys=True) + "\n")
+    write_atomic(folder / "records.jsonl", canonical_json(asdict(record)) + "\n")
 
 
 def _named(task: Task) -> str:

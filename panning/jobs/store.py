@@ -1,50 +1,108 @@
 """Where a run keeps what its jobs gave: JSON lines of records, one mask file per ``prune`` job, and an index of them.
 
-A job whose record is there is not run again. The mask is written before its record, so that a record never lacks it.
+A job whose record is there is not run again. The mask is written before its record, so that a record never lacks it. A
+folder may come from elsewhere: every record is checked when the store is opened, and a mask when it is used.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from panning.foundation.config import parse_config
-from panning.foundation.files import write_atomic
+from panning.foundation.errors import JobError, MaskError
+from panning.foundation.files import read_regular, write_atomic
 from panning.foundation.machine import environment_info
 from panning.foundation.progress import Event, Listener
-from panning.foundation.records import RecordStore, RunRecord
+from panning.foundation.records import MAX_LINE_BYTES, RecordStore, RunRecord, canonical_json, content_key
+from panning.foundation.text import one_line
 from panning.jobs.executor import Executor
-from panning.jobs.outcome import OutcomeT, PruneOutcome
+from panning.jobs.outcome import Outcome, OutcomeT, PruneOutcome
 from panning.jobs.runs import write_index
-from panning.jobs.work import Job
+from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec
+from panning.jobs.work import Job, content_of
+from panning.masks.file import MAX_FILE_BYTES, parse_masks
+
+#: So few failures end no run.
+FEW_FAILED = 5
+MAX_FAILED = 0.2
+OUTCOMES: dict[str, type[Outcome]] = {spec.kind: spec.outcome for spec in (PruneSpec, TrainSpec, CellSpec)}
+
+
+def check_record(record: RunRecord) -> None:
+    """Raise ValueError, naming the field, if a record of a job is not what its kind of job gives."""
+    if record.kind not in OUTCOMES:
+        return  # nothing is made of it
+    if record.key != content_key({"kind": record.kind, **record.config}):
+        raise ValueError("its key is not that of its config")
+    try:
+        outcome = OUTCOMES[record.kind].model_validate_json(json.dumps(record.metrics), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}") from None
+    if missing := outcome.lacking(test=bool(record.config.get("test"))):
+        raise ValueError(f"it lacks {', '.join(missing)}")
 
 
 class JobStore:
-    """The outcomes of a run folder."""
+    """The outcomes of a run folder.
 
-    def __init__(self, out: Path) -> None:
-        self.records = RecordStore(out / "records.jsonl")
+    Args:
+        max_failed: the share of the trials of this process that may fail unforeseen before the run ends.
+
+    Raises:
+        PanningError: if a record in it is none, with file, line and field.
+    """
+
+    def __init__(self, out: Path, max_failed: float = MAX_FAILED) -> None:
+        self.out = out
+        self.max_failed = max_failed
+        self.records = RecordStore(out / "records.jsonl", check_record)
         self.masks = out / "masks"
+        self._failed: Counter[str] = Counter()
+        self._n_run = 0
 
     def get(self, job: Job[OutcomeT]) -> OutcomeT | None:
         """The outcome of a job that ran already."""
         if job.key not in self.records:
             return None
-        metrics = dict(self.records[job.key].metrics)
-        if job.spec.outcome is PruneOutcome and metrics["error"] is None:
-            if not (mask := self._mask_path(job)).exists():
-                return None
-            metrics["mask"] = mask.read_bytes()
-        return parse_config(job.spec.outcome, metrics, f"{self.records.path}, {job.key}")
+        outcome = parse_config(
+            job.spec.outcome, self.records[job.key].metrics, f"{self.records.path}, the record {job.key}"
+        )
+        if not isinstance(outcome, PruneOutcome) or outcome.error is not None:
+            return outcome
+        path = self._mask_path(job)
+        return outcome.model_copy(update={"mask": _mask_of(path, outcome)}) if path.exists() else None
 
     def put(self, job: Job[OutcomeT], outcome: OutcomeT) -> None:
         """Keep an outcome durably."""
         if isinstance(outcome, PruneOutcome) and outcome.mask is not None:
             write_atomic(self._mask_path(job), outcome.mask)
+        if outcome.trace is not None:
+            write_atomic(self.out / "failed" / f"{job.key}.txt", outcome.trace)
         if job.key not in self.records:
-            environment = environment_info(outcome.accelerator, job.spec.plugins)
-            self.records.append(RunRecord(job.key, job.spec.kind, job.config, outcome.metrics, environment))
+            self.records.append(_record(job, outcome))
+
+    def _count(self, outcome: Outcome) -> None:
+        """Raise JobError once too many trials have failed in this process."""
+        self._n_run += 1
+        if outcome.failure is None:
+            return
+        self._failed[str(outcome.error)] += 1
+        n_failed = self._failed.total()
+        if n_failed >= FEW_FAILED and n_failed > self.max_failed * self._n_run:
+            reasons = "\n".join(f"  {n} times: {reason}" for reason, n in self._failed.most_common(3))
+            raise JobError(
+                f"{n_failed} of {self._n_run} trials failed, more than {self.max_failed:.0%} (--max-failed):\n{reasons}\n"
+                f"Where in the code: {self.out / 'failed'}. Once that is mended, panning runs retry {self.out} lets them "
+                "run again."
+            )
 
     def _mask_path(self, job: Job[Any]) -> Path:
         return self.masks / f"{job.key}.safetensors"
@@ -58,11 +116,49 @@ class JobStore:
         left = executor.run([job for key, job in wanted.items() if key not in outcomes])  # Ray starts its workers here
         listen(Event(stage, len(outcomes), len(wanted)))
         try:
-            for job, outcome in left:
+            for job, given in left:
+                outcome = _sound(job, given)
                 self.put(job, outcome)
                 outcomes[job.key] = outcome
+                self._count(outcome)
                 listen(Event(stage, len(outcomes), len(wanted), "job", {"key": job.key, **job.facts, **outcome.facts}))
         finally:
             if any(job.spec.outcome is PruneOutcome for job in jobs):
                 write_index(self.masks.parent, list(self.records))
         return outcomes
+
+
+def _record(job: Job[Any], outcome: Outcome) -> RunRecord:
+    environment = outcome.environment or environment_info(plugins=job.spec.plugins)
+    return RunRecord(job.key, job.spec.kind, job.config, outcome.metrics, environment)
+
+
+def _sound(job: Job[OutcomeT], outcome: OutcomeT) -> OutcomeT:
+    """The outcome, if its record can be read again; else a failure: what a trial gives may be anything."""
+    try:
+        record = _record(job, outcome)
+        if (n_bytes := len(canonical_json(asdict(record)))) > MAX_LINE_BYTES // 2:
+            raise ValueError(f"its record would have {n_bytes} bytes")
+        check_record(record)
+    except (ValueError, TypeError) as error:
+        said = f"what it gave is no outcome of a {job.spec.kind} job: {error}"
+        return job.spec.outcome(error=one_line(said)[:500], failure="raised", environment=outcome.environment)
+    return outcome
+
+
+def _mask_of(path: Path, outcome: PruneOutcome) -> bytes:
+    """The bytes of a mask's file, if it is the mask that its record tells of.
+
+    Raises:
+        MaskError: if it is broken or another's.
+    """
+    try:
+        data = read_regular(path, MAX_FILE_BYTES)
+    except OSError as error:
+        raise MaskError(f"The mask file {path} cannot be read: {error.strerror or error}.") from None
+    masks = parse_masks(data, str(path))
+    told = dict(outcome.layer_densities)
+    same = masks.n_kept == outcome.n_kept and masks.layer_densities() == told  # all that older records say
+    if not same or outcome.content not in (None, content_of(masks)):
+        raise MaskError(f"{path} is not the mask that its record tells of; delete the file, and it is made again.")
+    return data

@@ -40,6 +40,7 @@ from panning.pruners import (
     variant_of,
 )
 from panning.pruners.quotas import QuotaSource
+from panning.pruners.rounds import MAX_ROUNDS
 from panning.scoring.problem import Problem
 from panning.training.moving.in_shape import check_shape
 
@@ -155,7 +156,7 @@ class Method(By):
 class Episode(By):
     """Base of what prunes in rounds by the actions of a policy."""
 
-    n_rounds: Annotated[int, Field(ge=1)]
+    n_rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS)]
     action: ActionSpec
 
     @property

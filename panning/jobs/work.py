@@ -20,17 +20,19 @@ from panning.alive.report import MaskReport, report
 from panning.compaction.cost import compute_left
 from panning.episode.policy_net import PolicyNet, parse_policy
 from panning.foundation.device import accelerator_name
-from panning.foundation.errors import DensityError, MaskError, NonFiniteError
+from panning.foundation.errors import DataError, NonFiniteError
+from panning.foundation.machine import environment_info
 from panning.foundation.own import Own
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed
 from panning.jobs.by import Actions
+from panning.jobs.failure import OF_MACHINE, failed
 from panning.jobs.outcome import CellOutcome, Outcome, OutcomeT, PruneOutcome, Timing, TrainOutcome
 from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec, digest
 from panning.jobs.trained import Ensemble, Trained, train_one
 from panning.jobs.ways import Way
-from panning.masks.file import dump_masks, parse_masks
-from panning.masks.masks import Masks
+from panning.masks.file import dump_masks, fingerprint, parse_masks
+from panning.masks.masks import Masks, digest_of
 from panning.pruners import PLAIN_FORM
 from panning.pruners.described import Described, described
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
@@ -101,24 +103,58 @@ class Job(Generic[OutcomeT]):
         return content_key({"kind": self.spec.kind, **self.config})
 
     @property
+    def data(self) -> str | None:
+        """The fingerprint of its data on this machine; None of data that travel with it.
+
+        Raises:
+            DataError: if they are not here.
+        """
+        task = self.spec.task
+        return None if isinstance(task.data, Own) else data_fingerprint(task, self.source)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What listeners are told of it: the row of tables that it belongs to, if it makes a mask, and the seed."""
         named = {"item": self.spec.label} if isinstance(self.spec, Way) else {}
         return {**named, "seed": self.spec.seed}
 
 
+def check_data(job: Job[Any], data: str | None, node: str) -> None:
+    """Raise DataError if the data of a job are others here than ``data``, their fingerprint where the job comes from."""
+    if data is None:
+        return
+    try:
+        here = data_fingerprint(job.spec.task, job.source)
+    except DataError as error:
+        raise DataError(f"On the node {node}: {error}") from None
+    if here != data:
+        raise DataError(
+            f"The node {node} has other data under the name '{job.spec.task.data}' than this machine; copy the files there."
+        )
+
+
 def execute(job: Job[OutcomeT]) -> OutcomeT:
-    """Run a job in this process, on one thread, so that its result is the same everywhere."""
+    """Run a job in this process, on one thread, so that its result is the same everywhere.
+
+    Whatever it raises is its outcome, but for what is the machine's fault or the user's wish (``panning.jobs.failure``).
+
+    Raises:
+        DataError, DeviceError, MissingExtraError, OutputError, PluginError: of this machine.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    accelerator = None
     try:
         task = load_task(job.spec.task, job.spec.seed, job.source)
+        accelerator = accelerator_name(str(task.device))
         outcome: OutcomeT = _RUN[job.spec.kind](job, job.spec, task)
-        return outcome.model_copy(update={"accelerator": accelerator_name(str(task.device))})
-    except (NonFiniteError, DensityError, MaskError) as error:
-        return job.spec.outcome(error=str(error))
+    except OF_MACHINE:
+        raise
+    except (Exception, SystemExit) as error:
+        outcome = job.spec.outcome(**failed(error))
     finally:
         torch.set_num_threads(threads)
+    return outcome.model_copy(update={"environment": environment_info(accelerator, job.spec.plugins)})
 
 
 # --- prune ---
@@ -166,7 +202,13 @@ def _meeting(
 
 def _prune(job: Job[PruneOutcome], spec: PruneSpec, task: Task) -> PruneOutcome:
     made, actions = make_mask(task, spec, spec.asked, _net(job))
-    return PruneOutcome(**_mask_figures(task, made.masks, made.facts), actions=actions, mask=dump_masks(made.masks))
+    figures, content = _mask_figures(task, made.masks, made.facts), content_of(made.masks)
+    return PruneOutcome(**figures, actions=actions, content=content, mask=dump_masks(made.masks))
+
+
+def content_of(masks: Masks) -> str:
+    """A hash of a mask's layout and bits, whatever its manifest says and whichever version wrote its file."""
+    return content_key([fingerprint(masks.layout), digest_of(masks.flat)])
 
 
 def _mask_figures(task: Task, masks: Masks, facts: MaskReport) -> dict[str, Any]:

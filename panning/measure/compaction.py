@@ -16,6 +16,7 @@ from panning.foundation.machine import environment_info
 from panning.foundation.progress import Listener, silent, told
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.tables import markdown_table, origin
+from panning.foundation.text import in_markdown
 from panning.masks.file import load_masks
 from panning.masks.masks import Masks, digest_of
 from panning.measure import mask_report as report
@@ -129,7 +130,7 @@ def markdown(records: Iterable[RunRecord]) -> str:
     lines = markdown_table(COLUMNS, table_cells(records))
     texts = (f"Float32, batches of {r.config['batch_size']}. {origin(r.environment)}" for r in records)
     for text in dict.fromkeys(texts):
-        lines += ["", text]
+        lines += ["", in_markdown(text)]
     return "\n".join(lines) + "\n"
 
 

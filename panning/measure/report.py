@@ -11,6 +11,7 @@ from panning.foundation.files import write_atomic
 from panning.foundation.pictures import save
 from panning.foundation.records import RunRecord, read_records
 from panning.foundation.tables import markdown_table, origin
+from panning.foundation.text import in_markdown
 from panning.measure.sizes import FIT_COLUMNS, OF_SIZE, fit_cells, fits, size_picture
 
 COLUMNS = (
@@ -151,12 +152,12 @@ def markdown(records: Sequence[RunRecord]) -> str:
     for said, some in by_origin.items():
         failed = failures(some)
         lines += [*markdown_table(COLUMNS, table_cells(some)), ""]
-        lines += ["Failed:", "", *(f"- {line}" for line in failed), ""] if failed else []
+        lines += ["Failed:", "", *(f"- {in_markdown(line)}" for line in failed), ""] if failed else []
         if parts := part_cells(some):
             lines += [OF_PARTS, "", *markdown_table(PART_COLUMNS, parts), ""]
         if curves := fits(some):
             lines += [OF_SIZE, "", *markdown_table(FIT_COLUMNS, fit_cells(curves)), ""]
-        lines += [said, ""] if said else []
+        lines += [in_markdown(said), ""] if said else []
     return "\n".join(lines)
 
 

@@ -27,6 +27,9 @@ from panning.scoring.problem import PLAIN, Problem, Scoring
 from panning.scoring.schedules import densities
 from panning.scoring.signals import Signals
 
+#: No method or episode takes more: published schedules have up to a few hundred.
+MAX_ROUNDS = 10_000
+
 
 @dataclass(frozen=True)
 class Rounds:

@@ -109,12 +109,12 @@ class SearchConfig(RunConfig):
     densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]
     seeds: Annotated[tuple[int, ...], Field(min_length=1), DISTINCT] = (0, 1, 2)
     agent: AgentPart = AgentPart()
-    n_samples: Annotated[int, Field(ge=0)] = 8
-    cost_weight: Annotated[float, Field(ge=0)] = 0.0
+    n_samples: Annotated[int, Field(ge=0, le=10_000)] = 8
+    cost_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1)]
     recipe: Recipe
     baselines: tuple[Baseline, ...] = DEFAULT_BASELINES
-    job_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    job_timeout_s: Annotated[float, Field(gt=0, le=1e9)] = 3600.0
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:

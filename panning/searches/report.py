@@ -18,6 +18,7 @@ from panning.foundation.files import write_atomic
 from panning.foundation.machine import environment_info
 from panning.foundation.pictures import save
 from panning.foundation.tables import csv_table
+from panning.foundation.text import in_markdown
 from panning.searches.candidates import agent_itself
 from panning.searches.run import SearchResult
 
@@ -44,14 +45,14 @@ def write_report(result: SearchResult, out: Path, formats: Sequence[str] = ("png
 def markdown(result: SearchResult, table: Table) -> str:
     """The short table with what one must know to read it."""
     lines = [
-        f"# {result.config.name}", "",
-        f"{table.title}: test accuracy in percent after the last of {table.epochs:g} epochs, mean ± standard deviation over "
-        f"{len(result.config.seeds)} seeds; the dense network has {table.dense.spread('test_accuracy')}. Everything was "
-        "chosen on the validation part, which orders the lines, too; the test part was read once, at the end. Differences "
-        "below are in points on the test part, with their interval of 95 % and the paired t-test, Holm-corrected at each "
-        "density; all others are in report.md, plain numbers in table.csv and rows.csv.", "",
+        f"# {in_markdown(result.config.name)}", "",
+        f"{in_markdown(table.title)}: test accuracy in percent after the last of {table.epochs:g} epochs, mean ± standard "
+        f"deviation over {len(result.config.seeds)} seeds; the dense network has {table.dense.spread('test_accuracy')}. "
+        "Everything was chosen on the validation part, which orders the lines, too; the test part was read once, at the "
+        "end. Differences below are in points on the test part, with their interval of 95 % and the paired t-test, "
+        "Holm-corrected at each density; all others are in report.md, plain numbers in table.csv and rows.csv.", "",
         grid_report.short_markdown(table),
-        *(f"- {sentence}" for sentence in choices(result, table)), "",
+        *(f"- {in_markdown(sentence)}" for sentence in choices(result, table)), "",
         "Cost in dense epochs (passes over the training part): "
         + ", ".join(f"{name} {epochs:.1f}" for name, epochs in cost_epochs(result).items()) + ".", "",
     ]  # fmt: skip

@@ -9,13 +9,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from panning.agents.rollouts import read_rollouts
 from panning.agents.train import train_agent
 from panning.compare.cells import CHOSEN, NamedCell
 from panning.compare.grid import GridTask, Group
@@ -25,12 +27,13 @@ from panning.foundation.config import dump_config
 from panning.foundation.errors import JobError, PolicyError
 from panning.foundation.files import claim_folder, sole_writer, write_atomic
 from panning.foundation.progress import Listener, plan_event
-from panning.foundation.records import RunRecord, read_records
+from panning.foundation.records import RunRecord
+from panning.jobs.begun import check_begun_alike
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import PruneOutcome, TrainOutcome
 from panning.jobs.runs import chosen_mask
 from panning.jobs.spec import PruneSpec, TrainSpec, digest
-from panning.jobs.store import JobStore
+from panning.jobs.store import MAX_FAILED, JobStore
 from panning.jobs.ways import Way
 from panning.jobs.work import Job
 from panning.masks.file import parse_masks
@@ -79,17 +82,31 @@ class SearchResult:
     n_train: int
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where a search computes.
+
+    Attributes:
+        agent_workers: Ray actors for the agent's rollouts; 0 runs them in this process.
+        start_ray: called before the first of them.
+    """
+
+    executor: Executor
+    agent_workers: int = 0
+    start_ray: Callable[[], None] = lambda: None
+
+
 class Search:
     """A search in its folder. ``run`` goes through the stages; each asks the store for what is done already."""
 
-    def __init__(self, ready: Ready, out: Path, executor: Executor, agent_workers: int, listen: Listener) -> None:
+    def __init__(self, ready: Ready, out: Path, store: JobStore, where: Where, listen: Listener) -> None:
         self.ready = ready
         self.config = ready.config
         self.out = out
-        self.executor = executor
-        self.agent_workers = agent_workers
+        self.store = store
+        self.where = where
+        self.executor = where.executor
         self.listen = listen
-        self.store = JobStore(out)
         self.rung_log: list[dict[str, Any]] = []
         self.images: dict[float, dict[str, int]] = defaultdict(dict)  # density -> job -> images trained on
         self.policy = b""  # the agent's file, once there is one
@@ -97,6 +114,7 @@ class Search:
     def run(self) -> SearchResult:
         config = self.config
         claim_folder(self.out, config.identity(self.ready.policy))
+        check_begun_alike(self.out, config.task, config.source)
         write_atomic(self.out / "config.yaml", dump_config(config))
         self.listen(plan_event(config.name, search_stages(config)))
         self.policy, agent_images = self._agent()
@@ -117,8 +135,11 @@ class Search:
         if self.ready.policy is not None:
             return self.ready.policy, 0
         config = self.config.agent_config()
-        train_agent(config, self.out / "agent", n_workers=self.agent_workers, listen=self.listen)
-        records = read_records(self.out / "agent" / "rollouts.jsonl")
+        train_agent(
+            config, self.out / "agent", n_workers=self.where.agent_workers, start_workers=self.where.start_ray,
+            listen=self.listen,
+        )  # fmt: skip
+        records = read_rollouts(self.out / "agent" / "rollouts.jsonl")
         images = sum(int(record.metrics.get("images_seen", 0)) for record in records)
         return (self.out / "agent" / "policy.safetensors").read_bytes(), images
 
@@ -149,6 +170,11 @@ class Search:
                 both = [(pruned[density, way, seed], trained.get((density, way, seed))) for seed in seeds]
                 scored.append((way, _Verdict.of(both, self.config.cost_weight)))
             scored.sort(key=lambda pair: pair[1].rank, reverse=True)  # stable: candidates come in a fixed order
+            if not math.isfinite(scored[0][1].rank[0]):
+                reasons = {t.error for (d, _, _), t in trained.items() if d == density and t.error is not None}
+                raise JobError(
+                    f"Every candidate failed in rung {number} at density {density:g}: {'; '.join(sorted(reasons))[:500]}"
+                )
             kept[density] = [way for way, _ in scored[: rung.keep]]
             self.rung_log += [
                 {"density": density, "rung": number, "candidate": way.label, "accuracy": verdict.accuracy,
@@ -216,15 +242,24 @@ class Search:
         return {network: outcomes[job.key] for network, job in jobs.items()}
 
 
-def run_search(ready: Ready, out: Path, executor: Executor, *, agent_workers: int, listen: Listener) -> SearchResult:
+def run_search(
+    ready: Ready, out: Path, executor: Executor, *, agent_workers: int, listen: Listener,
+    start_ray: Callable[[], None] = lambda: None, max_failed: float = MAX_FAILED,
+) -> SearchResult:  # fmt: skip
     """Run a search that was checked (``check_search``), or go on with one, in the folder ``out``.
 
+    Args:
+        agent_workers, start_ray: as for ``panning.agents.train_agent``.
+        max_failed: as for ``JobStore``.
+
     Raises:
-        ConfigError: if the folder holds another search.
+        ConfigError: if the folder holds another search, or was begun with other data.
         OutputError: if another process writes there.
+        JobError: if too many trials failed, or no candidate is left.
     """
     with sole_writer(out):
-        return Search(ready, out, executor, agent_workers, listen).run()
+        where = Where(executor, agent_workers, start_ray)
+        return Search(ready, out, JobStore(out, max_failed), where, listen).run()
 
 
 def check_search(config: SearchConfig) -> Ready:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from panning.training.moving.engine import MovingMasks
 from panning.training.moving.state import kinds_of
 from panning.training.result import Entry
 
+#: Figures of an epoch: where the validation part was looked at, and where masks move.
+VALIDATED = ("accuracy", "loss")
+MOVED = ("density", "effective_density", "n_grown")
 #: What each optimizer keeps of a parameter: a number, or a tensor of the parameter's shape.
 STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
 
@@ -77,9 +81,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training: str, moving: MovingMasks | None = None
-) -> Checkpoint | None:
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training: str, moving: MovingMasks | None = None,
+    n_epochs: int | None = None, looks: bool = False,
+) -> Checkpoint | None:  # fmt: skip
     """Put a checkpoint's tensors into model, optimizer and moving masks; None if there is no file.
+
+    Args:
+        n_epochs: of the whole training, if that is known.
+        looks: whether the training looks at the validation part after every epoch.
 
     Raises:
         PanningError: if the file is broken or belongs to another training.
@@ -88,7 +97,8 @@ def load_checkpoint(
         return None
     try:
         facts, tensors = read_tensors(path, f"history of {training}")
-        history = _history(facts["history"])
+        figures = {"train_loss", *(VALIDATED if looks else ()), *(() if moving is None else MOVED)}
+        history = _history(facts["history"], n_epochs, figures)
         own = {name: t for name, t in tensors.items() if name.startswith(("model.", "optimizer."))}
         epochs = {int(member): epoch for member, epoch in facts["best"].items()}
         if (moving is None) != (facts["moving"] is None):
@@ -118,11 +128,19 @@ def load_checkpoint(
     return Checkpoint(history, best, masks)
 
 
-def _history(given: Any) -> list[Entry]:
+def _history(given: Any, n_epochs: int | None, figures: set[str]) -> list[Entry]:
+    """The entries of a training's epochs, each with the figures that the training writes, all of them finite floats."""
     if not isinstance(given, list) or [entry["epoch"] for entry in given] != list(range(1, len(given) + 1)):
         raise ValueError("its history is not that of the epochs 1, 2, ...")
-    if not all(isinstance(value, int | float) for entry in given for value in entry.values()):
-        raise ValueError("its history holds what is no number")
+    if n_epochs is not None and len(given) > n_epochs:
+        raise ValueError(f"its history has {len(given)} epochs, and the training {n_epochs}")
+    for entry in given:
+        if wrong := [key for key, value in entry.items() if type(value) is not float or not math.isfinite(value)]:
+            raise ValueError(f"its history's '{wrong[0]}' of epoch {entry['epoch']} is no finite number")
+        if lacking := sorted(figures - entry.keys()):
+            raise ValueError(f"its history of epoch {entry['epoch']} lacks '{lacking[0]}'")
+        if any(not 0 <= entry.get(key, 0.0) <= 1 for key in ("accuracy", "density", "effective_density")):
+            raise ValueError(f"its history of epoch {entry['epoch']} has a share outside [0, 1]")
     return given
 
 

@@ -98,15 +98,17 @@ def train(
     training = content_key([recipe.model_dump(mode="json"), seed, bits, keep_best, regime.identity])
     parts, n_epochs = (regime.network, regime.optimizer), plan.n_epochs(regime.n_steps)
     with regime.held:
-        done = None if checkpoint is None else load_checkpoint(checkpoint, *parts, training, regime.moving)
+        always = validate_every_epoch or keep_best
+        done = None
+        if checkpoint is not None:
+            done = load_checkpoint(checkpoint, *parts, training, regime.moving, n_epochs, always)
         done = done or Checkpoint()
         listen(Event("training", len(done.history), n_epochs))
         for epoch in range(len(done.history), n_epochs):
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):
                 loss = _train_epoch(regime, data, epoch, seed, images, after_step)
             entry = {"epoch": epoch + 1.0, "train_loss": loss, **regime.facts(done.history)}
-            looks = validate_every_epoch or keep_best or epoch + 1 == n_epochs
-            _close_epoch(regime, data, done, entry, looks, keep_best)
+            _close_epoch(regime, data, done, entry, always or epoch + 1 == n_epochs, keep_best)
             listen(Event("training", epoch + 1, n_epochs, "epoch", entry))
             if checkpoint is not None:
                 save_checkpoint(checkpoint, *parts, done, training, regime.moving)
@@ -119,6 +121,11 @@ def _close_epoch(regime: Dense, data: ImageData, done: Checkpoint, entry: Entry,
     with regime.shipped():
         if looks:
             entry.update(evaluate(regime.network, data, data.validation, regime.recipe.precision))
+            if not math.isfinite(entry["loss"]):
+                raise NonFiniteError(
+                    f"The validation loss is {entry['loss']} in epoch {entry['epoch']:.0f}: lower the learning rate (now "
+                    f"{regime.recipe.learning_rate})."
+                )
         done.history.append(entry)
         if keep_best:
             done.keep_if_best(regime.member, entry, regime.network, regime.moving)

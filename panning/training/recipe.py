@@ -90,18 +90,18 @@ class Recipe(Config):
     0.1
     """
 
-    epochs: Annotated[float, Field(gt=0)] = 10.0
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    epochs: Annotated[float, Field(gt=0, le=1e6)] = 10.0
+    batch_size: Annotated[int, Field(ge=1, le=2**31)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=1e12)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 5e-4
     nesterov: bool = False
     schedule: Literal["cosine", "one_cycle", "constant", "steps"] = "cosine"
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     precision: Literal["float32", "bfloat16"] = "float32"
     augment: bool = True
-    n_images: Annotated[int, Field(ge=1)] | None = None
+    n_images: Annotated[int, Field(ge=1, le=2**53)] | None = None
     compact: bool = True
     start: StartOrNone = None
 

@@ -1,0 +1,50 @@
+"""Text from outside, as names in files, configs and records: how it is shown on a terminal and stands in Markdown.
+
+A terminal obeys control characters, a page shows markup and loads images, and letters that run from right to left reorder
+what stands around them. Nothing that comes from outside does any of it here.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: What Markdown takes for more than text: the bar of a table, the end of a link's or image's name, the begin of a tag.
+_ACTIVE = re.compile(r"\||\](?=[(\[])|!(?=\[)|<(?=[A-Za-z/!?])")
+_INSTEAD = {"|": "\\|", "]": "\\]", "!": "\\!", "<": "&lt;"}
+
+
+def printable(text: str) -> str:
+    """The text with its control and formatting characters written out; lines stay lines.
+
+    Examples:
+        >>> from panning.foundation.text import printable
+        >>> print(printable("a\\x1b[2Jb"))
+        a\\x1b[2Jb
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """``printable``, on one line.
+
+    Examples:
+        >>> from panning.foundation.text import one_line
+        >>> one_line("a\\n  b\\x07")
+        'a b\\\\x07'
+    """
+    return printable(" ".join(text.split()))
+
+
+def in_markdown(text: str) -> str:
+    """``one_line``, which Markdown shows as it is: no bar ends its cell, no tag, link or image begins in it.
+
+    Emphasis stays, which our own cells use and which harms nobody.
+
+    Examples:
+        >>> from panning.foundation.text import in_markdown
+        >>> print(in_markdown("a|b <script>x</script>\\n![y](http://z), p < 0.05"))
+        a\\|b &lt;script>x&lt;/script> \\![y\\](http://z), p < 0.05
+    """
+    return _ACTIVE.sub(lambda found: _INSTEAD[found[0]], one_line(text))

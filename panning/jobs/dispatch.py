@@ -1,0 +1,293 @@
+"""The dispatcher: which worker does which job, what is tried again, and when a worker is given up.
+
+It knows no Ray: workers are places behind a small interface (``Workers``), which tests and simulations stand in for. Jobs
+are asked for one at a time, when a worker is free, and outcomes are told as they come, so that what is asked next may depend
+on them. A job is sent to a worker that is up and idle alone: its clock measures its own work, and a worker that cannot be
+placed keeps no job waiting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from panning.foundation.errors import WorkerError
+from panning.jobs.failure import REASONS, is_unforeseen
+from panning.jobs.outcome import Failure, Outcome, OutcomeT
+from panning.jobs.patience import Patience
+from panning.jobs.work import Job
+
+
+@dataclass(frozen=True)
+class Up:
+    """A worker is up and waits for its first job."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job came to its end."""
+
+    place: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker is gone.
+
+    Attributes:
+        reason: "memory" if it was ended for taking too much; "node" if its machine is gone, which no job is to blame for.
+        said: what is known of it, for messages.
+    """
+
+    place: int
+    reason: str = "worker"
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A worker cannot do the jobs, as its machine lacks something or has something else; its place is left out."""
+
+    place: int
+    error: Exception
+
+
+News = Up | Done | Lost | Unfit
+
+
+class Workers(Protocol):
+    """Places with a worker each, which does one job at a time."""
+
+    n_places: int
+
+    def start(self, place: int) -> None:
+        """Ask for a worker; news tell when it is up."""
+
+    def send(self, place: int, job: Job[Any]) -> None:
+        """Let the worker at a place, which is up and idle, do a job."""
+
+    def stop(self, place: int) -> None:
+        """End what is at a place, whatever it does; nothing is heard of it any more."""
+
+    def news(self, timeout_s: float) -> list[News]:
+        """What has happened; waits for it, but no longer than this.
+
+        Raises:
+            WorkerError: if nothing will happen any more.
+        """
+
+
+@dataclass
+class _Place:
+    """Attributes:
+    state: "starting", "idle", "busy", "pausing" until it is started again, or "out" for good.
+    since: when the state began, in seconds.
+    n_starts: in vain, one after the other.
+    kin: of the job (``Patience.kin``).
+    """
+
+    state: str
+    since: float
+    n_starts: int = 0
+    job: Job[Any] | None = None
+    kin: Any = None
+
+
+class Dispatcher:
+    """Runs jobs on workers.
+
+    Args:
+        clock: in seconds.
+        told: hears sentences on workers that are left out or waited for.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        patience: Patience,
+        clock: Callable[[], float] = time.monotonic,
+        told: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.workers = workers
+        self.patience = patience
+        self._clock = clock
+        self._told = told
+        self._places: list[_Place] = []
+        self._again: deque[Job[Any]] = deque()
+        self._alone: deque[Job[Any]] = deque()  # took too much memory beside others
+        self._tries: Counter[str] = Counter()
+        self._nobody_since: float | None = None
+
+    def run(self, jobs: Iterable[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+        """Every job with its outcome, in the order in which they end. The next job is asked for when a worker is free.
+
+        Raises:
+            WorkerError: if no worker comes up.
+            PanningError: what leaves no worker fit for the jobs.
+        """
+        asked, more = iter(jobs), True
+        try:
+            while True:
+                self._start_places()
+                more = self._send_to_idle(asked, more)
+                if not (more or self._again or self._alone or self._busy):
+                    return
+                self._check_somebody_is_there()
+                for news in self.workers.news(self._wait_s()):
+                    if (ended := self._take(news)) is not None:
+                        yield ended
+                for place in self._overdue():
+                    yield self._give_up(place, "time")
+        finally:
+            for number in self._busy:  # the caller stopped early: what still runs is not wanted any more
+                self._leave(number, "pausing")
+            self._again.clear()
+            self._alone.clear()
+
+    def close(self) -> None:
+        """End all workers."""
+        for number, place in enumerate(self._places):
+            if place.state != "pausing":
+                self.workers.stop(number)
+        self._places = []
+
+    @property
+    def _busy(self) -> list[int]:
+        return [number for number, place in enumerate(self._places) if place.state == "busy"]
+
+    # --- places ---
+
+    def _start_places(self) -> None:
+        now = self._clock()
+        if not self._places:
+            self._places = [_Place("pausing", now - self.patience.pause_s(0)) for _ in range(self.workers.n_places)]
+        for number, place in enumerate(self._places):
+            if place.state == "starting" and now - place.since > self.patience.start_s(place.n_starts):
+                self._told(f"A worker has waited for {now - place.since:.0f} s for a place; it is asked for again")
+                self._leave(number, "pausing", place.n_starts + 1)
+            if place.state == "pausing" and now - place.since >= self.patience.pause_s(place.n_starts):
+                self.workers.start(number)
+                place.state, place.since = "starting", now
+
+    def _leave(self, number: int, state: str, n_starts: int = 0) -> None:
+        """Give up the worker at a place."""
+        if state != "out":  # a worker that is left out keeps its place, so that the next one is put elsewhere
+            self.workers.stop(number)
+        self._places[number] = _Place(state, self._clock(), n_starts)
+
+    def _check_somebody_is_there(self) -> None:
+        """Raise WorkerError if no worker has been up for too long."""
+        now = self._clock()
+        if any(place.state in ("idle", "busy") for place in self._places):
+            self._nobody_since = None
+        elif self._nobody_since is None:
+            self._nobody_since = now
+        elif now - self._nobody_since > self.patience.nobody_s:
+            raise WorkerError(
+                f"No worker came up in {now - self._nobody_since:.0f} s: are the cores of the cluster taken, or its nodes "
+                "gone? What is done is kept; run the same again to go on."
+            )
+
+    # --- jobs ---
+
+    def _send_to_idle(self, asked: Iterator[Job[Any]], more: bool) -> bool:
+        """Give every idle worker a job, as far as there are jobs; whether there may be more to ask for."""
+        for number, place in enumerate(self._places):
+            if place.state != "idle":
+                continue
+            if self._again:
+                job = self._again.popleft()
+            elif more and (following := next(asked, None)) is not None:
+                job = following
+            elif self._alone and not self._busy:
+                more, job = False, self._alone.popleft()
+            else:
+                more = False
+                break
+            self.workers.send(number, job)
+            self._places[number] = _Place("busy", self._clock(), job=job, kin=self.patience.kin(job))
+        return more
+
+    def _take(self, news: News) -> tuple[Job[Any], Any] | None:
+        """Note what happened; a job that ended by it, with its outcome."""
+        place = self._places[news.place]
+        job, place.job = place.job, None
+        if isinstance(news, Up):
+            self._places[news.place] = _Place("idle", self._clock())
+        elif isinstance(news, Unfit):
+            self._leave_out(news, job)
+        elif isinstance(news, Lost):
+            place.job = job
+            return self._lose(news)
+        elif job is not None:
+            self._places[news.place] = _Place("idle", self._clock())
+            if news.outcome.failure == "memory" and self._may_try_again(job):
+                self._alone.append(job)
+                return None
+            if not is_unforeseen(news.outcome):
+                self.patience.learn(place.kin, self._clock() - place.since)
+            return job, news.outcome
+        return None
+
+    def _lose(self, news: Lost) -> tuple[Job[Any], Any] | None:
+        place = self._places[news.place]
+        if place.job is None:
+            self._leave(news.place, "pausing", place.n_starts + 1)
+            if place.n_starts + 1 >= self.patience.max_starts:
+                self._leave_out(
+                    Unfit(news.place, WorkerError(f"A worker does not start: {news.said or 'it ends'}")), None
+                )
+            return None
+        job = place.job
+        if news.reason != "node" and not self._may_try_again(job):
+            return self._give_up(news.place, "memory" if news.reason == "memory" else "worker", news.said)
+        (self._alone if news.reason == "memory" else self._again).append(job)
+        self._leave(news.place, "pausing")
+        return None
+
+    def _leave_out(self, news: Unfit, job: Job[Any] | None) -> None:
+        if job is not None:
+            self._again.appendleft(job)
+        self._places[news.place] = _Place("out", self._clock())
+        if all(place.state == "out" for place in self._places):
+            raise news.error
+        self._told(f"A worker is left out: {news.error}")
+
+    def _may_try_again(self, job: Job[Any]) -> bool:
+        self._tries[job.key] += 1
+        return self._tries[job.key] < self.patience.max_tries
+
+    def _overdue(self) -> list[int]:
+        now, allowed_s = self._clock(), self.patience.job_s
+        places = enumerate(self._places)
+        return [number for number, p in places if p.state == "busy" and now - p.since >= allowed_s(p.kin)]
+
+    def _job_at(self, number: int) -> Job[Any]:
+        job = self._places[number].job
+        assert job is not None
+        return job
+
+    def _give_up(self, number: int, failure: Failure, said: str = "") -> tuple[Job[Any], Any]:
+        """The outcome of a job whose worker is ended for good reason."""
+        job, place = self._job_at(number), self._places[number]
+        after = f"after {self._clock() - place.since:.0f} s" + (f" ({said})" if said else "")
+        tries = f", {self._tries[job.key]} times" if self._tries[job.key] > 1 else ""
+        self._leave(number, "pausing")
+        return job, job.spec.outcome(error=f"{REASONS[failure]} {after}{tries}", failure=failure)
+
+    def _wait_s(self) -> float:
+        """How long news may be waited for: until the next deadline."""
+        now = self._clock()
+        waits = [1.0]
+        for place in self._places:
+            if place.state == "busy":
+                waits.append(place.since + self.patience.job_s(place.kin) - now)
+            elif place.state == "pausing":
+                waits.append(place.since + self.patience.pause_s(place.n_starts) - now)
+        return max(0.0, min(waits))

@@ -1,0 +1,60 @@
+"""How long workers are waited for, and how often what they lost is tried again."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from panning.jobs.work import Job
+
+#: Short trainings of one recipe take alike: after so many, one that takes so many times as long as the slowest hangs.
+ENOUGH_TRAININGS = 10
+TIMES_AS_LONG = 8.0
+MIN_DEADLINE_S = 60.0
+LONGEST_PAUSE_S = 60.0
+
+
+@dataclass
+class Patience:
+    """Attributes:
+    job_timeout_s: the most that any job may take, from when its worker has it.
+    start_s_at_first: how long a worker may take to come up; each time it does not, the next may take twice as long.
+    nobody_s: how long there may be no worker that is up.
+    max_tries: of a job whose workers end, or that took too much memory.
+    max_starts: of a worker that ends before it is up, one after the other.
+    """
+
+    job_timeout_s: float = 3600.0
+    start_s_at_first: float = 60.0
+    nobody_s: float = 240.0
+    max_tries: int = 3
+    max_starts: int = 3
+    _took: dict[Any, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=200)))
+    _deadlines: dict[Any, float] = field(default_factory=dict)
+
+    def start_s(self, n_starts: int) -> float:
+        """How long a worker may take that was asked for so often in vain."""
+        return self.start_s_at_first * float(2 ** min(n_starts, 6))
+
+    def pause_s(self, n_starts: int) -> float:
+        """How long until a worker is asked for again."""
+        return 0.0 if n_starts == 0 else min(float(2**n_starts), LONGEST_PAUSE_S)
+
+    def kin(self, job: Job[Any]) -> Any:
+        """What jobs share that take alike; None where they do not, as methods differ by hundreds."""
+        spec: Any = job.spec
+        return (spec.task.model_name, spec.recipe) if spec.kind == "train" else None
+
+    def learn(self, kin: Any, took_s: float) -> None:
+        """Take in how long a job took."""
+        if kin is None:
+            return
+        took = self._took[kin]
+        took.append(took_s)
+        if len(took) >= ENOUGH_TRAININGS:
+            self._deadlines[kin] = min(self.job_timeout_s, max(MIN_DEADLINE_S, TIMES_AS_LONG * max(took)))
+
+    def job_s(self, kin: Any) -> float:
+        """How long a job may take: short trainings eight times as long as the slowest of their kind."""
+        return self._deadlines.get(kin, self.job_timeout_s)

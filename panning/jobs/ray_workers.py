@@ -1,0 +1,164 @@
+"""Workers on Ray: an actor at each place, with one torch thread, reused for all jobs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from typing import Any
+
+from panning.foundation.errors import PanningError, WorkerError
+from panning.foundation.extras import extra_packages
+from panning.foundation.machine import code_versions
+from panning.foundation.memory import keep_freed_memory
+from panning.foundation.own import Own
+from panning.foundation.ray_answers import answer, check_ray_lives, is_of_node, ray_is_gone
+from panning.foundation.ray_gpus import gpu_share
+from panning.foundation.ray_own import sent_with_code
+from panning.jobs.dispatch import Done, Lost, News, Unfit, Up
+from panning.jobs.failure import failed
+from panning.jobs.outcome import Outcome
+from panning.jobs.work import Job, check_data, execute
+
+with extra_packages():
+    import ray
+    from ray.exceptions import (
+        GetTimeoutError,
+        LocalRayletDiedError,
+        OutOfMemoryError,
+        RayActorError,
+        RayError,
+        RaySystemError,
+        RayTaskError,
+    )
+
+#: How long an answer that is there may take to come over.
+FETCH_S = 300.0
+
+
+class _JobWorker:
+    def __init__(self) -> None:
+        keep_freed_memory()
+        self.own: dict[str, Own] = {}
+
+    def hold(self, own: dict[str, Own]) -> None:
+        """Keep what is the caller's own for the jobs that name it."""
+        self.own |= own
+
+    def greet(self) -> dict[str, Any]:
+        """What must be as in the process that sends jobs."""
+        return {**code_versions(), "node": platform.node()}
+
+    def execute(self, job: Job[Any], data: str | None) -> Outcome:
+        job = job.with_own(self.own)
+        check_data(job, data, platform.node())
+        return execute(job)
+
+
+_RemoteJobWorker: Any = ray.remote(num_cpus=1, max_restarts=0)(_JobWorker)
+
+
+class RayWorkers:
+    """``n_places`` actors. Ray must be running when the first is started.
+
+    Args:
+        device: on which jobs compute; workers share the GPUs of the cluster evenly (``gpu_share``).
+    """
+
+    def __init__(self, n_places: int, device: str = "cpu") -> None:
+        self.n_places = n_places
+        self.device = device
+        self.actors: dict[int, Any] = {}
+        self._jobs: dict[int, Job[Any]] = {}
+        self._calls: dict[Any, int] = {}
+        self._held: dict[str, Own] = {}
+        self._sent: list[Any] = []  # references to all of it
+
+    def share(self, jobs: Iterable[Job[Any]]) -> None:
+        """Send what is the caller's own in the jobs to all workers, once.
+
+        Raises:
+            WorkerError: if it cannot be sent.
+        """
+        own = {name: thing for job in jobs for name, thing in job.own.items() if name not in self._held}
+        if not own:
+            return
+        with sent_with_code(own.values()):
+            self._sent.append(ray.put(own))
+        self._held |= own
+        for place, actor in self.actors.items():
+            self._calls[actor.hold.remote(self._sent[-1])] = place
+
+    def start(self, place: int) -> None:
+        actor = _RemoteJobWorker.options(num_gpus=gpu_share(self.device, self.n_places)).remote()
+        self.actors[place] = actor
+        for sent in self._sent:
+            self._calls[actor.hold.remote(sent)] = place
+        self._calls[actor.greet.remote()] = place
+
+    def send(self, place: int, job: Job[Any]) -> None:
+        self._jobs[place] = job
+        self._calls[self.actors[place].execute.remote(job.by_name(), job.data)] = place
+
+    def stop(self, place: int) -> None:
+        self._jobs.pop(place, None)
+        self._calls = {call: other for call, other in self._calls.items() if other != place}
+        if (actor := self.actors.pop(place, None)) is not None:
+            ray.kill(actor)
+
+    def news(self, timeout_s: float) -> list[News]:
+        calls = list(self._calls)
+        try:
+            ready, _ = ray.wait(calls, num_returns=1, timeout=timeout_s) if calls else ([], [])
+            if len(ready) < len(calls) and ready:  # all that is there
+                ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        except (LocalRayletDiedError, RaySystemError) as error:
+            raise ray_is_gone(error) from None
+        if not ready:
+            check_ray_lives()
+        found = [self._news(self._calls.pop(call), call) for call in ready if call in self._calls]
+        return [one for one in found if one is not None]
+
+    def _news(self, place: int, call: Any) -> News | None:
+        job = self._jobs.get(place)
+        try:
+            value = answer(call, FETCH_S)
+        except RayActorError as error:
+            return Lost(place, "node" if is_of_node(error) else "worker", _reason(error))
+        except OutOfMemoryError as error:
+            return Lost(place, "memory", _reason(error))
+        except RayTaskError as error:
+            return self._raised(place, error, job)
+        except (GetTimeoutError, RayError) as error:  # an object that is lost, or cannot be placed
+            return Lost(place, "worker", _reason(error))
+        if isinstance(value, Outcome):
+            self._jobs.pop(place, None)
+            return Done(place, value)
+        if isinstance(value, dict):
+            return self._greeted(place, value)
+        return None  # it holds what is the caller's own
+
+    def _raised(self, place: int, error: RayTaskError, job: Job[Any] | None) -> News:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if job is None:
+            names = ", ".join(thing.label for thing in self._held.values())
+            said = f"Ray workers cannot load {names}: {cause}. They need the packages that it imports; workers=0 runs "
+            return Unfit(place, WorkerError(f"{said}without Ray."))
+        self._jobs.pop(place, None)
+        if isinstance(cause, PanningError):
+            return Unfit(place, cause)
+        return Done(place, job.spec.outcome(**failed(cause)))  # its outcome cannot be sent
+
+    def _greeted(self, place: int, there: dict[str, Any]) -> News:
+        here = code_versions()
+        differing = [f"{name} {there.get(name)}, here {own}" for name, own in here.items() if there.get(name) != own]
+        if not differing:
+            return Up(place)
+        said = f"The node {there.get('node')} has other code: {'; '.join(differing)}. Install the same there."
+        return Unfit(place, WorkerError(said))
+
+
+def _reason(error: BaseException) -> str:
+    """The line of Ray's message that says most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if "Error" in line or "died" in line or "killed" in line]
+    return (causes or lines or [type(error).__name__])[-1][:200]
