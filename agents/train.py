@@ -22,6 +22,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from panning.agents.config import TRAINING, AgentConfig, EnvSpec
+from panning.agents.fastest import with_fastest
 from panning.agents.rollouts import check_rollout
 from panning.agents.saving import export_policy, load_agent, rollouts_done, save_agent
 from panning.episode.actions import ActionSpec
@@ -53,7 +54,7 @@ def train_agent(
     ('magnitude', 'snip', 'grasp', 'synflow', 'step', 'spread')
 
     Leaves ``agent.safetensors`` (checkpoint), ``policy.safetensors`` (the exported network), ``rollouts.jsonl`` (a record
-    a rollout), ``logs/`` (TensorBoard and CSV).
+    a rollout), ``logs/`` (TensorBoard and CSV), and ``precision.json`` if the reward asks for the fastest.
 
     Args:
         n_workers: Ray actors for the rollouts; 0 runs them in this process. The result is the same.
@@ -102,7 +103,8 @@ def _trained(
             is_left = done < config.ppo.n_rollouts
             if is_left:
                 start_workers()
-            envs = _make_envs(config, n_workers if is_left else 0, cache)
+            settled = with_fastest(config, out)
+            envs = _make_envs(settled, n_workers if is_left else 0, cache)
             model = _build(config, envs)
             if done:
                 load_agent(checkpoint, model)
@@ -120,6 +122,7 @@ def _trained(
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
             facts = {"config": config.identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
             facts |= {"plugins": plugins} if (plugins := config.env.plugins) else {}
+            facts |= {"precision": settled.env.reward.recipe.precision} if config.env.reward.fastest else {}
             return export_policy(model, config.env, facts)
     finally:
         torch.set_num_threads(threads)

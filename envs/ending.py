@@ -48,6 +48,8 @@ class RewardSpec(Config):
         recipe: of the short training.
         halving: give a short training up that lags too far behind the reference's at a look on the way; its advantage is
             then the one at the look. None never does.
+        fastest: an agent's training runs short trainings in float32 or bfloat16, whichever takes less time as it begins, in
+            place of the recipe's precision; an environment by itself takes the recipe's.
         reference: the fixed policy that the advantage is taken over.
         all_alive: give the budget of dead weights back before training and cost are looked at, for both policies.
         terms: weights of the terms that installed packages add (entry points ``panning.rewards``).
@@ -60,6 +62,7 @@ class RewardSpec(Config):
     cost: Weight = 0.0
     recipe: Recipe = Recipe(epochs=1, learning_rate=0.05)
     halving: Halving | None = None
+    fastest: bool = False
     reference: Annotated[str, Name(POLICIES, "policy")] = "synflow"
     all_alive: bool = True
     terms: dict[Annotated[str, Name(ROUND_TERMS, "reward term")], Weight] = {}
@@ -73,8 +76,9 @@ class RewardSpec(Config):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before there were packages with terms, or halving, so that agents and searches that exist go on."""
-        return {name: value for name, value in handler(self).items() if name not in ("terms", "halving") or value}
+        """As before there were packages with terms, halving and fastest, so that agents and searches that exist go on."""
+        later = ("terms", "halving", "fastest")
+        return {name: value for name, value in handler(self).items() if name not in later or value}
 
     @property
     def round_terms(self) -> tuple[str, ...]:

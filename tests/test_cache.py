@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -13,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from panning.agents import AgentConfig, train_agent
+from panning.agents import AgentConfig, fastest, train_agent
 from panning.envs import PanningEnv, RewardSpec, ending
 from panning.foundation import cache as caches
 from panning.foundation.cache import REWARDS, Cache
+from panning.foundation.errors import ConfigError
 from panning.masks.allocation import top_k
 from panning.masks.masks import Masks
 from panning.tasks import Task, TaskSpec, load_task
@@ -215,6 +217,46 @@ def test_an_environment_keeps_nothing_unless_it_is_told_where(tmp_path: Path, tr
         rewards.append(env.step(torch.tensor(action, dtype=torch.float32).numpy())[1])
         assert len(trainings) == expected
     assert len(set(rewards)) == 1
+
+
+# --- the faster precision ---
+
+
+def test_the_faster_precision_is_measured_once_and_kept(
+    tmp_path: Path, trainings: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = agent(fastest=True)
+    assert "fastest" not in agent().env.reward.model_dump(mode="json")  # agents that exist keep their identity
+    monkeypatch.setattr(fastest, "measured", lambda config: {"float32": 0.2, "bfloat16": 0.1})
+    policy = train_agent(settings, tmp_path / "first", cache=None)
+    assert policy.facts["precision"] == "bfloat16" and {given[2].precision for given in trainings} == {"bfloat16"}
+    choice = tmp_path / "first" / fastest.CHOICE
+    assert json.loads(choice.read_text())["cpu_ms_of_a_step"] == {"float32": 25.0, "bfloat16": 12.5}
+
+    def slower(config: AgentConfig) -> dict[str, float]:
+        raise AssertionError("it was measured before")
+
+    monkeypatch.setattr(fastest, "measured", slower)
+    (tmp_path / "first" / "agent.safetensors").unlink()  # killed before the first checkpoint
+    before = (tmp_path / "first" / "policy.safetensors").read_bytes()
+    train_agent(settings, tmp_path / "first", cache=None)
+    assert (tmp_path / "first" / "policy.safetensors").read_bytes() == before
+    choice.write_text('{"precision": "float8"}')
+    with pytest.raises(ConfigError, match=r"precision.json is damaged .*float8"):
+        train_agent(settings, tmp_path / "first", cache=None)
+
+
+def test_both_precisions_are_timed_by_steps_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Recipe] = []
+
+    def spy(task: Task, masks: Masks | None, recipe: Recipe, seed: int) -> None:
+        seen.append(recipe)
+
+    monkeypatch.setattr(fastest, "train_copy", spy)
+    times = fastest.measured(agent())
+    assert set(times) == {"float32", "bfloat16"} and min(times.values()) >= 0
+    assert [recipe.precision for recipe in seen] == ["float32", "bfloat16"] * (1 + fastest.N_TURNS)
+    assert {(recipe.batch_size, recipe.n_images) for recipe in seen} == {(20, 20 * fastest.N_STEPS)}
 
 
 # --- halving ---

@@ -71,6 +71,9 @@ class Start(Config):
 StartOrNone = Annotated[Start | None, BeforeValidator(lambda given: None if given == "none" else given), OR_NAME]
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 class Recipe(Config):
     """How a network is trained. Its JSON has no ``start`` where there is none.
 
@@ -99,7 +102,7 @@ class Recipe(Config):
     schedule: Literal["cosine", "one_cycle", "constant", "steps"] = "cosine"
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     augment: bool = True
     n_images: Annotated[int, Field(ge=1, le=2**53)] | None = None
     compact: bool = True

@@ -38,10 +38,10 @@ class Halving(Config):
 
     >>> from panning.training.short import Halving
     >>> Halving(margin=0.05).share
-    0.25
+    0.5
     """
 
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     n_images: Annotated[int, Field(ge=1)] = 1000
     margin: Annotated[float, Field(gt=0)] = 0.1
 
