@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from panning.compaction import compact
     from panning.export.folder import load_compact, save_compact
     from panning.foundation.errors import PanningError, PanningWarning
+    from panning.foundation.remote import check_remote
     from panning.foundation.tracking import tracking
     from panning.masks.enforce import enforce_masks
     from panning.masks.file import load_masks, save_masks
@@ -38,6 +39,7 @@ __all__ = [
     "PanningError",
     "PanningWarning",
     "apply_masks",
+    "check_remote",
     "compact",
     "enforce_masks",
     "load_compact",
@@ -62,6 +64,7 @@ _HOMES = {
     "PanningError": "panning.foundation.errors",
     "PanningWarning": "panning.foundation.errors",
     "apply_masks": "panning.masks.masks",
+    "check_remote": "panning.foundation.remote",
     "compact": "panning.compaction",
     "enforce_masks": "panning.masks.enforce",
     "load_compact": "panning.export.folder",
