@@ -126,6 +126,7 @@ class AgentConfig(RunConfig):
     10
     """
 
+    kind: Literal["train-agent"] = "train-agent"
     env: EnvSpec
     ppo: PPOSpec = PPOSpec()
     seed: int = 0

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,13 +23,14 @@ from panning.flow import Forward
 from panning.foundation.course import lines
 from panning.foundation.errors import ConfigError, PanningWarning
 from panning.foundation.keywords import keywords
-from panning.foundation.progress import Event, Listener, check_listener
+from panning.foundation.progress import Listener, check_listener
 from panning.jobs.runs import chosen_mask
+from panning.jobs.workers import Workers
 from panning.masks.file import load_masks
 from panning.masks.masks import Masks
 from panning.models import OwnModel
 from panning.scoring.losses import Loss
-from panning.tasks import TaskSpec, load_task
+from panning.tasks import TaskSpec
 
 if TYPE_CHECKING:  # what these need is not in the plain package
     from panning.agents import AgentConfig
@@ -129,27 +129,20 @@ def search(
     Raises:
         PanningError: with what was given, what is allowed and what to do; wrong input is refused before anything starts.
     """
-    from panning.jobs.executor import executor_of
-    from panning.searches import check_search, run_search
     from panning.searches.given import search_config
-    from panning.searches.report import as_json, choices, write_report
+    from panning.searches.report import as_json, choices
+    from panning.searches.whole import How, whole_search
 
-    tell, folder = _listener(on_event), _folder(out)
+    tell, folder, where = _listener(on_event), _folder(out), Workers(workers, ray_address)
     found = search_config(model, data, densities, config, {"name": folder.name, **settings})
     _warn_of_one_start((found.task,), found.seeds)
-    ready = check_search(found)
-    with (
-        _ray(workers, ray_address, found.device, tell) as start,
-        executor_of(workers, found.job_timeout_s, found.device, start) as executor,
-    ):
-        result = run_search(ready, folder, executor, agent_workers=workers, start_ray=start, listen=tell)
-    table = write_report(result, folder)
+    result, table = whole_search(found, folder, How(where, tell))
     policy = folder / "agent" / "policy.safetensors"
     return SearchReport(
         out=folder, winner={density: way.label for density, way in result.winners.items()},
         masks={density: _masks_of(folder, density, found.seeds) for density in result.winners},
         table=tuple(as_json(result, table)["rows"]), sentences=tuple(choices(result, table)),
-        records=folder / "records.jsonl", policy=policy if ready.policy is None else None,
+        records=folder / "records.jsonl", policy=policy if found.agent.policy is None else None,
     )  # fmt: skip
 
 
@@ -196,27 +189,14 @@ def train_agent(
     Raises:
         PanningError: with what was given, what is allowed and what to do; wrong input is refused before anything starts.
     """
-    from panning import agents
-    from panning.agents.rollouts import read_rollouts
-    from panning.foundation.config import dump_config
-    from panning.foundation.files import write_atomic
     from panning.searches.given import agent_config
+    from panning.searches.whole import How, whole_agent
 
-    tell, folder = _listener(on_event), _folder(out)
+    tell, folder, where = _listener(on_event), _folder(out), Workers(workers, ray_address)
     found = agent_config((model, data, forward, loss), densities, config, settings)
-    for task in found.env.tasks:
-        load_task(task, found.env.seeds[0], found.source.on_cpu)  # wrong input is refused before Ray starts
-    with _ray(workers, ray_address, found.device, tell) as start:
-        policy = agents.train_agent(found, folder, n_workers=workers, start_workers=start, listen=tell)
-    write_atomic(folder / "config.yaml", dump_config(found))
-    records = read_rollouts(folder / "rollouts.jsonl")
-    return TrainedAgent(
-        policy,
-        folder / "policy.safetensors",
-        tuple(record.metrics for record in records),
-        folder / "rollouts.jsonl",
-        folder,
-    )
+    policy, records = whole_agent(found, folder, How(where, tell, formats=()))
+    path, rollouts = folder / "policy.safetensors", tuple(record.metrics for record in records)
+    return TrainedAgent(policy, path, rollouts, folder / "rollouts.jsonl", folder)
 
 
 @keywords("densities", "n_rounds", rest=PanningEnv)
@@ -281,19 +261,3 @@ def _folder(out: str | Path) -> Path:
     if not isinstance(out, str | os.PathLike) or not str(out):
         raise ConfigError(f"out is {out!r}; pass the folder of the run, like out='runs/mine'.")
     return Path(out)
-
-
-@contextmanager
-def _ray(n_workers: int, address: str | None, device: str, tell: Listener) -> Iterator[Callable[[], None]]:
-    """What starts Ray for the time of the block, once it is needed; nothing where there are no workers."""
-    if type(n_workers) is not int or n_workers < 0:
-        raise ConfigError(f"workers is {n_workers!r}, but must be a whole number: 0 runs in this process, without Ray.")
-    if n_workers == 0:
-        if address is not None:
-            raise ConfigError("ray_address joins a cluster, and workers=0 runs without Ray; leave one of them out.")
-        yield lambda: None
-        return
-    from panning.jobs.ray_cluster import ray_when_needed
-
-    with ray_when_needed(n_workers, address, device, lambda text: tell(Event(text, 0, 1))) as start:
-        yield start

@@ -29,7 +29,15 @@ from panning.foundation.own import PREFIX, Own
 from panning.foundation.registry import origins, unknown_name_message
 from panning.foundation.tensorfile import tensor_bytes
 from panning.masks.layout import prunable_layout
-from panning.models import MODELS, OwnModel, build_model, import_factory, is_of_library, model_names
+from panning.models import (
+    MODELS,
+    OwnModel,
+    build_model,
+    import_factory,
+    is_bare_torchvision,
+    is_of_library,
+    model_names,
+)
 from panning.models.weights import load_weights
 from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.problem import Problem
@@ -176,8 +184,8 @@ class RunConfig(Config):
             which a seed gives the same result everywhere.
     """
 
-    # Fields that say where a run runs, not which one it is.
-    PLACES: ClassVar[set[str]] = {"data_root", "download", "device"}
+    #: Fields that say where a run runs, not which one it is.
+    PLACES: ClassVar[set[str]] = {"kind", "data_root", "download", "device"}
 
     data_root: str | None = None
     download: bool = False
@@ -200,13 +208,9 @@ class RunConfig(Config):
 
     def with_data(self, root: Path | None, download: bool, device: str | None = None) -> Self:
         """This run with the data and the device that a command line names; what it does not name stays."""
-        return self.model_copy(
-            update={
-                "data_root": str(root) if root else self.data_root,
-                "download": download or self.download,
-                "device": check_device_name(self.device if device is None else device),
-            }
-        )
+        device = check_device_name(self.device if device is None else device)
+        there = {"data_root": str(root) if root else self.data_root, "download": download or self.download}
+        return self.model_copy(update={**there, "device": device})
 
 
 def check_task_names(task: TaskSpec) -> TaskSpec:
@@ -221,7 +225,7 @@ def check_task_names(task: TaskSpec) -> TaskSpec:
         raise ValueError(
             f"model is the factory '{task.model_name}', but results are filed by content: pass task.settled()"
         )
-    if model not in model_names() and not is_of_library(model) and not model.startswith(PREFIX):
+    if not (model in model_names() or is_of_library(model) or model.startswith(PREFIX) or is_bare_torchvision(model)):
         code = "" if ":" not in model else f" Code is named on the command line alone: --model {model}."
         raise ValueError(unknown_name_message("model", model, model_names()) + code)
     if data not in data_names() and not data.startswith(("npz:", "folder:", PREFIX)):

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 from console import run
 from torch import nn
 from typer.main import get_command
 
 import panning
 from panning import cli
-from panning.cli import options
+from panning.cli import options, output
 from panning.foundation import machine
 from panning.foundation.errors import WorkerError
 from panning.foundation.machine import cpu_quota, usable_cores
 from panning.jobs import ray_cluster
+from panning.jobs.workers import Workers
 from panning.masks.masks import Masks
 
 PRUNE = ["prune", "--model", "mlp", "--data", "digits", "--density", "0.05", "--out", "p"]
@@ -90,9 +90,9 @@ def test_quiet_shows_results_and_no_progress(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (["--method", "snip"], "--method cannot go with --policy"),
-        (["--method", "synflow"], "--method cannot go with --policy"),
-        (["--rounds", "3", "--released"], "--rounds and --released cannot go with --policy"),
+        (["--method", "snip"], "a policy goes its own way: method cannot go with it"),
+        (["--method", "synflow"], "method cannot go with it"),
+        (["--rounds", "3", "--released"], "rounds and released cannot go with it"),
     ],
 )
 def test_what_says_how_a_method_goes_does_not_go_with_a_policy(
@@ -103,8 +103,8 @@ def test_what_says_how_a_method_goes_does_not_go_with_a_policy(
 
 
 def test_a_cluster_does_not_go_with_no_workers(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.BadParameter, match="--workers 0 runs without Ray"), options.ray(0, "10.0.0.1:1", "cpu"):
-        pass
+    assert run("search", "demo/digits", "--workers", "0", "--ray-address", "10.0.0.1:1") == 2
+    assert "A Ray address joins a cluster, and 0 workers run without Ray" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -181,8 +181,8 @@ def test_workers_are_as_many_as_the_cores_that_may_be_used(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
     monkeypatch.setattr(machine, "cpu_quota", lambda *_: quota)
-    assert usable_cores() == options.worker_count(None) == n
-    assert options.worker_count(0) == 0
+    assert usable_cores() == options.workers_of(None, None).n == n
+    assert options.workers_of(0, None).n == 0
 
 
 # --- Ray ---
@@ -192,13 +192,13 @@ def test_the_start_of_ray_is_announced_and_its_failure_one_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def times_out(*_: Any, **__: Any) -> None:
-        assert "Starting Ray (2 workers) ..." in capsys.readouterr().err
+        assert capsys.readouterr().err == "Starting Ray (2 workers) ...\n"
         raise Exception("The current node timed out during startup.\nmore of it")
 
     monkeypatch.setattr(ray_cluster.ray, "init", times_out)
     monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(WorkerError) as caught, options.ray(2, None, "cpu") as start:
+    with pytest.raises(WorkerError) as caught, output.listener() as listen, Workers(2).ray("cpu", listen) as start:
         assert capsys.readouterr().err == ""  # it starts when it is needed
         start()
     assert str(caught.value) == (

@@ -79,7 +79,7 @@ def test_training_under_a_mask_takes_the_seed_of_the_mask(tmp_path: Path, capsys
     run("prune", *made, "--density", "0.1", "--method", "magnitude", "--seed", "3", "--out", str(tmp_path / "pruned"))
     train = ("train", *made, "--mask", str(tmp_path / "pruned/mask.safetensors"), "--epochs", "1")
     assert "note" not in run(*train, "--out", str(tmp_path / "own"))
-    assert "this trains those of seed 1: --seed 3, or no --seed" in run(
+    assert "this trains those of seed 1: seed 3, or no seed" in run(
         *train, "--seed", "1", "--out", str(tmp_path / "other")
     )
     seeds = [json.loads((tmp_path / name / "records.jsonl").read_text())["config"]["seed"] for name in ("own", "other")]

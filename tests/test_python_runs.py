@@ -141,7 +141,7 @@ def test_the_folder_of_a_search_cannot_be_run_without_its_network(searched: tupl
         ({"desities": [0.2]}, ConfigError, "Did you mean 'densities'"),
         ({"baselines": ("snpi",)}, ConfigError, "Did you mean 'snip'"),
         ({"workers": -1}, ConfigError, "workers is -1"),
-        ({"ray_address": "10.0.0.1:1"}, ConfigError, "workers=0 runs without Ray"),
+        ({"ray_address": "10.0.0.1:1"}, ConfigError, "0 workers run without Ray"),
         ({"device": "gpu"}, DeviceError, "gpu"),
         ({"config": "no-such-config"}, ConfigError, "no-such-config"),
         ({"config": 3}, ConfigError, "config is a int; pass a name, a file, a SearchConfig"),
@@ -167,7 +167,7 @@ def test_a_config_by_name_takes_another_network(monkeypatch: pytest.MonkeyPatch,
         seen.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("panning.searches.check_search", stop)
+    monkeypatch.setattr("panning.searches.whole.check_search", stop)
     for config in ("demo/digits", load_config(SearchConfig, Path("configs/demo/digits.yaml"))):
         with pytest.raises(KeyboardInterrupt):
             panning.search(Net, samples(), config=config, seeds=(7, 8, 9), out=tmp_path / "mine")

@@ -260,7 +260,7 @@ def test_whatever_is_sent_passes_or_is_refused_by_lines_that_are_safe_to_show(
     except ConfigError as refusal:
         assert all(line.isprintable() and line.isascii() and "<" not in line for line in str(refusal).splitlines())
     else:
-        texts = list(texts_of(values))
+        texts = list(texts_of({**values, "kind": kind}))
         assert not [text for text in texts if ".." in text or text.startswith(("/", "~")) or not text.isascii()]
 
 

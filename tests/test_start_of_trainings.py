@@ -281,7 +281,7 @@ def test_a_mask_notes_its_start_and_training_takes_it(capsys: pytest.CaptureFixt
     recipes = [json.loads(Path(f"{out}/records.jsonl").read_text())["config"]["recipe"] for out in ("noted", "drawn")]
     assert recipes[0]["start"] == {"scheme": "gain", "gain": 0.7} and "start" not in recipes[1]
     assert run("train", *common, "--epochs", "1", "--start", "gain") == 2
-    assert "--start is that of kept weights" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "start is that of kept weights" in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert run("prune", *common, "--density", "0.05", "--start", "gian") == 2
     assert "Did you mean 'gain'" in capsys.readouterr().err
 

@@ -198,7 +198,9 @@ def test_a_mask_is_the_same_whoever_listens(tiny_mlp: nn.Module) -> None:
     assert masks == plain and masks.manifest == plain.manifest
     assert [(event.kind, event.done, event.total) for event in heard] == [("round", done, 7) for done in range(1, 8)]
     assert heard[-1].facts["density"] == plain.density
-    assert len(Path("a.jsonl").read_text().splitlines()) == 7 and len(scalars("tb")) == 1
+    assert len(Path("a.jsonl").read_text().splitlines()) == 7 and set(scalars("tb")) == {
+        f"pruning/{name}" for name in ("density", "effective_density", "dead")
+    }
 
 
 def test_what_a_listener_raises_ends_the_work(tiny_mlp: nn.Module) -> None:

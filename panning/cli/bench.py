@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,28 +70,26 @@ def run(
 
     Example: panning bench digits-mlp
     """
-    from panning.compare.plan import grid_stages
-    from panning.compare.run import check_grid, run_grid
-    from panning.measure.dry_run import dry_run as measured_run
+    from panning.compare.run import check_grid
     from panning.searches.kinds import BENCH, named_config
+    from panning.searches.whole import How, whole_grid
 
+    where, part = options.workers_of(workers, ray_address), _share(share)
     found = named_config(BENCH, config, [*(changes or ()), *(["controls=false"] if no_controls else [])])
-    grid = found.config.with_data(data_root, download, device).with_network(model, weights)
-    part = _share(share)
-    n_cells, n_trainings = check_grid(grid, found.path.parent)  # before Ray starts: wrong input is answered at once
+    grid, beside = found.config.with_data(data_root, download, device).with_network(model, weights), found.path.parent
+    n_cells, n_trainings = check_grid(grid, beside)
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
-    folder, n_workers = out or Path("runs") / f"bench-{grid.name}", options.worker_count(workers)
+    folder = out or Path("runs") / f"bench-{grid.name}"
     if dry_run:
-        stages = partial(grid_stages, grid, found.path.parent, part)
-        output.print_dry_run(measured_run(stages, n_workers), as_json)
+        from panning.searches.cost import dry_run_of
+
+        output.print_dry_run(dry_run_of(grid, where.n, beside, part), as_json)
         return
     with (
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, grid.model_dump(mode="json")) as track,
-        options.ray(n_workers, ray_address, grid.device) as start_ray,
-        options.executor(n_workers, grid.job_timeout_s, grid.device, start_ray) as executor,
         output.listener(track) as listen,
     ):
-        records = run_grid(grid, found.path.parent, folder, executor, listen, part, max_failed)
+        records = whole_grid(grid, beside, folder, How(where, listen, max_failed=max_failed), part)
     failed = [record for record in records if record.metrics["error"] is not None]
     for record in failed:
         output.note(f"failed: {record.config['by']} at {record.config['density']:g}: {record.metrics['error']}")

@@ -65,7 +65,9 @@ def copy(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="search, agent, bench, recipe or dynamic.", show_default=False)],
+    kind: Annotated[
+        str, typer.Argument(help="prune, train, search, train-agent, bench, recipe or dynamic.", show_default=False)
+    ],
 ) -> None:
     """Print the JSON schema of a kind of config, which editors complete and check by.
 

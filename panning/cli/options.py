@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from panning.cli import output
 from panning.foundation.machine import usable_cores
 from panning.foundation.progress import Listener
 from panning.foundation.tracking import tracking
 
 if TYPE_CHECKING:
-    from panning.jobs.executor import Executor
+    from panning.foundation.config import ConfigT
+    from panning.jobs import workers as of_jobs
+    from panning.searches.kinds import ConfigKind
 
 Config = Annotated[
     str,
     typer.Argument(help="A config file, or the name of a packaged config (panning configs list).", show_default=False),
 ]
+OneConfig = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CONFIG]", help="A config file or the name of a packaged config; without it, options say all.",
+        show_default=False,
+    ),
+]  # fmt: skip
 Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the config, as seeds=[0,1].", show_default=False),
@@ -53,8 +61,9 @@ Weights = Annotated[
     Path | None,
     typer.Option("--weights", help="Start from these weights (safetensors, or a state_dict), for every seed."),
 ]
-Data = Annotated[str, typer.Option("--data", help="A data set's name, npz:PATH or folder:PATH.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of initial weights, batches and everything random.")]
+OtherData = Annotated[
+    str | None, typer.Option("--data", help="A data set's name, npz:PATH or folder:PATH. Default: the config's.")
+]
 
 MaxFailed = Annotated[
     float,
@@ -98,34 +107,38 @@ class Tracked:
             yield tell
 
 
-def worker_count(workers: int | None) -> int:
-    """What ``--workers`` means: one a core where nothing is said."""
-    return usable_cores() if workers is None else workers
+def one_config(
+    kind: ConfigKind[ConfigT],
+    config: str | None,
+    changes: Sequence[str] | None,
+    model: str | None,
+    given: Mapping[str, Any],
+) -> ConfigT:
+    """The config of one mask or training: of a file where one is named, with changes, and with options over both.
 
-
-@contextmanager
-def executor(n_workers: int, job_timeout_s: float, device: str, start_ray: Callable[[], None]) -> Iterator[Executor]:
-    """Where jobs run: in this process for 0 workers, else on Ray, which ``start_ray`` starts (``ray``)."""
-    from panning.jobs.executor import executor_of
-
-    with executor_of(n_workers, job_timeout_s, device, start_ray) as workers:
-        yield workers
-
-
-@contextmanager
-def ray(n_workers: int, address: str | None, device: str) -> Iterator[Callable[[], None]]:
-    """What starts Ray for the time of the block, once it is needed; nothing where there are no workers.
-
-    A busy machine takes minutes to start it, and a run that has nothing left to do does not.
+    Args:
+        model: a name, or an import path, whose code is run.
+        given: fields by their dotted names; what is None or False was not given.
     """
-    if n_workers == 0:
-        if address is not None:
-            raise typer.BadParameter(
-                "--ray-address joins a cluster, and --workers 0 runs without Ray; leave one of them out."
-            )
-        yield lambda: None
-        return
-    from panning.jobs.ray_cluster import ray_when_needed
+    from panning.searches.kinds import made_config, named_config
 
-    with ray_when_needed(n_workers, address, device, lambda text: output.progress_note(f"{text} ...")) as start:
-        yield start
+    if config is not None and "=" in config and not Path(config).exists():
+        changes, config = [config, *(changes or ())], None
+    if config is None and (model is None or given["task.data"] is None):
+        raise typer.BadParameter("name a config, or give --model and --data")
+    said = {name: _as_said(value) for name, value in given.items() if value is not None and value is not False}
+    if config is None:
+        return made_config(kind, {}, "options", changes or (), said, model)
+    return named_config(kind, config, changes or (), said, model).config
+
+
+def _as_said(value: Any) -> Any:
+    """An option's value as a config has it: files that a command names lie where the command runs."""
+    return str(value.absolute()) if isinstance(value, Path) else value
+
+
+def workers_of(n: int | None, ray_address: str | None) -> of_jobs.Workers:
+    """What ``--workers`` and ``--ray-address`` mean: a worker a core where nothing is said."""
+    from panning.jobs import workers as of_jobs
+
+    return of_jobs.Workers(usable_cores() if n is None else n, ray_address)

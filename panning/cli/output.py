@@ -17,7 +17,7 @@ from rich.text import Text
 
 from panning.foundation.course import Course, duration, lines
 from panning.foundation.errors import PanningWarning
-from panning.foundation.progress import Event, Listener, silent
+from panning.foundation.progress import BESIDE, Event, Listener, silent
 from panning.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ def _shown(console: Console, course: Course) -> Iterator[Listener]:
             course.hear(event)
             if event.kind == "plan":
                 note(_plan(event))
+            if event.kind in BESIDE:
                 return
             if event.stage not in tasks:
                 tasks[event.stage] = bars.add_task(printable(course.title(event)), total=event.total, note="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import typer
@@ -43,31 +42,24 @@ def search(
     """
     from panning.compare.report import READING, short_cells
     from panning.foundation.pictures import parse_formats
-    from panning.measure.dry_run import dry_run as measured_run
     from panning.searches import report
     from panning.searches.kinds import SEARCH, named_config
-    from panning.searches.plan import search_stages
-    from panning.searches.run import check_search, run_search
+    from panning.searches.whole import How, whole_search
 
-    wanted = parse_formats(formats)
+    wanted, where = parse_formats(formats), options.workers_of(workers, ray_address)
     found = named_config(SEARCH, config, changes or ())
     settings = found.config.with_data(data_root, download, device).with_network(model, weights)
-    ready = check_search(settings)  # before Ray starts: wrong input is answered at once
     folder = out or Path("runs") / found.stem
-    n_workers = options.worker_count(workers)
     if dry_run:
-        output.print_dry_run(measured_run(partial(search_stages, settings), n_workers), as_json)
+        from panning.searches.cost import dry_run_of
+
+        output.print_dry_run(dry_run_of(settings, where.n), as_json)
         return
     with (
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, settings.model_dump(mode="json")) as track,
-        options.ray(n_workers, ray_address, settings.device) as start_ray,
-        options.executor(n_workers, settings.job_timeout_s, settings.device, start_ray) as executor,
         output.listener(track) as listen,
     ):
-        result = run_search(
-            ready, folder, executor, agent_workers=n_workers, start_ray=start_ray, max_failed=max_failed, listen=listen
-        )
-    table = report.write_report(result, folder, wanted)
+        result, table = whole_search(settings, folder, How(where, listen, wanted, max_failed=max_failed))
     if as_json:
         output.print_json(report.as_json(result, table))
         return

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from panning.cli import options, output
-
-if TYPE_CHECKING:
-    from panning.jobs.by import DynamicSpec
-    from panning.training import Recipe
 
 app = typer.Typer()
 
 
 @app.command()
 def train(
-    model: options.Model,
-    data: options.Data,
+    config: options.OneConfig = None,
+    changes: options.Changes = None,
+    model: options.OtherModel = None,
+    data: options.OtherData = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="A mask file; without it the dense network.")] = None,
     dynamic: Annotated[
         str | None,
@@ -65,7 +63,7 @@ def train(
     out: options.Out = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
-    device: options.Device = "cpu",
+    device: options.RunDevice = None,
     dry_run: options.DryRun = False,
     log: options.Log = None,
     tensorboard: options.TensorBoard = None,
@@ -76,7 +74,8 @@ def train(
 ) -> None:
     """Train a network at its initial weights: dense, under a mask, or with masks that move while it trains.
 
-    Without --seed a mask's own weights are trained. With --dynamic, --mask is the first mask, and the last is left in the
+    A CONFIG says what no option does. Without --seed a mask's own weights are trained.
+    With --dynamic, --mask is the first mask, and the last is left in the
     folder.
 
     Examples:
@@ -84,74 +83,41 @@ def train(
         panning train --model lenet5 --data fashion_mnist --mask runs/x/mask.safetensors --recipe lenet5-fashion_mnist/short
 
         panning train --model lenet5 --data fashion_mnist --dynamic dpf/lenet5-fashion_mnist/short --density 0.02
-    """
-    from torch import get_num_threads
 
-    from panning.foundation.files import file_digest
+        panning train train/digits-mlp recipe.epochs=5
+    """
     from panning.foundation.pictures import parse_formats
-    from panning.jobs.runs import run_folder
-    from panning.jobs.single import TrainingPlan, train_in_folder
-    from panning.masks.file import fingerprint, load_masks
-    from panning.masks.masks import check_masks_fit, digest_of
-    from panning.measure.dry_run import dry_run as measured_run
-    from panning.measure.estimate import training_stage
-    from panning.tasks import DataSource, TaskSpec, load_task
+    from panning.jobs.train import check_train, run_train
+    from panning.searches.kinds import TRAIN
 
     wanted = parse_formats(formats)
+    if numbers and dynamic is None and config is None:
+        raise typer.BadParameter("--set needs --dynamic")
     given = {
-        "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay,
-        "schedule": schedule, "precision": precision, "start": start,
+        "task.data": data, "mask": mask, "recipe": recipe, "dynamic": dynamic, "density": density, "all_alive": all_alive,
+        "shape": shape, "seed": seed, "weights": weights, "data_root": data_root, "download": download, "device": device,
+        "recipe.epochs": epochs, "recipe.learning_rate": learning_rate, "recipe.batch_size": batch_size,
+        "recipe.weight_decay": weight_decay, "recipe.schedule": schedule, "recipe.precision": precision,
+        "recipe.start": start, **{f"dynamic.options.{key}": value for key, value in _numbers(numbers or []).items()},
     }  # fmt: skip
-    if dynamic is None and (density is not None or numbers or all_alive or shape is not None):
-        raise typer.BadParameter("--density, --set, --all-alive and --shape need --dynamic")
-    if dynamic is not None and density is None and shape is None:
-        raise typer.BadParameter("--dynamic needs --density, or a --shape like 2:4, which says it")
-    chosen, moves = _chosen(recipe, given, dynamic, _numbers(numbers or []))
-    masks = load_masks(mask) if mask is not None else None
-    if start is None and (noted := chosen.noted(masks)).start != chosen.start and noted.start is not None:
-        chosen, text = noted, noted.start.text
-        output.note(f"note: the mask asks for the start {text}, and gets it: --start none trains the weights as drawn")
-    if masks is None and moves is None and chosen.start is not None:
-        raise typer.BadParameter("--start is that of kept weights: give a --mask, or a method with --dynamic")
-    made_for = None if masks is None else masks.manifest.get("seed")
-    made_for = made_for if type(made_for) is int else None
-    seed = (made_for or 0) if seed is None else seed
-    source = DataSource.at(data_root, download, device)
-    spec, of_weights = TaskSpec(model=model, data=data), {}
-    if weights is not None:
-        spec, of_weights = spec.with_network(source, weights=weights), {"weights": file_digest(weights)}
-    task = load_task(spec, seed, source, allow_import=True)
-    if masks is not None:
-        check_masks_fit(task.problem.model, masks)
-        if made_for not in (None, seed):
-            output.note(
-                f"note: the mask was made for the weights of seed {made_for}, and this trains those of seed {seed}: "
-                f"--seed {made_for}, or no --seed, trains the mask's own"
-            )
-        if masks.manifest.get("weights") != of_weights.get("weights"):
-            output.note("note: the mask was made for other weights: give the file that it was made for as --weights")
-    identity: dict[str, Any] = {
-        "model": model, "data": data, "seed": seed, "recipe": chosen.model_dump(mode="json"),
-        "mask": None if masks is None else [fingerprint(masks.layout), digest_of(masks.flat)], **of_weights,
-    }  # fmt: skip
-    plan = TrainingPlan(task, chosen, seed, masks)
-    if moves is not None:
-        plan = plan.moving(moves, density, all_alive, shape)
-        identity["dynamic"] = {**moves.model_dump(mode="json"), "density": density, "all_alive": all_alive}
-        identity["dynamic"] |= {} if shape is None else {"shape": shape}
-    how = moves.name if moves is not None else "dense" if masks is None else "masked"
-    folder = out or run_folder("train", identity, model, data, how, f"s{seed}")
+    settings = options.one_config(TRAIN, config, changes, model, given)
     if dry_run:
-        once = measured_run(lambda pricing: [training_stage(plan, pricing)], 0, get_num_threads())
-        output.print_dry_run(once, as_json)
+        from panning.searches.cost import dry_run_of
+
+        output.print_dry_run(dry_run_of(settings), as_json)
         return
-    track = options.Tracked(log, tensorboard, wandb, mlflow).by(folder, identity)
+    ready = check_train(settings)
+    for text in ready.notes:
+        output.note(f"note: {text}")
+    folder = out or ready.folder
+    track = options.Tracked(log, tensorboard, wandb, mlflow).by(folder, ready.identity)
     with track as tell, output.listener(tell) as listen:
-        figures, columns, rows = train_in_folder(plan, identity, folder, listen, wanted)
+        report = run_train(ready, folder, listen=listen, formats=wanted)
+    figures = report.figures
     if as_json:
         output.print_json({key: value for key, value in figures.items() if key != "history"})
         return
-    output.print_table(columns, rows)
+    output.print_table(report.columns, report.rows)
     together = f" of {figures['n_networks']} networks together" if figures["n_networks"] > 1 else ""
     full = ""
     if "test_accuracy_of_full" in figures:
@@ -161,32 +127,7 @@ def train(
         f"test accuracy{together} {100 * figures['test_accuracy']:.2f} % at density {figures['density']:.6g}, effective "
         f"{figures['effective_density']:.6g}{full}"
     )
-    output.say(f"Weights, {'masks, ' if moves is not None else ''}records and picture: {folder}")
-
-
-def _chosen(
-    recipe: str | None, given: dict[str, Any], dynamic: str | None, numbers: dict[str, Any]
-) -> tuple[Recipe, DynamicSpec | None]:
-    """The recipe and how masks move: presets, and what the command line changes of them."""
-    from panning.foundation.config import parse_config
-    from panning.jobs.by import DynamicSpec
-    from panning.training import Recipe, make_dynamic
-    from panning.training.presets import load_dynamic_preset, load_recipe
-
-    changed: dict[str, Any] = {}
-    try:
-        preset = load_recipe(recipe).model_dump() if recipe is not None else {}
-        if dynamic is not None and "/" in dynamic:
-            setting = load_dynamic_preset(dynamic)
-            preset, changed = preset or setting.recipe.model_dump(), dict(setting.options)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    chosen = parse_config(Recipe, preset | {key: value for key, value in given.items() if value is not None}, "options")
-    if dynamic is None:
-        return chosen, None
-    name = dynamic.partition("/")[0]
-    method = make_dynamic(name, changed | numbers, "--set")
-    return chosen, DynamicSpec(name=name, options=method.model_dump(mode="json"))
+    output.say(f"Weights, {'masks, ' if ready.plan.moves is not None else ''}records and picture: {folder}")
 
 
 def _numbers(texts: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -140,6 +140,7 @@ class GridConfig(RunConfig):
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = IN_TASKS
+    kind: Literal["bench"] = "bench"
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     tasks: Annotated[tuple[GridTask, ...], Field(min_length=1), DISTINCT]
     densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]

@@ -10,6 +10,7 @@ from panning.alive.connectivity import Connectivity
 from panning.compare.cells import check_cell, join_records
 from panning.compare.grid import GridConfig, Group, groups
 from panning.compare.plan import CELLS, RATES, SHORT, grid_stages
+from panning.compare.told import with_rows
 from panning.foundation.config import dump_config
 from panning.foundation.files import claim_folder, sole_writer, write_atomic
 from panning.foundation.progress import Listener, plan_event
@@ -49,7 +50,9 @@ def run_grid(
         for record in join_records(_held(store.records)).values():
             check_cell(record)  # it may come from elsewhere, and cells are built on it
 
-        def work(stage: str, jobs: Sequence[Job[CellOutcome]]) -> dict[str, CellOutcome]:
+        def work(
+            stage: str, jobs: Sequence[Job[CellOutcome]], listen: Listener = listen
+        ) -> dict[str, CellOutcome]:  # fmt: skip
             return store.run(jobs, executor, listen, stage)
 
         listen(plan_event(config.name, grid_stages(config, folder, share)))
@@ -58,7 +61,8 @@ def run_grid(
         trials = [job for group in mine for recipe in group.tried for job in group.jobs(recipe, test=False)]
         tried = work(RATES, trials) if trials else {}
         chosen = [(group, _tuned(group, tried)) for group in mine]
-        work(CELLS, _seed_by_seed(group.jobs(recipe, test=True) for group, recipe in chosen))
+        rows = [(group, group.jobs(recipe, test=True)) for group, recipe in chosen]
+        work(CELLS, _seed_by_seed(jobs for _, jobs in rows), with_rows(listen, rows, store.records))
         if config.short:
             short = (
                 group.jobs(recipe.model_copy(update={"start": full.start}), test=False)

@@ -19,11 +19,12 @@ from panning.episode.actions import ActionSpec
 from panning.episode.observations import STANDARD, observe
 from panning.episode.state import EpisodeState
 from panning.foundation.errors import DensityError
-from panning.foundation.progress import Event, Listener, silent
+from panning.foundation.progress import Listener, silent
 from panning.masks.masks import n_kept_at
 from panning.masks.selection import n_true
 from panning.pruners import source_counts
 from panning.pruners.rounds import PruneResult, RoundAction, prune_round
+from panning.pruners.told import tell_round
 from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem
 from panning.scoring.signals import Signals
@@ -154,7 +155,8 @@ def run_policy(
                 **_levers(chosen),
             }
         )
-        listen(Event("pruning", state.round_number, n_rounds, "round", {"density": state.density}))
+        known = {**history[-1], "action": [float(part) for part in np.ravel(action)]}
+        tell_round(listen, problem, state.mask, state.round_number, n_rounds, known, state.alive)
     return replace(result_of(state), history=tuple(history)), actions
 
 

@@ -209,6 +209,19 @@ def yaml_value(text: str, change: str) -> Any:
         raise ConfigError(f"'{reprlib.repr(change)[1:-1]}': the value is not valid YAML: {error}") from None
 
 
+def replaced(values: Any, given: Mapping[str, Any]) -> Any:
+    """The values of a file with others in place of those that dotted keys lead to, as ``overridden`` has them.
+
+    Examples:
+        >>> from panning.foundation.config import replaced
+        >>> replaced({"recipe": {"epochs": 3}}, {"recipe.epochs": 5, "seed": 1})
+        {'recipe': {'epochs': 5}, 'seed': 1}
+    """
+    for place, value in given.items():
+        values = _changed(values, place.split("."), value, f"'{place}'")
+    return values
+
+
 def _changed(values: Any, keys: Sequence[str], new: Any, said: str) -> Any:
     """``values`` with ``new`` where ``keys`` lead."""
     if not keys:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from panning.foundation.progress import Event, Listener, Stage
+from panning.foundation.progress import BESIDE, Event, Listener, Stage
 
 
 class Course:
@@ -40,7 +40,7 @@ class Course:
             self.is_planned, self._current = True, ""
             self._done, self._begun = {}, {}  # what came before, as a start of Ray, is no part of the plan
             self._stages = {stage["name"]: Stage(**stage) for stage in event.facts["stages"]}
-        else:
+        elif event.kind != "artefact" and (not self.is_planned or event.stage in self._stages):
             known = self._stages.get(event.stage, Stage(event.stage, event.total, float(event.total)))
             cost = known.cost * event.total / max(known.steps, 1)
             self._stages[event.stage] = Stage(event.stage, event.total, cost)
@@ -82,7 +82,7 @@ class Course:
     def title(self, event: Event) -> str:
         """The event's stage, with its number where the run has several."""
         number, n = self.phase
-        return event.stage if n < 2 else f"{number}/{n} {event.stage}"
+        return event.stage if n < 2 or event.stage not in self._stages else f"{number}/{n} {event.stage}"
 
     @property
     def left(self) -> str:
@@ -137,7 +137,7 @@ def lines(
 
     def show(event: Event) -> None:
         course.hear(event)
-        if event.kind == "plan":
+        if event.kind in BESIDE:
             return
         tenth = event.done * 10 // max(event.total, 1)
         title, begins = course.title(event), event.stage not in tenths and not tenth
@@ -147,6 +147,8 @@ def lines(
             say(f"{title}: {count} {more}".rstrip())
         elif begins and title != event.stage:
             say(f"{title} begins {course.left}".rstrip())
+        elif begins and event.total == 1:  # it has no tenths, and may take minutes
+            say(f"{title} ...")
         tenths[event.stage] = tenth
 
     return show

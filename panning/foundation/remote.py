@@ -46,7 +46,7 @@ TEXTS: Mapping[str, str] = {
     "exclude": _PATTERN, "method": _NAME, "methods": _NAME, "baselines": _NAME, "control": _NAME, "quotas": _BLEND,
     "place": _PLACE, "shape": _SHAPE, "schedule": _NAME, "start": _START, "starts": _START, "scheme": _NAME,
     "recipe": _PRESET, "dynamic": _PRESET, "precision": _NAME, "device": _DEVICE, "form": _NAME, "indices": _NAME,
-    "combination": _NAME, "observations": _NAME, "reference": _NAME, "terms": _NAME, "options": _NAME,
+    "combination": _NAME, "observations": _NAME, "reference": _NAME, "terms": _NAME, "options": _NAME, "shares_of": _NAME,
     "min_density": _PATTERN, "max_density": _PATTERN,
 }  # fmt: skip
 _ANY = (-1e9, 1e9)
@@ -62,17 +62,18 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "n_rollouts": (1, 10_000), "n_envs": (1, 64), "n_steps": (1, 10_000), "n_epochs": (1, 1000), "gae_lambda": (0, 1),
     "clip_range": (0, 1e4), "ent_coef": (0, 1e4), "vf_coef": (0, 1e4), "max_grad_norm": (0, 1e6), "target_kl": (0, 1e6),
     "log_std_init": (-100, 100), "net_arch": (1, 4096), "members": (1, 100), "alive": _ANY, "loss": _ANY,
-    "gradient": _ANY, "training": _ANY, "cost": _ANY, "terms": _ANY, "options": _ANY,
+    "gradient": _ANY, "share": (0, 1), "margin": (0, 1), "training": _ANY, "cost": _ANY, "terms": _ANY, "options": _ANY,
 }  # fmt: skip
 #: Fields that are true or false.
 SWITCHES = {
-    "download", "all_alive", "released", "nesterov", "augment", "compact", "controls", "options",
+    "download", "all_alive", "released", "nesterov", "augment", "compact", "controls", "balance", "start", "options",
 }  # fmt: skip
-#: Fields that hold further fields; those of the last line have keys of their own.
+#: Fields that hold further fields.
 NESTS = {
-    "task", "tasks", "recipe", "short", "rungs", "agent", "env", "ppo", "action", "reward", "observations", "dynamic",
-    "methods", "baselines", "start", "starts",
+    "task", "tasks", "recipe", "short", "rungs", "agent", "env", "ppo", "action", "reward", "halving", "observations",
+    "dynamic", "methods", "baselines", "start", "starts",
 }  # fmt: skip
+#: Fields that hold keys of their own.
 FREE = {"options", "terms", "min_density", "max_density"}
 #: At most so many items in a list; of other lists ``MOST_ITEMS``.
 ITEMS = {"seeds": 100, "densities": 50, "net_arch": 8, "rungs": 20, "tasks": 50, "learning_rates": 50, "starts": 20}

@@ -136,11 +136,13 @@ def _reason(error: Exception) -> str:
 
 
 #: Facts that are numbers and no figures: a curve over them says nothing.
-NAMES = {"seed", "rung"}
+NAMES = {"seed", "rung", "round"}
+#: Kinds that say something beside the steps of a stage: on its axis they would stand among its figures.
+UNDRAWN = {"plan", "rung", "row", "artefact"}
 
 
 def figures(event: Event) -> dict[str, float]:
-    """The finite numbers among an event's facts.
+    """The finite numbers among the facts of a stage's step.
 
     Examples:
         >>> from panning.foundation.progress import Event
@@ -148,6 +150,8 @@ def figures(event: Event) -> dict[str, float]:
         >>> figures(Event("training", 1, 2, "epoch", {"accuracy": 0.5, "item": "snip", "loss": float("nan")}))
         {'accuracy': 0.5}
     """
+    if event.kind in UNDRAWN:
+        return {}
     return {
         name: float(value)
         for name, value in event.facts.items()
@@ -163,26 +167,11 @@ class JsonLines:
         self.file = open(where, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
 
     def hear(self, event: Event) -> None:
-        line = {
-            "time": round(time.time(), 3), "stage": event.stage, "done": event.done, "total": event.total,
-            "kind": event.kind, "facts": _plain(event.facts),
-        }  # fmt: skip
-        self.file.write(json.dumps(line, allow_nan=False) + "\n")
+        self.file.write(json.dumps({"time": round(time.time(), 3), **event.as_json()}, allow_nan=False) + "\n")
         self.file.flush()
 
     def close(self, finished: bool) -> None:
         self.file.close()
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON has it: a number that is not finite is null, what JSON does not know is text."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 class TensorBoard:

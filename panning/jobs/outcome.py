@@ -88,6 +88,7 @@ class PruneOutcome(MaskFigures):
     Attributes:
         actions: of the episode that made it, if it was one.
         content: hash of layout and bits of the mask (``content_of``); older records have none.
+        rounds: of that episode, for listeners (``panning.foundation.facts.RoundFacts``).
         mask: the bytes of its file.
     """
 
@@ -95,7 +96,12 @@ class PruneOutcome(MaskFigures):
 
     content: str | None = None
     actions: tuple[tuple[Number, ...], ...] = ()
+    rounds: tuple[dict[str, Any], ...] = Field(default=(), exclude=True)
     mask: bytes | None = Field(default=None, exclude=True)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return super().facts | ({"rounds": list(self.rounds)} if self.rounds else {})
 
 
 class TrainOutcome(Outcome):

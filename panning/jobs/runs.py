@@ -18,6 +18,7 @@ from panning.foundation.records import RunRecord, canonical_json, content_key, r
 from panning.foundation.tables import csv_table
 from panning.jobs.ways import Way
 from panning.masks.masks import Density
+from panning.tasks import TaskSpec
 
 RUNS = Path("runs")
 INDEX_COLUMNS = ("file", "method", "density", "effective_density", "seed", "n_kept")
@@ -36,6 +37,11 @@ def run_folder(command: str, identity: Mapping[str, Any], *parts: str) -> Path:
     """
     short = [re.sub(r"[^\w.+]+", "_", part).strip("_.")[-MAX_PART:] for part in parts]
     return RUNS / "-".join([command, *filter(None, short), content_key(identity)[:8]])
+
+
+def said_of(task: TaskSpec) -> dict[str, Any]:
+    """What a task says beside model and data, as JSON, for an identity; what is as by default is not said."""
+    return task.model_dump(mode="json", exclude={"model", "data"}, exclude_defaults=True)
 
 
 # --- what lies in a folder ---

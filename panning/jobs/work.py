@@ -30,7 +30,7 @@ from panning.jobs.failure import OF_MACHINE, failed
 from panning.jobs.outcome import CellOutcome, Outcome, OutcomeT, PruneOutcome, Timing, TrainOutcome
 from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec, digest
 from panning.jobs.trained import Ensemble, Trained, train_one
-from panning.jobs.ways import Way
+from panning.jobs.ways import Episode, Way
 from panning.masks.file import dump_masks, fingerprint, parse_masks
 from panning.masks.masks import Masks, digest_of
 from panning.pruners import PLAIN_FORM
@@ -201,9 +201,14 @@ def _meeting(
 
 
 def _prune(job: Job[PruneOutcome], spec: PruneSpec, task: Task) -> PruneOutcome:
-    made, actions = make_mask(task, spec, spec.asked, _net(job))
+    told: list[dict[str, Any]] = []
+    # Only of an episode: looking at the rounds of a method costs as much as some of the rounds.
+    rounds = (
+        Rounds(listen=lambda event: told.append(dict(event.facts))) if isinstance(spec.by, Episode) else METHODS_OWN
+    )
+    made, actions = make_mask(task, spec, spec.asked, _net(job), rounds)
     figures, content = _mask_figures(task, made.masks, made.facts), content_of(made.masks)
-    return PruneOutcome(**figures, actions=actions, content=content, mask=dump_masks(made.masks))
+    return PruneOutcome(**figures, actions=actions, rounds=tuple(told), content=content, mask=dump_masks(made.masks))
 
 
 def content_of(masks: Masks) -> str:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from panning.agents.config import TRAINING, AgentConfig
 from panning.foundation.device import device_of
 from panning.foundation.progress import Stage
+from panning.jobs.prune import PruneRun
 from panning.jobs.single import TrainingPlan
 from panning.jobs.ways import Episode, Method, Way
 from panning.measure.clock import Run, median_seconds
@@ -216,6 +217,18 @@ def agent_stage(config: AgentConfig, pricing: Pricing) -> Stage:
     n = len(shares)
     cost, epochs = (sum(values) / n for values in zip(*((one.cost, one.epochs) for one in shares), strict=True))
     return Stage(TRAINING, ppo.n_rollouts, cost, epochs, ppo.n_envs, "rollout")
+
+
+def pruning_stage(run: PruneRun, pricing: Pricing) -> Stage:
+    """One mask; a target is met by as many masks as it takes, of which this counts one."""
+    work, rounds = pruning_work(run.way), run.config.rounds
+    by = run.way.by
+    if isinstance(by, Method) and by.method is not None:
+        n_rounds = PRUNERS[by.method].pruner.n_rounds
+        work, n = work * ((rounds or n_rounds) / n_rounds), rounds or n_rounds
+    else:
+        n = by.n_rounds if isinstance(by, Episode) else 1
+    return Stage("pruning", n, pricing(run.task, Recipe()).of(work), 0.0, 1, "round")
 
 
 def training_stage(plan: TrainingPlan, pricing: Pricing) -> Stage:

@@ -18,7 +18,7 @@ from panning.models.check import check_model_fits
 from panning.models.conv import Conv6
 from panning.models.imported import Factory, build_imported, call_factory, factory_name, import_factory
 from panning.models.lenet import LeNet5
-from panning.models.libraries import LIBRARIES, build_from_library, is_of_library
+from panning.models.libraries import LIBRARIES, build_from_library, is_bare_torchvision, is_of_library
 from panning.models.mlp import MLP
 from panning.models.own import OwnModel
 from panning.models.resnet import ResNet
@@ -34,6 +34,7 @@ __all__ = [
     "check_model_fits",
     "factory_name",
     "import_factory",
+    "is_bare_torchvision",
     "is_of_library",
     "model_names",
 ]

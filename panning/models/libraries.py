@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from panning.foundation.errors import ModelError
+from panning.foundation.errors import MissingExtraError, ModelError
 from panning.foundation.extras import extra_packages
 
 #: Training heads that a plain ``model(inputs)`` does not return, and a change of default that these two warn about.
@@ -83,6 +83,14 @@ def is_of_library(name: str) -> bool:
     """Whether ``name`` begins like ``timm:NAME``."""
     prefix, colon, _ = name.partition(":")
     return bool(colon) and prefix in LIBRARIES
+
+
+def is_bare_torchvision(name: str) -> bool:
+    """Whether ``name`` is one of torchvision's without its prefix; torchvision is imported for it."""
+    try:
+        return name in LIBRARIES["torchvision"].names()
+    except MissingExtraError:
+        return False
 
 
 def build_from_library(prefix: str, name: str, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from panning import flow
-from panning.foundation.progress import Event
 from panning.foundation.seeding import torch_generator
 from panning.masks.allocation import allocate_by_layer
 from panning.masks.masks import n_kept_at
 from panning.pruners.npb import NPB, START, Numbers, counted
 from panning.pruners.quotas import QUOTAS
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
+from panning.pruners.told import tell_round
 from panning.scoring.problem import Problem
 
 
@@ -65,7 +65,7 @@ class DPaI:
             scores.grad = self.ascent(problem, mask, numbers)
             adam.step()
             mask = allocate_by_layer(scores.detach(), counts, layout)
-            rounds.listen(Event("pruning", number + 1, n_steps, "round", {"density": density}))
+            tell_round(rounds.listen, problem, mask, number + 1, n_steps, {"density": density})
         ranking = scores.detach() + mask * (scores.detach().max() - scores.detach().min())
         return PruneResult(layout, mask, ranking, ({"round": 1, "density": density, "n_steps": n_steps},))
 

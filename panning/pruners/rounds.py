@@ -15,13 +15,14 @@ from torch import Tensor
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
 from panning.foundation.errors import MaskError, ModelError
-from panning.foundation.progress import Event, Listener, silent
+from panning.foundation.progress import Listener, silent
 from panning.masks.allocation import allocate, spread_key, top_k
 from panning.masks.budgets import blended_quotas, fitted_counts, ordered, ranked_by_counts
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks, n_kept_at
 from panning.masks.shape import Shaped
 from panning.pruners.balance import dealt
+from panning.pruners.told import tell_round
 from panning.scoring.mixing import Combination, Normaliser, mix
 from panning.scoring.problem import PLAIN, Problem, Scoring
 from panning.scoring.schedules import densities
@@ -200,7 +201,8 @@ def run_rounds(
         result = prune_round(signals, action)
         mask = result.mask
         history.append({"round": number + 1, "density": target, "weights": dict(action.weights)})
-        listen(Event("pruning", number + 1, len(targets), "round", {"density": target}))
+        known = {"density": target, "weights": dict(action.weights)}
+        tell_round(listen, problem, mask, number + 1, len(targets), known)
     return PruneResult(problem.layout, mask, result.scores, tuple(history))
 
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from panning.compaction.cost import multiply_adds
 from panning.compaction.together import STAYS, Groups, groups_of
 from panning.foundation.errors import DensityError, ModelError
-from panning.foundation.progress import Event
 from panning.foundation.seeding import torch_generator
 from panning.masks.allocation import allocate
 from panning.masks.masks import n_kept_at
@@ -31,6 +30,7 @@ from panning.pruners.doubts import equals
 from panning.pruners.quotas import RandomQuotas
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
 from panning.pruners.score_rounds import ScoreRounds
+from panning.pruners.told import tell_round
 from panning.scoring.indices import snip_signed
 from panning.scoring.problem import Problem
 from panning.scoring.signals import Signals
@@ -114,7 +114,7 @@ class KeepUnits:
             equal = equals(scores[before], left[before])
             n_equal = 0 if equal is None else int((equal & left[before]).sum())
             history.append({"round": number + 1, "density": target, "units": int(left.sum()), "equal_units": n_equal})
-            rounds.listen(Event("pruning", number + 1, len(targets), "round", {"density": target}))
+            tell_round(rounds.listen, problem, mask, number + 1, len(targets), {"density": target})
         size = problem.weight.abs().double()
         scores = weights + 0.5 * size / size.max().clamp(min=torch.finfo(size.dtype).tiny)
         return PruneResult(

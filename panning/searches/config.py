@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -104,6 +104,7 @@ class SearchConfig(RunConfig):
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = OF_BASELINES
+    kind: Literal["search"] = "search"
     name: str
     task: NamedTask
     densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic
 
 from panning.agents.config import AgentConfig
 from panning.compare.grid import GridConfig
-from panning.foundation.config import Config, ConfigT, overridden, parse_config, read_yaml
+from panning.foundation.config import Config, ConfigT, overridden, parse_config, read_yaml, replaced
 from panning.foundation.errors import ConfigError
 from panning.foundation.packaged import packaged_configs, packaged_name
 from panning.foundation.records import content_key
 from panning.foundation.registry import lookup, nearest
+from panning.jobs.prune import PruneConfig
+from panning.jobs.train import TrainConfig, expanded
 from panning.searches.config import SearchConfig
+from panning.tasks import DataSource, TaskSpec
 from panning.training.presets import DynamicPresets, Preset
 
 
@@ -27,11 +31,13 @@ class ConfigKind(Generic[ConfigT]):
     Attributes:
         folders: of ``panning.configs`` with files of this kind.
         used: what takes such a config.
+        expand: writes out what the values of a file name, before anything in them is changed.
     """
 
     model: type[ConfigT]
     folders: tuple[str, ...]
     used: str
+    expand: Callable[[Any], Any] = lambda values: values
 
     @property
     def command(self) -> str:
@@ -39,12 +45,17 @@ class ConfigKind(Generic[ConfigT]):
         return self.used.removesuffix(" CONFIG")
 
 
+PRUNE = ConfigKind(PruneConfig, ("prune",), "panning prune CONFIG")
+TRAIN = ConfigKind(TrainConfig, ("train",), "panning train CONFIG", expanded)
 SEARCH = ConfigKind(SearchConfig, ("search", "demo"), "panning search CONFIG")
 AGENT = ConfigKind(AgentConfig, ("agent",), "panning train-agent CONFIG")
 BENCH = ConfigKind(GridConfig, ("bench",), "panning bench CONFIG")
+#: By what a config of a run says as its ``kind``; presets say none.
 KINDS: dict[str, ConfigKind[Any]] = {
+    "prune": PRUNE,
+    "train": TRAIN,
     "search": SEARCH,
-    "agent": AGENT,
+    "train-agent": AGENT,
     "bench": BENCH,
     "recipe": ConfigKind(Preset, ("recipes",), "panning train --recipe MODEL-DATA/FORM"),
     "dynamic": ConfigKind(DynamicPresets, ("dynamics",), "panning train --dynamic METHOD/MODEL-DATA/FORM"),
@@ -65,8 +76,19 @@ class Named(Generic[ConfigT]):
     stem: str
 
 
-def named_config(kind: ConfigKind[ConfigT], given: str | Path, changes: Sequence[str] = ()) -> Named[ConfigT]:
+def named_config(
+    kind: ConfigKind[ConfigT],
+    given: str | Path,
+    changes: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
+    model: str | None = None,
+) -> Named[ConfigT]:
     """The config that ``given`` names, a file or a packaged one, with ``changes`` like ``agent.ppo.n_rollouts=5``.
+
+    Args:
+        options: more changes, as values (``replaced``); they go over the others.
+        model: in place of that of the config's one task: a name, or an import path, whose code is run: for the local
+            command line alone.
 
     Raises:
         ConfigError: if there is none, it is of another kind, or not well-formed: all errors at once, with the nearest names.
@@ -80,8 +102,54 @@ def named_config(kind: ConfigKind[ConfigT], given: str | Path, changes: Sequence
     source = str(path) + (f" with {' '.join(changes)}" if changes else "")
     values = read_yaml(path)
     _check_kind(kind, values, path)
-    config = parse_config(kind.model, overridden(values, changes), source)
-    return Named(config, path, path.stem + (f"-{content_key(sorted(changes))[:8]}" if changes else ""))
+    config = made_config(kind, values, source, changes, options, model)
+    return Named(
+        _beside(config, path.parent), path, path.stem + (f"-{content_key(sorted(changes))[:8]}" if changes else "")
+    )
+
+
+def _beside(config: ConfigT, folder: Path) -> ConfigT:
+    """The config with the files that it names looked for where it lies."""
+    paths = {name: path for name in getattr(config, "FILES", ()) if (path := getattr(config, name)) is not None}
+    return config.model_copy(update={name: str((folder / path).absolute()) for name, path in paths.items()})
+
+
+def made_config(
+    kind: ConfigKind[ConfigT],
+    values: Any,
+    source: str,
+    changes: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
+    model: str | None = None,
+) -> ConfigT:
+    """The config of values, as ``named_config`` makes it of a file's.
+
+    Args:
+        source: says where the values came from.
+
+    Raises:
+        ConfigError: as ``named_config``.
+    """
+    if not isinstance(values, dict):
+        return parse_config(kind.model, values, source)  # says what it is instead
+    inner = {name: value for name, value in options.items() if "." in name}
+    try:
+        values = overridden(kind.expand(values), changes)
+        values = kind.expand(replaced(values, {name: options[name] for name in options if name not in inner}))
+    except ConfigError:
+        raise
+    except ValueError as error:  # no such preset
+        raise ConfigError(f"{source}: {error}") from None
+    values = replaced(values, inner)
+    if model is not None:
+        values = {**values, "task": _with_model(values, model, source)}
+    return parse_config(kind.model, values, source)
+
+
+def _with_model(values: Mapping[str, Any], model: str, source: str) -> TaskSpec:
+    """The task of a config with another model."""
+    task = parse_config(TaskSpec, replaced(values.get("task"), {"model": model}), source)
+    return task.with_network(DataSource.at(values.get("data_root"), bool(values.get("download"))), model)
 
 
 def config_path(given: str | Path, kind: ConfigKind[Any] | None = None) -> Path:
@@ -111,13 +179,16 @@ def config_path(given: str | Path, kind: ConfigKind[Any] | None = None) -> Path:
 
 
 def kind_of(values: Any) -> str:
-    """The name of the kind whose keys the values of a file have most of.
+    """The name of the kind that the values of a file say, or whose keys they have most of.
 
     Examples:
         >>> from panning.searches.kinds import kind_of
-        >>> kind_of({"env": {}, "seed": 0})
-        'agent'
+        >>> kind_of({"env": {}, "seed": 0}), kind_of({"kind": "bench"})
+        ('train-agent', 'bench')
     """
+    said = values.get("kind") if isinstance(values, dict) else None
+    if isinstance(said, str) and said in KINDS:
+        return said
     return max(KINDS, key=lambda name: _n_keys(values, KINDS[name]))
 
 
@@ -135,7 +206,7 @@ def checked_kind(given: str | Path) -> str:
     path = config_path(given)
     values = read_yaml(path)
     name = kind_of(values)
-    parse_config(KINDS[name].model, values, str(path))
+    made_config(KINDS[name], values, str(path))
     return name
 
 
@@ -201,7 +272,8 @@ def _schema_of(kind: str) -> dict[str, Any]:
 def _check_kind(kind: ConfigKind[Any], values: Any, path: Path) -> None:
     """Of a config of another kind, one sentence says more than what every key of it lacks."""
     other = KINDS[name := kind_of(values)]
-    if _n_keys(values, other) > _n_keys(values, kind):
+    says = isinstance(values, dict) and values.get("kind") == name
+    if other is not kind and (says or _n_keys(values, other) > _n_keys(values, kind)):
         takes = other.used.replace("CONFIG", str(path))
         raise ConfigError(f"{path} is a config of the kind '{name}': '{takes}' takes it, '{kind.command}' does not.")
 

@@ -13,20 +13,21 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from panning import agents
 from panning.agents.rollouts import read_rollouts
-from panning.agents.train import train_agent
 from panning.compare.cells import CHOSEN, NamedCell
 from panning.compare.grid import GridTask, Group
 from panning.compare.run import check_task
+from panning.compare.told import with_rows
 from panning.episode.policy_net import load_policy
 from panning.foundation.config import dump_config
 from panning.foundation.errors import JobError, PolicyError
 from panning.foundation.files import claim_folder, sole_writer, write_atomic
-from panning.foundation.progress import Listener, plan_event
+from panning.foundation.progress import Event, Listener, plan_event
 from panning.foundation.records import RunRecord
 from panning.jobs.begun import check_begun_alike
 from panning.jobs.executor import Executor
@@ -106,7 +107,8 @@ class Search:
         self.store = store
         self.where = where
         self.executor = where.executor
-        self.listen = listen
+        self._listen = listen
+        self._last = Event(self.config.name, 0, 0)
         self.rung_log: list[dict[str, Any]] = []
         self.images: dict[float, dict[str, int]] = defaultdict(dict)  # density -> job -> images trained on
         self.policy = b""  # the agent's file, once there is one
@@ -128,6 +130,11 @@ class Search:
             config, winners, self.rung_log, cells, agent_images, sum(map(self._images_at, winners)), self.ready.n_train
         )
 
+    def listen(self, event: Event) -> None:
+        """Tell an event, and know the last."""
+        self._last = event
+        self._listen(event)
+
     # --- stages ---
 
     def _agent(self) -> tuple[bytes, int]:
@@ -135,7 +142,7 @@ class Search:
         if self.ready.policy is not None:
             return self.ready.policy, 0
         config = self.config.agent_config()
-        train_agent(
+        agents.train_agent(
             config, self.out / "agent", n_workers=self.where.agent_workers, start_workers=self.where.start_ray,
             listen=self.listen,
         )  # fmt: skip
@@ -176,11 +183,14 @@ class Search:
                     f"Every candidate failed in rung {number} at density {density:g}: {'; '.join(sorted(reasons))[:500]}"
                 )
             kept[density] = [way for way, _ in scored[: rung.keep]]
-            self.rung_log += [
-                {"density": density, "rung": number, "candidate": way.label, "accuracy": verdict.accuracy,
-                 "compute_left": verdict.compute_left, "kept": i < rung.keep}
+            judged = [
+                {"candidate": way.label, "accuracy": verdict.accuracy, "compute_left": verdict.compute_left,
+                 "kept": i < rung.keep}
                 for i, (way, verdict) in enumerate(scored)
             ]  # fmt: skip
+            self.rung_log += [{"density": density, "rung": number, **entry} for entry in judged]
+            facts = {"rung": number, "density": density, "candidates": judged}
+            self.listen(replace(self._last, kind="rung", facts=facts))
         return kept
 
     def _save_winners_masks(self, winners: dict[float, Way]) -> None:
@@ -196,7 +206,8 @@ class Search:
         best = [self._group(way, density) for density, way in winners.items()]
         jobs = {group: group.jobs(self.config.recipe, test=True) for group in (*others, *best)}
         every = [job for of_group in jobs.values() for job in of_group]
-        self.store.run(every, self.executor, self.listen, "training every method in full")
+        listen = with_rows(self.listen, jobs.items(), self.store.records)
+        self.store.run(every, self.executor, listen, "training every method in full")
         cells = [self.store.records[job.key] for group in others for job in jobs[group]]
         for group in best:
             images = agent_images + self._images_at(group.density)

@@ -1,0 +1,51 @@
+"""What listeners are told of a round: what was mixed, and what is left of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from panning.alive.connectivity import Connectivity
+from panning.foundation.progress import Event, LazyFacts, Listener, silent
+from panning.masks.selection import n_true
+from panning.scoring.problem import Problem
+
+
+def tell_round(
+    listen: Listener,
+    problem: Problem,
+    mask: Tensor,
+    done: int,
+    total: int,
+    known: Mapping[str, Any],
+    alive: Tensor | None = None,
+) -> None:
+    """Tell a listener of a round (``panning.foundation.facts.RoundFacts``).
+
+    The layers' densities and the dead weights, which cost a pass of the alive test, are computed if the listener looks.
+
+    Args:
+        mask: flat bool, after the round.
+        done, total: rounds.
+        known: facts that cost nothing.
+        alive: flat bool, the alive weights of ``mask``, where they are known.
+    """
+    if listen is silent:
+        return
+    n_kept, layout = n_true(mask), problem.layout
+
+    def n_alive() -> int:
+        return n_true(alive) if alive is not None else Connectivity.of(problem).n_alive(mask)
+
+    def layers() -> dict[str, float]:
+        counts = zip(layout.names, layout.counts(mask), layout.sizes, strict=True)
+        return {name: n / size for name, n, size in counts}
+
+    later = {
+        "effective_density": lambda: n_alive() / mask.numel(),
+        "dead": lambda: 1.0 - n_alive() / n_kept,
+        "layers": layers,
+    }
+    listen(Event("pruning", done, total, "round", LazyFacts({"round": done, **known}, later)))
