@@ -105,6 +105,23 @@ def test_hessian_grad_equals_the_dense_hessian_times_the_gradient() -> None:
     torch.testing.assert_close(signals.hessian_grad, hessian @ signals.grad)
 
 
+@pytest.mark.parametrize("density", [1.0, 0.6])
+def test_hessian_grad_half_is_the_hessian_of_half_of_the_samples_times_the_whole_gradient(density: float) -> None:
+    whole = mlp_problem(sizes=(3, 5, 4, 2), dtype=torch.float64)
+    inputs, labels = whole.batch(0)
+    ranks = [int((labels[:i] == label).sum()) for i, label in enumerate(labels)]  # a sample's among those of its label
+    chosen = [i for i, rank in enumerate(ranks) if rank % 2 == 0]
+    half = dataclasses.replace(whole, batches=lambda number: (inputs[chosen], labels[chosen]))
+    mask = flat_mask(whole.layout, density, 1) if density < 1 else dense(whole)
+    hessian = torch.autograd.functional.hessian(lambda u: loss_at(half, u), whole.weight * mask)
+    signals = Signals(whole, mask)
+    signals.request("hessian_grad_half")
+    torch.testing.assert_close(signals.hessian_grad_half, hessian @ (signals.grad * mask))
+    assert torch.equal(signals.grad, Signals(whole, mask).grad) and 0 < len(chosen) < len(labels)
+    scores = INDICES["grasp_half_batch"].formula(signals)
+    assert torch.equal(scores, (whole.weight * signals.hessian_grad_half).abs())
+
+
 def test_one_second_order_pass_yields_first_order_signals_too(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = residual_problem()
     signals = Signals(problem, dense(problem))

@@ -50,6 +50,16 @@ def grasp(signals: Signals) -> Tensor:
     return grasp_signed(signals).abs()
 
 
+def grasp_half_batch_signed(signals: Signals) -> Tensor:
+    """w (Hg) with its sign, H of half of the samples and g of all."""
+    return signals.weight * signals.hessian_grad_half
+
+
+def grasp_half_batch(signals: Signals) -> Tensor:
+    """|w (Hg)|, H of half of the samples and g of all: less work, and nearer to ``grasp`` than another batch is."""
+    return grasp_half_batch_signed(signals).abs()
+
+
 def synflow_signed(signals: Signals) -> Tensor:
     """w dR/d|w|: synaptic flow with the weight's sign (Kang et al. 2022)."""
     return signals.weight.double() * signals.path_grad
@@ -192,6 +202,12 @@ _OWN: dict[str, Index] = {
         grasp, ("weight", "hessian_grad"), "Wang et al. 2020, arXiv 2002.07376, magnitude form", with_sign=grasp_signed
     ),
     "grasp_signed": Index(grasp_signed, ("weight", "hessian_grad"), "Wang et al. 2020, arXiv 2002.07376", signed=True),
+    "grasp_half_batch": Index(
+        grasp_half_batch,
+        ("weight", "hessian_grad_half"),
+        "Wang et al. 2020, arXiv 2002.07376, magnitude form",
+        with_sign=grasp_half_batch_signed,
+    ),
     "synflow": Index(
         synflow, ("weight", "path_grad"), "Tanaka et al. 2020, arXiv 2006.05467", with_sign=synflow_signed
     ),

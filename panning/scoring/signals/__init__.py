@@ -46,6 +46,7 @@ class Pass:
 #: Signal -> its pass; passes that yield more stand before those that yield a part of it.
 PASSES: dict[str, Pass] = {
     "hessian_grad": Pass(loss.second_order, second_order=True),
+    "hessian_grad_half": Pass(loss.second_order_of_half, second_order=True),
     "hessian_diagonal": Pass(curvature.hutchinson, second_order=True),
     "grad": Pass(loss.first_order),
     "loss": Pass(loss.first_order),
