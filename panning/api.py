@@ -33,6 +33,7 @@ from panning.foundation.wrappers import unwrapped
 from panning.masks.masks import Masks, fitted
 from panning.pruners import (
     PRUNERS,
+    AllAlive,
     Form,
     Pruner,
     PruneResult,
@@ -74,7 +75,7 @@ def prune(
     round_to: int = 1,
     method: str | Pruner | None = None,
     policy: Any = None,
-    all_alive: bool = False,
+    all_alive: AllAlive = False,
     shape: str | None = None,
     quotas: str | None = None,
     place: str | None = None,
@@ -121,7 +122,8 @@ def prune(
             SynFlow, and none where quotas and place say all.
         policy: in place of a method, a trained agent: the path of a ``policy.safetensors``, a ``PolicyNet``, or an agent of
             Stable-Baselines3's PPO or A2C that was trained on ``PanningEnv``. It needs data, and goes its own rounds.
-        all_alive: give the budget of dead weights to the best-ranked that can be alive.
+        all_alive: give the budget of dead weights to the best-ranked that can be alive; ``"in_layers"`` keeps as many
+            weights in each layer as before, as quotas or bounds want it.
         shape: ``2:4`` keeps exactly 2 of each 4 consecutive inputs of a unit (of a convolution: input channels at a tap),
             ``4x1`` whole blocks of 4 outputs by 1 input; other numbers likewise (``panning.masks.shape``). Layers whose
             channels cannot be divided so keep single weights; the manifest names them (``not_in_shape``).

@@ -42,6 +42,9 @@ def prune(
     all_alive: Annotated[
         bool, typer.Option("--all-alive", help="Give the budget of dead weights to weights that can be alive.")
     ] = False,
+    in_layers: Annotated[
+        bool, typer.Option("--all-alive-in-layers", help="The same, with as many weights in each layer as before.")
+    ] = False,
     quotas: Annotated[
         str | None,
         typer.Option(
@@ -120,8 +123,9 @@ def prune(
     given = {
         "task.data": data, "task.include": include, "task.exclude": exclude, "density": density,
         "target_macs": target_macs, "target_parameters": target_parameters, "round_to": round_to, "method": method,
-        "policy": policy, "all_alive": all_alive, "quotas": quotas, "place": place, "shape": shape,
-        "min_density": _bounds("--min-density", min_density), "max_density": _bounds("--max-density", max_density),
+        "policy": policy, "all_alive": "in_layers" if in_layers else all_alive, "quotas": quotas, "place": place,
+        "shape": shape, "min_density": _bounds("--min-density", min_density),
+        "max_density": _bounds("--max-density", max_density),
         "seed": seed, "rounds": rounds, "schedule": schedule, "released": released, "control": control, "start": start,
         "weights": weights, "data_root": data_root, "download": download, "device": device,
     }  # fmt: skip

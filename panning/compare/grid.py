@@ -20,7 +20,7 @@ from panning.jobs.spec import CellSpec, digest
 from panning.jobs.ways import Agent, Method, Way
 from panning.jobs.work import Job
 from panning.masks.masks import Density
-from panning.pruners import PLAIN_FORM, PRUNERS
+from panning.pruners import PLAIN_FORM, PRUNERS, AllAlive
 from panning.pruners.targets import SharesOf, Target, check_target
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 from panning.training import Recipe
@@ -44,13 +44,13 @@ class Contender(Method):
         policy: an agent's policy file, from the config's folder; or
         dynamic: a row of ``DYNAMICS``, alone or with other numbers: ``{name: rigl, options: {every: 50}}``. Beside a method
             or policy, that makes the first mask.
-        all_alive: give the budget of dead weights back; where masks move, after every move.
+        all_alive: give the budget of dead weights back, to any layer or ``in_layers``; where masks move, after every move.
         start: of the kept weights (``panning.training.recipe.Start``), in place of the recipe's.
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = IN_TASKS
     policy: str | None = None
-    all_alive: bool = False
+    all_alive: AllAlive = False
     start: StartOrNone = None
 
     @model_validator(mode="before")
@@ -66,6 +66,8 @@ class Contender(Method):
             raise ValueError(
                 "quotas, place, shape, min_density and max_density go with a method, not with a policy file"
             )
+        if self.dynamic is not None and self.all_alive == "in_layers":
+            raise ValueError("all_alive: in_layers is for masks that do not move: say true, or leave dynamic out")
         if self.dynamic is not None and self.all_alive and self.dynamic.method.prunes_units:
             raise ValueError(f"'{self.dynamic.name}' prunes whole units: all_alive does not go with it")
         return self

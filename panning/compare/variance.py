@@ -27,7 +27,7 @@ from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord
 from panning.foundation.tables import markdown_table
 from panning.foundation.text import in_markdown
-from panning.jobs.ways import Method
+from panning.jobs.ways import REPAIRS, Method
 from panning.pruners import PRUNERS, Form, told_form
 from panning.pruners.quotas import QUOTA_LABELS, RandomQuotas
 
@@ -148,7 +148,7 @@ def levels_of(row: Row) -> Levels | None:
         quotas[0].removeprefix("quotas of ") if quotas else own[0],
         place[0].replace("places by ", "") if place else own[1],
         row.fixed_start or "as drawn",
-        "all-alive" if row.cells[0].config["all_alive"] else "none",
+        REPAIRS[row.cells[0].config["all_alive"]].removeprefix(" + ") or "none",
     )
 
 

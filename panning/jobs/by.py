@@ -10,7 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from panning.episode.policy_net import PolicyNet
 from panning.foundation.config import OR_NAME, Config
 from panning.foundation.errors import PanningError
-from panning.pruners import PLAIN_FORM, Form, PruneResult, Rounds
+from panning.pruners import PLAIN_FORM, AllAlive, Form, PruneResult, Rounds
 from panning.scoring.problem import Problem
 from panning.training import DYNAMICS, make_dynamic
 from panning.training.moving.method import Dynamic
@@ -108,7 +108,7 @@ class By(Config):
 
     @abstractmethod
     def prune(
-        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds, all_alive: bool
+        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds, all_alive: AllAlive
     ) -> tuple[PruneResult, Actions]:
         """The first mask, and the actions of the episode if it is one."""
 

@@ -22,7 +22,7 @@ from panning.jobs.spec import Seed
 from panning.jobs.ways import Agent, Bounds, Method, Way
 from panning.jobs.work import make_mask
 from panning.masks.masks import Density
-from panning.pruners import PRUNERS, Form, Rounds, variant_of
+from panning.pruners import PRUNERS, AllAlive, Form, Rounds, variant_of
 from panning.pruners.described import Described
 from panning.pruners.targets import Target, check_asked
 from panning.scoring.schedules import SCHEDULES
@@ -51,7 +51,7 @@ class PruneConfig(RunConfig):
         round_to: of methods of units: channels up to a multiple of so many.
         method: a row of ``PRUNERS``; None takes SynFlow, or what quotas and place say alone.
         policy: an agent's policy file in place of a method; a relative path lies beside the config.
-        all_alive: give the budget of dead weights to weights that can be alive.
+        all_alive: give the budget of dead weights to weights that can be alive, of any layer or ``in_layers``.
         released, control, quotas, place, shape, min_density, max_density: as for ``panning.prune``.
         rounds, schedule: in place of the method's own.
         start: noted in the mask for the training (``panning.training.recipe.Start``).
@@ -69,7 +69,7 @@ class PruneConfig(RunConfig):
     round_to: Annotated[int, Field(ge=1)] = 1
     method: str | None = None
     policy: str | None = None
-    all_alive: bool = False
+    all_alive: AllAlive = False
     released: bool = False
     control: str | None = None
     quotas: str | None = None

@@ -230,4 +230,5 @@ def _mask_name(masks: Masks) -> str:
     name = "a mask" if method is None else str(method) if row is None else row.label
     if form := [f"{key} {masks.manifest[key]}" for key in ("shape", "quotas", "place") if key in masks.manifest]:
         name += f" ({'; '.join(form)})"
-    return name + (" + all-alive" if masks.manifest.get("all_alive") else "")
+    repair = masks.manifest.get("all_alive")
+    return name + (" + all-alive" if repair else "") + (" in layers" if repair == "in_layers" else "")

@@ -28,6 +28,7 @@ from panning.pruners import (
     METHODS_OWN,
     PLAIN_FORM,
     PRUNERS,
+    AllAlive,
     Form,
     PruneResult,
     Rounds,
@@ -44,6 +45,8 @@ from panning.pruners.rounds import MAX_ROUNDS
 from panning.scoring.problem import Problem
 from panning.training.moving.in_shape import check_shape
 
+#: What repair of dead weights adds to a method's name.
+REPAIRS: dict[bool | str, str] = {False: "", True: " + all-alive", "in_layers": " + all-alive in layers"}
 #: What a control adds to its method's name.
 CONTROLLED = {
     "shuffle": "shuffled", "shuffle_alive": "shuffled, as many alive", "reinitialise": "of other weights",
@@ -135,7 +138,7 @@ class Method(By):
         return PRUNERS[self.method].label + (f" ({'; '.join(extra)})" if extra else "")
 
     def prune(
-        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds, all_alive: bool
+        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds, all_alive: AllAlive
     ) -> tuple[PruneResult, Actions]:
         assert self.first is not None, "a dynamic method alone makes its first mask itself"
         result = prune_problem(
@@ -176,12 +179,12 @@ class Episode(By):
         """A fresh policy for one episode on the network of ``seed``."""
 
     def prune(
-        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds, all_alive: bool
+        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds, all_alive: AllAlive
     ) -> tuple[PruneResult, Actions]:
         result, actions = run_policy(
             problem, density, self.actor(problem.seed, net), self.action, self.n_rounds, listen=rounds.listen
         )
-        result = make_all_alive(problem, result) if all_alive else result
+        result = make_all_alive(problem, result, all_alive)
         return result, tuple(tuple(float(value) for value in action) for action in actions)
 
 
@@ -258,21 +261,24 @@ class Way(Config):
 
     Attributes:
         by: None leaves the network dense.
-        all_alive: give the budget of dead weights back; where masks move, after every move.
+        all_alive: give the budget of dead weights back, to any layer or ``in_layers``; where masks move, to any after every
+            move.
     """
 
     by: MaskSpec | None = None
-    all_alive: bool = False
+    all_alive: AllAlive = False
 
     @property
     def label(self) -> str:
         """What tables call it."""
-        return "dense" if self.by is None else self.by.label + (" + all-alive" if self.all_alive else "")
+        return "dense" if self.by is None else self.by.label + REPAIRS[self.all_alive]
 
     @model_validator(mode="after")
     def _keeps_its_shape(self) -> Way:
         if self.all_alive and self.by is not None and self.by.form.shape is not None:
             raise ValueError(f"all_alive would break the shape '{self.by.form.shape}': leave one of them out")
+        if self.all_alive == "in_layers" and self.by is not None and self.by.dynamic is not None:
+            raise ValueError("all_alive: in_layers is for masks that do not move: say true, or leave dynamic out")
         return self
 
     @property

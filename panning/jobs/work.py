@@ -301,7 +301,7 @@ def _first_masks(spec: CellSpec, task: Task, net: PolicyNet | None) -> _First:
 def _trained(spec: CellSpec, task: Task, first: _First) -> Trained:
     movement = None
     if spec.by is not None and (moves := spec.by.dynamic) is not None:
-        movement = Movement(moves.method, task.problem, spec.density, spec.all_alive, spec.by.form.shape)
+        movement = Movement(moves.method, task.problem, spec.density, bool(spec.all_alive), spec.by.form.shape)
     recipe = spec.recipe if first.start is None else spec.recipe.starting(first.start, "the policy")
     return train_one(task, recipe, derive_seed(task.problem.seed, "training"), first.masks, movement)
 

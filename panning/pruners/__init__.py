@@ -28,6 +28,7 @@ from panning.pruners.phew.method import PHEW
 from panning.pruners.quotas import QUOTA_LABELS, QUOTAS, RandomQuotas
 from panning.pruners.rounds import (
     METHODS_OWN,
+    AllAlive,
     PruneResult,
     Round,
     RoundAction,
@@ -43,7 +44,7 @@ from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem, Scoring
 
 __all__ = [
-    "CONTROLS", "METHODS_OWN", "PLAIN_FORM", "PRUNERS", "Form", "PruneResult", "Pruner", "PrunerRow", "Round",
+    "CONTROLS", "METHODS_OWN", "AllAlive", "PLAIN_FORM", "PRUNERS", "Form", "PruneResult", "Pruner", "PrunerRow", "Round",
     "RoundAction", "Rounds", "all_alive", "check_form", "check_source", "make_all_alive", "name_of", "needs_data",
     "plugins_of", "prune_problem", "prune_round", "pruner_row", "source_counts", "told_form", "variant_of",
 ]  # fmt: skip
@@ -225,7 +226,7 @@ def check_source(name: str) -> None:
         lookup(PRUNERS, name, "source of quotas")
 
 
-def check_form(form: Form, method: str | Pruner | None, all_alive_weights: bool = False) -> None:
+def check_form(form: Form, method: str | Pruner | None, all_alive_weights: AllAlive = False) -> None:
     """Raise what is wrong with a form beside a method, before any work.
 
     Raises:
@@ -241,7 +242,9 @@ def check_form(form: Form, method: str | Pruner | None, all_alive_weights: bool 
         )
     if method is None and not form.says_all:
         raise MaskError("Name a method, or both quotas and place, which together need none.")
-    check_unrepaired(form.shape, all_alive_weights)
+    if all_alive_weights not in (True, False, "in_layers"):
+        raise MaskError(f"all_alive is {all_alive_weights!r}, but must be True, False or 'in_layers'.")
+    check_unrepaired(form.shape, bool(all_alive_weights))
 
 
 def needs_data(method: str | Pruner | None, form: Form = PLAIN_FORM) -> bool:
@@ -262,7 +265,7 @@ def prune_problem(
     method: str | Pruner | None,
     *,
     form: Form = PLAIN_FORM,
-    all_alive_weights: bool = False,
+    all_alive_weights: AllAlive = False,
     rounds: Rounds = METHODS_OWN,
     released: bool = False,
     control: str | None = None,
@@ -273,7 +276,7 @@ def prune_problem(
         density: may be None where the form says it.
         method: None where quotas and places of the form say all.
         form: what the mask is to have, whatever the method; it acts after the control.
-        all_alive_weights: give the budget of dead weights back to the best-ranked that can be alive.
+        all_alive_weights: give the budget of dead weights back to the best-ranked that can be alive (``AllAlive``).
         released: the method as its authors' released code has it.
         control: a row of ``CONTROLS`` around the method.
 
@@ -299,7 +302,7 @@ def prune_problem(
     result = None if method is None or variant is None else _by_method(problem, target, method, rounds, *variant)
     result = form.apply(problem, result, n_kept, density, lambda source: source_counts(problem, source, target))
     if all_alive_weights:
-        result = make_all_alive(problem, result)
+        result = make_all_alive(problem, result, all_alive_weights)
         form.check_bounds(layout, result.mask)
     return result
 

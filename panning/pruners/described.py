@@ -11,7 +11,7 @@ from panning.foundation.making import ENTRY, making
 from panning.masks.masks import Masks
 from panning.pruners.doubts import doubts_of
 from panning.pruners.form import PLAIN_FORM, Form
-from panning.pruners.rounds import PruneResult
+from panning.pruners.rounds import AllAlive, PruneResult
 from panning.scoring.problem import Problem
 
 
@@ -25,7 +25,7 @@ class Described:
 
 
 def described(
-    problem: Problem, result: PruneResult, *, method: str, all_alive: bool, form: Form = PLAIN_FORM, **said: Any
+    problem: Problem, result: PruneResult, *, method: str, all_alive: AllAlive, form: Form = PLAIN_FORM, **said: Any
 ) -> Described:
     """The masks of a pruner's result.
 

@@ -184,7 +184,7 @@ class Form:
             if not low <= n <= high:
                 raise DensityError(
                     f"All-alive pruning would leave {n} weights in '{name}', outside its {low} to {high} of min_density and "
-                    "max_density: leave all_alive away, or widen the bounds."
+                    "max_density: widen the bounds, or take all_alive='in_layers', which keeps the layers' counts, or none."
                 )
 
     def _around(self, layout: Layout, mask: Tensor) -> tuple[list[int], list[int], list[int]]:

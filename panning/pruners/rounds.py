@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
+from panning.alive.in_layers import all_alive_in_layers
 from panning.alive.repair import all_alive
 from panning.foundation.errors import MaskError, ModelError
 from panning.foundation.progress import Listener, silent
@@ -30,6 +31,8 @@ from panning.scoring.signals import Signals
 
 #: No method or episode takes more: published schedules have up to a few hundred.
 MAX_ROUNDS = 10_000
+#: Whether dead weights' budget is given to others: of any layer, or ``in_layers`` to those of their own.
+AllAlive = bool | Literal["in_layers"]
 
 
 @dataclass(frozen=True)
@@ -206,15 +209,21 @@ def run_rounds(
     return PruneResult(problem.layout, mask, result.scores, tuple(history))
 
 
-def make_all_alive(problem: Problem, result: PruneResult) -> PruneResult:
-    """The result with as many weights, all of them alive (see ``all_alive``).
+def make_all_alive(problem: Problem, result: PruneResult, how: AllAlive = True) -> PruneResult:
+    """The result with as many weights, all of them alive (see ``all_alive``), or as it is if ``how`` is false.
+
+    Args:
+        how: ``in_layers`` keeps as many in each layer, too (see ``all_alive_in_layers``).
 
     Raises:
         DensityError: if no such mask is found.
         ModelError: if the network contains a function whose paths the alive test does not follow exactly.
     """
+    if not how:
+        return result
     connectivity = Connectivity.of(problem)
-    mask = all_alive(connectivity, result.mask, result.scores)
+    repaired = all_alive_in_layers if how == "in_layers" else all_alive
+    mask = repaired(connectivity, result.mask, result.scores)
     if (n_alive := connectivity.n_alive(mask)) != int(mask.sum()):  # no search can do more than the alive test knows
         raise ModelError(
             f"Only {n_alive} of {int(mask.sum())} weights are alive: this network contains a function in which more weights "

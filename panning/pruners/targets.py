@@ -20,7 +20,7 @@ from panning.compaction.cost import compact_cost, cost, multiply_adds
 from panning.foundation.errors import DensityError, MaskError
 from panning.masks.allocation import allocate
 from panning.masks.masks import Masks
-from panning.pruners import PRUNERS, Form, Pruner, check_form, name_of, pruner_row
+from panning.pruners import PRUNERS, AllAlive, Form, Pruner, check_form, name_of, pruner_row
 from panning.pruners.rounds import PruneResult
 from panning.pruners.structured import KeepUnits
 from panning.scoring.problem import Problem
@@ -152,7 +152,7 @@ class Scale:
         return cls(adds.total, adds.left, by_compaction)
 
 
-def check_asked(target: Target | None, form: Form, method: str | Pruner | None, all_alive: bool) -> None:
+def check_asked(target: Target | None, form: Form, method: str | Pruner | None, all_alive: AllAlive) -> None:
     """Raise MaskError for parts of a call that do not go together (``check_form``), the target among them."""
     check_form(form, method, all_alive)
     if target is not None:

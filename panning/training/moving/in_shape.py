@@ -23,6 +23,10 @@ from panning.training.moving.method import BLOCKS, N_OF_M, Dynamic, Move, Moveme
 
 def check_shape(method: Dynamic, shape: str | None, all_alive: bool) -> None:
     """Raise MaskError if the method cannot move masks of the shape, or ConfigError if there is no such shape."""
+    if all_alive not in (True, False):
+        raise MaskError(
+            f"all_alive is {all_alive!r}, but of masks that move must be True or False: counts move with them."
+        )
     if shape is None:
         return
     kinds, name = method.shapes, type(method).__name__
