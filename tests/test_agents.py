@@ -23,7 +23,8 @@ from panning.envs import RewardSpec
 from panning.episode.actions import ActionSpec
 from panning.episode.observations import STANDARD
 from panning.episode.policy_net import load_policy
-from panning.foundation.errors import ConfigError, PolicyError
+from panning.foundation.errors import ConfigError, OutputError, PolicyError
+from panning.foundation.files import sole_writer
 from panning.foundation.progress import Event
 
 TASK = {"model": "mlp", "data": "digits", "n_train": 200}
@@ -141,6 +142,19 @@ def test_a_dead_rollout_worker_is_replaced_in_the_state_it_had(local_ray: None) 
         assert np.array_equal(ours[2], theirs[2])
     envs.close()
     twin.close()
+
+
+def test_two_trainings_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
+    with sole_writer(tmp_path), pytest.raises(OutputError, match="Another process writes to"):
+        train_agent(config(), tmp_path)
+    assert not (tmp_path / "rollouts.jsonl").exists()
+
+
+def test_a_checkpoint_of_more_rollouts_than_there_are_records_of_is_refused(tmp_path: Path) -> None:
+    train_agent(config(), tmp_path)
+    (tmp_path / "rollouts.jsonl").write_text("")
+    with pytest.raises(PolicyError, match="agent.safetensors is of 3 rollouts, .*rollouts.jsonl has 0"):
+        train_agent(config(), tmp_path)
 
 
 def test_a_folder_holds_one_agent_only(tmp_path: Path) -> None:

@@ -13,17 +13,28 @@ import pytest
 import torch
 
 from panning.cli import main
-from panning.foundation.errors import ConfigError, DataError, ForwardError, JobError, MaskError, PanningWarning
+from panning.foundation.errors import (
+    ConfigError,
+    DataError,
+    ForwardError,
+    JobError,
+    MaskError,
+    PanningWarning,
+    WorkerError,
+)
+from panning.foundation.files import sole_writer
+from panning.foundation.machine import code_versions
 from panning.foundation.progress import silent
 from panning.foundation.records import read_records
 from panning.jobs import begun, work
 from panning.jobs.begun import check_begun_alike
+from panning.jobs.dispatch import Unfit, Up
 from panning.jobs.executor import SerialExecutor
 from panning.jobs.outcome import Outcome, PruneOutcome, TrainOutcome
 from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec
 from panning.jobs.store import FEW_FAILED, JobStore
 from panning.jobs.ways import Method
-from panning.jobs.work import Job, execute
+from panning.jobs.work import Job, check_data, execute
 from panning.masks.file import load_masks, save_masks
 from panning.tasks import DataSource, TaskSpec
 from panning.training import Recipe
@@ -316,3 +327,74 @@ def test_a_mask_of_version_1_is_compared_with_what_its_record_says(tmp_path: Pat
     save_masks(replace(masks, flat=flat), path)
     with pytest.raises(MaskError, match="not the mask that its record tells of"):
         JobStore(tmp_path / "old").get(Job(PruneSpec.model_validate(first.config)))
+
+
+# --- folders at work ---
+
+
+@pytest.mark.parametrize("command", ["prune", "train"])
+def test_a_folder_at_work_is_refused(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--density", "0.1", "--method", "magnitude"] if command == "prune" else ["--epochs", "0.1"]
+    with sole_writer(tmp_path / "out"), pytest.raises(SystemExit) as ended:
+        main([command, "--model", "mlp", "--data", "digits", "--out", str(tmp_path / "out"), *more])
+    assert ended.value.code == 2 and "Another process writes to" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+# --- what Ray tells of workers ---
+
+
+def test_a_node_with_other_code_is_unfit_and_named() -> None:
+    from panning.jobs.ray_workers import RayWorkers
+
+    workers, here = RayWorkers(1), code_versions()
+    assert workers._greeted(0, {**here, "node": "b"}) == Up(0)
+    unfit = workers._greeted(0, {**here, "torch": "0.1", "node": "b"})
+    assert isinstance(unfit, Unfit)
+    assert str(unfit.error) == (f"The node b has other code: torch 0.1, here {here['torch']}. Install the same there.")
+
+
+def test_data_that_are_others_on_a_node_are_named_with_it() -> None:
+    job = training()
+    check_data(job, None, "b")
+    check_data(job, job.data, "b")
+    with pytest.raises(DataError, match="The node b has other data under the name 'digits'"):
+        check_data(job, "another", "b")
+    absent = Job(TrainSpec(task=TaskSpec(model="mlp", data="npz:absent.npz"), seed=0, mask=None, recipe=Recipe()))
+    with pytest.raises(DataError, match=r"On the node b: .*absent.npz"):
+        check_data(absent, "x", "b")
+
+
+def test_the_end_of_ray_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from panning.foundation import ray_answers
+
+    monkeypatch.setattr(ray_answers.ray, "nodes", lambda: [{"Alive": False}, {"Alive": False}])
+    with pytest.raises(WorkerError, match=r"Ray ended \(none of its nodes is alive\). What is done is kept"):
+        ray_answers.check_ray_lives()
+
+    def broken() -> None:
+        raise ConnectionError("gcs is gone\nmore")
+
+    monkeypatch.setattr(ray_answers.ray, "nodes", broken)
+    with pytest.raises(WorkerError, match=r"Ray ended \(gcs is gone\)"):
+        ray_answers.check_ray_lives()
+
+
+def test_a_wait_on_ray_ends_at_its_deadline_or_with_its_last_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import GetTimeoutError
+
+    from panning.foundation import ray_answers
+
+    waits: list[float] = []
+
+    def silent_call(call: object, timeout: float) -> None:
+        waits.append(timeout)
+        raise GetTimeoutError("no answer")
+
+    monkeypatch.setattr(ray_answers.ray, "get", silent_call)
+    monkeypatch.setattr(ray_answers.ray, "nodes", lambda: [{"Alive": False}])
+    with pytest.raises(GetTimeoutError):
+        ray_answers.answer(None, 0.0)
+    with pytest.raises(WorkerError, match="none of its nodes is alive"):
+        ray_answers.answer(None, 1e6)
+    assert waits == [0.0, ray_answers.LOOK_S]

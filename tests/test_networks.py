@@ -18,6 +18,7 @@ import panning
 from panning.cli import main
 from panning.compare.grid import GridConfig
 from panning.foundation.errors import ConfigError, ModelError, UnknownNameError
+from panning.foundation.records import read_records
 from panning.models import MODELS, build_model
 from panning.models.weights import load_weights
 from panning.tasks import DataSource, TaskSpec
@@ -233,8 +234,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def models_of(folder: Path) -> set[str]:
     """The models that a run's records name."""
-    records = [json.loads(line) for path in folder.rglob("records.jsonl") for line in path.read_text().splitlines()]
-    tasks = [found["config"]["task"] for found in records]
+    tasks = [found.config["task"] for path in folder.rglob("records.jsonl") for found in read_records(path)]
     if (run_file := folder / "run.json").exists():
         said = json.loads(run_file.read_text())
         tasks += said.get("env", {}).get("tasks", [])

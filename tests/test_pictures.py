@@ -37,7 +37,7 @@ from panning.foundation.pictures import (
     parse_formats,
     save,
 )
-from panning.foundation.records import RunRecord, canonical_json
+from panning.foundation.records import RunRecord, canonical_json, content_key
 from panning.jobs.pictures import curve_picture, mask_picture
 from panning.training import make_dynamic
 
@@ -261,8 +261,10 @@ def test_a_training_shows_errors_over_epochs_and_densities_where_masks_move() ->
 
 def test_an_agents_training_has_a_title_and_running_means(tmp_path: Path) -> None:
     lines_of = [
-        canonical_json(vars(RunRecord(f"{n}", "rollout", {"rollout": n}, {"reward": float(n), "episodes": 4.0}, {})))
+        canonical_json(vars(RunRecord(content_key(asked), "rollout", asked, figures, {})))
         for n in (1, 0, 2, 3)
+        if (asked := {"agent": "a", "rollout": n})
+        and (figures := {"reward": float(n), "episodes": 4.0, "timesteps": 8.0})
     ]
     (tmp_path / "rollouts.jsonl").write_text("\n".join(lines_of) + "\n")
     env = EnvSpec.model_validate({"tasks": [{"model": "mlp", "data": "digits"}], "densities": [0.1]})

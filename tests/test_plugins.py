@@ -32,6 +32,7 @@ from panning.episode.round_reward import ROUND_TERMS, round_reward, round_terms
 from panning.foundation.config import load_config, parse_config
 from panning.foundation.errors import ConfigError, PanningError, PluginError, UnknownNameError
 from panning.foundation.progress import silent
+from panning.foundation.records import read_records
 from panning.foundation.registry import Table
 from panning.jobs.executor import SerialExecutor
 from panning.jobs.ways import Method
@@ -171,8 +172,8 @@ def test_an_agent_is_trained_on_it_and_says_so(tmp_path: Path) -> None:
     policy = train_agent(AgentConfig.model_validate({"env": env, "ppo": ppo}), tmp_path / "agent")
     known = {"panning.models: example_net", "panning.indices: example_taylor", "panning.rewards: example_layers"}
     assert policy.facts["plugins"] == dict.fromkeys(known, FROM)
-    (record,) = map(json.loads, (tmp_path / "agent" / "rollouts.jsonl").read_text().splitlines())
-    assert record["environment"]["plugins"] == policy.facts["plugins"] and "example_layers" in record["metrics"]
+    (record,) = read_records(tmp_path / "agent" / "rollouts.jsonl")
+    assert record.environment["plugins"] == policy.facts["plugins"] and "example_layers" in record.metrics
     assert load_policy(tmp_path / "agent" / "policy.safetensors").spec.indices == ("example_taylor",)
 
 

@@ -252,6 +252,21 @@ def test_an_interrupted_search_goes_on_where_it_was(whole: tuple[Path, SearchRes
     search(out, Interrupting(0))  # nothing is left to do
 
 
+def test_a_search_that_has_ended_starts_no_ray_and_no_environment(
+    whole: tuple[Path, SearchResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from panning.jobs.ray_executor import RayExecutor
+
+    def start() -> None:
+        raise AssertionError("nothing is left to do")
+
+    shutil.copytree(whole[0], tmp_path / "again")
+    with RayExecutor(2, start_ray=start) as executor:
+        ready = check_search(config())
+        result = run_search(ready, tmp_path / "again", executor, agent_workers=2, start_ray=start, listen=silent)
+    assert said(result) == said(whole[1])
+
+
 @pytest.mark.ray
 def test_ray_gives_the_same_masks_and_table(whole: tuple[Path, SearchResult], tmp_path: Path, local_ray: None) -> None:
     """With one worker; the test below and those of calls from Python have two."""

@@ -20,6 +20,7 @@ from panning.cli import output
 from panning.foundation import tracking as module
 from panning.foundation.errors import MissingExtraError, OutputError
 from panning.foundation.progress import Event
+from panning.foundation.records import read_records
 from panning.foundation.tracking import SINKS, tracking
 
 EVENTS = [
@@ -251,9 +252,9 @@ def test_a_grid_tells_each_cell(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bench", "grid.yaml", "--workers", "0", "--out", "g", "--log", "a.jsonl") == 0
     events = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
     told = [event["facts"] for event in events if event["kind"] == "job"]
-    cells = [json.loads(line) for line in Path("g/records.jsonl").read_text().splitlines()]
+    cells = read_records("g/records.jsonl")
     assert {one["key"]: one["test_accuracy"] for one in told} == {
-        cell["key"]: cell["metrics"]["test_accuracy"] for cell in cells
+        cell.key: cell.metrics["test_accuracy"] for cell in cells
     }
     assert {"dense", "SNIP", "SNIP (of other weights)"} < {one["item"] for one in told}
 
