@@ -328,3 +328,14 @@ def test_nested_densities_share_by_the_same_counts() -> None:
     problem = residual_problem()
     more, fewer = (prune_problem(problem, d, None, form=Form(quotas="erk", place="lot")).mask for d in (0.1, 0.05))
     assert bool((more | ~fewer).all())
+
+
+def test_a_cap_below_what_a_path_needs_says_what_is_possible() -> None:
+    model = network()
+    with pytest.raises(
+        DensityError, match=r"no weight of '2.weight', and no path gets around it: allow at least 1 of its"
+    ):
+        panning.prune(model, DATA, density=0.2, max_density={"2*": 0.002})
+    assert panning.prune(model, DATA, density=0.2, max_density={"2*": 0.003}).n_kept == 204
+    closed = Form(max_density={"block1*": 0.0})  # the sum around the branch leaves a path
+    assert prune_problem(residual_problem(), 0.2, "magnitude", form=closed).mask.any()

@@ -85,10 +85,9 @@ def test_a_mask_that_is_all_alive_stays_and_bounds_hold() -> None:
 
 def test_what_cannot_be_had_gets_a_sentence() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    problem = Problem.of(chain([[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0]]), (2,), None)
     with pytest.raises(DensityError, match="'0.weight' keeps no weight, and no path gets around it"):
-        panning.prune(
-            model, input_shape=(6,), density=0.2, method="magnitude", max_density={"0*": 0.0}, all_alive="in_layers"
-        )
+        all_alive_in_layers(Connectivity.of(problem), torch.arange(6) > 3, problem.weight)
     with pytest.raises(MaskError, match="all_alive is 'layers', but must be True, False or 'in_layers'"):
         panning.prune(model, input_shape=(6,), density=0.2, all_alive="layers")  # type: ignore[arg-type]
     with pytest.raises(MaskError, match="of masks that move must be True or False"):

@@ -297,6 +297,7 @@ def prune_problem(
     target = n_kept / layout.n_prunable if density is None or form.shape is not None else density
     rounds.targets(1, "exponential", target)  # a wrong number or schedule is refused by every method
     Connectivity.of(problem).check_reachable(n_kept)
+    form.check_open(problem)
     if any(INDICES[name].needs_data for name in form.indices):
         problem.source(f"Place '{form.place}'")  # before any work
     result = None if method is None or variant is None else _by_method(problem, target, method, rounds, *variant)

@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from panning.alive.connectivity import Connectivity
 from panning.foundation.errors import ConfigError, DensityError, MaskError, ModelError
 from panning.foundation.registry import lookup
 from panning.masks.allocation import check_finite, top_k
@@ -177,6 +178,21 @@ class Form:
                     f"{high}."
                 )
         return lows, highs
+
+    def check_open(self, problem: Problem) -> None:
+        """Raise DensityError if no path is left where max_density leaves a layer no weight."""
+        layout, (_, highs) = problem.layout, self.bounds(problem.layout)
+        if all(highs):
+            return
+        mask = torch.ones(layout.n_prunable, dtype=torch.bool)
+        for part, high in zip(layout.slices(), highs, strict=True):
+            mask[part] = high > 0
+        if not Connectivity.of(problem).n_alive(mask):
+            number = highs.index(0)
+            raise DensityError(
+                f"max_density leaves no weight of '{layout.names[number]}', and no path gets around it: allow at least 1 of "
+                f"its {layout.sizes[number]} weights, a density of {1 / layout.sizes[number]:.3g}."
+            )
 
     def check_bounds(self, layout: Layout, mask: Tensor) -> None:
         """Raise DensityError if a repaired mask has left the bounds."""
