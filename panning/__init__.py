@@ -18,7 +18,7 @@ import gymnasium
 
 if TYPE_CHECKING:
     from panning.api import move_masks, prune
-    from panning.calls import make_env, search, train_agent
+    from panning.calls import cost, make_env, search, train_agent
     from panning.compaction import compact
     from panning.export.folder import load_compact, save_compact
     from panning.foundation.errors import PanningError, PanningWarning
@@ -41,6 +41,7 @@ __all__ = [
     "apply_masks",
     "check_remote",
     "compact",
+    "cost",
     "enforce_masks",
     "load_compact",
     "load_masks",
@@ -66,6 +67,7 @@ _HOMES = {
     "apply_masks": "panning.masks.masks",
     "check_remote": "panning.foundation.remote",
     "compact": "panning.compaction",
+    "cost": "panning.calls",
     "enforce_masks": "panning.masks.enforce",
     "load_compact": "panning.export.folder",
     "load_masks": "panning.masks.file",

@@ -35,6 +35,8 @@ from panning.tasks import TaskSpec
 if TYPE_CHECKING:  # what these need is not in the plain package
     from panning.agents import AgentConfig
     from panning.searches import SearchConfig
+    from panning.searches.cost import Cost, Limits
+    from panning.tasks import RunConfig
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,29 @@ def make_env(
     """
     given = model if isinstance(model, list | tuple) else [model]
     return PanningEnv([as_task(one, data, forward, loss) for one in given], densities, **settings)
+
+
+def cost(config: str | Path | Mapping[str, Any] | RunConfig, *, limits: Limits | None = None) -> Cost:
+    """What the run of a config costs, before anything of it starts: parameters, dense epochs, memory, bytes on disk.
+
+    >>> import panning
+    >>> task = {"model": "mlp", "data": "digits"}
+    >>> found = panning.cost({"kind": "train", "task": task, "recipe": {"epochs": 3, "batch_size": 1}})
+    >>> found.n_parameters, found.dense_epochs
+    (50826, 3.0)
+
+    Args:
+        config: a config file, a packaged config's name, its keys with their ``kind``, or a config as an object.
+        limits: refuses what is above them (``panning.searches.cost.Limits``).
+
+    Raises:
+        PanningError: for wrong input, and for a run above the limits.
+    """
+    from panning.searches.cost import Limits, cost_of
+    from panning.searches.kinds import any_config
+
+    found = any_config(config)
+    return cost_of(found.config, found.path.parent, limits or Limits())
 
 
 def _warn_of_one_start(tasks: Sequence[TaskSpec], seeds: Sequence[int]) -> None:

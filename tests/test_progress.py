@@ -148,6 +148,7 @@ def test_lines_of_a_planned_run_have_phase_and_time_left(
             listen(event)
     assert heard[1:] == events and heard[0].kind == "plan"
     assert capsys.readouterr().err.splitlines() == [
+        "At most 4 steps in 2 stages",
         "1/2 a begins", "1/2 a: 50% (1 of 2) about 4 min left", "1/2 a: 100% (2 of 2) about 4 min left",
         "2/2 b begins about 4 min left", "2/2 b: 100% (2 of 2) about 0 s left",
     ]  # fmt: skip

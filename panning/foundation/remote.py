@@ -66,7 +66,8 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
 }  # fmt: skip
 #: Fields that are true or false.
 SWITCHES = {
-    "download", "all_alive", "released", "nesterov", "augment", "compact", "controls", "balance", "start", "options",
+    "download", "all_alive", "released", "nesterov", "augment", "compact", "controls", "balance", "start", "fastest",
+    "options",
 }  # fmt: skip
 #: Fields that hold further fields.
 NESTS = {

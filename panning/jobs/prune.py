@@ -168,7 +168,7 @@ class PruneReport:
     >>> config = PruneConfig(task={"model": "mlp", "data": "digits"}, density=0.05, method="snip")
     >>> report = run_prune(check_prune(config), "runs/one", formats=())
     >>> report.path.name, report.made.masks.n_kept, report.figures["n_kept"]
-    ('mask.safetensors', 2530, 2530)
+    ('mask.safetensors', 2522, 2522)
 
     Attributes:
         out: the run's folder.

@@ -31,7 +31,7 @@ class TrainConfig(RunConfig):
     >>> task = {"model": "lenet5", "data": "fashion_mnist"}
     >>> config = TrainConfig(task=task, dynamic="dpf/lenet5-fashion_mnist/short", density=0.02)
     >>> config.dynamic.name, config.recipe.epochs
-    ('dpf', 20.0)
+    ('dpf', 2.0)
 
     Attributes:
         recipe: as text, a preset: ``lenet5-fashion_mnist/short``.
@@ -93,7 +93,7 @@ def expanded(given: Any) -> Any:
         >>> from panning.jobs.train import expanded
         >>> values = expanded({"dynamic": {"name": "dpf/lenet5-fashion_mnist/short", "options": {"every": 8}}})
         >>> values["dynamic"], values["recipe"]["epochs"]
-        ({'name': 'dpf', 'options': {'every': 8}}, 20.0)
+        ({'name': 'dpf', 'options': {'every': 8, 'end_at': 0.6}}, 2.0)
     """
     if not isinstance(given, Mapping):
         return given

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from panning.foundation.course import duration
@@ -23,11 +23,15 @@ class DryRun:
     Attributes:
         n_workers: that share the jobs of a stage.
         basis: what was measured, by network and data.
+        beside: what else it costs, as JSON: parameters, memory, disk.
+        said: the same in sentences.
     """
 
     stages: Sequence[Stage]
     n_workers: int
     basis: dict[str, Measured]
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
 
     def seconds(self, stage: Stage) -> float:
         """Of a stage that all workers share; the last jobs may leave some of them without work."""
@@ -63,7 +67,7 @@ class DryRun:
                 f"for a training step of {one.batch} images, {1000 * one.scoring:.3g} ms for a scoring pass of "
                 f"{one.samples}."
             )
-        return found
+        return [*found, *self.said]
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""
@@ -80,6 +84,7 @@ class DryRun:
             ],  # fmt: skip
             "n_workers": self.n_workers,
             "seconds": self.total_seconds,
+            **self.beside,
             "measured": {name: vars(one) for name, one in self.basis.items()},
         }
 

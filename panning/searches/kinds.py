@@ -20,7 +20,7 @@ from panning.foundation.registry import lookup, nearest
 from panning.jobs.prune import PruneConfig
 from panning.jobs.train import TrainConfig, expanded
 from panning.searches.config import SearchConfig
-from panning.tasks import DataSource, TaskSpec
+from panning.tasks import DataSource, RunConfig, TaskSpec
 from panning.training.presets import DynamicPresets, Preset
 
 
@@ -106,6 +106,26 @@ def named_config(
     return Named(
         _beside(config, path.parent), path, path.stem + (f"-{content_key(sorted(changes))[:8]}" if changes else "")
     )
+
+
+def any_config(given: str | Path | Mapping[str, Any] | RunConfig) -> Named[RunConfig]:
+    """The config of a run, of whatever kind: a file or a name, keys with their ``kind``, or an object.
+
+    Raises:
+        ConfigError: as ``named_config``; also for a config that does not run, as a recipe.
+    """
+    if isinstance(given, RunConfig):
+        return Named(given, Path("config.yaml"), "config")
+    if isinstance(given, Mapping):
+        kind = KINDS[name := kind_of(given)]
+        if not issubclass(kind.model, RunConfig):
+            raise ConfigError(f"This is a config of the kind '{name}', which does not run.")
+        return Named(made_config(kind, dict(given), "config"), Path("config.yaml"), "config")
+    path = config_path(given)
+    kind = KINDS[name := kind_of(read_yaml(path))]
+    if not issubclass(kind.model, RunConfig):
+        raise ConfigError(f"{path} is a config of the kind '{name}', which does not run.")
+    return named_config(kind, path)
 
 
 def _beside(config: ConfigT, folder: Path) -> ConfigT:
