@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,8 +152,18 @@ def test_exponents_are_those_of_the_decoders() -> None:
     assert fit.n_weights == (10**6, 10**7) and (fit.of_time, fit.of_memory) == (1.0, 2.0)
     assert sizes.fit_cells([fit]) == [["SNIP", "1 M, 10 M", "1.00", "2", "2.00", "3e+07"]]
     picture = sizes.size_picture([fit])
+    shown = [
+        text.get_text() for axes in picture.drawing.axes for text in axes.get_xticklabels() + axes.get_yticklabels()
+    ]
+    assert "1 M" in shown and not any("$" in text for text in shown)
     assert picture.rows[0] == ["SNIP", 10**6, 2e-3, 3 * 10**12] and picture.image("png").startswith(b"\x89PNG")
     assert sizes.exponent([1, 1], [2, 3]) is None and sizes.exponent([1, 2], [0, 1]) is None
+
+
+def test_the_picture_of_the_docs_shows_the_shipped_records() -> None:
+    picture = sizes.size_picture(sizes.fits(report.shipped_records("speed")))
+    shown = Path(__file__).parent.parent / "docs" / "results" / "speed-sizes.csv"
+    assert picture.csv == shown.read_text()
 
 
 def test_a_process_that_does_nothing_else_says_its_whole_memory() -> None:

@@ -109,6 +109,11 @@ def size_picture(found: Sequence[Fit]) -> Picture:
         of_memory.loglog([n for n, _ in known], [peak for _, peak in known], "o-", color=colour)
     of_time.set(xlabel="prunable weights", title="seconds of processor time")
     of_memory.set(xlabel="prunable weights", title="peak memory above the network's, MB")
+    for axes in (of_time, of_memory):  # plain numbers: formulas are not drawn
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(lambda value, _: "")
     legend(whole, [of_time])
     columns = ["item", "n_weights", "cpu_seconds", "peak_bytes"]
     rows = [
