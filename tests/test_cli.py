@@ -427,7 +427,7 @@ def test_wrong_input_gives_one_message_no_traceback_and_no_half_written_file(
     assert run(*arguments) == code
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err + shown.out
-    left = [file for file in files() if not file.endswith("run.json")]
+    left = [file for file in files() if not file.endswith(("run.json", ".lock"))]
     assert left == [], "something was written"
 
 

@@ -133,11 +133,16 @@ def train(
 def _numbers(texts: list[str]) -> dict[str, Any]:
     """``key=value`` with values as YAML has them."""
     from panning.foundation.config import yaml_value
+    from panning.foundation.errors import ConfigError
 
     found = {}
     for text in texts:
         key, equals, value = text.partition("=")
+        wrong = f"--set takes NAME=VALUE, as every=50, given '{text[:100]}'"
         if not equals or not key.strip():
-            raise typer.BadParameter(f"--set takes NAME=VALUE, as every=50, given '{text}'")
-        found[key.strip()] = yaml_value(value, text)
+            raise typer.BadParameter(wrong)
+        try:
+            found[key.strip()] = yaml_value(value, text)
+        except ConfigError:
+            raise typer.BadParameter(wrong) from None
     return found

@@ -181,9 +181,12 @@ def sole_writer(out: Path) -> Iterator[None]:
     """Within, no other process writes the records of a folder: it would do the same work again.
 
     Raises:
-        OutputError: if one does already, or if links lie in the folder (``check_no_links``).
+        OutputError: if one does already, if links lie in the folder (``check_no_links``), or it cannot be made.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}.") from None
     check_no_links(out)
     lock = FileLock(out / ".lock")  # the system's: a process that is killed gives it back
     try:
