@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
-    from panning.api import move_masks, prune
+    from panning.api import prune
     from panning.calls import cost, make_env, search, train_agent
     from panning.compaction import compact
     from panning.export.folder import load_compact, save_compact
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from panning.masks.masks import Masks, apply_masks
     from panning.masks.orthogonal import orthogonal
     from panning.masks.start import reinitialise
+    from panning.moves import move_masks
     from panning.training.moving.engine import MovingMasks
     from panning.training.moving.methods import make_dynamic
 
@@ -73,7 +74,7 @@ _HOMES = {
     "load_masks": "panning.masks.file",
     "make_dynamic": "panning.training.moving.methods",
     "make_env": "panning.calls",
-    "move_masks": "panning.api",
+    "move_masks": "panning.moves",
     "orthogonal": "panning.masks.orthogonal",
     "prune": "panning.api",
     "register_kind": "panning.masks.kinds",

@@ -1,4 +1,4 @@
-"""The library's calls: ``panning.prune`` before training, ``panning.move_masks`` during it. No Ray, no files, no config."""
+"""``panning.prune``: masks before training. No Ray, no config; no files but the checkpoints that a caller asks for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,17 +21,16 @@ from panning.foundation.device import device_name, device_of, find_device, scori
 from panning.foundation.errors import (
     DataError,
     DensityError,
-    MaskError,
     ModelError,
+    PanningError,
     PanningWarning,
     PolicyError,
     UnknownNameError,
 )
 from panning.foundation.keywords import keywords
 from panning.foundation.progress import Listener, check_listener, silent
-from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
-from panning.masks.masks import Masks, fitted
+from panning.masks.masks import Masks
 from panning.pruners import (
     PRUNERS,
     AllAlive,
@@ -43,28 +43,27 @@ from panning.pruners import (
     plugins_of,
     prune_problem,
 )
-from panning.pruners.described import described
-from panning.pruners.targets import OF_FIRST_MASKS, Target, check_asked, meet
+from panning.pruners.described import Described, described
+from panning.pruners.targets import Target, check_asked, meet
 from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.losses import Loss
-from panning.training.moving.engine import MovingMasks
-from panning.training.moving.in_shape import check_shape, density_in_shape
-from panning.training.moving.method import Dynamic, Movement
-from panning.training.moving.methods import DYNAMICS, first_mask
+from panning.scoring.problem import Problem
+from panning.streaming import STREAMED_FROM, check_streamed, is_streamed, stream_problem
+from panning.training.moving.methods import DYNAMICS
 
 #: One batch, or what gives batches.
 Data = Batch | Mapping[str, Any] | DataLoader[Any] | Dataset[Any] | Any
 
 
 @contextlib.contextmanager
-def _apart_from_the_caller() -> Iterator[None]:
+def apart_from_the_caller() -> Iterator[None]:
     """A caller's evaluation loop or mixed precision is not the scoring's."""
     with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
 
 @keywords("density", "n_rounds")
-@_apart_from_the_caller()
+@apart_from_the_caller()
 def prune(
     model: nn.Module,
     data: Data | None = None,
@@ -94,6 +93,8 @@ def prune(
     input_shape: Sequence[int] | None = None,
     example_inputs: Any = None,
     on_round: Listener = silent,
+    streaming: bool | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Masks:
     """Masks, on the CPU, of the weights of ``model`` to keep, found before it is trained. The model is not changed.
 
@@ -154,6 +155,11 @@ def prune(
             or a mapping of keyword inputs; or what ``forward`` takes.
         on_round: called with an ``Event`` (``panning.foundation.progress``) after every round: how many are done, of how
             many, and the density by then. What it raises ends the work; it changes no mask.
+        streaming: True holds the scores of one layer at a time, in about an eighth of the memory, and gives the same masks,
+            packed (``panning.masks.packed``): for magnitude, random layer quotas, SNIP and SynFlow, on the CPU. None does so
+            by itself from 100 million prunable weights on, where nothing else is asked that needs all scores at once
+            (all_alive, shape, quotas, place, bounds, a control, a policy, a number of multiply-adds or parameters).
+        checkpoint: of a streamed run, a folder from which the same call goes on if it was killed.
 
     What reads no data (SynFlow, the alive test) runs the network on ones in place of real inputs, with tokens, masks and
     booleans as they are in the first batch. A weight is alive if it lies on a path from any input to any output. Outputs are
@@ -167,13 +173,13 @@ def prune(
     Raises:
         PanningError: with what was given, what is allowed and what to do.
     """
-    _check_plain(density, n_rounds, input_shape, on_round)
+    check_plain(density, n_rounds, input_shape, on_round)
     target = Target.of_call(target_macs, target_parameters, density, round_to)
     model, form = unwrapped(model), Form(quotas, place, shape, min_density or {}, max_density or {})
     if policy is not None:
         _check_alone(method=method, schedule=schedule, n_rounds=n_rounds, released=released, control=control)
         method = AgentPruner.of(policy)
-    _check_moment(method, DYNAMICS, PRUNERS, "moves masks in a training: panning.move_masks(model, optimizer, {})")
+    check_moment(method, DYNAMICS, PRUNERS, "moves masks in a training: panning.move_masks(model, optimizer, {})")
     method = "synflow" if method is None and not form.says_all else method
     check_asked(target, form, method, all_alive)
     problem_with = partial(
@@ -181,112 +187,64 @@ def prune(
         seed=seed,
     )  # fmt: skip
     problem = problem_with(layout_of(model, include, exclude, problem_with))
+    rounds = Rounds(n_rounds, schedule, on_round, round_to=round_to)
+    said: dict[str, Any] = {"form": form, "released": released, "control": control}
+    whole = {"all_alive": all_alive, "policy": policy, "a target": target, "control": control, **form.facts()}
+    if _streams(streaming, problem, method, released, device, checkpoint, whole):
+        form.n_kept(model, problem.layout, density)  # a wrong density is refused as ever
+        assert density is not None and method is not None
+        return _warned(stream_problem(problem, density, method, rounds, released=released, checkpoint=checkpoint))
     with _on_device(model, device):
         if problem.batches is not None and (needs_data(method, form) or policy is not None):
             check_batch(problem)
-        rounds = Rounds(n_rounds, schedule, on_round, round_to=round_to)
-        said: dict[str, Any] = {"form": form, "released": released, "control": control}
+        return _warned(_at_once(problem, density, target, method, rounds, all_alive, said))
 
-        def prune_to(density: float | None) -> PruneResult:
-            return prune_problem(problem, density, method, all_alive_weights=all_alive, rounds=rounds, **said)
 
-        result, met = (prune_to(density), {}) if target is None else meet(problem, target, prune_to)
-        made = described(
-            problem, result, all_alive=all_alive, plugins=plugins_of(method, form), **_told(method), **met, **said
-        )
+def _at_once(
+    problem: Problem, density: float | None, target: Target | None, method: str | Pruner | None, rounds: Rounds,
+    all_alive: AllAlive, said: Mapping[str, Any],
+) -> Described:  # fmt: skip
+    """Prune with all scores in memory."""
+
+    def prune_to(density: float | None) -> PruneResult:
+        return prune_problem(problem, density, method, all_alive_weights=all_alive, rounds=rounds, **said)
+
+    result, met = (prune_to(density), {}) if target is None else meet(problem, target, prune_to)
+    plugins = plugins_of(method, said["form"])
+    return described(problem, result, all_alive=all_alive, plugins=plugins, **_told(method), **met, **said)
+
+
+def _warned(made: Described) -> Masks:
     for doubt in made.doubts:
-        warnings.warn(doubt, PanningWarning, stacklevel=4)  # the caller's line: two frames are the decorators'
+        warnings.warn(doubt, PanningWarning, stacklevel=5)  # the caller's line: two frames are the decorators'
     return made.masks
 
 
-@keywords(
-    "density",
-    "n_steps of the training, and make_dynamic(method, {'every': ...}) to move masks more often",
-    elsewhere=OF_FIRST_MASKS,
-)
-@_apart_from_the_caller()
-def move_masks(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    method: str | Dynamic = "dpf",
-    *,
-    density: float | None = None,
-    n_steps: int,
-    masks: Masks | None = None,
-    steps_per_epoch: int | None = None,
-    all_alive: bool = False,
-    shape: str | None = None,
-    data: Data | None = None,
-    input_shape: Sequence[int] | None = None,
-    example_inputs: Any = None,
-    seed: int = 0,
-    loss: Loss | None = None,
-    forward: Forward | None = None,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-) -> MovingMasks:
-    """Let masks move while ``model`` is trained by ``optimizer``, in a loop that stays as it is.
-
-    >>> import panning, torch
-    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> optimizer, method = torch.optim.SGD(model.parameters(), 0.1), panning.make_dynamic("rigl", {"every": 2})
-    >>> moving = panning.move_masks(model, optimizer, method, density=0.5, n_steps=6, input_shape=(4,))
-    >>> for _ in range(6):
-    ...     optimizer.zero_grad()
-    ...     model(torch.randn(10, 4)).square().mean().backward()
-    ...     optimizer.step()
-    >>> moving.finish().n_kept
-    24
-
-    Masks follow the optimizer's steps; between two steps the model holds the weights that its next forward pass runs with.
-    Graphs of ``torch.compile`` are made anew (``torch.compiler.reset``), for they do not see hooks that come after them. A
-    network under ``enforce_masks`` is refused.
+def _streams(
+    asked: bool | None, problem: Problem, method: str | Pruner | None, released: bool, device: str | torch.device | None,
+    checkpoint: str | Path | None, whole: Mapping[str, Any],
+) -> bool:  # fmt: skip
+    """Whether scores are taken a layer at a time.
 
     Args:
-        model: at its initial weights, bare or inside DistributedDataParallel, ``torch.compile`` and the like.
-        optimizer: one that holds every prunable parameter, none of them frozen. A closure of its step is called once.
-        method: a row of ``panning.training.DYNAMICS``, or one with other numbers (``panning.make_dynamic``).
-        density: at the end. With a shape ``n:m`` None keeps all weights of the layers that the shape does not cover.
-        n_steps: of the schedule of learning rates. A method that goes through it several times (IMP) has
-            ``moving.n_steps`` in all.
-        masks: the first ones; None takes the row's own start, dense or random.
-        steps_per_epoch: for methods that act once an epoch.
-        all_alive: after every move, give the budget of dead weights to the best-ranked that can be alive.
-        shape: every mask keeps exactly 2 of each 4 consecutive inputs (``2:4``) or whole blocks (``4x1``), as for ``prune``;
-            the first mask is brought into the shape. For methods that exchange weights or keep dense ones.
-        data: what a method that scores with a loss draws its batches from; gives the input's shape, too.
-        input_shape: of one input, without the batch, unless ``data`` or the masks say it.
-        example_inputs, loss, forward: as for ``prune``.
-        seed: of everything random.
-        include, exclude: as for ``prune``; not with ``masks``, which say what is prunable.
+        asked: by the caller; None where the size decides.
+        whole: what may be asked besides, by name, that needs all scores at once.
 
     Raises:
-        PanningError: with what was given, what is allowed and what to do; the model is then as it was.
+        PanningError: if streaming is asked for and cannot be.
     """
-    _check_moment(method, PRUNERS, DYNAMICS, "finds a first mask, masks=panning.prune(..., method={}), and moves none")
-    row = lookup(DYNAMICS, method, "dynamic method") if isinstance(method, str) else None
-    chosen = row.method if row is not None else method
-    if not isinstance(chosen, Dynamic):
-        raise MaskError(f"method is a {type(method).__name__}; pass a name of panning.training.DYNAMICS or a Dynamic.")
-    _check_plain(density, None, input_shape)
-    _check_steps(chosen, n_steps, steps_per_epoch)
-    model = unwrapped(model)
-    if masks is not None:
-        masks = fitted(model, masks)
-        if include is not None or exclude:
-            raise MaskError("The masks say what is prunable: leave include and exclude away.")
-        if example_inputs is None:
-            input_shape = input_shape or masks.input_shape
-    problem_with = partial(
-        problem_of, model, data=data, input_shape=input_shape, example_inputs=example_inputs, forward=forward, loss=loss,
-        seed=seed,
-    )  # fmt: skip
-    problem = problem_with(masks.layout if masks is not None else layout_of(model, include, exclude, problem_with))
-    check_shape(chosen, shape, all_alive)
-    target = density_in_shape(problem, shape, density)
-    start = masks or first_mask(problem, chosen, target, row)
-    movement = Movement(chosen, problem, target, all_alive, shape)
-    return MovingMasks(movement, optimizer, start.flat, n_steps=n_steps, epoch=steps_per_epoch or n_steps)
+    if asked is None and checkpoint is None:
+        on_cpu = device_of(problem.model).type == "cpu" and device_name(device or "cpu") in ("cpu", "auto")
+        large = problem.layout.n_prunable >= STREAMED_FROM
+        return large and on_cpu and not any(whole.values()) and is_streamed(method, released)
+    if asked is False or asked is None:
+        if checkpoint is not None:
+            raise PanningError("checkpoint keeps the rounds of a streamed run: pass streaming=True with it.")
+        return False
+    check_streamed(method, released, whole)
+    if device is not None and device_name(device) != "cpu":
+        raise PanningError(f"streaming works on the CPU alone, given device={device!r}: leave the device out.")
+    return True
 
 
 def _told(method: str | Pruner | None) -> dict[str, Any]:
@@ -302,23 +260,13 @@ def _check_alone(**others: Any) -> None:
         raise PolicyError(f"A policy goes its own way: leave out {', '.join(given)}, or the policy.")
 
 
-def _check_moment(method: object, others: Container[str], ours: Container[str], what: str) -> None:
+def check_moment(method: object, others: Container[str], ours: Container[str], what: str) -> None:
     """Raise UnknownNameError, with what the method does, for one of the other moment: before or while training."""
     if isinstance(method, str) and method in others and method not in ours:
         raise UnknownNameError(f"'{method}' {what.format(repr(method))}.")
 
 
-def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> None:
-    for name, value in (("n_steps", n_steps), ("steps_per_epoch", steps_per_epoch or 1)):
-        if type(value) is not int or value < 1:
-            raise MaskError(f"{name} must be a whole number of at least 1, given {value!r}.")
-    if method.counts_epochs and method.every is None and steps_per_epoch is None:
-        raise MaskError(
-            f"{type(method).__name__} acts once an epoch: pass steps_per_epoch, or a method with every=STEPS."
-        )
-
-
-def _check_plain(
+def check_plain(
     density: float | None, n_rounds: int | None, input_shape: Sequence[int] | None, on_round: Listener = silent
 ) -> None:
     check_listener("on_round", on_round)

@@ -17,7 +17,7 @@ LAYERS = [
     "foundation",
     "data models flow masks maskconvert",
     "scoring alive",
-    "compaction export pruners episode tasks training api integrations",
+    "compaction export pruners streaming episode tasks training api moves integrations",
     "envs",
     "agents",
     "jobs measure compare searches",

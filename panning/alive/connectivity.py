@@ -64,7 +64,7 @@ class Connectivity:
 
     def _connected(self, mask: Tensor) -> Tensor:
         gates = mask.view(torch.uint8).to(self._device, torch.float32).requires_grad_()
-        others = _ones(self.model, self.layout, torch.float32)
+        others = ones_beside(self.model, self.layout, torch.float32)
         outputs = self._run({**others, **self.layout.views(gates)}, flow.BOOLEAN)
         if not outputs:  # none of them depends on the input or on a weight
             return torch.zeros_like(mask)
@@ -95,7 +95,7 @@ class Connectivity:
         """The outputs under a mask of zeros and ones, on an input whose entries are all ``start``."""
         with torch.enable_grad():
             gates = mask.to(self._device, dtype).requires_grad_()
-            parameters = {**_ones(self.model, self.layout, dtype), **self.layout.views(gates)}
+            parameters = {**ones_beside(self.model, self.layout, dtype), **self.layout.views(gates)}
             return [output.detach() for output in self._run(parameters, rules, dtype, start)]
 
     def alive(self, mask: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class Connectivity:
         start = 2.0 ** min(490, bits * len(tiny) // 3)
         with torch.enable_grad():
             flat.requires_grad_()
-            parameters = {**_ones(self.model, self.layout, torch.float64), **self.layout.views(flat)}
+            parameters = {**ones_beside(self.model, self.layout, torch.float64), **self.layout.views(flat)}
             outputs = self._run(parameters, flow.SHORTEST, torch.float64, start)
             if not outputs:
                 return 0.0, torch.zeros_like(flat)
@@ -183,7 +183,7 @@ class Connectivity:
         with torch.enable_grad():
             flat = torch.ones(self.layout.n_prunable, device=self._device, requires_grad=True)
             views = self.layout.views(flat)
-            parameters = {**_ones(self.model, self.layout, torch.float32), **views}
+            parameters = {**ones_beside(self.model, self.layout, torch.float32), **views}
             outputs = self._run(parameters, flow.BOOLEAN)
         uses: dict[Any, int] = {view.grad_fn: 0 for view in views.values()}
         seen: set[Any] = {None}
@@ -269,7 +269,7 @@ class Connectivity:
 _KNOWN: WeakKeyDictionary[Problem, Connectivity] = WeakKeyDictionary()
 
 
-def _ones(model: nn.Module, layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:
+def ones_beside(model: nn.Module, layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:
     """Ones for every parameter that is not masked: it cuts nothing, and flows drop what it adds."""
     masked = set(layout.names)
     return {name: torch.ones_like(p, dtype=dtype) for name, p in own_parameters(model).items() if name not in masked}

@@ -74,6 +74,12 @@ def prune(
         int | None, typer.Option("--rounds", min=1, max=10_000, help="Instead of the method's own number.")
     ] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="Density over the rounds.")] = None,
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming", help="Hold the scores of one layer at a time; the same mask, and a killed run goes on."
+        ),
+    ] = False,
     released: Annotated[
         bool,
         typer.Option("--released", help="The method as its authors' code has it, where that departs from the paper."),
@@ -127,7 +133,7 @@ def prune(
         "shape": shape, "min_density": _bounds("--min-density", min_density),
         "max_density": _bounds("--max-density", max_density),
         "seed": seed, "rounds": rounds, "schedule": schedule, "released": released, "control": control, "start": start,
-        "weights": weights, "data_root": data_root, "download": download, "device": device,
+        "streaming": streaming, "weights": weights, "data_root": data_root, "download": download, "device": device,
     }  # fmt: skip
     settings = options.one_config(PRUNE, config, changes, model, given)
     if dry_run:

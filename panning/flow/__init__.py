@@ -11,7 +11,7 @@ from panning.flow.boolean import BOOLEAN
 from panning.flow.convolutions import layout_rules
 from panning.flow.counting import counting
 from panning.flow.example import Example, first_sample, outputs_of
-from panning.flow.failures import explained, gradients
+from panning.flow.failures import backward, explained, gradients
 from panning.flow.following import Rule
 from panning.flow.forward import Forward, call, run
 from panning.flow.functions import BATCH_NORMS
@@ -29,7 +29,7 @@ from panning.flow.scoring import (
 
 __all__ = [
     "AVERAGE_POOLS", "BATCH_NORMS", "BATCH_STATISTICS", "BOOLEAN", "POSITIVE_LINEAR", "SHORTEST", "TWICE_DIFFERENTIABLE",
-    "WITHOUT_BIAS", "Example", "Forward", "Rule", "call", "counting", "explained", "first_sample", "gradients",
+    "WITHOUT_BIAS", "Example", "Forward", "Rule", "backward", "call", "counting", "explained", "first_sample", "gradients",
     "layout_rules", "outputs_of", "recording_gates", "recording_statistics", "replaying_gates", "replaying_statistics",
     "run", "uncompiled",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panning.flow.following import Rule
+from panning.flow.lazy import Lazy
 from panning.foundation.making import making
 from panning.foundation.torch_private import every_module, transforms_are_active
 
@@ -81,7 +82,7 @@ def layout_rules(model: nn.Module) -> dict[Any, Rule]:
 def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     if making() < 2:
         return False
-    plain = all(type(y) in (Tensor, nn.Parameter) and y.dtype is torch.float32 for y in (x, weight))
+    plain = all(type(y) in (Tensor, nn.Parameter, Lazy) and y.dtype is torch.float32 for y in (x, weight))
     if not plain or x.device.type != "cpu" or x.dim() != 4 or len(x) == 1 or transforms_are_active():
         return False  # torch has its own way for a single sample
     return bias is None or (bias.dtype is torch.float32 and not bias.requires_grad)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from panning.foundation.errors import ForwardError, ModelError
+from panning.foundation.errors import ForwardError, ModelError, PanningError
 from panning.foundation.nests import tensors_in, told
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -71,8 +71,22 @@ def gradients(
     Raises:
         ForwardError: if a backward pass of the network fails.
     """
-    try:
+    with _of_the_network():
         return torch.autograd.grad(outputs, at, of, retain_graph, create_graph, materialize_grads=True)
+
+
+def backward(outputs: Tensor | list[Tensor], at: list[Tensor], of: list[Tensor] | None = None) -> None:
+    """``torch.autograd.backward``, for hooks that take gradients at ``at`` as they appear; errors as of ``gradients``."""
+    with _of_the_network():
+        torch.autograd.backward(outputs, of, inputs=at)
+
+
+@contextmanager
+def _of_the_network() -> Iterator[None]:
+    try:
+        yield
+    except PanningError:
+        raise
     except Exception as error:
         raise ForwardError(
             f"The backward pass of the network fails{_line(error)}: {_said(error)}. If output.sum().backward() of the "

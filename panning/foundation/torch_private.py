@@ -144,6 +144,11 @@ set_grad_enabled = torch._C._set_grad_enabled
 #: Whether the code runs inside of ``torch.func.grad``, ``vmap`` and the like.
 transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
+#: A tensor of a class of one's own with shape, strides and dtype, but without values.
+without_values = Tensor._make_wrapper_subclass
+#: In place of ``__torch_function__``: functions of such a tensor run as those of any other.
+plain_functions = torch._C._disabled_torch_function_impl
+
 #: What ``torch.ops.NAMESPACE.NAME`` is, and ``.OVERLOAD`` of it.
 OPERATORS = (torch._ops.OpOverloadPacket, torch._ops.OpOverload)
 #: What hides a part of a forward pass -> its owner and attribute. By names that a user's module has bound already, only

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from panning.api import move_masks
 from panning.foundation.errors import MaskError
 from panning.masks.enforce import MaskEnforcement, enforce_masks
 from panning.masks.file import dump_masks, parse_masks
 from panning.masks.masks import Masks
+from panning.moves import move_masks
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Dynamic
 

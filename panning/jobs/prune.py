@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from panning.foundation.progress import Listener, silent
 from panning.foundation.records import content_key
 from panning.jobs.artefacts import tell_artefacts
 from panning.jobs.runs import run_folder, said_of
-from panning.jobs.single import write_mask
+from panning.jobs.single import stream_task, write_mask
 from panning.jobs.spec import Seed
 from panning.jobs.ways import Agent, Bounds, Method, Way
 from panning.jobs.work import make_mask
@@ -26,6 +27,7 @@ from panning.pruners import PRUNERS, AllAlive, Form, Rounds, variant_of
 from panning.pruners.described import Described
 from panning.pruners.targets import Target, check_asked
 from panning.scoring.schedules import SCHEDULES
+from panning.streaming import check_streamed
 from panning.tasks import NamedTask, RunConfig, Task, TaskSpec, load_task
 from panning.training import DYNAMICS
 from panning.training.recipe import StartOrNone
@@ -55,6 +57,7 @@ class PruneConfig(RunConfig):
         released, control, quotas, place, shape, min_density, max_density: as for ``panning.prune``.
         rounds, schedule: in place of the method's own.
         start: noted in the mask for the training (``panning.training.recipe.Start``).
+        streaming: hold the scores of one layer at a time (``panning.streaming``); a run that was killed goes on.
         weights: a file to start from in place of the weights of the seed; a relative path lies beside the config.
     """
 
@@ -80,6 +83,7 @@ class PruneConfig(RunConfig):
     rounds: Annotated[int, Field(ge=1)] | None = None
     schedule: Annotated[str, Name(SCHEDULES, "schedule")] | None = None
     start: StartOrNone = None
+    streaming: bool = False
     seed: Seed = 0
     weights: str | None = None
 
@@ -97,6 +101,14 @@ class PruneConfig(RunConfig):
                 variant_of(method, self.released, self.control)  # says best what is wrong with them
             if self.policy is None:
                 check_asked(target, self._form, method, self.all_alive)
+            if self.streaming:
+                whole = {
+                    "policy": self.policy,
+                    "all_alive": self.all_alive,
+                    "control": self.control,
+                    "a target": target,
+                }
+                check_streamed(method, self.released, {**whole, **self._form.facts()})
         except PanningError as error:
             raise ValueError(str(error)) from None
         return self
@@ -250,8 +262,13 @@ def run_prune(
     config, folder = run.config, run.folder if out is None else Path(out)
     check_claim(folder, run.identity)  # before any work
     rounds = Rounds(config.rounds, config.schedule, listen, round_to=config.round_to)
-    made, _ = make_mask(run.task, run.way, run.amount, run.net, rounds, **run.noted)
+    by = run.way.by
+    if config.streaming and isinstance(by, Method) and by.method is not None and not isinstance(run.amount, Target):
+        made = stream_task(run.task, run.amount, by.method, rounds, folder / "rounds", **run.noted)
+    else:
+        made, _ = make_mask(run.task, run.way, run.amount, run.net, rounds, **run.noted)
     figures = write_mask(made, run.task, run.identity, folder, formats)
+    shutil.rmtree(folder / "rounds", ignore_errors=True)  # only now: until all is written, it is what there is
     write_atomic(folder / "config.yaml", dump_config(config))
     tell_artefacts(folder, listen)
     return PruneReport(folder, made, figures)

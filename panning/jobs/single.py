@@ -25,6 +25,8 @@ from panning.masks.file import save_masks
 from panning.masks.masks import Masks
 from panning.pruners import PRUNERS
 from panning.pruners.described import Described
+from panning.pruners.rounds import Rounds
+from panning.streaming import stream_problem
 from panning.tasks import Task
 from panning.training import DYNAMICS, Movement, Recipe, TrainResult
 from panning.training.loop import check_training
@@ -36,6 +38,22 @@ SHOWN = {
     "train loss": ("train_loss", 1.0, ".4f"), "validation accuracy %": ("accuracy", 100.0, ".2f"),
     "density": ("density", 1.0, ".5g"), "effective density": ("effective_density", 1.0, ".5g"),
 }  # fmt: skip
+
+
+def stream_task(
+    task: Task, density: float, method: str, rounds: Rounds, checkpoint: Path, *, released: bool = False, **said: Any
+) -> Described:
+    """A mask of a task's network with its manifest, found a layer at a time (``panning.streaming``).
+
+    Args:
+        checkpoint: a folder that a run which was killed goes on from.
+        said: more for the manifest.
+    """
+    said |= {"model": str(task.spec.model), "data": task.data.label, "n_classes": task.data.n_classes}
+    return stream_problem(
+        task.problem, density, method, rounds=rounds, released=released, checkpoint=checkpoint, plugins=task.spec.plugins,
+        **said,
+    )  # fmt: skip
 
 
 def write_mask(
@@ -61,7 +79,7 @@ def _write_mask_files(
 ) -> None:
     facts, densities = made.facts, figures["layer_densities"]
     _write_record("prune", identity, figures, folder, task.problem.weight.device, made.masks.manifest.get("plugins"))
-    counts = made.masks.layout.counts(made.masks.flat)
+    counts = made.masks.counts()
     rows = [[name, n, f"{density:.6f}"] for (name, density), n in zip(densities.items(), counts, strict=True)]
     write_table(folder, ["layer", "kept", "density"], rows)
     method = str(made.masks.manifest.get("method"))

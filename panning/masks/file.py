@@ -28,6 +28,7 @@ from panning.foundation.tensorfile import in_order
 from panning.masks.checks import Broken, broken, check_name, short
 from panning.masks.layout import Layout
 from panning.masks.masks import Masks
+from panning.masks.packed import PackedMasks
 
 FORMAT_VERSION = 1
 #: The format's own limit is 100 MB; JSON becomes about ten times its size in memory, and 8 MiB describe 50,000 layers.
@@ -93,16 +94,19 @@ def dump_masks(masks: Masks, *, packed: bool = True) -> bytes:
         raise MaskError(f"These masks cannot be saved; nothing was written.\n{error}") from None
 
 
-def parse_masks(data: bytes, source: str) -> Masks:
+def parse_masks(data: bytes, source: str, *, packed: bool = False) -> Masks:
     """Masks from the bytes of a mask file, checked as in ``load_masks``. Errors call the bytes ``source``."""
     try:
-        return _decode(*_parted(data))
+        return _decode(*_parted(data), packed)
     except Broken as error:
         raise MaskError(f"{source} is not a usable mask file.\n{error}") from None
 
 
-def load_masks(path: str | Path) -> Masks:
+def load_masks(path: str | Path, *, packed: bool = False) -> Masks:
     """Read a mask file that ``save_masks`` wrote. The file may come from anyone: all of it is checked.
+
+    Args:
+        packed: keep one bit a weight in memory (``panning.masks.packed.PackedMasks``), for networks of billions of weights.
 
     Raises:
         MaskError: with the file, what was found in it and what is expected.
@@ -116,16 +120,15 @@ def load_masks(path: str | Path) -> Masks:
         'mine'
     """
     try:
-        return parse_masks(read_regular(path, MAX_FILE_BYTES), str(path))
+        return parse_masks(read_regular(path, MAX_FILE_BYTES), str(path), packed=packed)
     except OSError as error:
         meant = named_within(path, "mask.safetensors", "choice-*.safetensors", "masks/*.safetensors")
         raise MaskError(f"The mask file {path} cannot be read: {error.strerror or error}.{meant}") from None
 
 
 def _encode(masks: Masks, encoding: Literal["bits", "bytes"]) -> bytes:
-    parts = [part.cpu().numpy() for part in masks.flat.split(masks.layout.sizes)]
-    bits = [np.packbits(part).tobytes() for part in parts]
-    blobs = bits if encoding == "bits" else [part.tobytes() for part in parts]
+    bits = [part.tobytes() for part in masks.packed_layers()]
+    blobs = bits if encoding == "bits" else [masks[name].cpu().numpy().tobytes() for name in masks]
     description = {
         "format_version": FORMAT_VERSION,
         "encoding": encoding,
@@ -161,7 +164,7 @@ def _parted(file: bytes) -> tuple[dict[str, Any], bytes]:
     return _json_object(file[8 : 8 + length], "header"), file[8 + length :]
 
 
-def _decode(header: dict[str, Any], data: bytes) -> Masks:
+def _decode(header: dict[str, Any], data: bytes, packed: bool) -> Masks:
     """Masks from a parsed header and the bytes behind it; everything in both is checked against the other."""
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get("panning"), str):
@@ -174,13 +177,18 @@ def _decode(header: dict[str, Any], data: bytes) -> Masks:
     _equal("fingerprint", description.fingerprint, fingerprint(layout))
     spans = _spans(header, layout, description.encoding, len(data))
     decode = _unpack if description.encoding == "bits" else _binary
-    parts = [
-        decode(data[begin:end], n, name)
-        for (begin, end), n, name in zip(spans, layout.sizes, layout.names, strict=True)
-    ]
-    digest = hashlib.sha256(b"".join(np.packbits(part).tobytes() for part in parts)).hexdigest()
-    _equal("sha256", description.sha256, digest)
-    masks = Masks(layout, torch.from_numpy(np.concatenate(parts)), description.manifest)
+    bits: list[Any] = []
+    parts: list[Any] = []
+    digest = hashlib.sha256()
+    for (begin, end), n, name in zip(spans, layout.sizes, layout.names, strict=True):
+        part = decode(data[begin:end], n, name)
+        (bits if packed else parts).append(np.packbits(part) if packed else part)
+        digest.update(np.packbits(part).tobytes())
+    _equal("sha256", description.sha256, digest.hexdigest())
+    if packed:
+        masks: Masks = PackedMasks(layout, bits, description.manifest)
+    else:
+        masks = Masks(layout, torch.from_numpy(np.concatenate(parts)), description.manifest)
     _equal("n_kept", description.n_kept, masks.n_kept)
     _equal("density", description.density, masks.density)
     return masks

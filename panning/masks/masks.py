@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -122,11 +124,14 @@ class Masks(Mapping[str, Tensor]):
         return name in self.layout.names
 
     def __getitem__(self, name: str) -> Tensor:
+        index = self._index(name)
+        return self.flat[self.layout.slices()[index]].view(self.layout.shapes[index])
+
+    def _index(self, name: str) -> int:
         try:
-            index = self.layout.names.index(name)
+            return self.layout.names.index(name)
         except ValueError:
             raise UnknownNameError(unknown_name_message("masked parameter", name, self.layout.names)) from None
-        return self.flat[self.layout.slices()[index]].view(self.layout.shapes[index])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layout.names)
@@ -175,10 +180,17 @@ class Masks(Mapping[str, Tensor]):
         except ValueError as error:
             raise MaskError(f"The mask's manifest: {error}.") from None
 
+    def counts(self) -> list[int]:
+        """Number of kept weights of each parameter."""
+        return self.layout.counts(self.flat)
+
     def layer_densities(self) -> dict[str, float]:
         """Density of each parameter."""
-        counts = self.layout.counts(self.flat)
-        return {name: n / size for name, n, size in zip(self.layout.names, counts, self.layout.sizes, strict=True)}
+        return {n: k / size for n, k, size in zip(self.layout.names, self.counts(), self.layout.sizes, strict=True)}
+
+    def packed_layers(self) -> Iterator[NDArray[np.uint8]]:
+        """The bits of each parameter, as mask files have them (``numpy.packbits``)."""
+        return (np.packbits(part.cpu().numpy()) for part in self.flat.split(self.layout.sizes))
 
     def overlap(self, other: Masks) -> float:
         """Jaccard overlap |A and B| / |A or B|, in [0, 1]."""
@@ -189,7 +201,7 @@ class Masks(Mapping[str, Tensor]):
     def renamed(self, names: Mapping[str, str]) -> Masks:
         """The same mask with other names for some of its parameters."""
         layout = Layout(tuple(names.get(name, name) for name in self.layout.names), self.layout.shapes)
-        return self if layout == self.layout else Masks(layout, self.flat, self.manifest)
+        return self if layout == self.layout else self._with(layout, self.manifest)
 
     def effective_density(
         self, model: nn.Module, input_shape: tuple[int, ...] | None = None, *, example_inputs: Any = None,
@@ -210,7 +222,10 @@ class Masks(Mapping[str, Tensor]):
 
     def with_manifest(self, **facts: Any) -> Masks:
         """The same mask with more facts in its manifest."""
-        return Masks(self.layout, self.flat, {**self.manifest, **facts})
+        return self._with(self.layout, {**self.manifest, **facts})
+
+    def _with(self, layout: Layout, manifest: dict[str, Any]) -> Masks:
+        return Masks(layout, self.flat, manifest)
 
     def _check_same_layout(self, other: Masks) -> None:
         mine, others = self.layout, other.layout

@@ -28,8 +28,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         ModelError: if the file cannot be read, or its names or shapes are not those of the network; says which.
     """
-    path, own = Path(path), model.state_dict()
-    given = _tensors(path)
+    model.load_state_dict(check_fit(model, _tensors(Path(path)), path), strict=False)
+
+
+def check_fit(model: nn.Module, given: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a file under the names that a network has for them; arguments and errors as of ``load_weights``."""
+    own = model.state_dict(keep_vars=True)
     prefix = prefix_of(given)
     given = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
     places = {_place(own[name]) for name in given if name in own}
@@ -48,7 +52,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             f"The weights in {path} do not fit this network ({found}). Give the state_dict of the same network, with as "
             "many classes."
         )
-    model.load_state_dict(given, strict=False)
+    return given
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -82,7 +86,7 @@ def _kind(tensor: Tensor) -> tuple[bool, bool]:
 
 
 def _place(tensor: Tensor) -> tuple[int, ...]:
-    return (tensor.data_ptr(), *tensor.shape)
+    return (id(tensor) if tensor.is_meta else tensor.data_ptr(), *tensor.shape)
 
 
 def _few(names: Iterable[str]) -> str:

@@ -38,7 +38,16 @@ def described(
     shaped = form.shaped(problem.model, layout)
     start = {} if result.start is None else {"start": result.start}
     said |= {**start, **form.facts(), **({} if shaped is None else shaped.facts())}
-    masks = result.masks.with_manifest(
+    return manifested(problem, result.masks, facts, doubts, method=method, all_alive=all_alive, **said)
+
+
+def manifested(
+    problem: Problem, masks: Masks, facts: MaskReport, doubts: tuple[str, ...], *, method: str,
+    all_alive: AllAlive = False, **said: Any,
+) -> Described:  # fmt: skip
+    """The masks with all that is known of them in their manifest."""
+    layout = problem.layout
+    masks = masks.with_manifest(
         method=method, all_alive=all_alive, seed=problem.seed,
         **({} if problem.input_shape is None else {"input_shape": list(problem.input_shape)}),
         **{name: value for name, value in said.items() if value not in (None, False, {}, [])},

@@ -6,6 +6,10 @@ zeros) makes every gradient behind it 0, and with it all scores there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from torch import Tensor
 
 from panning.foundation.wrappers import own_parameters
@@ -23,24 +27,45 @@ SHOWN = 6
 ADDED = ("bias", "beta", "token", "pos")
 
 
+@dataclass(frozen=True)
+class Equals:
+    """Kept weights with one score, which others have that are masked.
+
+    Attributes:
+        counts: how many of each layer.
+    """
+
+    score: float
+    counts: Sequence[int]
+
+
 def doubts_of(problem: Problem, result: PruneResult, *, ranked: bool = True) -> tuple[str, ...]:
     """Sentences about the mask of a pruner's result; none where nothing is to be said.
 
     Args:
         ranked: whether the mask keeps the best of all weights; one in N:M groups keeps the best of each group.
     """
-    layout, mask = problem.layout, result.mask
-    n_kept, kept = int(mask.sum()), layout.counts(mask)
-    doubts, equal = [], equals(result.scores, mask) if ranked else None
-    if equal is not None and (n_equal := int((mask & equal).sum())) > MANY * n_kept:
-        counts = layout.counts(mask & equal)
-        layers = [name for name, n, of in zip(layout.names, counts, kept, strict=True) if 2 * n > of]
+    layout, mask, found = problem.layout, result.mask, None
+    if ranked and (equal := equals(result.scores, mask)) is not None:
+        found = Equals(float(result.scores[equal][0]), layout.counts(mask & equal))
+    return doubts(problem, layout.counts(mask), found, result.history[-1] if result.history else {})
+
+
+def doubts(problem: Problem, kept: Sequence[int], equal: Equals | None, last: Mapping[str, Any]) -> tuple[str, ...]:
+    """The sentences of ``doubts_of``.
+
+    Args:
+        kept: how many weights of each layer are.
+        last: the last entry of the history.
+    """
+    layout, n_kept, doubts = problem.layout, sum(kept), list[str]()
+    if equal is not None and (n_equal := sum(equal.counts)) > MANY * n_kept:
+        layers = [name for name, n, of in zip(layout.names, equal.counts, kept, strict=True) if 2 * n > of]
         doubts.append(
-            f"{n_equal} of the {n_kept} kept weights have the same score, {float(result.scores[equal][0]) + 0.0:.4g}, as "
+            f"{n_equal} of the {n_kept} kept weights have the same score, {equal.score + 0.0:.4g}, as "
             "others that are masked: the method has not chosen between them, and they lie evenly over what scores alike"
             f"{_where(layers)}. {_reason(problem, 0.0)}"
         )
-    last = result.history[-1] if result.history else {}
     if (n_equal := last.get("equal_units", 0)) > MANY * last.get("units", 1):
         doubts.append(
             f"{n_equal} of the {last['units']} units that are kept score as others that are cut: the method has not chosen "

@@ -72,7 +72,9 @@ class Problem:
         if self.initial is not None:
             return self.initial
         named = own_parameters(self.model)
-        return self.layout.flatten({name: _at_least_float32(_real(named[name].detach())) for name in self.layout.names})
+        return self.layout.flatten(
+            {name: at_least_float32(magnitude_of(named[name].detach())) for name in self.layout.names}
+        )
 
     @cached_property
     def complex_layers(self) -> tuple[str, ...]:
@@ -151,11 +153,13 @@ class Problem:
         here = self.here(inputs)
         if inputs is targets:  # a batch that only the user's own functions take apart
             return here, here
-        return here, map_tensors(lambda tensor: tensor.to(self.weight.device), targets)
+        device = device_of(self.model)
+        return here, map_tensors(lambda tensor: tensor.to(device), targets)
 
     def here(self, inputs: Any) -> Any:
         """Inputs where the network is, in the precision that it is scored in."""
-        return map_tensors(lambda tensor: _at_least_float32(tensor.to(self.weight.device)), inputs)
+        device = device_of(self.model)
+        return map_tensors(lambda tensor: at_least_float32(tensor.to(device)), inputs)
 
     def parameters(self) -> dict[str, Tensor]:
         """All parameters, as they are scored; complex ones as they are."""
@@ -166,7 +170,7 @@ class Problem:
     def other_parameters(self) -> dict[str, Tensor]:
         """The parameters that are not prunable (biases, norms), detached."""
         masked = set(self.layout.names)
-        return {n: _at_least_float32(p.detach()) for n, p in own_parameters(self.model).items() if n not in masked}
+        return {n: at_least_float32(p.detach()) for n, p in own_parameters(self.model).items() if n not in masked}
 
     @cached_property
     def example(self) -> Example:
@@ -211,10 +215,10 @@ class Scoring:
 PLAIN = Scoring()
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
     """Networks of half precision are scored in float32: a gradient's derivative underflows in 16 bits."""
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
 
 
-def _real(tensor: Tensor) -> Tensor:
+def magnitude_of(tensor: Tensor) -> Tensor:
     return tensor.abs() if tensor.is_complex() else tensor

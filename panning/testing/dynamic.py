@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from panning.api import move_masks
 from panning.masks.masks import n_kept_at
+from panning.moves import move_masks
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Dynamic
 

@@ -73,10 +73,13 @@ class Site:
         """
         problem = self.problem
         others = problem.other_parameters() if others is None else others
-        rules = flow.BATCH_STATISTICS if self.scoring.batch_statistics else flow.TWICE_DIFFERENTIABLE
-        rules = {**rules, **flow.layout_rules(problem.model), **(extra or {})}
         parameters = {**others, **problem.layout.views(effective)}
-        return flow.run(problem.model, parameters, inputs, rules, effective.dtype, problem.forward)
+        return flow.run(problem.model, parameters, inputs, self.rules(extra), effective.dtype, problem.forward)
+
+    def rules(self, extra: Mapping[Any, flow.Rule] | None = None) -> dict[Any, flow.Rule]:
+        """The rules of scoring with a loss, and ``extra`` ones."""
+        rules = flow.BATCH_STATISTICS if self.scoring.batch_statistics else flow.TWICE_DIFFERENTIABLE
+        return {**rules, **flow.layout_rules(self.problem.model), **(extra or {})}
 
     def loss(
         self, effective: Tensor, batch: Batch, others: Mapping[str, Tensor] | None = None,
