@@ -320,9 +320,9 @@ def test_scores_that_are_no_numbers_name_their_layer() -> None:
     net, data = network("convolutions")
     with torch.no_grad():
         net[8].weight[0, 0] = torch.nan
-    for method, said in (("magnitude", r"Layer '8\.weight' has"), ("synflow", "'path_grad' is"), ("snip", "loss")):
+    for method in ("magnitude", "synflow"):
         for streaming in (False, True):
-            with pytest.raises(NonFiniteError, match=said):
+            with pytest.raises(NonFiniteError, match=r"Layer '8\.weight' has NaN or infinite weights"):
                 panning.prune(net, data, density=0.2, method=method, streaming=streaming)
 
 

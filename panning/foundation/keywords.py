@@ -77,8 +77,8 @@ def keywords(
                 hint = f"Pass {rounds}."
             elif open_ended and rest is None:
                 return ""
-            elif name in ELSEWHERE:
-                hint = ELSEWHERE[name]
+            elif argument in ELSEWHERE:
+                hint = ELSEWHERE[argument]
             else:
                 return f"{name_of_call}: {unknown_name_message('argument', argument, taken)}"
             return f"{name_of_call} takes no {argument}. {hint}"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from panning.foundation.device import device_of
-from panning.foundation.errors import ModelError, PanningError
+from panning.foundation.errors import ModelError, NonFiniteError, PanningError
 from panning.foundation.progress import Event
 from panning.masks.allocation import top_k
 from panning.masks.masks import n_kept_at
@@ -77,6 +77,10 @@ def stream_problem(
         )
     if pruner_row(method).needs_data:
         problem.source(f"Method '{name_of(method)}'")  # before any work
+    if (broken := Layers(problem).first_non_finite()) is not None:
+        raise NonFiniteError(
+            f"Layer '{broken}' has NaN or infinite weights: no mask was made. Load weights that are finite."
+        )
     facts = {
         "method": name_of(method), "released": released, "density": density, "seed": problem.seed,
         "rounds": rounds.n_rounds, "schedule": rounds.schedule,

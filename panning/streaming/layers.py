@@ -57,6 +57,14 @@ class Layers:
             return self.problem.initial[self.problem.layout.slices()[layer]]
         return at_least_float32(magnitude_of(self._parameters[layer])).to(self.dtype).reshape(-1)
 
+    def first_non_finite(self) -> str | None:
+        """The first layer with a NaN or infinite weight; None if there is none."""
+        for layer, name in enumerate(self.problem.layout.names):
+            weight = self.weight(layer)
+            if not torch.isfinite(weight.sum()) and not torch.isfinite(weight).all():
+                return name
+        return None
+
     def kept(self, layer: int) -> Tensor | None:
         """The mask of a layer, flat uint8; None where all is kept."""
         size = self.problem.layout.sizes[layer]
