@@ -188,7 +188,7 @@ class Passes:
         self._counts = np.zeros(((now.high - now.low) >> self._shift) + 1, dtype=np.int64)
         if self.guess is not None:
             low, high = (int(patterns(np.array([end], dtype=self.dtype))[0]) for end in self.guess)
-            self._collector = _Collector(low, high, MOST_HELD)
+            self._collector = _Collector(low, high, max(MOST_HELD, now.n_inside // 32))  # half a byte a score at most
 
     def see(self, layer: int, scores: Array, may_be_kept: Array | None = None) -> None:
         """The scores of a layer, flat and finite.
