@@ -81,6 +81,7 @@ def test_what_a_pass_keeps_is_counted_by_hand() -> None:
     sizes = Footprint.of(load_task(TaskSpec.model_validate(TASK), 0))
     assert sizes.n_parameters == N_PARAMETERS
     floats = 64 + 256 + 128 + 10
+    assert sizes.layer_bytes == 4 * 256
     assert 4 * floats <= sizes.kept_bytes <= 4 * (floats + 256 + 128 + 10) + 64
 
 

@@ -46,7 +46,8 @@ TEXTS: Mapping[str, str] = {
     "exclude": _PATTERN, "method": _NAME, "methods": _NAME, "baselines": _NAME, "control": _NAME, "quotas": _BLEND,
     "place": _PLACE, "shape": _SHAPE, "schedule": _NAME, "start": _START, "starts": _START, "scheme": _NAME,
     "recipe": _PRESET, "dynamic": _PRESET, "precision": _NAME, "device": _DEVICE, "form": _NAME, "indices": _NAME,
-    "combination": _NAME, "observations": _NAME, "reference": _NAME, "terms": _NAME, "options": _NAME, "shares_of": _NAME,
+    "combination": _NAME, "observations": _NAME, "reference": _NAME, "terms": _NAME, "options": _NAME,
+    "shares_of": _NAME, "all_alive": _NAME,
     "min_density": _PATTERN, "max_density": _PATTERN,
 }  # fmt: skip
 _ANY = (-1e9, 1e9)
@@ -67,7 +68,7 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
 #: Fields that are true or false.
 SWITCHES = {
     "download", "all_alive", "released", "nesterov", "augment", "compact", "controls", "balance", "start", "fastest",
-    "options",
+    "streaming", "options",
 }  # fmt: skip
 #: Fields that hold further fields.
 NESTS = {

@@ -18,6 +18,7 @@ from panning.foundation.nests import logits_of
 from panning.foundation.seeding import isolated_torch_rng
 from panning.measure.report import measured, shipped_records
 from panning.tasks import Task
+from panning.training.evaluation import EVALUATION_BATCH
 
 #: A process that has imported all that a run needs, and done nothing: 740 MiB in the records, and room.
 PROCESS_BYTES = 800 * 2**20
@@ -25,6 +26,8 @@ PROCESS_BYTES = 800 * 2**20
 KEPT, OF_WEIGHTS, LEAST = 1.4, 3, 8 * 2**20
 #: Of a training: weights, gradients, momentum, and the copies of a checkpoint and of the best epoch.
 OF_TRAINING = 7
+#: Outputs of the largest layer that an evaluation has at once; what is freed stays with the process.
+OF_EVALUATION = 12
 #: Of a method that no record knows: of first and of second order, times a pass.
 UNKNOWN = {False: 2.5, True: 6.0}
 #: Files beside masks and weights: a record, and tables with pictures.
@@ -38,6 +41,7 @@ class Footprint:
     Attributes:
         name: network and data.
         kept_bytes: what a pass over one sample keeps for its gradient.
+        layer_bytes: the largest output of a layer, for one sample.
         data_bytes: of training and validation part, as far as they are held in memory, with room for a test part.
     """
 
@@ -45,6 +49,7 @@ class Footprint:
     n_parameters: int
     n_prunable: int
     kept_bytes: int
+    layer_bytes: int
     data_bytes: int
 
     @classmethod
@@ -59,7 +64,7 @@ class Footprint:
             data = int(1.5 * each * sum(map(len, held)))
         return cls(
             f"{task.spec.model_name}{label}", n_parameters, task.problem.layout.n_prunable,
-            0 if task.labelled is None else _kept_bytes(task), data,
+            *((0, 0) if task.labelled is None else _kept_bytes(task)), data,
         )  # fmt: skip
 
     def pass_bytes(self, n_samples: int) -> float:
@@ -77,8 +82,9 @@ class Footprint:
         return self.pass_bytes(n_samples) * max([1.0, *times])
 
     def training_bytes(self, batch: int) -> float:
-        """The peak of a training step, with what a training holds beside it."""
-        return KEPT * self.kept_bytes * batch + OF_TRAINING * 4 * self.n_parameters + LEAST
+        """The peak of a training step and of an evaluation, with what a training holds beside them."""
+        evaluation = OF_EVALUATION * self.layer_bytes * EVALUATION_BATCH
+        return KEPT * self.kept_bytes * batch + evaluation + OF_TRAINING * 4 * self.n_parameters + LEAST
 
     @property
     def mask_bytes(self) -> int:
@@ -91,10 +97,14 @@ class Footprint:
         return int(4.4 * self.n_parameters) + HEADER_BYTES
 
 
-def _kept_bytes(task: Task) -> int:
-    """What a pass keeps for its gradient, for one sample: the difference of two batches, for weights are kept once."""
+def _kept_bytes(task: Task) -> tuple[int, int]:
+    """What a pass keeps for its gradient, for one sample: all of it, and the largest part that is no weight.
+
+    All of it is the difference of two batches, for weights are kept once.
+    """
     network, data = task.network().to("cpu").train(), task.data
-    kept = []
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept, largest = [], 0
     with isolated_torch_rng(0):
         for n in (2, 4):
             indices = torch.arange(n) % len(data.train)
@@ -110,8 +120,9 @@ def _kept_bytes(task: Task) -> int:
                 outputs = logits_of(network(inputs))
                 loss = F.cross_entropy(outputs, labels)
             kept.append(sum(storages.values()))
+            largest = max([0, *(size for place, size in storages.items() if place not in weights)]) // n
             del outputs, loss
-    return max(0, (kept[1] - kept[0]) // 2)
+    return max(0, (kept[1] - kept[0]) // 2), largest
 
 
 @functools.cache
