@@ -296,9 +296,8 @@ def test_a_folder_has_one_writer(tmp_path: Path, whole: tuple[Path, dict[str, Ru
 
 
 def test_a_grid_does_not_go_on_from_what_is_no_cell(tmp_path: Path) -> None:
-    (tmp_path / "records.jsonl").write_text(
-        '{"key": "a", "kind": "prune", "config": {}, "metrics": {}, "environment": {}}\n'
-    )
+    other = RunRecord("a", "rollout", {}, {}, {})
+    (tmp_path / "records.jsonl").write_text(json.dumps(vars(other)) + "\n")
     with pytest.raises(PanningError, match="no cell of a benchmark"):
         bench(tmp_path)
 

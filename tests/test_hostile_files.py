@@ -52,7 +52,7 @@ from panning.masks.masks import Masks
 from panning.scoring.problem import Problem
 from panning.searches.config import SearchConfig
 from panning.training import make_dynamic
-from panning.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from panning.training.checkpoint import MOVED, Checkpoint, load_checkpoint, save_checkpoint
 from panning.training.moving.engine import MovingMasks
 from panning.training.moving.method import Movement
 
@@ -193,7 +193,7 @@ def moving() -> MovingMasks:
 
 def write_moving(path: Path) -> None:
     made = moving()
-    history = [{"epoch": 1.0, "train_loss": 0.5, "accuracy": 0.5}]
+    history = [{"epoch": 1.0, "train_loss": 0.5, "accuracy": 0.5, **dict.fromkeys(MOVED, 0.5)}]
     save_checkpoint(path, made.problem.model, made.optimizer, Checkpoint(history), "it", made)
 
 

@@ -463,6 +463,8 @@ def test_every_shipped_config_is_well_formed_and_says_how_it_is_run(path: Path) 
     from panning.agents import AgentConfig
     from panning.compare.grid import GridConfig
     from panning.foundation.config import Config
+    from panning.jobs.prune import PruneConfig
+    from panning.jobs.train import TrainConfig
     from panning.training.presets import DynamicPresets, Preset
 
     kinds: dict[str, type[Config]] = {
@@ -470,9 +472,11 @@ def test_every_shipped_config_is_well_formed_and_says_how_it_is_run(path: Path) 
         "bench": GridConfig,
         "recipes": Preset,
         "dynamics": DynamicPresets,
+        "prune": PruneConfig,
+        "train": TrainConfig,
+        "search": SearchConfig,
+        "demo": SearchConfig,
     }
-    load_config(kinds.get(path.parent.name, SearchConfig), path)
+    load_config(kinds[path.parent.name], path)
     text = path.read_text()
-    assert text.startswith("# ") and (
-        path.parent.name == "recipes" or f"configs/{path.parent.name}/{path.name}" in text
-    )
+    assert text.startswith("# ") and (path.parent.name == "recipes" or f"{path.parent.name}/{path.stem}" in text)

@@ -159,7 +159,7 @@ class Passes:
         >>> search.see(0, np.array([0.5, 3.0, 0.5, 0.1], dtype=np.float32))
         >>> search.see(1, np.array([0.5, 2.0], dtype=np.float32))
         >>> search.end(), [np.unpackbits(bits, count=n).tolist() for bits, n in zip(search.bits, (4, 2))]
-        (True, [[0, 1, 0, 0], [1, 1]])
+        (True, [[1, 1, 0, 0], [0, 1]])
     """
 
     def __init__(

@@ -27,13 +27,15 @@ INDEX, MAX_INDEX_BYTES = "model.safetensors.index.json", 64 * 2**20
 def without_memory() -> Iterator[None]:
     """Networks that are built within have parameters without values; their buffers are real.
 
+    Each parameter has its memory while its module draws it, and gives it back then.
+
     Examples:
         >>> import torch
         >>> from panning.models.mapped import without_memory
         >>> with without_memory():
-        ...     layer = torch.nn.Linear(100_000, 100_000)
+        ...     layer = torch.nn.Linear(1_000, 1_000)
         >>> layer.weight.is_meta, layer.weight.shape
-        (True, torch.Size([100000, 100000]))
+        (True, torch.Size([1000, 1000]))
     """
     register = nn.Module.register_parameter
 
