@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from panning.compare import fidelity
+from panning.compare import fidelity, variance
 from panning.compare import report as grid_report
 from panning.compare.cells import read_cells
 from panning.foundation.records import RunRecord
@@ -66,8 +66,10 @@ def records_of(name: str) -> list[RunRecord]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_is_the_report_of_its_records(page: Path) -> None:
-    report = grid_report if page in GRIDS else fidelity
-    assert page.read_text() == f"# {page.stem}\n\n" + report.markdown(records_of(page.stem))
+    parts = [variance] if page.stem.startswith("levers-") else []
+    parts.append(grid_report if page in GRIDS else fidelity)
+    records = records_of(page.stem)
+    assert page.read_text() == f"# {page.stem}\n\n" + "\n".join(part.markdown(records) for part in parts)
 
 
 @pytest.mark.slow
