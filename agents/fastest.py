@@ -50,7 +50,10 @@ def with_fastest(config: AgentConfig, out: Path) -> AgentConfig:
 
 
 def measured(config: AgentConfig) -> dict[str, float]:
-    """Seconds of processor time of ``N_STEPS`` steps of the first task's dense network in each precision; the medians."""
+    """Seconds of processor time of a training of the first task's dense network in each precision; the medians.
+
+    A training has ``N_STEPS`` steps and one evaluation on the validation part, which is counted too.
+    """
     recipe = config.env.reward.recipe
     task = load_task(config.env.tasks[0], config.env.seeds[0], config.source)
     short = {"epochs": 1.0, "n_images": N_STEPS * recipe.batch_size}

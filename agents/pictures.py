@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from panning.agents.config import EnvSpec
-from panning.agents.rollouts import read_rollouts
 from panning.foundation.pictures import GREY, OURS, Picture, figure, in_style, legend
+from panning.foundation.records import RunRecord
 
 #: Figure of a rollout -> the title of its panel, and what it is multiplied by.
 PANELS = {
@@ -31,14 +30,13 @@ def smoothed(values: Sequence[float], width: int) -> list[float]:
 
 
 @in_style
-def reward_picture(path: Path, env: EnvSpec) -> Picture:
+def reward_picture(records: Sequence[RunRecord], env: EnvSpec) -> Picture:
     """Means over the episodes of each rollout, and their running mean over a tenth of the training.
 
     Args:
-        path: of ``rollouts.jsonl``.
+        records: of the rollouts, in their order (``read_rollouts``).
         env: what the agent is trained on, for the title.
     """
-    records = read_rollouts(path)
     shown = {name: row for name, row in PANELS.items() if any(name in record.metrics for record in records)}
     width = max(len(records) // 10, 2)
     tasks = " and ".join(f"{task.model_name} on {task.label or task.data}" for task in env.tasks)

@@ -1,4 +1,4 @@
-"""What the training of an agent leaves for people beside policy and records: its config, a table and a picture."""
+"""The files of an agent's training that people read, beside policy and records: its config, a table and a picture."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ def write_report(config: AgentConfig, folder: Path, formats: Sequence[str] = ("p
     Args:
         formats: of the picture; without one there is no picture.
     """
-    path = folder / "rollouts.jsonl"
     write_atomic(folder / "config.yaml", dump_config(config))
-    records = read_rollouts(path)
+    records = read_rollouts(folder / "rollouts.jsonl")
     columns = [name for name in records[-1].metrics if name not in UNSHOWN]
     rows = [[r.config["rollout"] + 1, *(f"{r.metrics.get(name, math.nan):.4g}" for name in columns)] for r in records]
     write_table(folder, ["rollout", *columns], rows)
     if formats:
-        save(reward_picture(path, config.env), folder / "reward", formats)
+        save(reward_picture(records, config.env), folder / "reward", formats)
     return records

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from panning.foundation.config import Config
+from panning.foundation.config import Config, first_error
 from panning.foundation.records import RunRecord, content_key, read_records
 
 #: Any number whose sum over all rollouts is still one.
@@ -46,8 +46,7 @@ def check_rollout(record: RunRecord) -> None:
     try:
         _RECORD.validate_python({"kind": record.kind, "config": record.config, "metrics": record.metrics})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}") from None
+        raise ValueError(first_error(error)) from None
     if record.key != content_key(record.config):
         raise ValueError("its key is not that of its config")
 

@@ -61,8 +61,8 @@ def train_agent(
         listen: hears of each rollout, with its figures.
         cache: the folder of what short trainings gave, which all runs share; True takes the user's own (``cache_folder``),
             None or False none. The policy is the same, bit for bit.
-        start_workers: called before the first rollout on Ray; without it Ray must be running. A training that is done
-            already calls it not.
+        start_workers: called before the first rollout on Ray; without it Ray must be running. It is not called if all
+            rollouts are done.
 
     Raises:
         ConfigError: if ``out`` holds the training of another config.
@@ -70,6 +70,8 @@ def train_agent(
     """
     if n_workers == 0:
         find_device(config.device)  # said at once; Ray's workers have devices of their own
+    for task in config.env.tasks:
+        load_task(task, config.env.seeds[0], config.source.on_cpu)  # one clear error, not one from every worker
     with sole_writer(out):
         claim_folder(out, config.identity)
         folder = (cache_folder() if cache else None) if isinstance(cache, bool) else cache
@@ -97,8 +99,6 @@ def _trained(
     torch.set_num_threads(1)  # as in the workers, or the last bits of the scores would differ
     envs: VecEnv | None = None
     try:
-        for task in config.env.tasks:
-            load_task(task, config.env.seeds[0], config.source.on_cpu)  # one clear error, not one from every worker
         with isolated_global_rngs(derive_seed(config.seed, "agent")):
             is_left = done < config.ppo.n_rollouts
             if is_left:

@@ -126,7 +126,8 @@ def cost(final: Final) -> Figures:
 def training(final: Final) -> Figures:
     """``accuracy`` in [0, 1] after a short training, its ``advantage`` over the reference, and the ``images_seen``.
 
-    Of a training that was given up, the advantage is that at the look, and the accuracy is the reference's with it.
+    If the training was given up, the advantage is the mask's accuracy at the look minus the reference's at its look, and the
+    accuracy is the reference's final accuracy plus that advantage.
     ``images_seen`` is what the reward has cost, without the references' trainings (one for each task, seed and density): how
     often those run depends on how many processes share the work and how often it was interrupted.
     """
@@ -137,9 +138,8 @@ def training(final: Final) -> Figures:
     if spec.halving is not None and reference.at_look is not None:
         at_least = reference.at_look - spec.halving.margin
     judged = judge(final.task, masks, recipe, final.cache, spec.halving, at_least)
-    advantage = judged.accuracy - reference.accuracy
-    if judged.ended and judged.at_look is not None and reference.at_look is not None:
-        advantage = judged.at_look - reference.at_look
+    beside = reference.at_look if judged.ended and reference.at_look is not None else reference.accuracy
+    advantage = judged.accuracy - beside
     return {
         "accuracy": reference.accuracy + advantage if judged.ended else judged.accuracy,
         "advantage": advantage,

@@ -233,13 +233,13 @@ def _streams(
     Raises:
         PanningError: if streaming is asked for and cannot be.
     """
-    if asked is None and checkpoint is None:
+    if not asked and checkpoint is not None:
+        raise PanningError("checkpoint keeps the rounds of a streamed run: pass streaming=True with it.")
+    if asked is None:
         on_cpu = device_of(problem.model).type == "cpu" and device_name(device or "cpu") in ("cpu", "auto")
         large = problem.layout.n_prunable >= STREAMED_FROM
         return large and on_cpu and not any(whole.values()) and is_streamed(method, released)
-    if asked is False or asked is None:
-        if checkpoint is not None:
-            raise PanningError("checkpoint keeps the rounds of a streamed run: pass streaming=True with it.")
+    if not asked:
         return False
     check_streamed(method, released, whole)
     if device is not None and device_name(device) != "cpu":

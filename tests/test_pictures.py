@@ -15,6 +15,7 @@ from test_grid_report import cell
 
 from panning.agents.config import EnvSpec
 from panning.agents.pictures import reward_picture
+from panning.agents.rollouts import read_rollouts
 from panning.cli import output
 from panning.compare.accuracy import accuracy_picture
 from panning.compare.cells import CHOSEN, NamedCell
@@ -268,7 +269,7 @@ def test_an_agents_training_has_a_title_and_running_means(tmp_path: Path) -> Non
     ]
     (tmp_path / "rollouts.jsonl").write_text("\n".join(lines_of) + "\n")
     env = EnvSpec.model_validate({"tasks": [{"model": "mlp", "data": "digits"}], "densities": [0.1]})
-    picture = reward_picture(tmp_path / "rollouts.jsonl", env)
+    picture = reward_picture(read_rollouts(tmp_path / "rollouts.jsonl"), env)
     assert picture.csv == "rollout,episodes,reward\n1,4,0\n2,4,1\n3,4,2\n4,4,3\n"
     (axes,) = picture.drawing.axes
     assert picture.drawing.get_suptitle() == "mlp on digits: the agent's training (PPO)"

@@ -1,4 +1,4 @@
-"""What a search costs its driver at scale: keeping records, and dispatching trials; nothing is trained.
+"""Measure the processor time of the driver of a large search: keeping records, and dispatching trials. Nothing is trained.
 
     python docs/measure/search_scale.py [N_RECORDS] [N_TRIALS]
 
@@ -15,7 +15,6 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +100,15 @@ def dispatch(n_trials: int) -> None:
     for n_places in (1, 64, 1000):
         workers = Simulated(n_places)
 
-        def asked() -> Iterator[Numbered]:
-            yield from map(Numbered, range(n_trials))
-
         before = time.process_time()
-        n = sum(1 for _ in Dispatcher(workers, Patience(1e9), workers.clock).run(asked()))
+        n = sum(1 for _ in Dispatcher(workers, Patience(1e9), workers.clock).run(map(Numbered, range(n_trials))))
         took = time.process_time() - before
         print(f"{n_places:7,}  {n:6,}  {1000 * took / n:14.3f}  {workers.took / (n_places * workers.now):.3f}")
 
 
 if __name__ == "__main__":
     counts = [int(text) for text in sys.argv[1:]]
-    n_records, n_trials = [*counts, 100_000, 20_000][:2] if len(counts) < 2 else counts[:2]
+    n_records, n_trials = (*counts, *(100_000, 20_000)[len(counts) :])[:2]
     with tempfile.TemporaryDirectory() as folder:
         keep(n_records, Path(folder) / "records.jsonl")
     dispatch(n_trials)

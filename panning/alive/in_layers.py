@@ -145,15 +145,18 @@ def _with_places(connectivity: Connectivity, places: Tensor, counts: Sequence[in
 def _trimmed(connectivity: Connectivity, places: Tensor, counts: Sequence[int]) -> _Living:
     """Living weights with places enough of which no layer has too many."""
     few = _with_places(connectivity, places, counts)
-    stuck = None
-    for begin in (few, _Living.of(connectivity, torch.ones_like(few.alive), counts)):
-        careful = _trim(connectivity, begin, places, counts, keeps_counts=True)
-        living = _trim(connectivity, careful, places, counts, keeps_counts=False)
-        if max(living.surplus) <= 0:
-            return living
-        stuck = stuck or living
-    assert stuck is not None  # both have ended so
-    raise _not_found(connectivity.layout, counts, stuck)
+    living = first = _trimmed_from(connectivity, few, places, counts)
+    if max(living.surplus) > 0:
+        dense = _Living.of(connectivity, torch.ones_like(few.alive), counts)
+        living = _trimmed_from(connectivity, dense, places, counts)
+    if max(living.surplus) > 0:
+        raise _not_found(connectivity.layout, counts, first)
+    return living
+
+
+def _trimmed_from(connectivity: Connectivity, begin: _Living, places: Tensor, counts: Sequence[int]) -> _Living:
+    careful = _trim(connectivity, begin, places, counts, keeps_counts=True)
+    return _trim(connectivity, careful, places, counts, keeps_counts=False)
 
 
 def _trim(

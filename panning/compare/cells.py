@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from panning.foundation.config import first_error
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord, content_key, read_records
 from panning.jobs.outcome import CellOutcome
@@ -53,11 +54,7 @@ def check_cell(record: RunRecord) -> RunRecord:
         if missing := outcome.lacking(config.test):
             raise ValueError(f"it lacks {', '.join(missing)}")
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise PanningError(
-            f"The record {record.key[:20]} is no cell of a benchmark: {place}: {first['msg']}."
-        ) from None
+        raise PanningError(f"The record {record.key[:20]} is no cell of a benchmark: {first_error(error)}.") from None
     except (ValueError, RecursionError) as error:
         raise PanningError(f"The record {record.key[:20]} is no cell of a benchmark: {error}.") from None
     whole = {"task": config.task.model_dump(mode="json"), "recipe": config.recipe.model_dump(mode="json")}

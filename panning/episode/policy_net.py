@@ -25,10 +25,10 @@ from panning.foundation.config import parse_config
 from panning.foundation.errors import PanningError, PolicyError
 from panning.foundation.files import named_within, read_regular, strict_json, write_atomic
 from panning.foundation.registry import unknown_name_message
+from panning.pruners.rounds import MAX_ROUNDS
 
 FORMAT_VERSION = 1
 MAX_POLICY_BYTES = 64 << 20
-MAX_ROUNDS = 10_000
 #: The first bytes of a zip archive, as Stable-Baselines3 saves agents in.
 ZIP = b"PK\x03\x04"
 

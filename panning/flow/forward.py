@@ -70,9 +70,9 @@ def run(
         torch.autocast(device_of(model).type, enabled=False),
         sdpa_kernel(SDPBackend.MATH),  # the only kernel that can be differentiated twice
     ):
-        copied = map_tensors(_copied, inputs)  # forward may write into them
+        given = map_tensors(copied, inputs)  # forward may write into them
         with _holding(tensors, held):
-            return forward(model, copied)
+            return forward(model, given)
 
 
 @contextmanager
@@ -89,7 +89,8 @@ def _holding(tensors: Mapping[int, Tensor], held: list[dict[str, Any]]) -> Itera
             kind.update(was)
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def copied(tensor: Tensor) -> Tensor:
+    """A copy that has the gate of the original."""
     return marked(tensor.clone(), gate_of(tensor))
 
 

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from panning.flow.factors import gate_of, marked
 from panning.flow.following import Rule
-from panning.flow.forward import run
+from panning.flow.forward import copied, run
 from panning.foundation.errors import ForwardError
 from panning.foundation.nests import map_tensors
 from panning.foundation.wrappers import own_parameters
@@ -81,7 +80,7 @@ def recomputing(
                 return block(*given[0], **given[1])
 
             this = _Run(lambda: run(block, own, (args, kwargs), rules, dtype, call))
-            shown, named = map_tensors(lambda x: marked(x.clone(), gate_of(x)), (args, kwargs))
+            shown, named = map_tensors(copied, (args, kwargs))
             with torch.autograd.graph.saved_tensors_hooks(this.pack, this.unpack):
                 return forward(*shown, **named)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import sqlite3
 import warnings
@@ -23,7 +22,7 @@ from typing import Any
 
 from panning.foundation.files import strict_json
 from panning.foundation.machine import environment_info, source_digest
-from panning.foundation.records import canonical_json
+from panning.foundation.records import canonical_json, content_key
 
 #: The variable that names the folder of caches; ``off`` turns them off.
 VARIABLE, OFF = "PANNING_CACHE", "off"
@@ -63,14 +62,14 @@ class Cache:
             with self._open() as connection:
                 if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone():
                     return None  # another process is about to make the table
-                found = connection.execute("SELECT value FROM entries WHERE key = ?", (_key(asked),)).fetchone()
+                found = connection.execute("SELECT value FROM entries WHERE key = ?", (content_key(asked),)).fetchone()
             value = None if found is None else strict_json(found[0])
             return value if isinstance(value, dict) else None
         return None
 
     def put(self, asked: dict[str, Any], value: dict[str, Any]) -> None:
         """Keep a value; an entry that is there already stays."""
-        row = _key(asked), canonical_json(value)
+        row = content_key(asked), canonical_json(value)
         with self._excused():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._open() as connection, connection:  # the second commits
@@ -103,10 +102,6 @@ def _warn(path: Path, why: str) -> None:
         f"{VARIABLE} to another folder or to '{OFF}'.",
         stacklevel=2,
     )
-
-
-def _key(asked: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(asked).encode()).hexdigest()
 
 
 def cache_folder() -> Path | None:

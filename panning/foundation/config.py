@@ -145,6 +145,12 @@ def parse_config(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
         raise _refusal(kind, error, source) from None
 
 
+def first_error(error: ValidationError) -> str:
+    """Where values are first refused, and why."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    return f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}"
+
+
 def _refusal(kind: type[Config], error: ValidationError, source: str) -> ConfigError:
     errors = error.errors(include_url=False)
     # Pydantic counts the right items of a tuple alone: one with a wrong item would be too short besides.

@@ -7,6 +7,7 @@ from typing import Any
 
 from panning.foundation.errors import WorkerError
 from panning.foundation.extras import extra_packages
+from panning.foundation.text import first_line
 
 with extra_packages():
     import ray
@@ -28,8 +29,7 @@ def check_ray_lives() -> None:
 
 def ray_is_gone(reason: object) -> WorkerError:
     """The error that ends a run whose Ray is gone."""
-    said = str(reason).strip().partition("\n")[0] or type(reason).__name__
-    return WorkerError(f"Ray ended ({said[:200]}). What is done is kept; run the same again to go on.")
+    return WorkerError(f"Ray ended ({first_line(reason)[:200]}). What is done is kept; run the same again to go on.")
 
 
 def answer(call: Any, timeout_s: float) -> Any:

@@ -37,6 +37,11 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def first_line(error: object) -> str:
+    """The first line of what an error says, or the name of its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+
+
 def in_markdown(text: str) -> str:
     """``one_line``, which Markdown shows as it is: no bar ends its cell, no tag, link or image begins in it.
 

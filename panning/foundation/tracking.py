@@ -21,6 +21,7 @@ from panning.foundation.errors import OutputError, PanningError, PanningWarning
 from panning.foundation.extras import extra_packages
 from panning.foundation.progress import Event, Listener
 from panning.foundation.records import content_key
+from panning.foundation.text import first_line
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _opened(kind: str, where: str, run: Run) -> Iterator[Listener]:
 
 
 def _reason(error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).partition("\n")[0]
+    text = first_line(error)
     return text if text.endswith(".") else f"{text}."
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from panning.foundation.errors import WorkerError
 from panning.foundation.extras import extra_packages
 from panning.foundation.ray_gpus import gpu_share
+from panning.foundation.text import first_line
 
 with extra_packages():
     import ray
@@ -71,8 +72,7 @@ def ray_running(n_workers: int, address: str | None = None, device: str = "cpu")
             ray.init(address, **quiet)
     except Exception as error:  # Ray has no type of its own for a start that fails: some of it is a bare Exception
         ray.shutdown()
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise WorkerError(_no_ray(address, reason)) from None
+        raise WorkerError(_no_ray(address, first_line(error))) from None
     try:
         if of_sigterm is not None and threading.current_thread() is threading.main_thread():
             # Ray has put its own there, which ends the process without its last words.

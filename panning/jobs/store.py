@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from panning.foundation.config import parse_config
+from panning.foundation.config import first_error, parse_config
 from panning.foundation.errors import JobError, MaskError
 from panning.foundation.files import read_regular, write_atomic
 from panning.foundation.machine import environment_info
@@ -44,8 +44,7 @@ def check_record(record: RunRecord) -> None:
     try:
         outcome = OUTCOMES[record.kind].model_validate_json(json.dumps(record.metrics), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}") from None
+        raise ValueError(first_error(error)) from None
     if missing := outcome.lacking(test=bool(record.config.get("test"))):
         raise ValueError(f"it lacks {', '.join(missing)}")
 

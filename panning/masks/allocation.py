@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,10 +19,11 @@ from torch.nn import functional
 
 from panning.foundation.errors import DensityError, NonFiniteError
 from panning.masks.layout import Layout
-from panning.masks.selection import in_memory, kth_largest, n_true, spread_mask
+from panning.masks.selection import Array, in_memory, kth_largest, n_true, spread_mask
 
 #: 2^32 over the golden ratio: its multiples modulo 2^32 cover the circle more evenly than those of any other number.
 GOLDEN, CIRCLE = 2_654_435_769, 2**32
+PlacesT = TypeVar("PlacesT", Tensor, Array)
 
 
 def top_k(
@@ -86,7 +88,7 @@ def even_order(positions: Tensor, sizes: Sequence[int], group: Tensor | None = N
     starts = torch.tensor([0, *sizes], device=positions.device).cumsum(0)
     layer = torch.bucketize(positions, starts[1:], right=True)
     cell = group * len(sizes) + layer
-    order = _scatter(positions - starts[layer]).argsort(stable=True)
+    order = scatter(positions - starts[layer]).argsort(stable=True)
     order = order[cell[order].argsort(stable=True)]
     _, number, counts = cell[order].unique_consecutive(return_inverse=True, return_counts=True)
     place = torch.arange(len(positions), device=positions.device) - (counts.cumsum(0) - counts)[number]
@@ -94,7 +96,7 @@ def even_order(positions: Tensor, sizes: Sequence[int], group: Tensor | None = N
     return order[group[order].argsort(stable=True)]
 
 
-def _scatter(place: Tensor) -> Tensor:
+def scatter(place: PlacesT) -> PlacesT:
     """A key for every place in a layer; sorting by it scatters neighbours."""
     return place * GOLDEN % CIRCLE
 

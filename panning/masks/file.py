@@ -177,16 +177,16 @@ def _decode(header: dict[str, Any], data: bytes, packed: bool) -> Masks:
     _equal("fingerprint", description.fingerprint, fingerprint(layout))
     spans = _spans(header, layout, description.encoding, len(data))
     decode = _unpack if description.encoding == "bits" else _binary
-    bits: list[Any] = []
     parts: list[Any] = []
     digest = hashlib.sha256()
     for (begin, end), n, name in zip(spans, layout.sizes, layout.names, strict=True):
         part = decode(data[begin:end], n, name)
-        (bits if packed else parts).append(np.packbits(part) if packed else part)
-        digest.update(np.packbits(part).tobytes())
+        bits = np.packbits(part)
+        digest.update(bits.tobytes())
+        parts.append(bits if packed else part)
     _equal("sha256", description.sha256, digest.hexdigest())
     if packed:
-        masks: Masks = PackedMasks(layout, bits, description.manifest)
+        masks: Masks = PackedMasks(layout, parts, description.manifest)
     else:
         masks = Masks(layout, torch.from_numpy(np.concatenate(parts)), description.manifest)
     _equal("n_kept", description.n_kept, masks.n_kept)

@@ -27,7 +27,7 @@ from panning.masks.kinds import by_unit as by_unit
 from panning.masks.kinds import from_units as from_units
 from panning.masks.kinds import prunable_parameters as prunable_parameters
 from panning.masks.kinds import taps_and_groups as taps_and_groups
-from panning.masks.selection import n_true
+from panning.masks.selection import all_finite, n_true
 from panning.masks.uses import packed_weights, uses_of
 
 
@@ -96,9 +96,7 @@ class Layout:
 
     def first_non_finite(self, flat: Tensor) -> str | None:
         """The first parameter with a NaN or infinite entry; None if there is none."""
-        if math.isfinite(
-            float(flat.sum())
-        ):  # NaN and infinity survive a sum, which costs a tenth of looking at every entry
+        if all_finite(flat):
             return None
         return next((name for name, part in self.views(flat).items() if not torch.isfinite(part).all()), None)
 

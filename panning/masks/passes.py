@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panning.foundation.errors import DensityError
-from panning.masks.allocation import CIRCLE, GOLDEN
+from panning.masks.allocation import scatter
 from panning.masks.packed import Bits, unpacked
 from panning.masks.selection import Array
 
@@ -196,11 +197,17 @@ class Passes:
         Args:
             may_be_kept: bool, flat; None: all.
         """
-        if self._counts is not None:
-            for _, keys in self._parts(scores, may_be_kept):
-                self._count(keys)
+        parts = self._counted(self._parts(scores, may_be_kept))
         if self._collector is not None and not self._collector.gave_up:
-            self._collector.see(layer, scores.size, self._parts(scores, may_be_kept))
+            self._collector.see(layer, scores.size, parts)
+        if self._counts is not None:
+            deque(parts, maxlen=0)  # counts what the collector has not asked for
+
+    def _counted(self, parts: Iterator[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+        for at, keys in parts:
+            if self._counts is not None:
+                self._count(keys)
+            yield at, keys
 
     def _parts(self, scores: Array, may_be_kept: Array | None) -> Iterator[tuple[Array, Array]]:
         for start in range(0, scores.size, AT_ONCE):
@@ -260,5 +267,5 @@ def scattered(places: Array, n_kept: int) -> NDArray[np.int64]:
     """Which of a layer's equals are kept: the first ``n_kept`` in the order of ``even_order``."""
     if n_kept in (0, places.size):
         return places[:n_kept]
-    keys = places * GOLDEN % CIRCLE  # no two are equal in a layer of up to 2^32 weights
+    keys = scatter(places)  # no two are equal in a layer of up to 2^32 weights
     return places[np.argpartition(keys, n_kept - 1)[:n_kept]]

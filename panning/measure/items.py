@@ -18,6 +18,7 @@ from panning.masks.masks import Masks
 from panning.measure import episodes
 from panning.measure.clock import Run
 from panning.measure.episodes import AGENTS, FIRST_ORDER, ROUND_DENSITIES, SECOND_ORDER, SPREAD, environment_round
+from panning.measure.networks import DECODERS
 from panning.measure.report import AUTHORS, PASS, PASS_OF_ONE, STEP
 from panning.measure.workbench import DENSITY, Workbench, pass_of_one, plain_pass, training_step
 from panning.pruners import PRUNERS, Rounds
@@ -55,9 +56,9 @@ class Item:
         """The number of rounds that the method takes in all."""
         return 1 if self.method is None else PRUNERS[self.method].pruner.n_rounds
 
-    def fits(self, model: str, of_images: bool) -> bool:
+    def fits(self, model: str) -> bool:
         """Whether it is timed on a network."""
-        return (self.models is None or model in self.models) and (of_images or not self.of_images)
+        return (self.models is None or model in self.models) and not (self.of_images and model in DECODERS)
 
 
 def enforced_step(bench: Workbench) -> Run:

@@ -99,7 +99,7 @@ def random_batch(
 ) -> tuple[Tensor, Tensor]:
     """A batch of noise, inputs and labels: images with a class each, or tokens each with a next one."""
     generator = torch_generator(seed, "speed")
-    labels = functools.partial(torch.randint, n_classes, generator=generator)
+    drawn = functools.partial(torch.randint, n_classes, generator=generator)
     if name in DECODERS:
-        return labels((n_samples, *input_shape)), labels((n_samples, *input_shape))
-    return torch.randn(n_samples, *input_shape, generator=generator), labels((n_samples,))
+        return drawn((n_samples, *input_shape)), drawn((n_samples, *input_shape))
+    return torch.randn(n_samples, *input_shape, generator=generator), drawn((n_samples,))

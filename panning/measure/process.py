@@ -96,9 +96,7 @@ def measure(item: Item, bench: Workbench, budget_s: float) -> dict[str, Any]:
 def repeat_once(item: Item, bench: Workbench, *, watch_memory: bool = False) -> Repetition:
     """Time the reference and the rival, then the item."""
     reference = spent(ITEMS[item.reference].prepare(bench))
-    rival = None if item.rival is None else ITEMS[item.rival]
-    if rival is not None and not rival.fits(bench.name, bench.is_of_images):
-        rival = None
+    rival = ITEMS[item.rival] if item.rival is not None and ITEMS[item.rival].fits(bench.name) else None
     its = None if rival is None else spent(rival.prepare(bench))
     bench.clear()
     before = settled() if watch_memory else None

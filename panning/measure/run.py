@@ -52,11 +52,10 @@ class Case:
 
     def items(self, pattern: str | None) -> list[str]:
         """The items with ``pattern`` in their names that are timed on this network."""
-        of_images = self.model not in DECODERS
         return [
             name
             for name in matching_items(pattern)
-            if ITEMS[name].fits(self.model, of_images)
+            if ITEMS[name].fits(self.model)
             and (pattern is not None or ITEMS[name].method is None or self.model not in WITHOUT_METHODS)
         ]
 

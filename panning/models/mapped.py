@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from panning.foundation.errors import ModelError
 from panning.foundation.files import read_regular, strict_json
-from panning.foundation.tensorfile import DAMAGE, check_header
+from panning.foundation.tensorfile import DAMAGE, read_tensors
 from panning.models.weights import check_fit
 
 #: The list of shards in a folder, as Hugging Face writes it, and what it may have at most.
@@ -27,7 +26,7 @@ INDEX, MAX_INDEX_BYTES = "model.safetensors.index.json", 64 * 2**20
 def without_memory() -> Iterator[None]:
     """Networks that are built within have parameters without values; their buffers are real.
 
-    Each parameter has its memory while its module draws it, and gives it back then.
+    A parameter has memory only until its module registers it; the initialisation after that draws nothing.
 
     Examples:
         >>> import torch
@@ -75,16 +74,13 @@ def map_weights(model: nn.Module, path: str | Path) -> None:
     tensors: dict[str, Tensor] = {}
     for file in _files(Path(path)):
         try:
-            check_header(file)
-            with safe_open(file, "pt") as opened:
-                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            tensors |= read_tensors(file, None)[1]
         except DAMAGE as error:
             raise ModelError(f"No weights can be mapped from {file}: {error}. Give safetensors files.") from None
     tensors = check_fit(model, tensors, path)
     model.load_state_dict(tensors, strict=False, assign=True)
-    if callable(
-        tie := getattr(model, "tie_weights", None)
-    ):  # Hugging Face's: of two names of one parameter, files have one
+    tie = getattr(model, "tie_weights", None)  # Hugging Face's: of two names of one parameter, files have one
+    if callable(tie):
         tie()
 
 

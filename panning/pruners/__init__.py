@@ -14,7 +14,7 @@ from typing import Any
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
-from panning.foundation.errors import ForwardError, MaskError, NonFiniteError, PanningError
+from panning.foundation.errors import ForwardError, MaskError, PanningError
 from panning.foundation.modes import unwritten
 from panning.foundation.registry import Table, lookup, origins
 from panning.masks.masks import n_kept_at
@@ -36,7 +36,7 @@ from panning.pruners.rounds import (
     make_all_alive,
     prune_round,
 )
-from panning.pruners.row import Pruner, PrunerRow, checked
+from panning.pruners.row import Pruner, PrunerRow, check_weights, checked
 from panning.pruners.score_rounds import RELEASE_TEMPERATURE, ScoreRounds, mean_true_logit
 from panning.pruners.staged import StagedPanning
 from panning.pruners.structured import KeepUnits, Shares, snap, three_sp
@@ -216,8 +216,7 @@ def variant_of(method: str | Pruner, released: bool, control: str | None) -> tup
         raise PanningError(
             f"Control '{control}' turns scores round, and method '{name}' has none; these have scores: {scored}."
         )
-    pruner = row.released if released and row.released is not None else row.pruner
-    return pruner, controlled
+    return row.in_form(released), controlled
 
 
 def check_source(name: str) -> None:
@@ -289,10 +288,7 @@ def prune_problem(
     variant = None if method is None else variant_of(method, released, control)
     check_form(form, method, all_alive_weights)
     layout = problem.layout
-    if (broken := layout.first_non_finite(problem.weight)) is not None:
-        raise NonFiniteError(
-            f"Layer '{broken}' has NaN or infinite weights: no mask was made. Load weights that are finite."
-        )
+    check_weights(layout.first_non_finite(problem.weight))
     n_kept = form.n_kept(problem.model, layout, density)
     target = n_kept / layout.n_prunable if density is None or form.shape is not None else density
     rounds.targets(1, "exponential", target)  # a wrong number or schedule is refused by every method

@@ -55,6 +55,10 @@ class PrunerRow:
         """What messages and manifests call the method that was asked for by this row."""
         return method if isinstance(method, str) else self.label
 
+    def in_form(self, released: bool) -> Pruner:
+        """The method as its paper has it, or ``released`` where there is such a form."""
+        return self.released if released and self.released is not None else self.pruner
+
     @property
     def needs_data(self) -> bool:
         """Whether the method scores with a loss, on inputs and their targets."""
@@ -64,6 +68,18 @@ class PrunerRow:
     def second_order(self) -> bool:
         """Whether the method differentiates a gradient."""
         return any(INDICES[name].second_order for name in self.pruner.indices)
+
+
+def check_weights(broken: str | None) -> None:
+    """Raise NonFiniteError if a layer has weights that are NaN or infinite.
+
+    Args:
+        broken: the layer's name; None if there is none.
+    """
+    if broken is not None:
+        raise NonFiniteError(
+            f"Layer '{broken}' has NaN or infinite weights: no mask was made. Load weights that are finite."
+        )
 
 
 def checked(result: PruneResult, name: str, problem: Problem, n_kept: int) -> PruneResult:

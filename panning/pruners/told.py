@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.foundation.progress import Event, LazyFacts, Listener, silent
+from panning.masks.masks import Masks
 from panning.masks.selection import n_true
 from panning.scoring.problem import Problem
 
@@ -34,18 +36,14 @@ def tell_round(
     """
     if listen is silent:
         return
-    n_kept, layout = n_true(mask), problem.layout
 
+    @functools.cache
     def n_alive() -> int:
         return n_true(alive) if alive is not None else Connectivity.of(problem).n_alive(mask)
 
-    def layers() -> dict[str, float]:
-        counts = zip(layout.names, layout.counts(mask), layout.sizes, strict=True)
-        return {name: n / size for name, n, size in counts}
-
     later = {
         "effective_density": lambda: n_alive() / mask.numel(),
-        "dead": lambda: 1.0 - n_alive() / n_kept,
-        "layers": layers,
+        "dead": lambda: 1.0 - n_alive() / n_true(mask),
+        "layers": Masks(problem.layout, mask).layer_densities,
     }
     listen(Event("pruning", done, total, "round", LazyFacts({"round": done, **known}, later)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from panning.agents.pictures import reward_picture
+from panning.agents.rollouts import read_rollouts
 from panning.compare import report as grid_report
 from panning.compare.cells import CHOSEN
 from panning.compare.contrasts import corrected
@@ -36,9 +37,9 @@ def write_report(result: SearchResult, out: Path, formats: Sequence[str] = ("png
     write_atomic(out / "table.csv", csv_table([*NUMBERS, "cost_epochs"], numbered))
     write_atomic(out / "table.md", markdown(result, table))
     write_atomic(out / "result.json", json.dumps(as_json(result, table), indent=2))
-    if (out / "agent" / "rollouts.jsonl").exists():
+    if (rollouts := out / "agent" / "rollouts.jsonl").exists():
         env = result.config.agent_config().env
-        save(reward_picture(out / "agent" / "rollouts.jsonl", env), out / "reward", formats)
+        save(reward_picture(read_rollouts(rollouts), env), out / "reward", formats)
     return table
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from panning import agents
-from panning.agents.rollouts import read_rollouts
 from panning.compare.cells import CHOSEN, NamedCell
 from panning.compare.grid import GridTask, Group
 from panning.compare.run import check_task
@@ -142,13 +141,11 @@ class Search:
         if self.ready.policy is not None:
             return self.ready.policy, 0
         config = self.config.agent_config()
-        agents.train_agent(
+        policy = agents.train_agent(
             config, self.out / "agent", n_workers=self.where.agent_workers, start_workers=self.where.start_ray,
             listen=self.listen,
         )  # fmt: skip
-        records = read_rollouts(self.out / "agent" / "rollouts.jsonl")
-        images = sum(int(record.metrics.get("images_seen", 0)) for record in records)
-        return (self.out / "agent" / "policy.safetensors").read_bytes(), images
+        return (self.out / "agent" / "policy.safetensors").read_bytes(), int(policy.facts["images_seen"])
 
     def _candidates(self) -> Candidates:
         """For each density, all candidates that leave a path through the first seed's network, without duplicates."""

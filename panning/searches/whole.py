@@ -21,7 +21,6 @@ from panning.jobs.workers import Workers
 from panning.searches.config import SearchConfig
 from panning.searches.report import write_report
 from panning.searches.run import SearchResult, check_search, run_search
-from panning.tasks import load_task
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,6 @@ def whole_agent(config: AgentConfig, out: Path, how: How = How()) -> tuple[Polic
     Raises:
         PanningError: for wrong input, before Ray starts and anything is written; if the folder holds another agent.
     """
-    for task in config.env.tasks:
-        load_task(task, config.env.seeds[0], config.source.on_cpu)
     with how.workers.ray(config.device, how.listen) as start:
         policy = agents.train_agent(
             config, out, n_workers=how.workers.n, start_workers=start, listen=how.listen, cache=how.cache

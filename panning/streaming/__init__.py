@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from panning.foundation.device import device_of
-from panning.foundation.errors import ModelError, NonFiniteError, PanningError
+from panning.foundation.errors import ModelError, PanningError
 from panning.foundation.progress import Event
 from panning.masks.allocation import top_k
 from panning.masks.masks import n_kept_at
@@ -24,9 +24,9 @@ from panning.pruners.described import Described, manifested
 from panning.pruners.doubts import Equals, doubts
 from panning.pruners.quotas import QUOTAS, RandomQuotas
 from panning.pruners.rounds import METHODS_OWN, Rounds
-from panning.pruners.row import Pruner
+from panning.pruners.row import Pruner, check_weights
 from panning.pruners.score_rounds import ScoreRounds
-from panning.scoring.problem import Problem
+from panning.scoring.problem import PLAIN, Problem
 from panning.streaming.alive import streamed_report
 from panning.streaming.layers import Layers
 from panning.streaming.rounds import Keeper, Progress, stream_rounds
@@ -40,8 +40,7 @@ def is_streamed(method: str | Pruner | None, released: bool = False) -> bool:
     """Whether a method can be streamed: by one index of ``FORMULAS`` without a spread, or at random with layer quotas."""
     if method is None:
         return False
-    row = pruner_row(method)
-    pruner = row.released if released and row.released is not None else row.pruner
+    pruner = pruner_row(method).in_form(released)
     if isinstance(pruner, RandomQuotas):
         return True
     if not isinstance(pruner, ScoreRounds) or len(pruner.indices) != 1 or pruner.indices[0] not in FORMULAS:
@@ -70,23 +69,21 @@ def stream_problem(
         raise ModelError(
             f"The model is on {device}, and streaming works on the CPU alone: pass model.cpu(), or streaming=False."
         )
-    if problem.complex_layers and pruner_row(method).needs_data:
+    with_loss = pruner_row(method).needs_data
+    if problem.complex_layers and with_loss:
         raise ModelError(
             f"'{problem.complex_layers[0]}' has complex weights, and a loss scores real ones alone. Take a method that "
             "reads magnitudes (magnitude, synflow, random, erk), or leave these layers dense (exclude)."
         )
-    if pruner_row(method).needs_data:
+    if with_loss:
         problem.source(f"Method '{name_of(method)}'")  # before any work
-    if (broken := Layers(problem).first_non_finite()) is not None:
-        raise NonFiniteError(
-            f"Layer '{broken}' has NaN or infinite weights: no mask was made. Load weights that are finite."
-        )
+    check_weights(Layers(problem).first_non_finite())
     facts = {
         "method": name_of(method), "released": released, "density": density, "seed": problem.seed,
         "rounds": rounds.n_rounds, "schedule": rounds.schedule,
         "layout": [[name, list(shape)] for name, shape in zip(problem.layout.names, problem.layout.shapes, strict=True)],
     }  # fmt: skip
-    keeper = Keeper.of(checkpoint, problem, facts, pruner_row(method).needs_data)
+    keeper = Keeper.of(checkpoint, problem, facts, with_loss)
     if isinstance(pruner, RandomQuotas):
         done = _by_quotas(problem, pruner, density, rounds)
     else:
@@ -135,6 +132,6 @@ def _by_quotas(problem: Problem, pruner: RandomQuotas, density: float, rounds: R
     def take(layer: int, drawn: Any) -> None:
         bits[layer] = np.packbits(top_k(drawn, counts[layer], sizes=(layout.sizes[layer],)).numpy())
 
-    Scorer("random", ScoreRounds({}).scoring).scores(Layers(problem), 0, take, lambda: None)
+    Scorer("random", PLAIN).scores(Layers(problem), 0, take, lambda: None)
     rounds.listen(Event("pruning", 1, 1, "round", {"density": density}))
     return Progress(1, [bits[layer] for layer in range(len(layout.names))])

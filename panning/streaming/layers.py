@@ -16,6 +16,7 @@ from panning.flow.recompute import recomputing
 from panning.foundation.errors import NonFiniteError
 from panning.foundation.wrappers import own_parameters
 from panning.masks.packed import Bits, n_ones, unpacked
+from panning.masks.selection import all_finite
 from panning.scoring.problem import Problem, Scoring, at_least_float32, magnitude_of
 from panning.scoring.signals.path import SCALES
 from panning.scoring.signals.site import Site
@@ -60,8 +61,7 @@ class Layers:
     def first_non_finite(self) -> str | None:
         """The first layer with a NaN or infinite weight; None if there is none."""
         for layer, name in enumerate(self.problem.layout.names):
-            weight = self.weight(layer)
-            if not torch.isfinite(weight.sum()) and not torch.isfinite(weight).all():
+            if not all_finite(self.weight(layer)):
                 return name
         return None
 
@@ -162,7 +162,7 @@ def path_gradients(site: LayerSite, take: Take, *, squared: bool = False, scale:
         return found.square_() if squared else found
 
     def checked(layer: int, grad: Tensor) -> None:
-        if not torch.isfinite(grad.sum()) and not torch.isfinite(grad).all():
+        if not all_finite(grad):
             raise TooLarge(
                 f"The signal 'path_grad' is NaN or infinite in layer '{problem.layout.names[layer]}' at density "
                 f"{layers.density:.3g}."

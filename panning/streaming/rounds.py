@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +129,13 @@ def stream_rounds(problem: Problem, method: ScoreRounds, density: float, rounds:
     for number in range(progress.done, len(targets)):
         layers = Layers(problem, progress.bits)
         n_kept = n_kept_at(targets[number], problem.layout.n_prunable)
-        progress = _round(layers, scorer, number, n_kept, method.revive, progress, keeper)
+        progress = _round(layers, scorer, n_kept, method.revive, progress, keeper)
         rounds.listen(Event("pruning", number + 1, len(targets), "round", {"density": targets[number]}))
     return progress
 
 
-def _round(
-    layers: Layers, scorer: Scorer, number: int, n_kept: int, revive: bool, progress: Progress, keeper: Keeper
-) -> Progress:
-    layout = layers.problem.layout
+def _round(layers: Layers, scorer: Scorer, n_kept: int, revive: bool, progress: Progress, keeper: Keeper) -> Progress:
+    number, layout = progress.done, layers.problem.layout
     free = revive or progress.bits is None
     n_scored = layout.n_prunable if free else sum(map(n_ones, progress.bits or ()))
     dtype = np.dtype(str(FORMULAS[scorer.index].dtype(layers)).removeprefix("torch."))
@@ -153,9 +151,7 @@ def _round(
         scorer.scores(layers, number, see, search.begin)
         if search.end():
             break
-        keeper.save(
-            Progress(number, progress.bits, progress.thresholds, search.window, progress.n_equal, progress.tied)
-        )
+        keeper.save(replace(progress, window=search.window))
     found = Progress(
         number + 1, search.bits, (*progress.thresholds, search.threshold), None, tuple(search.n_equal), search.tied
     )

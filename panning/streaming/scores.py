@@ -10,6 +10,7 @@ from torch import Tensor
 
 from panning.foundation.errors import NonFiniteError
 from panning.foundation.seeding import torch_generator
+from panning.masks.selection import all_finite
 from panning.scoring.problem import Scoring
 from panning.scoring.signals.path import SCALES
 from panning.streaming.layers import Layers, LayerSite, Take, TooLarge, loss_gradients, path_gradients
@@ -122,11 +123,11 @@ class Scorer:
             take(layer, self._finite(layers, layer, formula.of(weight, drawn)))
 
     def _finite(self, layers: Layers, layer: int, values: Tensor, signal: str | None = None) -> Tensor:
-        if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
-            where = f"layer '{layers.problem.layout.names[layer]}'"
+        if not all_finite(values):
+            name = layers.problem.layout.names[layer]
             if signal is None:
-                raise NonFiniteError(f"L{where[1:]} has NaN or infinite scores; no mask was made.")
+                raise NonFiniteError(f"Layer '{name}' has NaN or infinite scores; no mask was made.")
             raise NonFiniteError(
-                f"The signal '{signal}' is NaN or infinite in {where} at density {layers.density:.3g}."
+                f"The signal '{signal}' is NaN or infinite in layer '{name}' at density {layers.density:.3g}."
             )
         return values

@@ -99,10 +99,9 @@ def train(
     parts, n_epochs = (regime.network, regime.optimizer), plan.n_epochs(regime.n_steps)
     with regime.held:
         always = validate_every_epoch or keep_best
-        done = None
+        done = Checkpoint()
         if checkpoint is not None:
-            done = load_checkpoint(checkpoint, *parts, training, regime.moving, n_epochs, always)
-        done = done or Checkpoint()
+            done = load_checkpoint(checkpoint, *parts, training, regime.moving, n_epochs, always) or done
         listen(Event("training", len(done.history), n_epochs))
         for epoch in range(len(done.history), n_epochs):
             with isolated_torch_rng(derive_seed(seed, "dropout", epoch)):

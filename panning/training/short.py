@@ -157,7 +157,7 @@ def described(task: Task, recipe: Recipe) -> dict[str, Any]:
 
 
 def _read(found: dict[str, Any] | None) -> Judged | None:
-    """An entry as it was put in; None for any other."""
+    """The judgement that a cache's entry holds; None if there is no entry, or it holds no judgement."""
     try:
         judged = Judged(**found) if found is not None else None
     except TypeError:
