@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +26,6 @@ from panning.foundation.device import check_device_name, find_device, scoring_de
 from panning.foundation.errors import DataError, ModelError
 from panning.foundation.own import PREFIX, Own
 from panning.foundation.registry import origins, unknown_name_message
-from panning.foundation.tensorfile import tensor_bytes
 from panning.masks.layout import prunable_layout
 from panning.models import (
     MODELS,
@@ -290,18 +288,16 @@ def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
 @functools.lru_cache(maxsize=64)
 def data_fingerprint(spec: TaskSpec, source: DataSource) -> str:
     """A hash of the images and labels of train and validation part: two runs with equal ones saw the same data."""
-    return fingerprint(load_task_data(spec, source.on_cpu))
+    return load_task_data(spec, source.on_cpu).fingerprint
 
 
-@functools.lru_cache(maxsize=8)
-def fingerprint(data: ImageData) -> str:
-    """A hash of the images and labels of train and validation part, as ``data_fingerprint`` gives it for their names."""
-    hashed = hashlib.sha256()
-    for split in (data.train, data.validation):
-        hashed.update(split.labels.cpu().numpy().tobytes())
-        for indices in torch.arange(len(split)).split(1000):
-            hashed.update(tensor_bytes(split.images(indices)))
-    return hashed.hexdigest()[:20]
+def named_fingerprint(spec: TaskSpec, source: DataSource) -> str | None:
+    """``data_fingerprint``; None of the caller's own data, which travel with the task.
+
+    Raises:
+        DataError: if the data are not there.
+    """
+    return None if isinstance(spec.data, Own) else data_fingerprint(spec, source)
 
 
 def make_model(spec: TaskSpec, data: ImageData, seed: int, allow_import: bool = False) -> nn.Module:

@@ -123,14 +123,8 @@ def of_one_command() -> Iterator[None]:
 
 
 def standing() -> str:
-    """Where a command that tells how far it is has come, for a sentence; empty where it has told nothing."""
+    """How far the command has come, as the end of a sentence: " at 'pruning', 2 of 5". Empty if it has told of no stage."""
     return "" if _last is None else printable(f" at '{_last.stage}', {_last.done} of {_last.total}")
-
-
-def progress_note(text: str) -> None:
-    """Print a line on stderr that only says how far a command is."""
-    if _progress_is_shown:
-        note(text)
 
 
 @contextmanager

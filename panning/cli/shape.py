@@ -21,13 +21,13 @@ class _PlainFlags:
         return params
 
 
-#: Options that are sought at a command and stand at another -> what to do.
+_AS_MASK = (
+    "panning train takes the mask that panning prune --{} finds, as --mask; masks that move keep a number of weights alone, "
+    "--density"
+)
+#: (A command, an option that it lacks and another command has) -> what the error tells the user to do.
 ELSEWHERE = {
-    (
-        "train",
-        f"--{name}",
-    ): f"panning train takes the mask that panning prune --{name} finds, as --mask; masks that move keep a "
-    "number of weights alone, --density"
+    ("train", f"--{name}"): _AS_MASK.format(name)
     for name in ("target-macs", "target-parameters", "min-density", "max-density", "quotas", "place", "method")
 }
 

@@ -47,9 +47,10 @@ def check_cell(record: RunRecord) -> RunRecord:
             raise ValueError("the key is not that of this config")
         config = CellSpec.model_validate_json(json.dumps(record.config), strict=True)
         outcome = CellOutcome.model_validate_json(json.dumps(record.metrics), strict=True)
-        if lacking := [name for name in CellSpec.model_fields if name not in record.config and name != "shares_of"]:
+        written = config.model_dump(mode="json")
+        if lacking := [name for name in written if name not in record.config]:
             raise ValueError(f"its config lacks {', '.join(lacking)}")
-        if config.model_dump(mode="json")["by"] != record.config["by"]:
+        if written["by"] != record.config["by"]:
             raise ValueError("'by' must have all numbers of a dynamic method, and nothing else that is as by default")
         if missing := outcome.lacking(config.test):
             raise ValueError(f"it lacks {', '.join(missing)}")

@@ -203,10 +203,10 @@ class GridConfig(RunConfig):
     def _targets_can_be_met(self) -> GridConfig:
         """Only masks that do not move, and without a shape, have as many multiply-adds or parameters as are asked for."""
         for task in self.tasks:
+            target = Target.of_share(task.shares_of, 1.0)
+            if isinstance(target, float):
+                continue
             for method in self.methods:
-                target = Target.of_share(task.shares_of, 1.0)
-                if isinstance(target, float):
-                    continue
                 if method.dynamic is not None:
                     raise ValueError(
                         f"'{method.dynamic.name}' moves its mask by weights, which changes the number of {target.words}: "

@@ -37,7 +37,7 @@ def with_rows(
             if all(job.key in records for job in jobs):
                 for job in jobs:
                     left.pop(job.key, None)
-                facts = _facts(group, [job for job in jobs], records)
+                facts = _facts(group, jobs, records)
                 listen(Event(event.stage, event.done, event.total, "row", facts))
 
     return hear

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from panning.data.batches import Batch
 from panning.data.splits import Split, check_labels
 from panning.foundation.errors import DataError
 from panning.foundation.seeding import torch_generator
+from panning.foundation.tensorfile import tensor_bytes
 
 Augmentation = Literal["none", "crop_flip"]
 
@@ -64,6 +66,16 @@ class ImageData:
     def dtype(self) -> torch.dtype:
         """Of the inputs that ``batch`` gives."""
         return self.batch(self.train, torch.zeros(1, dtype=torch.int64))[0].dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the images and labels of train and validation part."""
+        hashed = hashlib.sha256()
+        for split in (self.train, self.validation):
+            hashed.update(split.labels.cpu().numpy().tobytes())
+            for indices in torch.arange(len(split)).split(1000):
+                hashed.update(tensor_bytes(split.images(indices)))
+        return hashed.hexdigest()[:20]
 
     def to(self, device: torch.device) -> ImageData:
         """The same data with images and labels on ``device``, as far as they are held in memory; the test part, too."""

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -53,14 +53,30 @@ def read_regular(path: str | Path, max_bytes: int) -> bytes:
     Raises:
         OSError: also for a pipe or device, which might never end, and for more than ``max_bytes``.
     """
+    with open_regular(path) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        if n_bytes > max_bytes:
+            raise OSError(errno.EFBIG, f"it has {n_bytes} bytes, at most {max_bytes} are allowed")
+        return file.read(n_bytes)
+
+
+def open_regular(path: str | Path, flags: int = 0) -> BinaryIO:
+    """A file from outside, opened for reading.
+
+    The caller closes it.
+
+    Args:
+        flags: more of ``os.open``.
+
+    Raises:
+        OSError: also for a pipe or device, which might never end.
+    """
     # Non-blocking, or opening a named pipe would wait for somebody to write into it.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is a pipe or device, not a regular file")
-        if status.st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, at most {max_bytes} are allowed")
-        return file.read(status.st_size)
+    file = open(path, "rb", opener=lambda name, given: os.open(name, given | os.O_NONBLOCK | flags))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is a pipe or device, not a regular file")
+    return file
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

@@ -12,7 +12,6 @@ import errno
 import hashlib
 import json
 import os
-import stat
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from panning.foundation.errors import OutputError, PanningError
-from panning.foundation.files import strict_json
+from panning.foundation.files import open_regular, strict_json
 
 #: A longer line is no record of ours: it is neither written nor read. Files may have any size.
 MAX_LINE_BYTES = 2**24
@@ -111,13 +110,14 @@ class RecordStore:
         """
         if record.key in self._places:
             raise PanningError(f"{self.path} already holds a record with the key {record.key}.")
-        known, named = self._environments, record.environment
-        lines = b""
-        if named:
-            if (key := content_key(named)) not in known:
-                lines = _line(RunRecord(key, ENVIRONMENT, {}, {}, named), named)
-            known, named = {**known, key: named} if lines else known, key  # type: ignore[assignment]
-        line = _line(record, named)
+        known, environment = self._environments, record.environment
+        lines, named = b"", record
+        if environment:
+            if (key := content_key(environment)) not in known:
+                lines = record_line(RunRecord(key, ENVIRONMENT, {}, {}, environment)).encode()
+                known = {**known, key: environment}
+            named = replace(record, environment=key)  # type: ignore[arg-type]  # its name, until it is read
+        line = record_line(named).encode()
         if len(line) > MAX_LINE_BYTES:
             raise PanningError(f"The record {record.key} has {len(line)} bytes, more than {MAX_LINE_BYTES}; not kept.")
         try:
@@ -179,12 +179,7 @@ class _Journal:
         self.environments: dict[str, dict[str, Any]] = {}
         self.end, self.tail = 0, b""
         try:
-            # Non-blocking, or opening a named pipe would wait for somebody to write into it.
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
-            self._file = os.fdopen(fd, "rb")
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                self._file.close()
-                raise OSError(errno.EINVAL, "it is a pipe or device, not a regular file")
+            self._file = open_regular(path, flags)
         except OSError as error:
             reason = "it is a link" if error.errno == errno.ELOOP else error.strerror or error
             raise PanningError(f"{path} cannot be read: {reason}.") from None
@@ -247,8 +242,9 @@ class _Journal:
         return record
 
 
-def _line(record: RunRecord, environment: object) -> bytes:
-    return (canonical_json({**asdict(record), "environment": environment}) + "\n").encode()
+def record_line(record: RunRecord) -> str:
+    """A record as it stands in a file, whole."""
+    return canonical_json(asdict(record)) + "\n"
 
 
 def _is_whole(tail: bytes) -> bool:

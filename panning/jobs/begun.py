@@ -1,4 +1,5 @@
-"""With which data and code a run began: results of others are not mixed with its own without a word.
+"""Note in a run's folder with which data and code the run began: a later call with other data is refused, and one with other
+code is warned.
 
 The descriptions of jobs name data by where they lie; what lies there may change between two calls, and so may the code.
 """
@@ -13,8 +14,7 @@ from typing import Any
 from panning.foundation.errors import ConfigError, PanningWarning
 from panning.foundation.files import MAX_IDENTITY_BYTES, read_regular, strict_json, write_atomic
 from panning.foundation.machine import code_versions
-from panning.foundation.own import Own
-from panning.tasks import DataSource, TaskSpec, data_fingerprint
+from panning.tasks import DataSource, TaskSpec, named_fingerprint
 
 FILE = "begun.json"
 
@@ -28,7 +28,7 @@ def check_begun_alike(out: Path, task: TaskSpec, source: DataSource) -> None:
         ConfigError: if it began with other data.
         DataError: if the data are not there.
     """
-    data = None if isinstance(task.data, Own) else data_fingerprint(task, source)
+    data = named_fingerprint(task, source)
     now = {"data": data, "code": code_versions()}
     path = out / FILE
     if not path.exists():

@@ -2,8 +2,8 @@
 
 It knows no Ray: workers are places behind a small interface (``Workers``), which tests and simulations stand in for. Jobs
 are asked for one at a time, when a worker is free, and outcomes are told as they come, so that what is asked next may depend
-on them. A job is sent to a worker that is up and idle alone: its clock measures its own work, and a worker that cannot be
-placed keeps no job waiting.
+on them. The dispatcher sends a job only to a worker that is up and idle, so that the time that it measures is the
+job's own. A worker for which the cluster has no room holds up no job.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from panning.foundation.errors import WorkerError
-from panning.jobs.failure import REASONS, is_unforeseen
+from panning.jobs.failure import REASONS
 from panning.jobs.outcome import Failure, Outcome, OutcomeT
 from panning.jobs.patience import Patience
 from panning.jobs.work import Job
@@ -85,11 +85,13 @@ class Workers(Protocol):
 
 @dataclass
 class _Place:
-    """Attributes:
-    state: "starting", "idle", "busy", "pausing" until it is started again, or "out" for good.
-    since: when the state began, in seconds.
-    n_starts: in vain, one after the other.
-    kin: of the job (``Patience.kin``).
+    """What is at one place.
+
+    Attributes:
+        state: "starting", "idle", "busy", "pausing" until it is started again, or "out" for good.
+        since: when the state began, in seconds.
+        n_starts: in vain, one after the other.
+        kin: of the job (``Patience.kin``).
     """
 
     state: str
@@ -217,20 +219,19 @@ class Dispatcher:
     def _take(self, news: News) -> tuple[Job[Any], Any] | None:
         """Note what happened; a job that ended by it, with its outcome."""
         place = self._places[news.place]
-        job, place.job = place.job, None
+        job = place.job
         if isinstance(news, Up):
             self._places[news.place] = _Place("idle", self._clock())
         elif isinstance(news, Unfit):
             self._leave_out(news, job)
         elif isinstance(news, Lost):
-            place.job = job
             return self._lose(news)
         elif job is not None:
             self._places[news.place] = _Place("idle", self._clock())
             if news.outcome.failure == "memory" and self._may_try_again(job):
                 self._alone.append(job)
                 return None
-            if not is_unforeseen(news.outcome):
+            if news.outcome.failure is None:
                 self.patience.learn(place.kin, self._clock() - place.since)
             return job, news.outcome
         return None
@@ -268,14 +269,11 @@ class Dispatcher:
         places = enumerate(self._places)
         return [number for number, p in places if p.state == "busy" and now - p.since >= allowed_s(p.kin)]
 
-    def _job_at(self, number: int) -> Job[Any]:
-        job = self._places[number].job
-        assert job is not None
-        return job
-
     def _give_up(self, number: int, failure: Failure, said: str = "") -> tuple[Job[Any], Any]:
         """The outcome of a job whose worker is ended for good reason."""
-        job, place = self._job_at(number), self._places[number]
+        place = self._places[number]
+        job = place.job
+        assert job is not None  # a worker is given up for what it does
         after = f"after {self._clock() - place.since:.0f} s" + (f" ({said})" if said else "")
         tries = f", {self._tries[job.key]} times" if self._tries[job.key] > 1 else ""
         self._leave(number, "pausing")

@@ -24,7 +24,7 @@ from panning.foundation.errors import (
     PluginError,
 )
 from panning.foundation.text import one_line
-from panning.jobs.outcome import Failure, Outcome
+from panning.jobs.outcome import Failure
 
 #: Errors that say that the work itself is impossible: results of comparisons like any other.
 IMPOSSIBLE = (NonFiniteError, DensityError, MaskError)
@@ -57,8 +57,3 @@ def is_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-
-
-def is_unforeseen(outcome: Outcome) -> bool:
-    """Whether a trial failed otherwise than by being impossible."""
-    return outcome.failure is not None

@@ -8,7 +8,8 @@ from typing import Any
 
 from panning.jobs.work import Job
 
-#: Short trainings of one recipe take alike: after so many, one that takes so many times as long as the slowest hangs.
+#: Short trainings of one recipe take about equally long: once so many have ended, one that takes so many times as long as
+#: the slowest of them counts as hung.
 ENOUGH_TRAININGS = 10
 TIMES_AS_LONG = 8.0
 MIN_DEADLINE_S = 60.0
@@ -17,12 +18,14 @@ LONGEST_PAUSE_S = 60.0
 
 @dataclass
 class Patience:
-    """Attributes:
-    job_timeout_s: the most that any job may take, from when its worker has it.
-    start_s_at_first: how long a worker may take to come up; each time it does not, the next may take twice as long.
-    nobody_s: how long there may be no worker that is up.
-    max_tries: of a job whose workers end, or that took too much memory.
-    max_starts: of a worker that ends before it is up, one after the other.
+    """Deadlines of jobs and workers, and numbers of tries.
+
+    Attributes:
+        job_timeout_s: the most that any job may take, from when its worker has it.
+        start_s_at_first: how long a worker may take to come up; each time it does not, the next may take twice as long.
+        nobody_s: how long there may be no worker that is up.
+        max_tries: of a job whose workers end, or that took too much memory.
+        max_starts: of a worker that ends before it is up, one after the other.
     """
 
     job_timeout_s: float = 3600.0

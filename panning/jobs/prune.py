@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from panning.episode.policy_net import PolicyNet, load_policy
 from panning.foundation.config import Name, dump_config
 from panning.foundation.errors import PanningError, PolicyError
-from panning.foundation.files import check_claim, file_digest, write_atomic
+from panning.foundation.files import check_claim, write_atomic
 from panning.foundation.progress import Listener, silent
 from panning.foundation.records import content_key
 from panning.jobs.artefacts import tell_artefacts
-from panning.jobs.runs import run_folder, said_of
+from panning.jobs.runs import run_folder, said_of, started_from
 from panning.jobs.single import stream_task, write_mask
 from panning.jobs.spec import Seed
 from panning.jobs.ways import Agent, Bounds, Method, Way
@@ -205,39 +205,35 @@ def check_prune(config: PruneConfig) -> PruneRun:
         PanningError: for what is wrong with the network, the data, the policy or the density; nothing was written.
     """
     net = None if config.policy is None else load_policy(config.policy)
-    way = config.way if net is None else Way(by=_agent(net), all_alive=config.all_alive)
+    way = config.way
+    if net is not None:
+        agent = Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec)
+        way = Way(by=agent, all_alive=config.all_alive)
     assert way.by is not None
     noted: dict[str, Any] = {"released": config.released, "control": config.control}
-    spec = config.task
-    if config.weights is not None:
-        spec = spec.with_network(config.source, weights=Path(config.weights))
-        noted["weights"] = file_digest(config.weights)
+    started, of_weights = started_from(config, config.weights)
+    noted |= of_weights
     if config.start is not None and way.by.chooses_start:
         raise PolicyError("The policy's actions choose the start, which the mask notes: leave start out.")
     if config.start is not None:
         noted["start"] = config.start.text
-    task = load_task(spec, config.seed, config.source)
+    task = load_task(started.task, config.seed, config.source)
     amount: float | Target | None = config.target
     if amount is None:
         n_kept = way.by.form.n_kept(task.problem.model, task.problem.layout, config.density)
         amount = config.density or n_kept / task.problem.layout.n_prunable  # a shape n:m says it
-    identity = _identity(config, way, net, noted)
-    if not isinstance(amount, Target):
-        identity["density"] = amount
-    return PruneRun(config, task, way, amount, net, noted, identity)
+    return PruneRun(config, task, way, amount, net, noted, _identity(config, way, amount, net, noted))
 
 
-def _agent(net: PolicyNet) -> Agent:
-    return Agent(policy="agent", n_rounds=net.n_rounds, action=net.spec)
-
-
-def _identity(config: PruneConfig, way: Way, net: PolicyNet | None, noted: dict[str, Any]) -> dict[str, Any]:
-    """As folders that exist have it."""
+def _identity(
+    config: PruneConfig, way: Way, amount: float | Target, net: PolicyNet | None, noted: dict[str, Any]
+) -> dict[str, Any]:
+    """The run's identity, with the keys that folders of earlier versions have, so that their runs go on."""
     assert way.by is not None
     wishes = {name: getattr(config, name) for name in ("target_macs", "target_parameters", "round_to")}
     task = config.task
     return {
-        "model": str(task.model), "data": str(task.data), "density": config.density,
+        "model": str(task.model), "data": str(task.data), "density": None if isinstance(amount, Target) else amount,
         **{name: value for name, value in wishes.items() if value not in (None, 1)},
         "method": way.by.method_name, "all_alive": config.all_alive, "seed": config.seed, "rounds": config.rounds,
         "schedule": config.schedule, "policy": content_key(net.facts) if net is not None else None, **noted,

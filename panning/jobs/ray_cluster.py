@@ -13,6 +13,7 @@ from typing import Any
 
 from panning.foundation.errors import WorkerError
 from panning.foundation.extras import extra_packages
+from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.ray_gpus import gpu_share
 from panning.foundation.text import first_line
 
@@ -22,14 +23,14 @@ with extra_packages():
 
 @contextlib.contextmanager
 def ray_when_needed(
-    n_workers: int, address: str | None = None, device: str = "cpu", tell: Callable[[str], None] = lambda text: None
+    n_workers: int, address: str | None = None, device: str = "cpu", listen: Listener = silent
 ) -> Iterator[Callable[[], None]]:
     """A function that starts Ray (``ray_running``) when it is first called, for the time of the block.
 
     A run that has nothing left to do calls it never.
 
     Args:
-        tell: hears "Starting Ray (2 workers)" when it does.
+        listen: hears of a stage "Starting Ray (2 workers)", as Ray starts and once it runs.
     """
     with contextlib.ExitStack() as stack:
         runs = False
@@ -37,9 +38,11 @@ def ray_when_needed(
         def start() -> None:
             nonlocal runs
             if not runs:
-                tell(f"Starting Ray ({n_workers} worker{'s' if n_workers > 1 else ''})")
+                stage = f"Starting Ray ({n_workers} worker{'s' if n_workers > 1 else ''})"
+                listen(Event(stage, 0, 1))
                 stack.enter_context(ray_running(n_workers, address, device))
                 runs = True
+                listen(Event(stage, 1, 1))
 
         yield start
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict
 
 from panning.foundation.config import Config, parse_config
 from panning.foundation.errors import MaskError, OutputError
-from panning.foundation.files import check_no_links, read_regular, sole_writer, strict_json, write_atomic
-from panning.foundation.records import RunRecord, canonical_json, content_key, read_records
+from panning.foundation.files import check_no_links, file_digest, read_regular, sole_writer, strict_json, write_atomic
+from panning.foundation.records import RunRecord, canonical_json, content_key, read_records, record_line
 from panning.foundation.tables import csv_table
 from panning.jobs.ways import Way
 from panning.masks.masks import Density
-from panning.tasks import TaskSpec
+from panning.tasks import RunConfig, TaskSpec
 
 RUNS = Path("runs")
 INDEX_COLUMNS = ("file", "method", "density", "effective_density", "seed", "n_kept")
 #: More than any run.json of ours has.
 MAX_IDENTITY_BYTES = 1 << 20
 MAX_PART = 40
+RunT = TypeVar("RunT", bound=RunConfig)
 
 
 def run_folder(command: str, identity: Mapping[str, Any], *parts: str) -> Path:
@@ -42,6 +43,13 @@ def run_folder(command: str, identity: Mapping[str, Any], *parts: str) -> Path:
 def said_of(task: TaskSpec) -> dict[str, Any]:
     """What a task says beside model and data, as JSON, for an identity; what is as by default is not said."""
     return task.model_dump(mode="json", exclude={"model", "data"}, exclude_defaults=True)
+
+
+def started_from(config: RunT, weights: str | None) -> tuple[RunT, dict[str, str]]:
+    """A run with its network at the weights of a file, if one is given; and what its identity says of the file."""
+    if weights is None:
+        return config, {}
+    return config.with_network(None, Path(weights)), {"weights": file_digest(weights)}
 
 
 # --- what lies in a folder ---
@@ -235,8 +243,7 @@ def retry_failures(run: RunFolder) -> int:
         failed = [record for record in kept if record.metrics.get("failure") is not None]
         if failed:
             gone = {record.key for record in failed}
-            lines = (canonical_json(asdict(record)) + "\n" for record in kept if record.key not in gone)
-            write_atomic(path, "".join(lines))
+            write_atomic(path, "".join(record_line(record) for record in kept if record.key not in gone))
         for record in failed:
             if re.fullmatch("[0-9a-f]+", record.key):
                 (run.path / "failed" / f"{record.key}.txt").unlink(missing_ok=True)

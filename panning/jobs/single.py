@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -16,11 +16,12 @@ from panning.foundation.files import claim_folder, sole_writer, write_atomic
 from panning.foundation.machine import environment_info
 from panning.foundation.pictures import save
 from panning.foundation.progress import Listener
-from panning.foundation.records import RunRecord, canonical_json, content_key
+from panning.foundation.records import RunRecord, content_key, record_line
 from panning.foundation.tables import write_table
 from panning.jobs.by import DynamicSpec
 from panning.jobs.pictures import curve_picture, mask_picture
 from panning.jobs.trained import Ensemble, Trained, train_one
+from panning.jobs.ways import REPAIRS
 from panning.masks.file import save_masks
 from panning.masks.masks import Masks
 from panning.pruners import PRUNERS
@@ -49,10 +50,9 @@ def stream_task(
         checkpoint: a folder that a run which was killed goes on from.
         said: more for the manifest.
     """
-    said |= {"model": str(task.spec.model), "data": task.data.label, "n_classes": task.data.n_classes}
     return stream_problem(
         task.problem, density, method, rounds=rounds, released=released, checkpoint=checkpoint, plugins=task.spec.plugins,
-        **said,
+        **said, **task.said(),
     )  # fmt: skip
 
 
@@ -205,13 +205,12 @@ def write_networks(trained: Trained, plan: TrainingPlan, folder: Path) -> None:
     if len(result.members) > 1:
         members = zip(result.members, result.member_masks, strict=True)
         files += [(str(number), weights, mask) for number, ((_, weights), mask) in enumerate(members, start=1)]
-    method, spec, data = None if plan.moves is None else plan.moves.name, plan.task.spec, plan.task.data
+    method, task = None if plan.moves is None else plan.moves.name, plan.task
     for which, weights, mask in files:
         write_tensors(weights, folder / f"model{which}.safetensors")
         if mask is not None:
             said = mask.with_manifest(
-                method=method, model=str(spec.model), data=data.label, n_classes=data.n_classes,
-                input_shape=list(data.input_shape), seed=plan.seed,
+                method=method, **task.said(), input_shape=list(task.data.input_shape), seed=plan.seed
             )  # fmt: skip
             save_masks(said, folder / f"mask{which}.safetensors")
 
@@ -234,7 +233,7 @@ def _write_record(
 ) -> None:  # fmt: skip
     environment = environment_info(accelerator_name(str(device)), plugins)
     record = RunRecord(content_key(identity), kind, identity, figures, environment)
-    write_atomic(folder / "records.jsonl", canonical_json(asdict(record)) + "\n")
+    write_atomic(folder / "records.jsonl", record_line(record))
 
 
 def _named(task: Task) -> str:
@@ -249,4 +248,4 @@ def _mask_name(masks: Masks) -> str:
     if form := [f"{key} {masks.manifest[key]}" for key in ("shape", "quotas", "place") if key in masks.manifest]:
         name += f" ({'; '.join(form)})"
     repair = masks.manifest.get("all_alive")
-    return name + (" + all-alive" if repair else "") + (" in layers" if repair == "in_layers" else "")
+    return name + REPAIRS["in_layers" if repair == "in_layers" else bool(repair)]

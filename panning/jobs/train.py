@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import SerializerFunctionWrapHandler, field_serializer, model_validator
 
 from panning.foundation.config import OR_NAME, dump_config
-from panning.foundation.files import file_digest, write_atomic
+from panning.foundation.files import write_atomic
 from panning.foundation.progress import Listener, silent
 from panning.jobs.artefacts import tell_artefacts
 from panning.jobs.by import DynamicSpec
-from panning.jobs.runs import run_folder, said_of
+from panning.jobs.runs import run_folder, said_of, started_from
 from panning.jobs.single import TrainingPlan, train_in_folder
 from panning.jobs.spec import Seed
 from panning.masks.file import fingerprint, load_masks
@@ -164,11 +164,8 @@ def check_train(config: TrainConfig) -> TrainRun:
         notes.append(f"the mask asks for the start {text}, and gets it: start none trains the weights as drawn")
     made_for = found if type(found := said.get("seed")) is int else None
     seed = (made_for or 0) if config.seed is None else config.seed
-    spec, of_weights = config.task, {}
-    if config.weights is not None:
-        spec = spec.with_network(config.source, weights=Path(config.weights))
-        of_weights = {"weights": file_digest(config.weights)}
-    task = load_task(spec, seed, config.source)
+    started, of_weights = started_from(config, config.weights)
+    task = load_task(started.task, seed, config.source)
     if masks is not None:
         check_masks_fit(task.problem.model, masks)
         if made_for not in (None, seed):
@@ -185,7 +182,7 @@ def check_train(config: TrainConfig) -> TrainRun:
 
 
 def _identity(config: TrainConfig, recipe: Recipe, seed: int, masks: Masks | None) -> dict[str, Any]:
-    """As folders that exist have it."""
+    """The run's identity, with the keys that folders of earlier versions have, so that their runs go on."""
     task = config.task
     identity: dict[str, Any] = {
         "model": str(task.model), "data": str(task.data), "seed": seed, "recipe": recipe.model_dump(mode="json"),

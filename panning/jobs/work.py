@@ -38,7 +38,7 @@ from panning.pruners.described import Described, described
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
 from panning.pruners.targets import Target, meet
 from panning.scoring.problem import Problem
-from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task
+from panning.tasks import DataSource, Task, TaskSpec, data_fingerprint, load_task, named_fingerprint
 from panning.training import DYNAMICS, Movement
 from panning.training.loop import train_copy
 from panning.training.moving.methods import first_mask
@@ -109,8 +109,7 @@ class Job(Generic[OutcomeT]):
         Raises:
             DataError: if they are not here.
         """
-        task = self.spec.task
-        return None if isinstance(task.data, Own) else data_fingerprint(task, self.source)
+        return named_fingerprint(self.spec.task, self.source)
 
     @property
     def facts(self) -> dict[str, Any]:

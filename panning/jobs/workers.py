@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from panning.foundation.errors import ConfigError
-from panning.foundation.progress import Event, Listener, silent
+from panning.foundation.progress import Listener, silent
 from panning.jobs.executor import Executor, executor_of
 
 
@@ -50,20 +50,8 @@ class Workers:
             return
         from panning.jobs.ray_cluster import ray_when_needed
 
-        said: list[str] = []
-
-        def tell(text: str) -> None:
-            said.append(text)
-            listen(Event(text, 0, 1))
-
-        with ray_when_needed(self.n, self.address, device, tell) as start:
-
-            def started() -> None:
-                start()
-                while said:
-                    listen(Event(said.pop(), 1, 1))
-
-            yield started
+        with ray_when_needed(self.n, self.address, device, listen) as start:
+            yield start
 
     @contextmanager
     def executor(

@@ -100,7 +100,7 @@ class SearchConfig(RunConfig):
         cost_weight: what a rung takes off a candidate's validation accuracy for its cost, in accuracy per share of the dense
             network's multiply-adds that compaction leaves; 0.1 gives a point of accuracy for a tenth of them.
         recipe: the full training of winner and baselines.
-        job_timeout_s: a worker that is silent for so long is replaced and its job run again.
+        job_timeout_s: a job that takes longer than this has failed, and its worker is replaced.
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = OF_BASELINES

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,41 +40,46 @@ from panning.training.recipe import Plan
 ALONE = (PruneConfig, TrainConfig)
 
 
-def stages_of(
-    config: RunConfig, pricing: Pricing = in_images, folder: Path = Path(), share: Share = (0, 1)
-) -> Sequence[Stage]:
-    """The stages of a run, after its input was checked.
+#: The stages of a run, by a pricing and by which part of a grid is run.
+Priced = Callable[[Pricing, Share], Sequence[Stage]]
+WHOLE: Share = (0, 1)
+
+
+def stages_of(config: RunConfig, folder: Path = Path()) -> Priced:
+    """The stages of a run, whose input is checked here, once for all pricings.
 
     Args:
         folder: of a grid's config, where policy files are looked for.
-        share: only a part of a grid.
     """
     match config:
         case PruneConfig():
-            return [pruning_stage(check_prune(config), pricing)]
+            mask = check_prune(config)
+            return lambda pricing, _: [pruning_stage(mask, pricing)]
         case TrainConfig():
-            return [training_stage(check_train(config).plan, pricing)]
+            plan = check_train(config).plan
+            return lambda pricing, _: [training_stage(plan, pricing)]
         case SearchConfig():
             check_search(config)
-            return search_stages(config, pricing)
+            return lambda pricing, _: search_stages(config, pricing)
         case AgentConfig():
-            return [agent_stage(config, pricing)]
+            return lambda pricing, _: [agent_stage(config, pricing)]
         case GridConfig():
             check_grid(config, folder)
-            return grid_stages(config, folder, share, pricing)
+            return lambda pricing, share: grid_stages(config, folder, share, pricing)
     raise ConfigError(f"A {type(config).__name__} is no config of a run.")
 
 
-def dry_run_of(config: RunConfig, n_workers: int = 0, folder: Path = Path(), share: Share = (0, 1)) -> DryRun:
+def dry_run_of(config: RunConfig, n_workers: int = 0, folder: Path = Path(), share: Share = WHOLE) -> DryRun:
     """The stages of a run with their minutes on this machine, where a step of training and of scoring is timed.
 
     Args:
-        folder, share: as for ``stages_of``.
+        folder: of a grid's config, where policy files are looked for.
+        share: only the stages of a part of a grid; memory and disk are those of the whole grid.
     """
     threads = get_num_threads() if isinstance(config, ALONE) else 1
-    cost = cost_of(config, folder)
+    cost, stages = _priced(config, folder, Limits())
     beside = {name: getattr(cost, name) for name in ("n_parameters", "memory_bytes", "disk_bytes")}
-    run = dry_run(partial(stages_of, config, folder=folder, share=share), n_workers, threads)
+    run = dry_run(lambda pricing: stages(pricing, share), n_workers, threads)
     return replace(run, beside=beside, said=(cost.sentence(),))
 
 
@@ -169,9 +173,14 @@ def cost_of(config: RunConfig, folder: Path = Path(), limits: Limits = Limits())
         PanningError: for wrong input.
         ConfigError: if the run is above the limits.
     """
-    for spec in _tasks(config):
+    return _priced(config, folder, limits)[0]
+
+
+def _priced(config: RunConfig, folder: Path, limits: Limits) -> tuple[Cost, Priced]:
+    for spec, _, _ in _work(config):
         _check_size(spec, config, limits)
-    stages = tuple(stages_of(config, folder=folder))
+    priced = stages_of(config, folder)
+    stages = tuple(priced(in_images, WHOLE))
     networks, memory = [], 0.0
     for spec, recipes, items in _work(config):
         task = load_task(spec, 0, config.source.on_cpu)
@@ -185,11 +194,7 @@ def cost_of(config: RunConfig, folder: Path = Path(), limits: Limits = Limits())
     disk = max(_disk_bytes(config, sizes, stages) for sizes in networks)
     found = Cost(tuple(dict.fromkeys(networks)), stages, int(PROCESS_BYTES + memory), disk)
     found.check(limits)
-    return found
-
-
-def _tasks(config: RunConfig) -> list[TaskSpec]:
-    return [spec for spec, _, _ in _work(config)]
+    return found, priced
 
 
 def _work(config: RunConfig) -> Iterator[tuple[TaskSpec, list[Recipe], list[tuple[str, bool]]]]:
@@ -216,8 +221,8 @@ def _work(config: RunConfig) -> Iterator[tuple[TaskSpec, list[Recipe], list[tupl
 
 
 def _items(ways: Iterable[Way], agent: bool) -> list[tuple[str, bool]]:
-    methods = [by for way in ways if isinstance(by := way.by, Method) and by.method is not None]
-    found = [(f"method {by.method}", PRUNERS[by.method].second_order) for by in methods if by.method is not None]
+    methods = [by.method for way in ways if isinstance(by := way.by, Method) and by.method is not None]
+    found = [(f"method {name}", PRUNERS[name].second_order) for name in methods]
     return [*found, ("environment round, second order", True)] if agent else found
 
 

@@ -22,7 +22,7 @@ from panning.foundation.config import Config
 from panning.foundation.device import accelerator_name
 from panning.foundation.errors import MaskError, NonFiniteError
 from panning.masks.masks import Masks, digest_of
-from panning.tasks import Task, fingerprint
+from panning.tasks import Task
 from panning.training.evaluation import evaluate
 from panning.training.loop import train_copy
 from panning.training.recipe import Plan, Recipe
@@ -150,7 +150,7 @@ def described(task: Task, recipe: Recipe) -> dict[str, Any]:
     """What the result of a training depends on beside the mask."""
     device = str(task.device)
     return {
-        "task": task.spec.model_dump(mode="json"), "data": fingerprint(task.data), "seed": task.problem.seed,
+        "task": task.spec.model_dump(mode="json"), "data": task.data.fingerprint, "seed": task.problem.seed,
         "recipe": recipe.model_dump(mode="json"), "device": [device, accelerator_name(device)],
         "threads": torch.get_num_threads(), **code_digest(),
     }  # fmt: skip
