@@ -18,7 +18,7 @@ from panning.masks.masks import Density
 from panning.pruners.rounds import MAX_ROUNDS
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 
-#: What a rollout may hold, with an observation each.
+#: The most transitions of a rollout; each holds an observation.
 MAX_STEPS = 10_000_000
 #: The stage that the events of an agent's training name.
 TRAINING = "training the agent"

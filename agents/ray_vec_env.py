@@ -189,7 +189,7 @@ class RayVecEnv(VecEnv):
 
 
 def _own(error: RayTaskError) -> Exception:
-    """What an environment raised: an error of ours as itself, without the worker's traceback."""
+    """The error that an environment raised; an error of this package comes without the worker's traceback."""
     if isinstance(error.cause, PanningError):
         return error.cause
     return WorkerError(f"An environment of the agent failed: {_reason(error)}")

@@ -236,7 +236,7 @@ def make_env(
 
 
 def cost(config: str | Path | Mapping[str, Any] | RunConfig, *, limits: Limits | None = None) -> Cost:
-    """What the run of a config costs, before anything of it starts: parameters, dense epochs, memory, bytes on disk.
+    """Estimate what a run of a config will cost, and start nothing: parameters, dense epochs, memory, bytes on disk.
 
     >>> import panning
     >>> task = {"model": "mlp", "data": "digits"}

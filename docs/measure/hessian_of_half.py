@@ -1,4 +1,4 @@
-"""What GraSP's Hessian of half of the samples changes of the kept weights, beside what another batch changes.
+"""Count the kept weights that change if GraSP takes its Hessian on half of the samples, and if it takes another batch.
 
 From a SynFlow mask of one density, one round by GraSP alone and by an agent's mix leads to another density: with all
 samples of a batch (the yardstick), with the Hessian of half of them, and with all samples of another batch. A cell is the

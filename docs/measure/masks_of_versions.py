@@ -1,4 +1,4 @@
-"""How many kept weights differ between the versions of how masks are made, and from the same computation in float64.
+"""Count the kept weights in which masks of two versions of this package's scoring differ, from one another and from float64.
 
 Every mask is made by version 1, by the newest version and in float64 (weights, images and all that is computed of them),
 on one batch of noise, and the kept weights are counted that another of the three does not keep. The last column is the
@@ -72,7 +72,7 @@ def mask_of(asked: Asked, version: int, dtype: torch.dtype = torch.float32) -> T
 
 
 def measured(asked: Asked) -> dict[str, object]:
-    """What the row counts."""
+    """The row of the table for one method at one density."""
     begun = time.process_time()
     try:
         before, now, exact = mask_of(asked, 1), mask_of(asked, NEWEST), mask_of(asked, NEWEST, torch.float64)
@@ -85,7 +85,7 @@ def measured(asked: Asked) -> dict[str, object]:
 
 
 def table_cells(records: Iterable[RunRecord]) -> list[list[str]]:
-    """A row a record."""
+    """The lines of the table, one for each record."""
     cells = []
     for record in records:
         asked, found = Asked(**record.config), record.metrics

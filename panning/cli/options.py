@@ -138,7 +138,7 @@ def _as_said(value: Any) -> Any:
 
 
 def workers_of(n: int | None, ray_address: str | None) -> of_jobs.Workers:
-    """What ``--workers`` and ``--ray-address`` mean: a worker a core where nothing is said."""
+    """The workers that ``--workers`` and ``--ray-address`` ask for; without either, one Ray worker for each core."""
     from panning.jobs import workers as of_jobs
 
     return of_jobs.Workers(usable_cores() if n is None else n, ray_address)

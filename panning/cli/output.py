@@ -185,7 +185,7 @@ def _shown(console: Console, course: Course) -> Iterator[Listener]:
 
 
 def _plan(event: Event) -> str:
-    """What a run costs at most, said before it begins."""
+    """The plan of a run in a sentence: how many steps its stages have at most, and how much they train."""
     stages = event.facts["stages"]
     epochs = sum(stage["epochs"] for stage in stages)
     trained = f", trainings of {epochs:,.4g} passes over the training part" if epochs else ""
@@ -205,10 +205,7 @@ class _TimeLeft(progress.ProgressColumn):
 
 
 def _lines(console: Console, course: Course) -> Listener:
-    def note(facts: Mapping[str, Any]) -> str:
-        return _note(facts)
-
-    return lines(lambda text: console.print(printable(text), **OPTIONS), note, course)
+    return lines(lambda text: console.print(printable(text), **OPTIONS), _note, course)
 
 
 def _note(facts: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ def version_of(record: RunRecord) -> int:
 
 
 def run_again(record: RunRecord, source: DataSource, policy: Path | None = None) -> RunRecord:
-    """What the record's cell gives here and now, its mask made by the version that made it then.
+    """Run the cell of a record again, on this machine. Its mask is made by the version that made the recorded one.
 
     Args:
         policy: the agent's file, for a row of the agent.

@@ -11,8 +11,7 @@ Kang et al., Neural Network Panning, ACCV 2022, arXiv 2209.13378; what their rel
 6. the share of weights whose path gradient is not zero.
 
 Left out is what is no part of the algorithm: the fetching of ten images of each class, a sixth of the released step on
-LeNet-5, and the replay buffer. Beside the released code, both on a given batch (an Intel processor, one thread): 4.8 to 5.6
-plain passes on LeNet-5 and 5.0 on ResNet-32 (2x wide).
+LeNet-5, and the replay buffer. docs/speed.md says how this step and the released one compare.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run of a config costs, before anything of it starts."""
+"""Estimates of what a run of a config will cost, made before anything of the run starts."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Cost:
 
 
 def cost_of(config: RunConfig, folder: Path = Path(), limits: Limits = Limits()) -> Cost:  # noqa: B008
-    """What the run of a config costs at most; its input is checked, and nothing is started or written.
+    """Estimate from above what a run of a config will cost. The input is checked; nothing is started or written.
 
     Args:
         folder: of a grid's config, where policy files are looked for.

@@ -31,7 +31,8 @@ class How:
         listen: hears how far the run is.
         formats: of pictures.
         max_failed: the share of trials that may fail by errors, memory, time or lost workers (``JobStore``).
-        cache: whether an agent's rewards look up what short trainings gave, and keep what they give.
+        cache: whether an agent's rewards look up what short trainings gave, and keep what they give; ``whole_agent`` alone
+            heeds it.
     """
 
     workers: Workers = Workers()
