@@ -121,6 +121,4 @@ def _check_steps(method: Dynamic, n_steps: int, steps_per_epoch: int | None) -> 
         if type(value) is not int or value < 1:
             raise MaskError(f"{name} must be a whole number of at least 1, given {value!r}.")
     if method.counts_epochs and method.every is None and steps_per_epoch is None:
-        raise MaskError(
-            f"{type(method).__name__} acts once an epoch: pass steps_per_epoch, or a method with every=STEPS."
-        )
+        raise MaskError("This method acts once an epoch: pass steps_per_epoch, or a method with every=STEPS.")

@@ -106,7 +106,6 @@ def test_a_head_of_zeros_and_the_second_factor_of_lora() -> None:
     assert list(masks.layer_densities().values()) == [0.5, 0.5]
 
 
-@pytest.mark.filterwarnings("error::panning.PanningWarning")
 def test_layers_that_lose_all_their_weights_are_named() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -117,6 +116,20 @@ def test_layers_that_lose_all_their_weights_are_named() -> None:
     ):
         masks = panning.prune(model, density=0.2, method="magnitude", input_shape=(8,))
     assert "keep no weight" in masks.manifest["warnings"][0]
+
+
+@pytest.mark.filterwarnings("error::panning.PanningWarning")
+def test_outputs_that_no_path_leads_to_are_counted() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+    with pytest.warns(PanningWarning, match=r"^No kept weight is alive.*synflow, npb\) keeps paths\.$"):
+        dead = panning.prune(model, density=0.01, method="random", input_shape=(16,))
+    assert dead.manifest["effective_density"] == 0
+    with pytest.warns(PanningWarning, match=r"^No path leads to 7 of the 10 outputs"):
+        masks = panning.prune(model, density=0.03, method="random", input_shape=(16,))
+    assert masks.manifest["n_reached_outputs"] == 3
+    assert len(masks.manifest["warnings"]) == 1
+    assert "warnings" not in panning.prune(model, density=0.03, method="npb", input_shape=(16,)).manifest
 
 
 # --- weights that no kind covers: how the forward pass uses them says what they are ---
@@ -444,7 +457,7 @@ def test_complex_weights_count_by_their_magnitude() -> None:
         for method in ("magnitude", "synflow", "synflow_l2"):
             masks = panning.prune(Complex(), density=0.5, method=method, input_shape=(20,), exclude="b.*")
             assert torch.equal(masks["a.weight"], Complex().a.weight.imag != 0), method
-        masks = panning.prune(Complex(), density=0.3, method="erk", input_shape=(20,), all_alive=True)
+    masks = panning.prune(Complex(), density=0.3, method="erk", input_shape=(20,), all_alive=True)
     assert masks.effective_density(Complex()) == masks.density
     model = Complex()
     panning.enforce_masks(model, masks, torch.optim.SGD(model.parameters(), 0.1))

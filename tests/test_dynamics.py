@@ -728,7 +728,8 @@ def test_a_density_that_falls_at_once_is_warned_of() -> None:
         panning.move_masks(model, optimizer, make_dynamic(name, {"every": every}), **given)
 
     with pytest.warns(
-        UserWarning, match="GraNet's density falls from 1 to 0.1 in less than 3 moves: every=1000, n_steps=100"
+        UserWarning,
+        match="The density of this method falls from 1 to 0.1 in less than 3 moves: every=1000, n_steps=100",
     ):
         made("granet", 1000)
     with pytest.warns(UserWarning, match="every=40"):  # at 40 and 69

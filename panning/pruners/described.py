@@ -9,7 +9,7 @@ from panning.alive.connectivity import Connectivity
 from panning.alive.report import MaskReport, report
 from panning.foundation.making import ENTRY, making
 from panning.masks.masks import Masks
-from panning.pruners.doubts import doubts_of
+from panning.pruners.doubts import doubts_of, doubts_of_paths
 from panning.pruners.form import PLAIN_FORM, Form
 from panning.pruners.rounds import AllAlive, PruneResult
 from panning.scoring.problem import Problem
@@ -46,7 +46,7 @@ def manifested(
     all_alive: AllAlive = False, **said: Any,
 ) -> Described:  # fmt: skip
     """The masks with all that is known of them in their manifest."""
-    layout = problem.layout
+    layout, doubts = problem.layout, (*doubts, *doubts_of_paths(facts))
     masks = masks.with_manifest(
         method=method, all_alive=all_alive, seed=problem.seed,
         **({} if problem.input_shape is None else {"input_shape": list(problem.input_shape)}),

@@ -1,4 +1,5 @@
-"""What makes a mask worth less than it seems: scores that choose nothing, and layers that have lost all their weights.
+"""What makes a mask worth less than it seems: scores that choose nothing, layers that have lost all their weights, outputs
+that no path leads to.
 
 A scale that starts at zero (the last BatchNorm of a residual block, ReZero, LayerScale, the second factor of LoRA, a head of
 zeros) makes every gradient behind it 0, and with it all scores there.
@@ -12,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from panning.alive.report import MaskReport
 from panning.foundation.wrappers import own_parameters
 from panning.masks.layout import told_dense
 from panning.pruners.rounds import PruneResult
@@ -84,6 +86,22 @@ def doubts(problem: Problem, kept: Sequence[int], equal: Equals | None, last: Ma
             f"{share:.1%} of all weights stay dense, beside the density asked for: {told_dense(layout.dense)}"
         )
     return tuple(doubts)
+
+
+def doubts_of_paths(facts: MaskReport) -> tuple[str, ...]:
+    """A sentence if no kept weight is alive, or some of the outputs hang on no input."""
+    n_lost = facts.n_outputs - facts.n_reached_outputs
+    if facts.n_kept and not facts.effective_density:
+        return (
+            "No kept weight is alive: no path from the inputs to the outputs leads through one. A higher density, all_alive "
+            "or another method (synflow, npb) keeps paths.",
+        )
+    if n_lost and facts.n_reached_outputs:
+        return (
+            f"No path leads to {n_lost} of the {facts.n_outputs} outputs, which are the same whatever the input is. A "
+            "higher density or another method (synflow, npb) reaches them.",
+        )
+    return ()
 
 
 def equals(scores: Tensor, mask: Tensor) -> Tensor | None:

@@ -80,7 +80,7 @@ def check_movement(movement: Movement, start: Tensor, n_steps: int, epoch: int) 
     method.check(clock, problem)
     if isinstance(method, Ramp) and density < first and method.is_abrupt(clock):
         warnings.warn(
-            f"{type(method).__name__}'s density falls from {first:g} to {density:g} in less than {FEWEST_FALLS} moves: "
+            f"The density of this method falls from {first:g} to {density:g} in less than {FEWEST_FALLS} moves: "
             f"{method.tempo(clock)}.",
             stacklevel=1,  # the same place, whoever asks: shown once
         )
@@ -90,15 +90,14 @@ def check_movement(movement: Movement, start: Tensor, n_steps: int, epoch: int) 
 def _check_densities(movement: Movement, start: Tensor) -> None:
     problem, method, density = movement.problem, movement.method, movement.density
     n_start, n_final = int(start.sum()), n_kept_at(density, problem.layout.n_prunable)
-    name = type(method).__name__
     if method.prunes_units:
         if movement.all_alive:
             raise MaskError(
-                f"{name} prunes whole units, whose weights cannot be given to others: leave all_alive away."
+                "This method prunes whole units, whose weights cannot be given to others: leave all_alive away."
             )
         if not hidden_layers(problem):
             raise MaskError(
-                f"{name} prunes hidden units, and this network has none that may go: its outputs and depthwise "
+                "This method prunes hidden units, and this network has none that may go: its outputs and depthwise "
                 "convolutions stay whole. Take a method that prunes single weights."
             )
         return
@@ -106,15 +105,16 @@ def _check_densities(movement: Movement, start: Tensor) -> None:
         Connectivity.of(problem).check_reachable(n_final)
     if (method.keeps_count or method.releases) and n_start != n_final:
         raise MaskError(
-            f"{name} keeps the number of weights: the start has {n_start}, and density {density:g} is {n_final}. Start from "
-            "a mask of that density, or take a method whose density falls (gmp, dpf, granet)."
+            f"This method keeps the number of weights: the start has {n_start}, and density {density:g} is {n_final}. "
+            "Start from a mask of that density, or take a method whose density falls (gmp, dpf, granet)."
         )
     if method.only_prunes and n_start == n_final < problem.layout.n_prunable:
         raise MaskError(
-            f"{name} only prunes, and the start has the {n_final} weights of density {density:g} already: start from a mask "
-            "that keeps more, or from the dense network."
+            f"This method only prunes, and the start has the {n_final} weights of density {density:g} already: start "
+            "from a mask that keeps more, or from the dense network."
         )
     if n_start < n_final:
         raise MaskError(
-            f"{name} starts from {n_start} weights, and density {density:g} is {n_final}: start from a mask that keeps more."
+            f"This method starts from {n_start} weights, and density {density:g} is {n_final}: start from a mask that keeps "
+            "more."
         )

@@ -29,7 +29,7 @@ def check_shape(method: Dynamic, shape: str | None, all_alive: bool) -> None:
         )
     if shape is None:
         return
-    kinds, name = method.shapes, type(method).__name__
+    kinds = method.shapes
     wanted = BLOCKS if Shape.parse(shape).is_of_blocks else N_OF_M
     if wanted not in kinds or method.prunes_units:
         why = "Its moves would break the shape. Where its mask stays, give it one of this shape (masks=)"
@@ -38,8 +38,8 @@ def check_shape(method: Dynamic, shape: str | None, all_alive: bool) -> None:
         elif wanted == BLOCKS and kinds == {N_OF_M}:
             why = "It moves single weights: take a shape like '2:4'"
         raise MaskError(
-            f"{name} moves no masks of the shape '{shape}'. {why}; or take a method that exchanges weights (rigl, "
-            "set, granet) or keeps dense ones (dpf, surgery)."
+            f"This method moves no masks of the shape '{shape}'. {why}; or take a method that exchanges weights (rigl, set, "
+            "granet) or keeps dense ones (dpf, surgery)."
         )
     check_unrepaired(shape, all_alive)
 

@@ -172,7 +172,7 @@ class Dynamic(Config):
     def check(self, clock: Clock, problem: Problem) -> None:
         """Raise MaskError if the method cannot do its work in a training of this length, DataError if it lacks data."""
         if next(self.move_steps(clock), None) is None:
-            raise MaskError(f"{type(self).__name__} would never move: {self.tempo(clock)}.")
+            raise MaskError(f"This method would never move: {self.tempo(clock)}.")
 
     def move_steps(self, clock: Clock) -> Iterator[int]:
         """The steps after which the method acts, in order."""

@@ -48,11 +48,11 @@ class CannistraciHebb(DropAndGrow):
         others = [name for name in problem.layout.names if name not in _matrices(problem)]
         if len(others) == len(problem.layout.names):
             raise MaskError(
-                f"CannistraciHebb moves masks of linear layers, and '{others[0]}' and all others are none: take rigl or set."
+                f"CHT moves masks of linear layers, and '{others[0]}' and all others are none: take rigl or set."
             )
         if others:
             warnings.warn(
-                f"CannistraciHebb moves masks of linear layers; all others stay as they are ({', '.join(others)[:200]}).",
+                f"CHT moves masks of linear layers; all others stay as they are ({', '.join(others)[:200]}).",
                 PanningWarning,
                 stacklevel=1,  # the same place, whoever asks: shown once
             )

@@ -42,4 +42,4 @@ class SignIn(TrainsFactors, Dynamic):
 
     def check(self, clock: Clock, problem: Problem) -> None:
         if next(self.move_steps(clock), None) is None:
-            raise MaskError(f"SignIn would never reset its factors: {self.tempo(clock)}.")
+            raise MaskError(f"Sign-In would never reset its factors: {self.tempo(clock)}.")
