@@ -36,6 +36,7 @@ from panning.foundation.machine import environment_info
 from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import derive_seed, isolated_global_rngs
+from panning.foundation.stopping import check_stop
 from panning.tasks import DataSource, load_task
 
 
@@ -119,6 +120,7 @@ def _trained(
                         _record(store, config, rollout, figures)
                         save_agent(checkpoint, model, {"rollouts": rollout + 1})
                         listen(Event(TRAINING, rollout + 1, config.ppo.n_rollouts, "rollout", figures))
+                        check_stop()
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
             facts = {"config": config.identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
             facts |= {"plugins": plugins} if (plugins := config.env.plugins) else {}
@@ -164,13 +166,17 @@ def _figures(model: PPO, config: AgentConfig) -> dict[str, float]:
 
 
 class _Figures(BaseCallback):
-    """Tags ``panning/NAME`` of TensorBoard and the CSV: the figures of a rollout's episodes, beside SB3's own."""
+    """Tags ``panning/NAME`` of TensorBoard and the CSV: the figures of a rollout's episodes, beside SB3's own.
+
+    Also where a rollout is stopped, which takes minutes on large networks.
+    """
 
     def __init__(self, config: AgentConfig) -> None:
         super().__init__()
         self.config = config
 
     def _on_step(self) -> bool:
+        check_stop()
         return True
 
     def _on_rollout_end(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from panning.calls import cost, make_env, search, train_agent
     from panning.compaction import compact
     from panning.export.folder import load_compact, save_compact
-    from panning.foundation.errors import PanningError, PanningWarning
+    from panning.foundation.errors import PanningError, PanningWarning, StoppedError
     from panning.foundation.remote import check_remote
     from panning.foundation.tracking import tracking
     from panning.masks.enforce import enforce_masks
@@ -39,6 +39,7 @@ __all__ = [
     "MovingMasks",
     "PanningError",
     "PanningWarning",
+    "StoppedError",
     "apply_masks",
     "check_remote",
     "compact",
@@ -65,6 +66,7 @@ _HOMES = {
     "MovingMasks": "panning.training.moving.engine",
     "PanningError": "panning.foundation.errors",
     "PanningWarning": "panning.foundation.errors",
+    "StoppedError": "panning.foundation.errors",
     "apply_masks": "panning.masks.masks",
     "check_remote": "panning.foundation.remote",
     "compact": "panning.compaction",

@@ -24,6 +24,7 @@ from panning.foundation.course import lines
 from panning.foundation.errors import ConfigError, PanningWarning
 from panning.foundation.keywords import keywords
 from panning.foundation.progress import Listener, check_listener
+from panning.foundation.stopping import ShouldStop
 from panning.jobs.runs import chosen_mask
 from panning.jobs.workers import Workers
 from panning.masks.file import load_masks
@@ -92,6 +93,7 @@ def search(
     workers: int = 0,
     ray_address: str | None = None,
     on_event: Listener | None = None,
+    should_stop: ShouldStop | None = None,
     **settings: Any,
 ) -> SearchReport:
     """Train an agent, search for masks, and train the winner, the agent's masks and all baselines in full.
@@ -124,12 +126,15 @@ def search(
         workers: Ray workers; 0 runs in this process, without Ray. The results are the same.
         ray_address: of a cluster; None starts Ray on this machine.
         on_event: hears how far the search is (``panning.foundation.progress.Event``); None prints lines on stderr.
+        should_stop: a function without arguments, asked after each job, rollout, epoch and round, and each second while Ray
+            computes. Once it is true, the call ends with ``StoppedError`` and leaves no worker; the same call goes on.
         settings: further keys of ``panning.searches.SearchConfig``: ``seeds``, ``recipe``, ``rungs``, ``agent``,
             ``baselines``, ``n_samples``, ``device``, ... Without rungs, candidates are trained for a tenth and for half
             of the recipe's epochs.
 
     Raises:
         PanningError: with what was given, what is allowed and what to do; wrong input is refused before anything starts.
+        StoppedError: if ``should_stop`` said so.
     """
     from panning.searches.given import search_config
     from panning.searches.report import as_json, choices
@@ -138,7 +143,7 @@ def search(
     tell, folder, where = _listener(on_event), _folder(out), Workers(workers, ray_address)
     found = search_config(model, data, densities, config, {"name": folder.name, **settings})
     _warn_of_one_start((found.task,), found.seeds)
-    result, table = whole_search(found, folder, How(where, tell))
+    result, table = whole_search(found, folder, How(where, tell, should_stop=should_stop))
     policy = folder / "agent" / "policy.safetensors"
     return SearchReport(
         out=folder, winner={density: way.label for density, way in result.winners.items()},
@@ -161,6 +166,7 @@ def train_agent(
     workers: int = 0,
     ray_address: str | None = None,
     on_event: Listener | None = None,
+    should_stop: ShouldStop | None = None,
     **settings: Any,
 ) -> TrainedAgent:
     """Train an agent with PPO on your networks; ``panning.prune(policy=...)`` prunes any network with it.
@@ -184,19 +190,20 @@ def train_agent(
         densities: targets; each episode draws one.
         config: a packaged config's name, a config file, an ``AgentConfig`` or its keys; what else is passed replaces its
             values.
-        workers, ray_address, on_event: as for ``panning.search``.
+        workers, ray_address, on_event, should_stop: as for ``panning.search``.
         settings: further keys of ``panning.agents.EnvSpec`` (``seeds``, ``n_rounds``, ``action``, ``reward``,
             ``observations``) and of ``panning.agents.AgentConfig`` (``ppo``, ``seed``, ``device``, ``data_root``, ...).
 
     Raises:
         PanningError: with what was given, what is allowed and what to do; wrong input is refused before anything starts.
+        StoppedError: if ``should_stop`` said so.
     """
     from panning.searches.given import agent_config
     from panning.searches.whole import How, whole_agent
 
     tell, folder, where = _listener(on_event), _folder(out), Workers(workers, ray_address)
     found = agent_config((model, data, forward, loss), densities, config, settings)
-    policy, records = whole_agent(found, folder, How(where, tell, formats=()))
+    policy, records = whole_agent(found, folder, How(where, tell, formats=(), should_stop=should_stop))
     path, rollouts = folder / "policy.safetensors", tuple(record.metrics for record in records)
     return TrainedAgent(policy, path, rollouts, folder / "rollouts.jsonl", folder)
 

@@ -48,6 +48,21 @@ class PanningWarning(UserWarning):
     """
 
 
+class StoppedError(KeyboardInterrupt):
+    """A run that ends since its ``should_stop`` said so: what is done is kept, and the same call goes on.
+
+    It is no ``PanningError`` and no ``Exception``, as it is no failure: what takes failed trials in passes it on.
+
+    Examples:
+        >>> import panning
+        >>> try:
+        ...     panning.train_agent("mlp/digits", densities=[0.1], out="runs/stopped", should_stop=lambda: True)
+        ... except panning.StoppedError:
+        ...     print("stopped")
+        stopped
+    """
+
+
 class UnknownNameError(PanningError, KeyError):
     """A name that is not in its table; the message lists the nearest and all allowed names."""
 

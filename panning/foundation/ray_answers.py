@@ -7,14 +7,16 @@ from typing import Any
 
 from panning.foundation.errors import WorkerError
 from panning.foundation.extras import extra_packages
+from panning.foundation.stopping import check_stop
 from panning.foundation.text import first_line
 
 with extra_packages():
     import ray
     from ray.exceptions import GetTimeoutError, LocalRayletDiedError, RayError, RaySystemError
 
-#: How often a long wait looks whether there is somebody to wait for.
+#: How often a long wait looks whether there is somebody to wait for, and whether it should stop.
 LOOK_S = 10.0
+STOP_S = 1.0
 
 
 def check_ray_lives() -> None:
@@ -40,14 +42,17 @@ def answer(call: Any, timeout_s: float) -> Any:
         WorkerError: if Ray itself is gone.
         RayError: what became of the worker or the call.
     """
-    end = time.monotonic() + timeout_s
+    end, look = time.monotonic() + timeout_s, time.monotonic() + LOOK_S
     while True:
+        check_stop()
         try:
-            return ray.get(call, timeout=max(0.0, min(LOOK_S, end - time.monotonic())))
+            return ray.get(call, timeout=max(0.0, min(STOP_S, end - time.monotonic())))
         except GetTimeoutError:
             if time.monotonic() >= end:
                 raise
-            check_ray_lives()
+            if time.monotonic() >= look:
+                check_ray_lives()
+                look = time.monotonic() + LOOK_S
         except (LocalRayletDiedError, RaySystemError) as error:
             raise ray_is_gone(error) from None
 

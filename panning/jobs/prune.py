@@ -16,6 +16,7 @@ from panning.foundation.errors import PanningError, PolicyError
 from panning.foundation.files import check_claim, write_atomic
 from panning.foundation.progress import Listener, silent
 from panning.foundation.records import content_key
+from panning.foundation.stopping import ShouldStop, stops_when
 from panning.jobs.artefacts import tell_artefacts
 from panning.jobs.runs import run_folder, said_of, started_from
 from panning.jobs.single import stream_task, write_mask
@@ -243,26 +244,30 @@ def _identity(
 
 
 def run_prune(
-    run: PruneRun, out: str | Path | None = None, *, listen: Listener = silent, formats: Sequence[str] = ("png",)
-) -> PruneReport:
+    run: PruneRun, out: str | Path | None = None, *, listen: Listener = silent, formats: Sequence[str] = ("png",),
+    should_stop: ShouldStop | None = None,
+) -> PruneReport:  # fmt: skip
     """Make the mask and leave it in the folder ``out`` with config, record, table and picture.
 
     Args:
         out: None takes ``run.folder``.
         listen: hears of each round.
         formats: of the picture.
+        should_stop: asked after each round, and after each layer where scores are streamed.
 
     Raises:
         ConfigError: if the folder holds another run.
+        StoppedError: if ``should_stop`` said so; with ``streaming`` the same call goes on, else it begins anew.
     """
     config, folder = run.config, run.folder if out is None else Path(out)
     check_claim(folder, run.identity)  # before any work
     rounds = Rounds(config.rounds, config.schedule, listen, round_to=config.round_to)
     by = run.way.by
-    if config.streaming and isinstance(by, Method) and by.method is not None and not isinstance(run.amount, Target):
-        made = stream_task(run.task, run.amount, by.method, rounds, folder / "rounds", **run.noted)
-    else:
-        made, _ = make_mask(run.task, run.way, run.amount, run.net, rounds, **run.noted)
+    with stops_when(should_stop):
+        if config.streaming and isinstance(by, Method) and by.method is not None and not isinstance(run.amount, Target):
+            made = stream_task(run.task, run.amount, by.method, rounds, folder / "rounds", **run.noted)
+        else:
+            made, _ = make_mask(run.task, run.way, run.amount, run.net, rounds, **run.noted)
     figures = write_mask(made, run.task, run.identity, folder, formats)
     shutil.rmtree(folder / "rounds", ignore_errors=True)  # only now: until all is written, it is what there is
     write_atomic(folder / "config.yaml", dump_config(config))

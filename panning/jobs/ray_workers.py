@@ -14,6 +14,7 @@ from panning.foundation.own import Own
 from panning.foundation.ray_answers import answer, check_ray_lives, is_of_node, ray_is_gone
 from panning.foundation.ray_gpus import gpu_share
 from panning.foundation.ray_own import sent_with_code
+from panning.foundation.stopping import check_stop
 from panning.jobs.dispatch import Done, Lost, News, Unfit, Up
 from panning.jobs.failure import failed
 from panning.jobs.outcome import Outcome
@@ -106,6 +107,7 @@ class RayWorkers:
             ray.kill(actor)
 
     def news(self, timeout_s: float) -> list[News]:
+        check_stop()
         calls = list(self._calls)
         try:
             ready, _ = ray.wait(calls, num_returns=1, timeout=timeout_s) if calls else ([], [])

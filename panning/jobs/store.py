@@ -21,6 +21,7 @@ from panning.foundation.files import read_regular, write_atomic
 from panning.foundation.machine import environment_info
 from panning.foundation.progress import Event, Listener
 from panning.foundation.records import MAX_LINE_BYTES, RecordStore, RunRecord, canonical_json, content_key
+from panning.foundation.stopping import check_stop
 from panning.foundation.text import one_line
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import Outcome, OutcomeT, PruneOutcome
@@ -121,6 +122,7 @@ class JobStore:
                 outcomes[job.key] = outcome
                 self._count(outcome)
                 listen(Event(stage, len(outcomes), len(wanted), "job", {"key": job.key, **job.facts, **outcome.facts}))
+                check_stop()
         finally:
             if any(job.spec.outcome is PruneOutcome for job in jobs):
                 write_index(self.masks.parent, list(self.records))

@@ -12,6 +12,7 @@ from pydantic import SerializerFunctionWrapHandler, field_serializer, model_vali
 from panning.foundation.config import OR_NAME, dump_config
 from panning.foundation.files import write_atomic
 from panning.foundation.progress import Listener, silent
+from panning.foundation.stopping import ShouldStop, stops_when
 from panning.jobs.artefacts import tell_artefacts
 from panning.jobs.by import DynamicSpec
 from panning.jobs.runs import run_folder, said_of, started_from
@@ -195,20 +196,24 @@ def _identity(config: TrainConfig, recipe: Recipe, seed: int, masks: Masks | Non
 
 
 def run_train(
-    run: TrainRun, out: str | Path | None = None, *, listen: Listener = silent, formats: Sequence[str] = ("png",)
-) -> TrainReport:
+    run: TrainRun, out: str | Path | None = None, *, listen: Listener = silent, formats: Sequence[str] = ("png",),
+    should_stop: ShouldStop | None = None,
+) -> TrainReport:  # fmt: skip
     """Train, or go on training, in the folder ``out`` (``train_in_folder``).
 
     Args:
         out: None takes ``run.folder``.
         listen: hears of each epoch.
         formats: of the picture.
+        should_stop: asked after each epoch.
 
     Raises:
         ConfigError: if the folder holds another run.
+        StoppedError: if ``should_stop`` said so; the same call goes on.
     """
     folder = run.folder if out is None else Path(out)
-    figures, columns, rows = train_in_folder(run.plan, run.identity, folder, listen, formats)
+    with stops_when(should_stop):
+        figures, columns, rows = train_in_folder(run.plan, run.identity, folder, listen, formats)
     write_atomic(folder / "config.yaml", dump_config(run.config))
     tell_artefacts(folder, listen)
     return TrainReport(folder, figures, columns, rows)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.foundation.progress import Event, LazyFacts, Listener, silent
+from panning.foundation.stopping import check_stop
 from panning.masks.masks import Masks
 from panning.masks.selection import n_true
 from panning.scoring.problem import Problem
@@ -24,7 +25,7 @@ def tell_round(
     known: Mapping[str, Any],
     alive: Tensor | None = None,
 ) -> None:
-    """Tell a listener of a round (``panning.foundation.facts.RoundFacts``).
+    """Tell a listener of a round (``panning.foundation.facts.RoundFacts``); the run stops there if it should.
 
     The layers' densities and the dead weights, which cost a pass of the alive test, are computed if the listener looks.
 
@@ -35,6 +36,7 @@ def tell_round(
         alive: flat bool, the alive weights of ``mask``, where they are known.
     """
     if listen is silent:
+        check_stop()
         return
 
     @functools.cache
@@ -47,3 +49,4 @@ def tell_round(
         "layers": Masks(problem.layout, mask).layer_densities,
     }
     listen(Event("pruning", done, total, "round", LazyFacts({"round": done, **known}, later)))
+    check_stop()

@@ -15,6 +15,7 @@ from panning.compare.tables import Table
 from panning.episode.policy_net import PolicyNet
 from panning.foundation.progress import Listener, silent
 from panning.foundation.records import RunRecord
+from panning.foundation.stopping import ShouldStop, stops_when
 from panning.jobs.artefacts import tell_artefacts
 from panning.jobs.store import MAX_FAILED
 from panning.jobs.workers import Workers
@@ -33,6 +34,8 @@ class How:
         max_failed: the share of trials that may fail by errors, memory, time or lost workers (``JobStore``).
         cache: whether an agent's rewards look up what short trainings gave, and keep what they give; ``whole_agent`` alone
             heeds it.
+        should_stop: asked after each job, rollout, epoch and round, and each second while Ray computes; once it is true, the
+            run ends with StoppedError and goes on when it is called again.
     """
 
     workers: Workers = Workers()
@@ -40,6 +43,7 @@ class How:
     formats: Sequence[str] = ("png",)
     max_failed: float = MAX_FAILED
     cache: bool = True
+    should_stop: ShouldStop | None = None
 
 
 def whole_search(config: SearchConfig, out: Path, how: How = How()) -> tuple[SearchResult, Table]:  # noqa: B008
@@ -49,7 +53,10 @@ def whole_search(config: SearchConfig, out: Path, how: How = How()) -> tuple[Sea
         PanningError: for wrong input, before Ray starts and anything is written; if the folder holds another search.
     """
     ready = check_search(config)
-    with how.workers.executor(config.device, config.job_timeout_s, how.listen) as (executor, start):
+    with (
+        stops_when(how.should_stop),
+        how.workers.executor(config.device, config.job_timeout_s, how.listen) as (executor, start),
+    ):
         result = run_search(
             ready, out, executor, agent_workers=how.workers.n, start_ray=start, max_failed=how.max_failed,
             listen=how.listen,
@@ -65,7 +72,7 @@ def whole_agent(config: AgentConfig, out: Path, how: How = How()) -> tuple[Polic
     Raises:
         PanningError: for wrong input, before Ray starts and anything is written; if the folder holds another agent.
     """
-    with how.workers.ray(config.device, how.listen) as start:
+    with stops_when(how.should_stop), how.workers.ray(config.device, how.listen) as start:
         policy = agents.train_agent(
             config, out, n_workers=how.workers.n, start_workers=start, listen=how.listen, cache=how.cache
         )
@@ -87,7 +94,10 @@ def whole_grid(
         PanningError: for wrong input, before Ray starts and anything is written; if the folder holds another grid.
     """
     check_grid(config, folder)
-    with how.workers.executor(config.device, config.job_timeout_s, how.listen) as (executor, _):
+    with (
+        stops_when(how.should_stop),
+        how.workers.executor(config.device, config.job_timeout_s, how.listen) as (executor, _),
+    ):
         records = run_grid(config, folder, out, executor, how.listen, share, how.max_failed)
     tell_artefacts(out, how.listen)
     return records

@@ -21,6 +21,7 @@ from panning.foundation.errors import ConfigError
 from panning.foundation.files import claim_folder
 from panning.foundation.nests import tensors_in
 from panning.foundation.progress import Event
+from panning.foundation.stopping import check_stop
 from panning.foundation.tensorfile import tensor_bytes
 from panning.masks.file import load_masks, save_masks
 from panning.masks.masks import n_kept_at
@@ -131,6 +132,7 @@ def stream_rounds(problem: Problem, method: ScoreRounds, density: float, rounds:
         n_kept = n_kept_at(targets[number], problem.layout.n_prunable)
         progress = _round(layers, scorer, n_kept, method.revive, progress, keeper)
         rounds.listen(Event("pruning", number + 1, len(targets), "round", {"density": targets[number]}))
+        check_stop()
     return progress
 
 
@@ -143,6 +145,7 @@ def _round(layers: Layers, scorer: Scorer, n_kept: int, revive: bool, progress: 
     search = Passes(n_kept, layout.sizes, n_scored, dtype, window=progress.window, guess=guess)
 
     def see(layer: int, scores: Tensor) -> None:
+        check_stop()  # a pass over a network that fills the memory takes minutes
         kept = None if free else layers.kept(layer)
         search.see(layer, scores.detach().numpy(), None if kept is None else kept.view(torch.bool).numpy())
 
