@@ -78,6 +78,11 @@ class Connectivity:
         outputs = self._outputs(mask, flow.BOOLEAN, torch.float32)
         return sum(int((output > 0).sum()) for output in outputs), sum(output.numel() for output in outputs)
 
+    @cached_property
+    def n_outputs(self) -> int:
+        """The number of output entries; of a classifier its classes."""
+        return self.reached_outputs(self.dense)[1]
+
     def log10_paths(self, mask: Tensor) -> float | None:
         """The decimal logarithm of the number of paths from input to output, entry by entry (``flow.counting``).
 

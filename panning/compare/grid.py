@@ -12,91 +12,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from panning.episode.policy_net import load_policy
+from panning.compare.contenders import IN_TASKS, Contender
 from panning.foundation.config import DISTINCT, OR_NAME, Config
 from panning.foundation.errors import ConfigError, PanningError
 from panning.jobs.outcome import CellOutcome
 from panning.jobs.spec import CellSpec, digest
-from panning.jobs.ways import Agent, Method, Way
+from panning.jobs.ways import Way
 from panning.jobs.work import Job
 from panning.masks.masks import Density
-from panning.pruners import PLAIN_FORM, PRUNERS, AllAlive
 from panning.pruners.targets import SharesOf, Target, check_target
 from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 from panning.training import Recipe
 from panning.training.presets import load_recipe
 from panning.training.recipe import Start, StartOrNone
-
-#: Keys of other calls -> how a grid says it, for errors.
-IN_TASKS = {
-    **{f"target_{what}": f"say shares_of: {of} in a task; the grid's densities are then shares of these"
-       for what, of in (("macs", "multiply_adds"), ("parameters", "parameters"))},
-    **{f"{which}_density": f"bounds stand with their method: {{method: snip, {which}_density: {{'fc*': 0.1}}}}"
-       for which in ("min", "max")},
-}  # fmt: skip
-
-
-class Contender(Method):
-    """A way to make masks, as a config names it: a row of the tables.
-
-    Attributes:
-        method: a row of ``PRUNERS``; or
-        policy: an agent's policy file, from the config's folder; or
-        dynamic: a row of ``DYNAMICS``, alone or with other numbers: ``{name: rigl, options: {every: 50}}``. Beside a method
-            or policy, that makes the first mask.
-        all_alive: give the budget of dead weights back, to any layer or ``in_layers``; where masks move, after every move.
-        start: of the kept weights (``panning.training.recipe.Start``), in place of the recipe's.
-    """
-
-    elsewhere: ClassVar[Mapping[str, str]] = IN_TASKS
-    policy: str | None = None
-    all_alive: AllAlive = False
-    start: StartOrNone = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, given: Any) -> Any:
-        return {"method": given} if isinstance(given, str) else given
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Contender:
-        if self.method is not None and self.policy is not None:
-            raise ValueError("name a method or a policy file, not both")
-        if self.policy is not None and self.form != PLAIN_FORM:
-            raise ValueError(
-                "quotas, place, shape, min_density and max_density go with a method, not with a policy file"
-            )
-        if self.dynamic is not None and self.all_alive == "in_layers":
-            raise ValueError("all_alive: in_layers is for masks that do not move: say true, or leave dynamic out")
-        if self.dynamic is not None and self.all_alive and self.dynamic.method.prunes_units:
-            raise ValueError(f"'{self.dynamic.name}' prunes whole units: all_alive does not go with it")
-        return self
-
-    @property
-    def first(self) -> str | None:
-        return super().first if self.policy is None else "the policy"
-
-    @property
-    def is_control_of_scores(self) -> bool:
-        """Whether a control stands around a method that ranks weights, not one that draws them by quotas."""
-        return self.control is not None and self.method is not None and bool(PRUNERS[self.method].pruner.indices)
-
-    @property
-    def uncontrolled(self) -> Contender:
-        return self.model_copy(update={"control": None})
-
-    def way(self, folder: Path) -> tuple[Way, bytes | None]:
-        """How jobs make the mask, and the policy's file."""
-        if self.policy is None:
-            by = Method(**{name: getattr(self, name) for name in Method.model_fields})
-            return Way(by=by, all_alive=self.all_alive), None
-        net = load_policy(folder / self.policy)
-        if net.spec.start and self.start is not None:
-            raise ConfigError(f"The policy {self.policy} chooses the start of its masks: leave start out.")
-        agent = Agent(
-            policy="agent", n_rounds=net.n_rounds, action=net.spec, dynamic=self.dynamic, members=self.members
-        )
-        return Way(by=agent, all_alive=self.all_alive), (folder / self.policy).read_bytes()
 
 
 class GridTask(Config):
@@ -107,6 +35,7 @@ class GridTask(Config):
         learning_rates: try these on the validation part, for each method and density on its own, and train with the best.
             A fixed rate favours some masks; this costs as many trainings more as there are rates.
         starts: of the kept weights, likewise: ``[none, gain]``; with rates, each with each.
+        densities: in place of the grid's.
         shares_of: of what the grid's densities are shares: ``weights``, or what every mask is to leave of the dense
             network's ``multiply_adds`` or ``parameters``.
     """
@@ -116,6 +45,7 @@ class GridTask(Config):
     recipe: Annotated[Recipe, OR_NAME]
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], DISTINCT] = ()
     starts: Annotated[tuple[StartOrNone, ...], DISTINCT] = ()
+    densities: Annotated[tuple[Density, ...], DISTINCT] = ()
     shares_of: SharesOf = "weights"
 
     @field_validator("recipe", mode="before")
@@ -324,13 +254,13 @@ def groups(config: GridConfig, folder: Path) -> list[Group]:
     Args:
         folder: of the config, where policy files are looked for.
     """
-    ways = [(*contender.way(folder), contender.start) for contender in config.methods]
+    ways = [(*way, contender.start) for contender in config.methods for way in contender.ways(folder)]
     found = []
     for task in config.tasks:
         found.append(Group(task, config.seeds, config.source))
         found += [
             Group(task, config.seeds, config.source, way, density, policy, start)
             for way, policy, start in ways
-            for density in config.densities
+            for density in task.densities or config.densities
         ]
     return found

@@ -95,7 +95,7 @@ def check_grid(config: GridConfig, folder: Path) -> tuple[int, int]:
     """
     made = groups(config, folder)
     for task in config.tasks:
-        densities = config.densities if task.shares_of == "weights" else ()
+        densities = (task.densities or config.densities) if task.shares_of == "weights" else ()
         problem = check_task(task.task, config.seeds[0], config.source, densities).problem
         for group in made:
             if densities and group.task == task and group.way.by is not None:

@@ -120,6 +120,49 @@ def linear_share(state: EpisodeState) -> float:
     return linear / layout.n_prunable
 
 
+def norm_layers(state: EpisodeState) -> float:
+    """Modules that normalise / prunable layers, at most 1: told by their class's name."""
+    n = sum("Norm" in type(module).__name__ for module in state.problem.model.modules())
+    return min(1.0, n / len(state.problem.layout.names))
+
+
+def skipped_layers(state: EpisodeState) -> float:
+    """The share of the prunable layers that the shortest path goes around: 0 without residual sums."""
+    return 1.0 - state.connectivity.smallest_alive() / len(state.problem.layout.names)
+
+
+def kept_fan_in(state: EpisodeState) -> float:
+    """log10 of the inputs that a unit would keep at the target in every layer alike, mean over layers, over 3."""
+    return float(np.mean(_kept_fan_ins(state))) / 3.0
+
+
+def least_kept_fan_in(state: EpisodeState) -> float:
+    """The same of the layer where they are fewest."""
+    return min(_kept_fan_ins(state)) / 3.0
+
+
+def network_width(state: EpisodeState) -> float:
+    """log10 of the units of a layer, median over layers, over 4."""
+    return math.log10(float(np.median([len(units) for units in state.problem.by_unit(state.mask).values()]))) / 4.0
+
+
+def classes(state: EpisodeState) -> float:
+    """log10 of the number of output entries, over 3."""
+    return math.log10(max(1, state.connectivity.n_outputs)) / 3.0
+
+
+def input_size(state: EpisodeState) -> float:
+    """log10 of the number of input entries, over 6."""
+    return math.log10(max(1, state.problem.example.n_entries)) / 6.0
+
+
+def _kept_fan_ins(state: EpisodeState) -> list[float]:
+    return [
+        math.log10(max(TINY, units.shape[1] * state.target_density))
+        for units in state.problem.by_unit(state.mask).values()
+    ]
+
+
 def _layer_densities(state: EpisodeState) -> list[float]:
     layout = state.problem.layout
     return [count / size for count, size in zip(layout.counts(state.alive), layout.sizes, strict=True)]
@@ -130,6 +173,7 @@ OBSERVATIONS: dict[str, Callable[[EpisodeState], float]] = {
     for function in (
         loss, grad_norm, loss_change, grad_norm_change, effective_density, target_density, progress, rounds_left,
         alive_share, sparsest_layer, layer_contrast, units_in_use, last_spread, network_size, network_depth, linear_share,
+        norm_layers, skipped_layers, kept_fan_in, least_kept_fan_in, network_width, classes, input_size,
     )
 }  # fmt: skip
 
@@ -138,6 +182,12 @@ STANDARD = (
     "loss", "grad_norm", "loss_change", "grad_norm_change", "effective_density", "target_density", "progress", "rounds_left",
     "alive_share", "sparsest_layer", "layer_contrast", "units_in_use", "last_spread", "network_size", "network_depth",
     "linear_share",
+)  # fmt: skip
+
+#: What tells networks and targets apart before the first round; none of it depends on weights or data.
+OF_NETWORKS = (
+    "target_density", "network_size", "network_depth", "linear_share", "norm_layers", "skipped_layers", "kept_fan_in",
+    "least_kept_fan_in", "network_width", "classes", "input_size",
 )  # fmt: skip
 
 

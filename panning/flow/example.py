@@ -78,6 +78,11 @@ class Example:
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         return cls(torch.ones(1, *shape, dtype=dtype), forward)
 
+    @property
+    def n_entries(self) -> int:
+        """The number of entries of all input tensors."""
+        return sum(tensor.numel() for tensor in tensors_in(self.inputs))
+
     def ones(self, dtype: torch.dtype, device: torch.device, times: float = 1.0) -> Any:
         """The inputs of a flow, all real ones filled with ``times``."""
         return self.filled(lambda tensor: torch.full(tensor.shape, times, dtype=dtype), dtype, device)

@@ -112,6 +112,10 @@ class By(Config):
     ) -> tuple[PruneResult, Actions]:
         """The first mask, and the actions of the episode if it is one."""
 
+    def looks(self, problem: Problem, density: float) -> tuple[tuple[str, float], ...]:
+        """What its cells note of the dense network (rows of ``OBSERVATIONS``, in pairs); most note nothing."""
+        return ()
+
     @model_validator(mode="after")
     def _begins_somehow(self) -> By:
         if self.first is None and self.dynamic is None:

@@ -135,6 +135,7 @@ class CellOutcome(MaskFigures):
         history: an entry an epoch.
         n_members: networks that predict together, if there are several.
         start: of the kept weights, where a policy chose it with the mask.
+        seen: observations of the dense network, in pairs, where the way notes them (``By.looks``).
     """
 
     mask: str = ""
@@ -155,6 +156,7 @@ class CellOutcome(MaskFigures):
     history: Annotated[tuple[dict[str, Number], ...], Field(min_length=1)] = ()
     n_members: Some | None = None
     start: str | None = None
+    seen: tuple[tuple[str, Number], ...] | None = None
 
     def lacking(self, test: bool) -> list[str]:
         if self.error is not None:
@@ -162,7 +164,7 @@ class CellOutcome(MaskFigures):
         of_test = {name for name in type(self).model_fields if name.startswith("test_")}
         counted = {"n_alive_units", "log10_paths", "n_reached_outputs", "n_outputs"}  # older records have none
         beside = {"environment", "trace", "failure"}
-        may_lack = {"train_epochs", "n_members", "start"} | beside | counted | (set() if test else of_test)
+        may_lack = {"train_epochs", "n_members", "start", "seen"} | beside | counted | (set() if test else of_test)
         missing = [name for name in type(self).model_fields if name not in self.model_fields_set | may_lack]
         if "train_s" not in self.timing.model_fields_set:
             missing.append("timing.train_s")

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BeforeValidator,
     Discriminator,
-    Field,
     Tag,
     field_validator,
     model_validator,
 )
 
-from panning.episode.actions import ActionSpec
-from panning.episode.episode import Policy, run_policy
-from panning.episode.policies import POLICIES, Replay, make_policy
 from panning.episode.policy_net import PolicyNet
-from panning.foundation.config import Config, Name
+from panning.foundation.config import Config
 from panning.foundation.errors import PanningError
-from panning.foundation.records import content_key
-from panning.foundation.seeding import numpy_rng
 from panning.jobs.by import Actions, By
+from panning.jobs.episodes import Agent, Episode, FixedPolicy, ReplayedEpisode
+from panning.jobs.levers import LeverAction
 from panning.pruners import (
     METHODS_OWN,
     PLAIN_FORM,
@@ -33,7 +28,6 @@ from panning.pruners import (
     PruneResult,
     Rounds,
     check_form,
-    make_all_alive,
     name_of,
     plugins_of,
     prune_problem,
@@ -41,9 +35,13 @@ from panning.pruners import (
     variant_of,
 )
 from panning.pruners.quotas import QuotaSource
-from panning.pruners.rounds import MAX_ROUNDS
 from panning.scoring.problem import Problem
 from panning.training.moving.in_shape import check_shape
+
+__all__ = [
+    "CONTROLLED", "REPAIRS", "Agent", "Bounds", "Episode", "FixedPolicy", "LeverAction", "MaskSpec", "Method",
+    "ReplayedEpisode", "Way",
+]  # fmt: skip
 
 #: What repair of dead weights adds to a method's name.
 REPAIRS: dict[bool | str, str] = {False: "", True: " + all-alive", "in_layers": " + all-alive in layers"}
@@ -156,102 +154,18 @@ class Method(By):
         return {} if self.first is None else plugins_of(self.method, self.form)
 
 
-class Episode(By):
-    """Base of what prunes in rounds by the actions of a policy."""
-
-    n_rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS)]
-    action: ActionSpec
-
-    @property
-    def first(self) -> str:
-        return "the policy"
-
-    @property
-    def plugins(self) -> dict[str, str]:
-        return self.action.plugins
-
-    @property
-    def chooses_start(self) -> bool:
-        return self.action.start
-
-    @abstractmethod
-    def actor(self, seed: int, net: PolicyNet | None) -> Policy:
-        """A fresh policy for one episode on the network of ``seed``."""
-
-    def prune(
-        self, problem: Problem, density: float, net: PolicyNet | None, rounds: Rounds, all_alive: AllAlive
-    ) -> tuple[PruneResult, Actions]:
-        result, actions = run_policy(
-            problem, density, self.actor(problem.seed, net), self.action, self.n_rounds, listen=rounds.listen
-        )
-        result = make_all_alive(problem, result, all_alive)
-        return result, tuple(tuple(float(value) for value in action) for action in actions)
-
-
-class FixedPolicy(Episode):
-    """A row of ``POLICIES``."""
-
-    policy: Annotated[str, Name(POLICIES, "policy")]
-
-    @property
-    def method_name(self) -> str:
-        return f"panning policy {self.policy}"
-
-    @property
-    def first_label(self) -> str:
-        return f"panning ({self.policy})"
-
-    def actor(self, seed: int, net: PolicyNet | None) -> Policy:
-        return make_policy(self.policy, self.action)
-
-
-class Agent(Episode):
-    """A trained agent, whose file travels beside the job.
-
-    Attributes:
-        sample: number of a sampled episode; None takes the most likely actions.
-    """
-
-    policy: Literal["agent"]
-    sample: int | None = None
-
-    @property
-    def first_label(self) -> str:
-        return "panning (agent)" if self.sample is None else f"panning (agent, sample {self.sample})"
-
-    def actor(self, seed: int, net: PolicyNet | None) -> Policy:
-        if net is None:
-            raise PanningError("A job for the agent carries no policy file.")
-        if self.sample is None:
-            return net
-        return dataclasses.replace(net, rng=numpy_rng(seed, "sampled episode", self.sample))
-
-
-class ReplayedEpisode(Episode):
-    """The actions of an earlier episode."""
-
-    policy: Literal["actions"]
-    actions: Annotated[Actions, Field(min_length=1)]
-
-    @property
-    def first_label(self) -> str:
-        return f"panning (agent's episode {content_key(self.actions)[:6]})"
-
-    def actor(self, seed: int, net: PolicyNet | None) -> Policy:
-        return Replay(self.actions)
-
-
 def _kind(by: Any) -> str:
     """Which of ``MaskSpec`` is meant: its policy says it."""
     policy = by.get("policy") if isinstance(by, dict) else getattr(by, "policy", None)
-    return "method" if policy is None else policy if policy in ("agent", "actions") else "policy"
+    return "method" if policy is None else policy if policy in ("agent", "actions", "levers") else "policy"
 
 
 MaskSpec = Annotated[
     Annotated[Method, Tag("method")]
     | Annotated[FixedPolicy, Tag("policy")]
     | Annotated[Agent, Tag("agent")]
-    | Annotated[ReplayedEpisode, Tag("actions")],
+    | Annotated[ReplayedEpisode, Tag("actions")]
+    | Annotated[LeverAction, Tag("levers")],
     Discriminator(_kind),
 ]
 

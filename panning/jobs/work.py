@@ -252,10 +252,10 @@ def _cell(job: Job[CellOutcome], spec: CellSpec, task: Task) -> CellOutcome:
         try:
             parts.append(_trained(spec, one, first))
         except NonFiniteError as error:
-            facts = _facts(job, one, first.masks, first.start, net)
+            facts = _facts(job, one, first.masks, first, net)
             return CellOutcome(**facts, timing=Timing(prune_s=prune_s), error=str(error))
     timing = Timing(prune_s=prune_s, train_s=round(sum(part.result.wall_s for part in parts), 3))
-    facts = {**_facts(job, task, parts[0].masks, firsts[0].start, net), "timing": timing}
+    facts = {**_facts(job, task, parts[0].masks, firsts[0], net), "timing": timing}
     if not all(part.result.members for part in parts):
         return CellOutcome(**facts, error="no epoch ended with the masks at their final density")
     figures = _figures(Ensemble(task, spec.recipe, parts), spec.test)
@@ -278,10 +278,12 @@ class _First:
     Attributes:
         masks: None is the dense network.
         start: of the kept weights, where a policy chose it.
+        seen: what the way notes of the dense network.
     """
 
     masks: Masks | None = None
     start: str | None = None
+    seen: tuple[tuple[str, float], ...] = ()
 
 
 def _first_masks(spec: CellSpec, task: Task, net: PolicyNet | None) -> _First:
@@ -294,7 +296,7 @@ def _first_masks(spec: CellSpec, task: Task, net: PolicyNet | None) -> _First:
             return _First(first_mask(task.problem, by.dynamic.method, spec.density, row))
         asked = max(row.start_density or spec.density, spec.density)
     result, _, _ = _meeting(task.problem, spec, asked, net)
-    return _First(result.masks, result.start)
+    return _First(result.masks, result.start, by.looks(task.problem, spec.density))
 
 
 def _trained(spec: CellSpec, task: Task, first: _First) -> Trained:
@@ -306,7 +308,7 @@ def _trained(spec: CellSpec, task: Task, first: _First) -> Trained:
 
 
 def _facts(
-    job: Job[CellOutcome], task: Task, masks: Masks | None, start: str | None, net: PolicyNet | None
+    job: Job[CellOutcome], task: Task, masks: Masks | None, first: _First, net: PolicyNet | None
 ) -> dict[str, Any]:
     """What tables say of a cell's mask and its data."""
     masks = Masks.dense(task.problem.layout) if masks is None else masks
@@ -315,7 +317,7 @@ def _facts(
         "mask": digest(masks.flat.cpu().numpy().tobytes()), "n_train": len(task.data.train),
         "data": data_fingerprint(task.spec, job.source), "data_label": task.data.label,
         "search_images": 0 if net is None else net.facts.get("images_seen", 0),
-        **({} if start is None else {"start": start}),
+        **({} if first.start is None else {"start": first.start}), **({"seen": first.seen} if first.seen else {}),
     }  # fmt: skip
 
 

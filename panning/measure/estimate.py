@@ -156,8 +156,8 @@ def pruning_work(way: Way) -> Work:
     """One mask."""
     by = way.by
     if isinstance(by, Episode):
-        sources = sum(_passes_of_method(name) for name in by.action.quotas if name in PRUNERS)
-        return Work(passes=by.n_rounds * _passes_of_round(by.action.indices) + sources)
+        sources = sum(_passes_of_method(name) for name in by.spec.quotas if name in PRUNERS)
+        return Work(passes=by.n_rounds * _passes_of_round(by.spec.indices) + sources)
     if not isinstance(by, Method):
         return Work()
     asked = [*([by.method] if by.method is not None else []), *by.form.sources]
