@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from panning.cli import options, output
+from panning.cli.levers import levers
 from panning.cli.shape import Group
 from panning.foundation.packaged import packaged_configs
 from panning.foundation.registry import nearest
@@ -29,10 +30,6 @@ class _ConfigOrCommand(Group):
 def _packaged() -> set[str]:
     return {name for full in packaged_configs("bench") for name in (full, full.removeprefix("bench/"))}
 
-
-Records = Annotated[
-    list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders of grids.", show_default=False)
-]
 
 app = typer.Typer(
     name="bench", help="Compare methods (panning bench CONFIG), and measure what pruning costs on this machine.",
@@ -125,7 +122,7 @@ def merge(
 
 @app.command()
 def fidelity(
-    records: Records,
+    records: options.Records,
     out: Annotated[Path | None, typer.Option("--out", help="Write the table there, as fidelity.md.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -149,7 +146,7 @@ def fidelity(
 
 @app.command()
 def variance(
-    records: Records,
+    records: options.Records,
     out: Annotated[Path | None, typer.Option("--out", help="Write the tables there, as variance.md.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -174,9 +171,12 @@ def variance(
         output.print_table(*judged.level_cells(some))
 
 
+app.command()(levers)
+
+
 @app.command()
 def report(
-    records: Records,
+    records: options.Records,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -30,6 +30,9 @@ OneConfig = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+Records = Annotated[
+    list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders of grids.", show_default=False)
+]
 Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the config, as seeds=[0,1].", show_default=False),

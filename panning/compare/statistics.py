@@ -156,7 +156,7 @@ def ranks(values: Mapping[str, Mapping[object, float]]) -> Ranks | None:
     from scikit_posthocs import posthoc_nemenyi_friedman
     from scipy.stats import friedmanchisquare, rankdata
 
-    names, blocks = _whole(values)
+    names, blocks = whole(values)
     if len(names) < 3 or len(blocks) < 2:
         return None
     table = np.array([[values[name][block] for name in names] for block in blocks])
@@ -171,7 +171,7 @@ def ranks(values: Mapping[str, Mapping[object, float]]) -> Ranks | None:
     )  # fmt: skip
 
 
-def _whole(values: Mapping[str, Mapping[object, float]]) -> tuple[list[str], list[object]]:
+def whole(values: Mapping[str, Mapping[object, float]]) -> tuple[list[str], list[object]]:
     """The names and blocks of the largest table in which every name has a value in every block."""
     having = {
         block: [name for name, some in values.items() if block in some] for some in values.values() for block in some
