@@ -150,9 +150,9 @@ def _leaves(forest: Forest, points: Sequence[Array]) -> tuple[list[Array], Array
         left, right = tree.children_left, tree.children_right
         for node in range(tree.node_count):  # a node stands before its children
             if left[node] >= 0:
-                for child, bounds, first in ((left[node], high, low), (right[node], low, high)):
-                    bounds[child], first[child] = bounds[node], first[node]
-                    bounds[child, tree.feature[node]] = tree.threshold[node]
+                for child, cut, other in ((left[node], high, low), (right[node], low, high)):
+                    cut[child], other[child] = cut[node], other[node]
+                    cut[child, tree.feature[node]] = tree.threshold[node]
         is_leaf = left < 0
         lows.append(low[is_leaf])
         highs.append(high[is_leaf])

@@ -9,6 +9,7 @@ import numpy as np
 
 from panning.compare.levers import LEVERS, Study, crossed, level_name, studies
 from panning.compare.probe import Probe, Tie, probes, ties
+from panning.compare.variance import Effect
 from panning.foundation.records import RunRecord
 from panning.foundation.tables import markdown_table
 from panning.foundation.text import in_markdown
@@ -26,8 +27,8 @@ def by_network(found: Sequence[Study]) -> dict[str, list[Study]]:
 def share_cells(found: Sequence[Study]) -> Cells:
     """Columns and lines of the shares of one network: a line for each lever or pair, a column for each density."""
     pairs = [(effect, share.value) for s in found for effect, share in s.shares.items() if len(effect) == 2]
-    large = {effect for effect, share in pairs if share >= SMALL}
-    effects = [(lever,) for lever in LEVERS if any((lever,) in study.shares for study in found)]
+    large: set[Effect] = {effect for effect, share in pairs if share >= SMALL}
+    effects: list[Effect] = [(lever,) for lever in LEVERS if any((lever,) in study.shares for study in found)]
     effects += sorted(large, key=lambda pair: [list(LEVERS).index(lever) for lever in pair])
     lines = [
         [" x ".join(effect), *(s.shares[effect].shown(100, ".0f") if effect in s.shares else "-" for s in found)]
