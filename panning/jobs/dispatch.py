@@ -2,7 +2,7 @@
 
 It knows no Ray: workers are places behind a small interface (``Workers``), which tests and simulations stand in for. Jobs
 are asked for one at a time, when a worker is free, and outcomes are told as they come, so that what is asked next may depend
-on them. The dispatcher sends a job only to a worker that is up and idle, so that the time that it measures is the
+on them; whoever is asked may have nothing until the next outcome (None). The dispatcher sends a job only to a worker that is up and idle, so that the time that it measures is the
 job's own. A worker for which the cluster has no room holds up no job.
 """
 
@@ -101,6 +101,34 @@ class _Place:
     kin: Any = None
 
 
+class _Asked:
+    """Where jobs come from.
+
+    Attributes:
+        is_dry: nothing will come before the next outcome is told, or ever.
+    """
+
+    def __init__(self, jobs: Iterable[Job[Any] | None]) -> None:
+        self._jobs = iter(jobs)
+        self._has_ended = False
+        self.is_dry = False
+
+    def next(self) -> Job[Any] | None:
+        """The next job, if there is one now."""
+        if self.is_dry:
+            return None
+        try:
+            job = next(self._jobs)
+        except StopIteration:
+            job, self._has_ended = None, True
+        self.is_dry = job is None
+        return job
+
+    def was_told(self) -> None:
+        """An outcome was told: there may be something to ask for again."""
+        self.is_dry = self._has_ended
+
+
 class Dispatcher:
     """Runs jobs on workers.
 
@@ -126,26 +154,31 @@ class Dispatcher:
         self._tries: Counter[str] = Counter()
         self._nobody_since: float | None = None
 
-    def run(self, jobs: Iterable[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+    def run(self, jobs: Iterable[Job[OutcomeT] | None]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         """Every job with its outcome, in the order in which they end. The next job is asked for when a worker is free.
+
+        Args:
+            jobs: None says that there is nothing to do now, perhaps after the next outcome. If nothing runs, it is the end.
 
         Raises:
             WorkerError: if no worker comes up.
             PanningError: what leaves no worker fit for the jobs.
         """
-        asked, more = iter(jobs), True
+        asked = _Asked(jobs)
         try:
             while True:
                 self._start_places()
-                more = self._send_to_idle(asked, more)
-                if not (more or self._again or self._alone or self._busy):
+                self._send_to_idle(asked)
+                if asked.is_dry and not (self._again or self._alone or self._busy):
                     return
                 self._check_somebody_is_there()
                 for news in self.workers.news(self._wait_s()):
                     if (ended := self._take(news)) is not None:
                         yield ended
+                        asked.was_told()
                 for place in self._overdue():
                     yield self._give_up(place, "time")
+                    asked.was_told()
         finally:
             for number in self._busy:  # the caller stopped early: what still runs is not wanted any more
                 self._leave(number, "pausing")
@@ -198,23 +231,18 @@ class Dispatcher:
 
     # --- jobs ---
 
-    def _send_to_idle(self, asked: Iterator[Job[Any]], more: bool) -> bool:
-        """Give every idle worker a job, as far as there are jobs; whether there may be more to ask for."""
+    def _send_to_idle(self, asked: _Asked) -> None:
+        """Give every idle worker a job, as far as there are jobs."""
         for number, place in enumerate(self._places):
             if place.state != "idle":
                 continue
-            if self._again:
-                job = self._again.popleft()
-            elif more and (following := next(asked, None)) is not None:
-                job = following
-            elif self._alone and not self._busy:
-                more, job = False, self._alone.popleft()
-            else:
-                more = False
+            job = self._again.popleft() if self._again else asked.next()
+            if job is None and self._alone and not self._busy:
+                job = self._alone.popleft()
+            if job is None:
                 break
             self.workers.send(number, job)
             self._places[number] = _Place("busy", self._clock(), job=job, kin=self.patience.kin(job))
-        return more
 
     def _take(self, news: News) -> tuple[Job[Any], Any] | None:
         """Note what happened; a job that ended by it, with its outcome."""

@@ -18,8 +18,11 @@ from panning.jobs.work import Job, execute
 class Executor(Protocol):
     """Where jobs run."""
 
-    def run(self, jobs: Iterable[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
-        """Every job with its outcome, in the order in which they end.
+    def run(self, jobs: Iterable[Job[OutcomeT] | None]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+        """Every job with its outcome, in the order in which they end. The next job is asked for when it can begin.
+
+        Args:
+            jobs: None says that there is nothing to do now, perhaps after the next outcome. If nothing runs, it is the end.
 
         Raises:
             PanningError: what is the machine's fault, as data that are not there, or WorkerError if there is no worker.
@@ -30,8 +33,10 @@ class Executor(Protocol):
 class SerialExecutor:
     """One job after the other, in this process; the one for tests and for debugging."""
 
-    def run(self, jobs: Iterable[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+    def run(self, jobs: Iterable[Job[OutcomeT] | None]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         for job in jobs:
+            if job is None:  # nothing else runs whose outcome could change that
+                return
             outcome = execute(job)
             if outcome.failure == "memory":
                 gc.collect()

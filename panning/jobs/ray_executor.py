@@ -43,14 +43,25 @@ class RayExecutor:
     def __exit__(self, *_: object) -> None:
         self.dispatcher.close()
 
-    def run(self, jobs: Iterable[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+    def run(self, jobs: Iterable[Job[OutcomeT] | None]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         """Every job with its outcome, in the order in which they end; no jobs start nothing."""
-        jobs = list(jobs)
-        if not jobs:
+        asked = iter(jobs)
+        first = next(asked, None)
+        if first is None:
             return iter(())
         self._start_ray()
-        self.workers.share(jobs)
-        return self.dispatcher.run(jobs)
+        self.workers.share([first])  # what cannot be sent is said before anything is waited for
+        return self.dispatcher.run(self._shared(first, asked))
+
+    def _shared(
+        self, first: Job[OutcomeT], others: Iterator[Job[OutcomeT] | None]
+    ) -> Iterator[Job[OutcomeT] | None]:  # fmt: skip
+        """The jobs, after what is the caller's own in them was sent to the workers."""
+        yield first
+        for job in others:
+            if job is not None:
+                self.workers.share([job])
+            yield job
 
 
 def _on_stderr(text: str) -> None:

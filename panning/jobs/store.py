@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,20 +113,39 @@ class JobStore:
         """The outcomes of all jobs by key: from the folder where they are there, else from the executor."""
         wanted = {job.key: job for job in jobs}
         outcomes = {key: known for key, job in wanted.items() if (known := self.get(job)) is not None}
-        left = executor.run([job for key, job in wanted.items() if key not in outcomes])  # Ray starts its workers here
+        left = self.outcomes([job for key, job in wanted.items() if key not in outcomes], executor)
         listen(Event(stage, len(outcomes), len(wanted)))
         try:
-            for job, given in left:
-                outcome = _sound(job, given)
-                self.put(job, outcome)
+            for job, outcome in left:
                 outcomes[job.key] = outcome
-                self._count(outcome)
-                listen(Event(stage, len(outcomes), len(wanted), "job", {"key": job.key, **job.facts, **outcome.facts}))
+                listen(job_event(stage, len(outcomes), len(wanted), job, outcome))
                 check_stop()
         finally:
             if any(job.spec.outcome is PruneOutcome for job in jobs):
-                write_index(self.masks.parent, list(self.records))
+                self.index()
         return outcomes
+
+    def outcomes(
+        self, jobs: Iterable[Job[OutcomeT] | None], executor: Executor
+    ) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+        """Every job with its outcome, kept durably, in the order in which they end; ``jobs`` as for ``Executor.run``."""
+        ended = executor.run(jobs)  # Ray starts its workers here
+        return ((job, self._kept(job, given)) for job, given in ended)
+
+    def _kept(self, job: Job[OutcomeT], given: OutcomeT) -> OutcomeT:
+        outcome = _sound(job, given)
+        self.put(job, outcome)
+        self._count(outcome)
+        return outcome
+
+    def index(self) -> None:
+        """Write which mask in the folder is which."""
+        write_index(self.out, list(self.records))
+
+
+def job_event(stage: str, done: int, total: int, job: Job[OutcomeT], outcome: OutcomeT) -> Event:
+    """What listeners are told of a job that has ended."""
+    return Event(stage, done, total, "job", {"key": job.key, **job.facts, **outcome.facts})
 
 
 def _record(job: Job[Any], outcome: Outcome) -> RunRecord:
