@@ -15,6 +15,7 @@ import pytest
 
 from panning.foundation.errors import DataError, WorkerError
 from panning.jobs.dispatch import Dispatcher, Done, Lost, News, Unfit, Up
+from panning.jobs.executor import SerialExecutor
 from panning.jobs.outcome import PruneOutcome, TrainOutcome
 from panning.jobs.patience import ENOUGH_TRAININGS, Patience
 from panning.jobs.spec import PruneSpec, TrainSpec
@@ -59,6 +60,7 @@ class Fake:
         self.up: set[int] = set()
         self.busy: dict[int, Job[Any]] = {}
         self.sent: list[tuple[float, int, int]] = []  # when, where, which seed
+        self.spans: list[tuple[float, int, float]] = []  # when, where, for how long
         self.most_at_once = 0
         self.ended: dict[int, float] = {}  # place -> when its last job did
         self.idle_s = 0.0  # between the end of a job and the next at its place
@@ -90,6 +92,7 @@ class Fake:
         self.most_at_once = max(self.most_at_once, len(self.busy))
         if (found := self.fate(job, self.tries[job.key], place)) is not None:
             seconds, what = found
+            self.spans.append((self.now, place, seconds))
             news = Unfit(place, what) if isinstance(what, Exception) else what
             self.later(
                 seconds, Lost(place, what) if isinstance(what, str) else Done(place, news) if news is what else news
@@ -164,6 +167,63 @@ def test_what_is_asked_next_may_depend_on_what_was_told() -> None:
         if job.spec.seed < 4:
             left.append(training(job.spec.seed + 10))
     assert seen == [0, 1, 10, 11]
+
+
+def test_an_asker_without_a_job_is_asked_again_after_the_next_outcome_and_not_before() -> None:
+    told: list[int] = []
+    n_asked = 0
+
+    def ask() -> Iterator[Job[TrainOutcome] | None]:
+        """Three jobs, and for each outcome one more, up to six."""
+        nonlocal n_asked
+        for seed in range(6):
+            while seed >= 3 and len(told) < seed - 1:
+                n_asked += 1
+                yield None
+            yield training(seed)
+
+    fake = Fake(4, lambda job, n, place: (1.0 + job.spec.seed, GOOD))
+    for job, _ in Dispatcher(fake, Patience(), fake.clock).run(ask()):
+        told.append(job.spec.seed)
+    assert told == [0, 1, 2, 3, 4, 5] and 1 < n_asked <= 7
+
+
+def test_an_asker_without_a_job_while_nothing_runs_has_ended() -> None:
+    fake = Fake(2)
+    assert run(fake, iter([training(0), None, None, None, training(1)])) == [(0, GOOD)]
+    assert [job.spec.seed for job, _ in SerialExecutor().run(iter([None, training(1)]))] == []
+
+
+def test_a_job_that_waits_for_memory_runs_while_the_asker_waits_for_it_and_so_does_what_a_lost_worker_had() -> None:
+    """The asker has nothing before it is told the outcome of this very job."""
+    for fate in ("memory", "worker"):
+        told: list[int] = []
+
+        def ask(told: list[int] = told) -> Iterator[Job[TrainOutcome] | None]:
+            yield training(0)
+            while not told:
+                yield None
+            yield training(1)
+
+        fake = Fake(3, lambda job, n, place, fate=fate: (1.0, fate if n == 1 and job.spec.seed == 0 else GOOD))
+        for job, _ in Dispatcher(fake, Patience(), fake.clock).run(ask()):
+            told.append(job.spec.seed)
+        assert told == [0, 1]
+
+
+def test_who_is_told_of_a_job_that_was_given_up_is_asked_again() -> None:
+    told: list[int] = []
+
+    def ask() -> Iterator[Job[TrainOutcome] | None]:
+        yield training(0)
+        while not told:
+            yield None
+        yield training(1)
+
+    fake = Fake(1, lambda job, n, place: None if job.spec.seed == 0 else (1.0, GOOD))
+    for job, _ in Dispatcher(fake, Patience(30.0), fake.clock).run(ask()):
+        told.append(job.spec.seed)
+    assert told == [0, 1]
 
 
 def test_a_trial_that_raises_is_told_at_once_and_never_tried_again() -> None:

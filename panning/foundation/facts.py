@@ -132,13 +132,13 @@ class JobFacts(TypedDict, total=False):
 
 
 class RungFacts(TypedDict, total=False):
-    """A rung of a search has been judged at one density.
+    """A rung of a search has been judged at one density; in free order, one candidate in it.
 
     Attributes:
         rung: its number, from 1.
         density: of the masks.
         candidates: best first, each with its name (``candidate``), ``accuracy`` on the validation part, ``compute_left``,
-            and whether it is ``kept``.
+            and, in fixed order, whether it is ``kept``.
     """
 
     rung: int

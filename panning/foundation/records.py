@@ -64,12 +64,17 @@ def read_records(path: str | Path, check: Check = lambda _: None) -> list[RunRec
 class RecordStore:
     """An append-only file of records, one JSON object a line, one writing process (``sole_writer``).
 
+    Args:
+        is_durable: whether each record is on the disk when ``append`` returns; without it a loss of power, though no end of
+            the process, may cost the last ones.
+
     Raises:
         PanningError: as ``read_records``.
     """
 
-    def __init__(self, path: str | Path, check: Check = lambda _: None) -> None:
+    def __init__(self, path: str | Path, check: Check = lambda _: None, *, is_durable: bool = True) -> None:
         self.path = Path(path)
+        self._is_durable = is_durable
         self._places: dict[str, int] = {}  # key -> where its line begins
         self._environments: dict[str, dict[str, Any]] = {}
         self._end = 0  # of the last whole line
@@ -138,7 +143,8 @@ class RecordStore:
         try:
             while left:
                 left = left[os.write(fd, left) :]
-            os.fsync(fd)
+            if self._is_durable:
+                os.fsync(fd)
         except OSError:
             self._size = self._end + len(data) - len(left)
             os.ftruncate(fd, self._end)  # if not even this is possible, the next append begins with it

@@ -47,7 +47,7 @@ TEXTS: Mapping[str, str] = {
     "place": _PLACE, "shape": _SHAPE, "schedule": _NAME, "start": _START, "starts": _START, "scheme": _NAME,
     "recipe": _PRESET, "dynamic": _PRESET, "precision": _NAME, "device": _DEVICE, "form": _NAME, "indices": _NAME,
     "combination": _NAME, "observations": _NAME, "reference": _NAME, "terms": _NAME, "options": _NAME,
-    "shares_of": _NAME, "all_alive": _NAME,
+    "shares_of": _NAME, "all_alive": _NAME, "order": _NAME, "samplers": _NAME,
     "min_density": _PATTERN, "max_density": _PATTERN,
 }  # fmt: skip
 _ANY = (-1e9, 1e9)
@@ -59,21 +59,22 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "n_train": (1, 1e8), "scoring_per_class": (1, 1000), "epochs": (0, 1000), "batch_size": (1, 65_536),
     "learning_rate": (0, 1e4), "learning_rates": (0, 1e4), "momentum": (0, 1), "weight_decay": (0, 1e4),
     "milestones": (0, 1), "gamma": (0, 1), "n_images": (1, 1e8), "gain": (0, 1e4), "n_samples": (0, 1000),
-    "cost_weight": (0, 1e6), "keep": (1, 100_000), "n_seeds": (1, 100), "job_timeout_s": (0, 86_400), "n_rounds": (1, 1000),
+    "cost_weight": (0, 1e6), "keep": (0, 100_000), "n_seeds": (1, 100), "job_timeout_s": (0, 86_400), "n_rounds": (1, 1000),
     "n_rollouts": (1, 10_000), "n_envs": (1, 64), "n_steps": (1, 10_000), "n_epochs": (1, 1000), "gae_lambda": (0, 1),
     "clip_range": (0, 1e4), "ent_coef": (0, 1e4), "vf_coef": (0, 1e4), "max_grad_norm": (0, 1e6), "target_kl": (0, 1e6),
     "log_std_init": (-100, 100), "net_arch": (1, 4096), "members": (1, 100), "alive": _ANY, "loss": _ANY,
+    "n": (1, 100_000), "max_trials": (1, 100_000), "max_cost": (0, 1e9), "budget_s": (0, 1e9),
     "gradient": _ANY, "share": (0, 1), "margin": (0, 1), "training": _ANY, "cost": _ANY, "terms": _ANY, "options": _ANY,
 }  # fmt: skip
 #: Fields that are true or false.
 SWITCHES = {
     "download", "all_alive", "released", "nesterov", "augment", "compact", "controls", "balance", "start", "fastest",
-    "streaming", "options",
+    "streaming", "options", "per_round",
 }  # fmt: skip
 #: Fields that hold further fields.
 NESTS = {
     "task", "tasks", "recipe", "short", "rungs", "agent", "env", "ppo", "action", "reward", "halving", "observations",
-    "dynamic", "methods", "baselines", "start", "starts",
+    "dynamic", "methods", "baselines", "start", "starts", "samplers",
 }  # fmt: skip
 #: Fields that hold keys of their own.
 FREE = {"options", "terms", "min_density", "max_density"}

@@ -2,8 +2,8 @@
 
 It knows no Ray: workers are places behind a small interface (``Workers``), which tests and simulations stand in for. Jobs
 are asked for one at a time, when a worker is free, and outcomes are told as they come, so that what is asked next may depend
-on them; whoever is asked may have nothing until the next outcome (None). The dispatcher sends a job only to a worker that is up and idle, so that the time that it measures is the
-job's own. A worker for which the cluster has no room holds up no job.
+on them; whoever is asked may have nothing until the next outcome (None). The dispatcher sends a job only to a worker that is
+up and idle, so that the time that it measures is the job's own. A worker for which the cluster has no room holds up no job.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ Candidates = dict[float, list[Way]]
 class FixedOrder:
     """The stages between the agent and the winners; each asks the store for what is done already."""
 
+    sentences: Sequence[str] = ()  # its config says all
+
     def __init__(self, trials: Trials) -> None:
         self.trials = trials
         self.config = trials.config

@@ -35,7 +35,8 @@ def search_config(model: Any, data: Any, densities: Any, config: Any, settings: 
     values["agent"] = _settled_agent(values.get("agent", {}), source)
     values.setdefault("recipe", Recipe())
     if "rungs" not in values:
-        values["rungs"] = _rungs(values["recipe"], values.get("seeds"))
+        keep = 0.3 if values.get("order") == "free" else 8
+        values["rungs"] = _rungs(values["recipe"], values.get("seeds"), keep)
     return parse_config(SearchConfig, values, "panning.search")
 
 
@@ -106,7 +107,7 @@ def _settled_agent(agent: Any, source: DataSource) -> Any:
     return {**agent, "tasks": tuple(as_task(task).settled(source) for task in listed("tasks", agent["tasks"], "[...]"))}
 
 
-def _rungs(recipe: Any, seeds: Any) -> tuple[dict[str, Any], ...]:
+def _rungs(recipe: Any, seeds: Any, keep: float) -> tuple[dict[str, Any], ...]:
     """Two rungs of short trainings: a tenth of the recipe's epochs on the first network, and half of them on up to three."""
     whole = recipe if isinstance(recipe, Recipe) else parse_config(Recipe, recipe, "recipe")
     n_seeds = min(3, len(SearchConfig.model_fields["seeds"].default if seeds is None else tuple(seeds)))
@@ -114,4 +115,4 @@ def _rungs(recipe: Any, seeds: Any) -> tuple[dict[str, Any], ...]:
     def of(share: float) -> Recipe:
         return whole.model_copy(update={"epochs": max(min(1.0, whole.epochs), whole.epochs * share)})
 
-    return {"keep": 8, "recipe": of(0.1)}, {"keep": 1, "n_seeds": n_seeds, "recipe": of(0.5)}
+    return {"keep": keep, "recipe": of(0.1)}, {"keep": 1, "n_seeds": n_seeds, "recipe": of(0.5)}

@@ -53,7 +53,7 @@ def markdown(result: SearchResult, table: Table) -> str:
         "end. Differences below are in points on the test part, with their interval of 95 % and the paired t-test, "
         "Holm-corrected at each density; all others are in report.md, plain numbers in table.csv and rows.csv.", "",
         grid_report.short_markdown(table),
-        *(f"- {in_markdown(sentence)}" for sentence in choices(result, table)), "",
+        *(f"- {in_markdown(sentence)}" for sentence in (*choices(result, table), *result.ended)), "",
         "Cost in dense epochs (passes over the training part): "
         + ", ".join(f"{name} {epochs:.1f}" for name, epochs in cost_epochs(result).items()) + ".", "",
     ]  # fmt: skip
@@ -102,6 +102,7 @@ def as_json(result: SearchResult, table: Table) -> dict[str, Any]:
         },
         "rows": grid_report.as_json([table]),
         "rungs": result.rungs,
+        **({"ended": list(result.ended)} if result.ended else {}),
         "cost_epochs": cost_epochs(result),
         "environment": environment_info(),
     }

@@ -2,13 +2,15 @@
 
 1. The agent is trained, on networks of other seeds (or a policy file is read).
 2. Every candidate prunes the first seed's network; dead networks go out.
-3. Rungs of short trainings, judged on the validation part, leave one winner for each density.
+3. Rungs of short trainings, judged on the validation part, leave one winner for each density. In fixed order 2 and 3 are
+   stages (``fixed_order``), in free order one stream (``free_order``).
 4. The winner, the agent, the baselines and the dense network are cells of a benchmark on every seed; only now is the test
    part read.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ from panning.jobs.ways import Way
 from panning.searches.candidates import agent_itself
 from panning.searches.config import SearchConfig
 from panning.searches.fixed_order import FixedOrder
+from panning.searches.free_order import FreeOrder, check_max_cost
 from panning.searches.plan import search_stages
 from panning.searches.trials import Trials
 
@@ -60,6 +63,7 @@ class SearchResult:
         cells: of the final comparison: every method, and the winners once more under their name.
         agent_images: of the rewards that the agent was trained on.
         search_images: of the rungs.
+        ended: of free order, how many candidates were tried at each density, and what ended that.
     """
 
     config: SearchConfig
@@ -69,6 +73,7 @@ class SearchResult:
     agent_images: int
     search_images: int
     n_train: int
+    ended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,18 +102,31 @@ class Search:
         self.listen = listen
 
     def run(self) -> SearchResult:
-        config = self.config
+        config, began = self.config, time.monotonic()
         claim_folder(self.out, config.identity(self.ready.policy))
         check_begun_alike(self.out, config.task, config.source)
         write_atomic(self.out / "config.yaml", dump_config(config))
         self.listen(plan_event(config.name, search_stages(config)))
         policy, agent_images = self._agent()
         trials = Trials(config, policy, self.store, self.where.executor, self.listen)
-        winners = FixedOrder(trials).winners()
+        if config.order == "free":
+            order: FixedOrder | FreeOrder = FreeOrder(trials, self.ready.n_train, began)
+        else:
+            order = FixedOrder(trials)
+        winners = order.winners()
         self._save_winners_masks(trials, winners)
         cells = self._final(trials, winners, agent_images)
         search_images = sum(map(trials.images_at, winners))
-        return SearchResult(config, winners, trials.rungs, cells, agent_images, search_images, self.ready.n_train)
+        return SearchResult(
+            config,
+            winners,
+            trials.rungs,
+            cells,
+            agent_images,
+            search_images,
+            self.ready.n_train,
+            tuple(order.sentences),
+        )
 
     # --- stages ---
 
@@ -174,6 +192,7 @@ def run_search(
 def check_search(config: SearchConfig) -> Ready:
     """Raise what is wrong with a search's data, model or densities before anything is started or written."""
     task = check_task(config.task, config.seeds[0], config.source, config.densities)
+    check_max_cost(config, len(task.data.train))
     if config.agent.policy is None:
         return Ready(config, None, len(task.data.train))
     policy = load_policy(config.agent.policy)

@@ -1,0 +1,197 @@
+"""Candidates in free order: asked for, tried and promoted in one stream over all densities (``panning.searches.asking``)."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Hashable
+
+from panning.foundation.errors import ConfigError, JobError, PanningWarning
+from panning.foundation.progress import Event
+from panning.foundation.seeding import derive_seed
+from panning.jobs.outcome import PruneOutcome
+from panning.jobs.store import job_event
+from panning.jobs.ways import Way
+from panning.searches.asking import Allowed, Asking, Candidate, Lane, Steps, Trial
+from panning.searches.candidates import is_sampled, plain, replay_of
+from panning.searches.config import SearchConfig
+from panning.searches.journal import FILE, Journal
+from panning.searches.plan import TRYING, expected_steps
+from panning.searches.samplers import SAMPLERS, Result, Sampler, Setting
+from panning.searches.trials import Trials, Verdict, identity_of
+from panning.training.recipe import Plan
+
+#: Why no new candidate was asked for -> in words.
+ENDED = {
+    "samplers": "the samplers had no more",
+    "max_trials": "more were not allowed (max_trials)",
+    "max_cost": "more would have cost too much (max_cost)",
+    "budget": "the time was over (budget)",
+    "vain": "no new mask was found any more",
+}
+
+
+class FreeOrder:
+    """The stage between the agent and the winners. It goes on where the journal of the folder ends.
+
+    Args:
+        n_train: images of the training part.
+        began: when this call of the search began, in ``time.monotonic`` seconds.
+    """
+
+    def __init__(self, trials: Trials, n_train: int, began: float) -> None:
+        self.trials = trials
+        self.config = trials.config
+        self.journal = Journal(trials.store.out, began)
+        lanes = [lane_of(self.config, density, n_train) for density in self.config.densities]
+        self.asking = Asking(
+            lanes, self._steps, trials.store.get, self.journal, is_late=self._is_late, judged=self._heard
+        )
+        self._seen: dict[float, dict[Hashable, int]] = defaultdict(dict)
+        self._best: dict[float, tuple[int, int]] = {}
+
+    def winners(self) -> dict[float, Way]:
+        """The best candidate of each density."""
+        store, asking, expected = self.trials.store, self.asking, expected_steps(self.config)
+
+        def tell(event: Event | None = None) -> None:
+            total = max(expected, asking.n_told + asking.n_open)
+            self.trials.listen(event or Event(TRYING, asking.n_told, total))
+
+        ended = store.outcomes(asking.jobs(list(self.journal)), self.trials.executor)
+        tell()
+        try:
+            for job, outcome in ended:
+                asking.tell(job, outcome)
+                tell(job_event(TRYING, asking.n_told, max(expected, asking.n_told + asking.n_open), job, outcome))
+        finally:
+            store.index()
+        self.trials.listen(Event(TRYING, asking.n_told, asking.n_told))
+        if asking.n_passed_over:
+            warnings.warn(
+                f"{asking.n_passed_over} lines of {store.out / FILE} do not fit what is there now, as after trials were let "
+                "run again, or with samplers of another version; results hold, what is tried next may be another.",
+                PanningWarning,
+                stacklevel=2,
+            )
+        return {lane.density: self._winner(lane) for lane in asking.lanes.values()}
+
+    @property
+    def sentences(self) -> list[str]:
+        """How many candidates were tried at each density, and what ended the asking."""
+        return [
+            f"At density {lane.density:g}, {len(lane.candidates)} candidates were tried; {ENDED[lane.closed]}."
+            for lane in self.asking.lanes.values()
+            if lane.closed is not None
+        ]
+
+    # --- trials ---
+
+    def _steps(self, lane: Lane, candidate: Candidate, number: int) -> Steps:
+        """What a candidate asks for in a rung; in the first, whether it is one comes before anything is trained."""
+        trials, rung = self.trials, self.config.rungs[number - 1]
+        density, seeds = lane.density, self.config.seeds[: rung.n_seeds]
+        pruned: list[PruneOutcome] = []
+        if number == 1:
+            if is_sampled(candidate.way):
+                (sampled,) = yield [trials.prune_job(density, plain(candidate.way), seeds[0])]
+                if sampled.error is not None:
+                    return str(sampled.error)
+                candidate.way = replay_of(candidate.way, sampled.actions)
+            (first,) = yield [trials.prune_job(density, candidate.way, seeds[0])]
+            candidate.actions = first.actions
+            if (identity := identity_of(candidate.way, first)) is None:
+                return first.error or "its mask leaves no path through the network"
+            if (same := self._seen[density].setdefault(identity, candidate.number)) != candidate.number:
+                return f"its mask is that of {lane.candidates[same].way.label}"
+            pruned.append(first)
+        if others := [trials.prune_job(density, candidate.way, seed) for seed in seeds[len(pruned) :]]:
+            pruned += yield others
+        jobs = [
+            trials.train_job(candidate.way, seed, made.mask, rung.recipe) if made.mask is not None else None
+            for seed, made in zip(seeds, pruned, strict=True)
+        ]
+        if any(job is None for job in jobs):
+            return Verdict.failed(*(made.error for made in pruned))
+        trained = yield [job for job in jobs if job is not None]
+        return Verdict.of(list(zip(pruned, trained, strict=True)), self.config.cost_weight)
+
+    def _heard(self, lane: Lane, trial: Trial, said: Verdict | str) -> None:
+        """Tell what was judged, and leave the best masks so far on disk."""
+        if not isinstance(said, Verdict):
+            return
+        self.trials.tell_rung(trial.rung, lane.density, [said.entry(trial.candidate.way)])
+        best = lane.ladder.best
+        if best is not None and self._best.get(lane.density) != best:
+            self._best[lane.density] = best
+            way = lane.candidates[best[0]].way
+            seeds = self.config.seeds[: self.config.rungs[best[1] - 1].n_seeds]
+            made = {seed: self.trials.store.get(self.trials.prune_job(lane.density, way, seed)) for seed in seeds}
+            self.trials.write_choice(lane.density, {seed: one.mask for seed, one in made.items() if one is not None})
+
+    def _winner(self, lane: Lane) -> Way:
+        """The best candidate of a density; what was tried there goes into the result."""
+        self.trials.images[lane.density] = lane.paid
+        if (best := lane.ladder.best) is None:
+            reasons = {verdict.error for rung in lane.ladder.rungs for _, verdict in rung.ranked() if verdict.error}
+            raise JobError(
+                f"No candidate of {len(lane.candidates)} could be judged at density {lane.density:g}: "
+                f"{'; '.join(sorted(reasons))[:500] or 'none leaves a path through the network; keep more weights.'}"
+            )
+        for height, rung in enumerate(lane.ladder.rungs, start=1):
+            for number, verdict in rung.ranked():
+                kept = number in rung.promoted or (number, height) == best
+                entry = verdict.entry(lane.candidates[number].way, kept)
+                self.trials.rungs.append({"density": lane.density, "rung": height, **entry})
+        return lane.candidates[best[0]].way
+
+    def _is_late(self) -> bool:
+        return self.config.budget_s is not None and self.journal.spent_s >= self.config.budget_s
+
+
+def lane_of(config: SearchConfig, density: float, n_train: int) -> Lane:
+    """A density before anything was asked for."""
+    samplers: dict[str, Sampler] = {}
+    for number, part in enumerate(config.samplers):
+        setting = Setting(
+            density, config.agent, config.baselines, config.n_samples,
+            seed=derive_seed(part.seed, "sampler", number, f"{density!r}"), per_round=part.per_round,
+        )  # fmt: skip
+        made = SAMPLERS[part.name].make(setting)
+        samplers[part.name if part.name not in samplers else f"{part.name} {number}"] = (
+            made if part.n is None else AtMost(made, part.n)
+        )
+    share = {} if config.max_cost is None else {"images": config.max_cost * n_train / len(config.densities)}
+    allowed = Allowed(prices_of(config, n_train), n_train, config.max_trials, **share)
+    return Lane(density, samplers, [float(rung.keep) for rung in config.rungs[:-1]], allowed)
+
+
+def prices_of(config: SearchConfig, n_train: int) -> tuple[int, ...]:
+    """What a trial costs in each rung, in images."""
+    plans = [(Plan.of(rung.recipe, n_train), rung.n_seeds) for rung in config.rungs]
+    return tuple(plan.n_steps * plan.images_per_step * n_seeds for plan, n_seeds in plans)
+
+
+def check_max_cost(config: SearchConfig, n_train: int) -> None:
+    """Raise ConfigError if a search may not pay for one candidate."""
+    least = len(config.densities) * sum(prices_of(config, n_train)) / n_train
+    if config.max_cost is not None and config.max_cost < least:
+        raise ConfigError(
+            f"max_cost is {config.max_cost:g}, but one candidate of each density through all rungs costs up to {least:g} "
+            "dense epochs: give more, or fewer densities, seeds or epochs in the rungs."
+        )
+
+
+class AtMost(Sampler):
+    """A sampler that is asked so often and not more."""
+
+    def __init__(self, sampler: Sampler, n: int) -> None:
+        self._sampler = sampler
+        self._left = n
+
+    def ask(self) -> Way | None:
+        self._left -= 1
+        return self._sampler.ask() if self._left >= 0 else None
+
+    def tell(self, result: Result) -> None:
+        self._sampler.tell(result)
