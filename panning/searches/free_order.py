@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from panning.foundation.errors import ConfigError, JobError, PanningWarning
 from panning.foundation.progress import Event
 from panning.foundation.seeding import derive_seed
+from panning.foundation.stopping import check_stop
 from panning.jobs.outcome import PruneOutcome
 from panning.jobs.store import job_event
 from panning.jobs.ways import Way
@@ -54,16 +55,14 @@ class FreeOrder:
         """The best candidate of each density."""
         store, asking, expected = self.trials.store, self.asking, expected_steps(self.config)
 
-        def tell(event: Event | None = None) -> None:
-            total = max(expected, asking.n_told + asking.n_open)
-            self.trials.listen(event or Event(TRYING, asking.n_told, total))
-
         ended = store.outcomes(asking.jobs(list(self.journal)), self.trials.executor)
-        tell()
+        self.trials.listen(Event(TRYING, asking.n_told, max(expected, asking.n_told)))
         try:
             for job, outcome in ended:
                 asking.tell(job, outcome)
-                tell(job_event(TRYING, asking.n_told, max(expected, asking.n_told + asking.n_open), job, outcome))
+                total = max(expected, asking.n_told + asking.n_open)
+                self.trials.listen(job_event(TRYING, asking.n_told, total, job, outcome))
+                check_stop()
         finally:
             store.index()
         self.trials.listen(Event(TRYING, asking.n_told, asking.n_told))
