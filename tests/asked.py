@@ -15,7 +15,8 @@ from panning.jobs.patience import Patience
 from panning.jobs.spec import TrainSpec
 from panning.jobs.ways import ReplayedEpisode, Way
 from panning.jobs.work import Job
-from panning.searches.asking import Allowed, Asking, Candidate, Lane, Steps
+from panning.searches.asking import Asking
+from panning.searches.lanes import Allowed, Candidate, Lane, Steps
 from panning.searches.samplers import Result, Sampler
 from panning.searches.trials import Verdict
 from panning.training import Recipe

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panning.jobs.outcome import TrainOutcome
-from panning.searches.asking import MOST_IN_VAIN, Asking, Lane
+from panning.searches.asking import Asking
+from panning.searches.lanes import MOST_IN_VAIN, Lane
 from panning.searches.rungs import JudgedRung, Ladder
 from panning.searches.trials import Verdict
 

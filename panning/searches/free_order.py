@@ -13,10 +13,11 @@ from panning.foundation.stopping import check_stop
 from panning.jobs.outcome import PruneOutcome
 from panning.jobs.store import job_event
 from panning.jobs.ways import Way
-from panning.searches.asking import Allowed, Asking, Candidate, Lane, Steps, Trial
+from panning.searches.asking import Asking
 from panning.searches.candidates import is_sampled, plain, replay_of
 from panning.searches.config import SearchConfig
 from panning.searches.journal import FILE, Journal
+from panning.searches.lanes import Allowed, Candidate, Lane, Steps, Trial
 from panning.searches.plan import TRYING, expected_steps
 from panning.searches.samplers import SAMPLERS, Result, Sampler, Setting
 from panning.searches.trials import Trials, Verdict, identity_of

@@ -15,7 +15,8 @@ from typing import Any, get_args
 
 from panning.foundation.records import RecordStore, RunRecord
 from panning.jobs.ways import Way
-from panning.searches.asking import Notes, Why
+from panning.searches.asking import Notes
+from panning.searches.lanes import Why
 
 #: The file in a run's folder.
 FILE = "journal.jsonl"
