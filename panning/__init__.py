@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from panning.calls import cost, make_env, search, train_agent
     from panning.compaction import compact
     from panning.export.folder import load_compact, save_compact
+    from panning.export.network import save_network
     from panning.foundation.errors import PanningError, PanningWarning, StoppedError
     from panning.foundation.remote import check_remote
     from panning.foundation.tracking import tracking
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from panning.masks.masks import Masks, apply_masks
     from panning.masks.orthogonal import orthogonal
     from panning.masks.start import reinitialise
+    from panning.models.graph_network import load_network
     from panning.moves import move_masks
     from panning.training.moving.engine import MovingMasks
     from panning.training.moving.methods import make_dynamic
@@ -47,6 +49,7 @@ __all__ = [
     "enforce_masks",
     "load_compact",
     "load_masks",
+    "load_network",
     "make_dynamic",
     "make_env",
     "move_masks",
@@ -56,6 +59,7 @@ __all__ = [
     "reinitialise",
     "save_compact",
     "save_masks",
+    "save_network",
     "search",
     "tracking",
     "train_agent",
@@ -74,6 +78,7 @@ _HOMES = {
     "enforce_masks": "panning.masks.enforce",
     "load_compact": "panning.export.folder",
     "load_masks": "panning.masks.file",
+    "load_network": "panning.models.graph_network",
     "make_dynamic": "panning.training.moving.methods",
     "make_env": "panning.calls",
     "move_masks": "panning.moves",
@@ -83,6 +88,7 @@ _HOMES = {
     "reinitialise": "panning.masks.start",
     "save_compact": "panning.export.folder",
     "save_masks": "panning.masks.file",
+    "save_network": "panning.export.network",
     "search": "panning.calls",
     "tracking": "panning.foundation.tracking",
     "train_agent": "panning.calls",

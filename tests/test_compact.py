@@ -18,10 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from toys import ResidualNet, chain
 
 from panning.compaction import CompactResult, compact, narrow
-from panning.compaction.modules import PartialSum
 from panning.foundation.errors import MaskError, ModelError
 from panning.masks.layout import prunable_layout
 from panning.masks.masks import Masks, apply_masks
+from panning.models.parts import PartialSum
 
 SIDE = 6
 INPUT = (3, SIDE, SIDE)

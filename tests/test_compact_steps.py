@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panning.compaction import compact
-from panning.compaction.modules import Gather, PartialSum, by_product
 from panning.masks.masks import Masks
+from panning.models.parts import Gather, PartialSum, by_product
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 

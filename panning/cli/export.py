@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from panning.masks.masks import Masks
 
 app = typer.Typer()
-ONNX = "network.onnx"
+ONNX, NETWORK = "network.onnx", "network.safetensors"
 
 
 @app.command()
 def export(
     mask: Annotated[Path, typer.Argument(metavar="MASK", help="A mask file.", show_default=False)],
     model: options.Model,
-    form: Annotated[str, typer.Option("--format", help="compact, masked or onnx.")] = "compact",
+    form: Annotated[str, typer.Option("--format", help="compact, masked, network or onnx.")] = "compact",
     weights: Annotated[
         Path | None,
         typer.Option("--weights", help="Safetensors, or a state_dict. Default: the mask's initial weights."),
@@ -45,7 +45,8 @@ def export(
     out: options.Out = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a masked network physically smaller (compact), as it is with zeros (masked), or small as ONNX (onnx).
+    """Write a masked network physically smaller (compact), as it is with zeros (masked), or small without its code: as a
+    network file, which panning.load_network reads, or as ONNX.
 
     Example: panning export runs/x/mask.safetensors --model vgg19 --report
     """
@@ -110,7 +111,7 @@ def _check_free(folder: Path) -> None:
     from panning.export.folder import MASK, VECTORS, WEIGHTS
     from panning.foundation.errors import OutputError
 
-    names = (MASK, VECTORS, WEIGHTS, ONNX)
+    names = (MASK, VECTORS, WEIGHTS, ONNX, NETWORK)
     if not (folder / "run.json").exists() and (found := [name for name in names if (folder / name).exists()]):
         raise OutputError(f"{folder} holds {found[0]} that panning export did not write; give another --out.")
 
@@ -141,9 +142,24 @@ def _write_onnx(result: CompactResult, masks: Masks, folder: Path) -> None:
     save_onnx(result.model, folder / ONNX, result.input_shape)
 
 
+def _write_network(result: CompactResult, masks: Masks, folder: Path) -> None:
+    import torch
+
+    from panning.export.folder import MASK
+    from panning.export.network import save_network
+    from panning.masks.file import save_masks
+
+    parameter = next(result.model.parameters())
+    inputs = torch.zeros(2, *result.input_shape, dtype=parameter.dtype)
+    save_network(result.model, folder / NETWORK, inputs)
+    if result.masks is not None:
+        save_masks(result.masks, folder / MASK)
+
+
 FORMATS: dict[str, Callable[[CompactResult, Masks, Path], None]] = {
     "compact": _write_compact,
     "masked": _write_masked,
+    "network": _write_network,
     "onnx": _write_onnx,
 }
 

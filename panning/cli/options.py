@@ -57,7 +57,7 @@ RunDevice = Annotated[
 ]
 Formats = Annotated[str, typer.Option("--format", help="Of pictures: png, pdf, svg; several with commas.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-_MODEL = "A model's name, torchvision:NAME, timm:NAME, or package.module:factory"
+_MODEL = "A model's name, torchvision:NAME, timm:NAME, network:FILE, or package.module:factory"
 Model = Annotated[str, typer.Option("--model", help=f"{_MODEL}.")]
 OtherModel = Annotated[str | None, typer.Option("--model", help=f"{_MODEL}. Default: the config's.")]
 Weights = Annotated[

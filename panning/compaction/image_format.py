@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from panning.compaction.modules import PartialSum
 from panning.foundation.modes import as_it_was
 from panning.foundation.seeding import isolated_torch_rng
+from panning.models.parts import PartialSum
 
 
 def put_channels_last(model: nn.Module, inputs: Tensor, precision: str = "float32") -> torch.memory_format:

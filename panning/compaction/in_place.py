@@ -18,7 +18,6 @@ from panning.compaction.agree import difference
 from panning.compaction.analysis import find_constants, find_kept
 from panning.compaction.follow import Followed, follow
 from panning.compaction.layers import BatchNorm, Layer, is_linear
-from panning.compaction.modules import ported
 from panning.compaction.narrow import Entries, add_to_bias, narrowed
 from panning.compaction.probing import Moves
 from panning.compaction.rule import Analysis, at_least_one
@@ -26,6 +25,7 @@ from panning.compaction.table import MODULES
 from panning.flow import Example
 from panning.foundation.modes import as_it_was
 from panning.foundation.seeding import isolated_torch_rng
+from panning.models.parts import ported
 
 #: Numbers of modules that follow the units of a tensor which they cut into heads or pieces.
 SIZES = (

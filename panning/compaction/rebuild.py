@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 
 from panning.compaction.joins import Concatenation, Flatten, Sum, ZeroPad
 from panning.compaction.layers import BatchNorm, Layer
-from panning.compaction.modules import Gather, PartialSum
 from panning.compaction.narrow import Entries, add_to_bias, narrowed
 from panning.compaction.pooling import relu_behind_pools
 from panning.compaction.rule import Analysis
 from panning.compaction.units import Units
+from panning.models.parts import Gather, PartialSum
 
 
 class Rebuild:

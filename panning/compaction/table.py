@@ -12,9 +12,9 @@ from torch import fx, nn
 from panning.compaction.elementwise import Activation, KeepsZero, OtherAxes, Pass, Slice, WithNumber
 from panning.compaction.joins import Concatenation, Flatten, Product, Sum, ZeroPad
 from panning.compaction.layers import BatchNorm, Layer
-from panning.compaction.modules import ByMode
 from panning.compaction.probing import MOVES, KeepsApart, Moves, not_followed
 from panning.compaction.rule import Analysis, Rule
+from panning.models.parts import ByMode
 
 _PASS, _KEEPS_ZERO, _ACTIVATION = Pass(), KeepsZero(), Activation()
 _FLATTEN, _SUM, _PRODUCT, _WITH_NUMBER, _OTHER_AXES = Flatten(), Sum(), Product(), WithNumber(), OtherAxes()

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from panning.compaction.modules import ByMode, Gather, PartialSum
 from panning.foundation.errors import ModelError
 from panning.foundation.modes import as_it_was
 from panning.foundation.seeding import isolated_torch_rng
 from panning.foundation.torch_private import has_hooks, tree_leaves
+from panning.models.parts import ByMode, Gather, PartialSum
 
 
 class _Tracer(fx.Tracer):

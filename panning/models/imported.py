@@ -1,4 +1,5 @@
-"""Networks of the user: a factory in Python, or its import path 'package.module:factory' on the local command line."""
+"""Networks of the user: a factory in Python, or on the local command line its import path 'package.module:factory', or
+'network:FILE' (``panning.models.graph_network``)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -15,7 +17,10 @@ from torch import nn
 
 from panning.foundation.errors import ModelError, PanningError
 from panning.foundation.seeding import isolated_torch_rng
+from panning.models.graph_network import load_network
 
+#: What stands before the path of a network file.
+FROM_FILE = "network:"
 #: Makes a network, from ``input_shape`` and ``n_classes`` or from nothing.
 Factory = Callable[..., nn.Module]
 
@@ -32,11 +37,13 @@ def build_imported(path: str, input_shape: tuple[int, ...], n_classes: int) -> n
         ModelError: if the module or the factory in it cannot be had, or the factory gives no network.
     """
     with _current_directory_first():
-        return call_factory(_factory(path), path, input_shape, n_classes)
+        return call_factory(import_factory(path), path, input_shape, n_classes)
 
 
 def import_factory(path: str) -> Factory:
     """The factory at ``path``, as ``build_imported`` finds it; the same caution and errors."""
+    if path.startswith(FROM_FILE):
+        return partial(load_network, path.removeprefix(FROM_FILE))
     with _current_directory_first():
         return _factory(path)
 
