@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from panning.api import prune
     from panning.calls import cost, make_env, search, train_agent
     from panning.compaction import compact
+    from panning.explaining import explain
     from panning.export.folder import load_compact, save_compact
     from panning.export.network import save_network
     from panning.foundation.errors import PanningError, PanningWarning, StoppedError
@@ -47,6 +48,7 @@ __all__ = [
     "compact",
     "cost",
     "enforce_masks",
+    "explain",
     "load_compact",
     "load_masks",
     "load_network",
@@ -76,6 +78,7 @@ _HOMES = {
     "compact": "panning.compaction",
     "cost": "panning.calls",
     "enforce_masks": "panning.masks.enforce",
+    "explain": "panning.explaining",
     "load_compact": "panning.export.folder",
     "load_masks": "panning.masks.file",
     "load_network": "panning.models.graph_network",

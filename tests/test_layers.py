@@ -20,7 +20,7 @@ LAYERS = [
     "compaction export pruners streaming episode tasks training api moves integrations",
     "envs",
     "agents",
-    "jobs measure compare searches",
+    "jobs measure compare searches explaining",
     "calls cli testing __main__",
 ]
 ORDER = [room for rooms in LAYERS for room in rooms.split()]

@@ -18,6 +18,7 @@ import typer
 from panning.cli import (
     bench,
     configs,
+    explain,
     export,
     mask,
     methods,
@@ -43,6 +44,7 @@ COMMANDS = (
     train,
     export,
     mask,
+    explain,
     bench,
     reproduce,
     runs,

@@ -95,7 +95,7 @@ def export(
 
 def _network(mask: Path, masks: Masks, name: str, weights: Path | None) -> tuple[nn.Module, int]:
     """The network of a mask with the given weights, or those of the mask's seed; and its number of classes."""
-    from panning.cli.mask import described_network
+    from panning.masks.network import described_network
     from panning.models.weights import load_weights
 
     model, _, n_classes = described_network(mask, masks, name)

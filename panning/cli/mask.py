@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +9,9 @@ import typer
 
 from panning.cli import options, output
 from panning.cli.shape import Group
-from panning.foundation.errors import MaskError, ModelError, OutputError
+from panning.foundation.errors import MaskError, OutputError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from panning.alive.report import MaskReport
     from panning.masks.masks import Masks
 
@@ -162,6 +159,7 @@ def _check_model(file: Path, masks: Masks, name: str, shape: tuple[int, ...] | N
     """
     from panning.alive.connectivity import connectivity_of
     from panning.alive.report import report
+    from panning.masks.network import described_network
 
     model, shape, _ = described_network(file, masks, name, shape, classes)
     connectivity, masks = connectivity_of(model, masks, shape)
@@ -194,56 +192,6 @@ def _parse_shape(text: str) -> tuple[int, ...]:
     if not shape or min(shape) < 1:
         raise typer.BadParameter(f"--input-shape is '{text}', but must be sizes with commas between, as in 3,32,32.")
     return shape
-
-
-def described_network(
-    file: Path, masks: Masks, name: str, shape: tuple[int, ...] | None = None, classes: int | None = None
-) -> tuple[nn.Module, tuple[int, ...], int]:
-    """The network of a mask at its initial weights, the shape of one input and the number of classes.
-
-    The network is built only after a check that the mask belongs to it: a file may name any number of classes.
-
-    Args:
-        shape, classes: in place of what the mask's manifest says.
-
-    Raises:
-        MaskError: if the mask belongs to another network, or its manifest names what is no shape.
-    """
-    import torch
-
-    from panning.masks.masks import check_masks_fit
-    from panning.models import build_model
-    from panning.models.libraries import is_of_library
-
-    try:
-        shape = shape or masks.input_shape
-    except MaskError as error:
-        raise MaskError(f"{file}: {error}") from None
-    n_classes, seed = classes or masks.manifest.get("n_classes"), masks.manifest.get("seed")
-    if shape is None or type(n_classes) is not int or n_classes < 1:
-        raise typer.BadParameter(
-            f"{file} does not say for which inputs and how many classes '{name}' is built, as masks of panning prune do: "
-            "panning mask verify takes --input-shape C,H,W and --classes N."
-        )
-    build = partial(
-        build_model,
-        name,
-        input_shape=shape,
-        n_classes=n_classes,
-        seed=seed if type(seed) is int else 0,
-        allow_import=True,
-    )
-    if ":" not in name or is_of_library(name):  # the user's own code may do anything with sizes
-        try:
-            with torch.device("meta"):
-                check_masks_fit(build(), masks)
-        except ModelError as error:
-            raise ModelError(
-                f"{file} is a mask for inputs {shape}, and the network must be one for such. {error}"
-            ) from None
-    model = build()
-    check_masks_fit(model, masks)
-    return model, shape, n_classes
 
 
 def _one_line(value: object) -> str:

@@ -90,9 +90,11 @@ class LazyFacts(Mapping[str, Any]):
     Args:
         known: facts that are there.
         later: name -> what gives the fact.
+        held: what a listener of this process may look at, and no fact: it goes into no file.
     """
 
-    def __init__(self, known: Mapping[str, Any], later: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, known: Mapping[str, Any], later: Mapping[str, Callable[[], Any]], held: Any = None) -> None:
+        self.held = held
         self._known = dict(known)
         self._later = dict(later)
 

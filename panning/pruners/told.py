@@ -30,7 +30,7 @@ def tell_round(
     The layers' densities and the dead weights, which cost a pass of the alive test, are computed if the listener looks.
 
     Args:
-        mask: flat bool, after the round.
+        mask: flat bool, after the round; the facts hold it.
         done, total: rounds.
         known: facts that cost nothing.
         alive: flat bool, the alive weights of ``mask``, where they are known.
@@ -48,5 +48,5 @@ def tell_round(
         "dead": lambda: 1.0 - n_alive() / n_true(mask),
         "layers": Masks(problem.layout, mask).layer_densities,
     }
-    listen(Event("pruning", done, total, "round", LazyFacts({"round": done, **known}, later)))
+    listen(Event("pruning", done, total, "round", LazyFacts({"round": done, **known}, later, held=mask)))
     check_stop()
