@@ -83,7 +83,7 @@ def _draw_rounds(found: Explanation, panels: list[Any]) -> None:
 
 
 def shares_of(one: RoundSketch) -> dict[str, float]:
-    """What was chosen in a round, in [0, 1]: the share of each index in the mix and each source of quotas, spread, balance."""
+    """What was chosen in a round, in [0, 1]: shares of the indices in the mix and of sources of quotas, spread, balance."""
     weights = one.choice.get("weights") or {}
     total = sum(weights.values()) or 1.0
     return {
