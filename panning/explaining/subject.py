@@ -25,8 +25,9 @@ from panning.models import MODELS, is_bare_torchvision, is_of_library
 from panning.pruners.described import described
 from panning.pruners.rounds import Rounds
 from panning.scoring.problem import Problem
-from panning.searches.kinds import AGENT, PRUNE, SEARCH, named_config
 from panning.tasks import load_task
+
+# What reads the configs of all commands needs Stable-Baselines3: a mask alone is explained without it.
 
 #: Makes a mask again, telling of each round.
 Replay = Callable[[Rounds], Masks]
@@ -136,6 +137,8 @@ def _of_prune(folder: Path, data_root: Path | None) -> Subject:
     file = folder / "mask.safetensors"
     if not (folder / "config.yaml").exists():
         return _of_mask(load_masks(file), str(folder), None)
+    from panning.searches.kinds import PRUNE, named_config
+
     config = named_config(PRUNE, folder / "config.yaml").config.with_data(data_root, False)
     try:
         run = check_prune(config)
@@ -154,6 +157,8 @@ def _of_prune(folder: Path, data_root: Path | None) -> Subject:
 
 def _of_search(folder: Path, data_root: Path | None) -> Subject:
     """The choice for the lowest density and the first seed; any other is explained by its file, without rounds."""
+    from panning.searches.kinds import SEARCH, named_config
+
     config = named_config(SEARCH, folder / "config.yaml").config.with_data(data_root, False)
     found = {
         (float(match[1]), int(match[2])): file
@@ -180,6 +185,8 @@ def _policy_of(folder: Path, given: str | None) -> PolicyNet:
 
 def _of_agent(folder: Path, data_root: Path | None) -> Subject:
     """The mask that the policy makes of its first network at its lowest density."""
+    from panning.searches.kinds import AGENT, named_config
+
     config = named_config(AGENT, folder / "config.yaml").config.with_data(data_root, False)
     net, env = load_policy(folder / "policy.safetensors"), config.env
     problem, density = load_task(env.tasks[0], env.seeds[0], config.source).problem, min(env.densities)
