@@ -130,7 +130,8 @@ def search(
             computes. Once it is true, the call ends with ``StoppedError`` and leaves no worker; the same call goes on.
         settings: further keys of ``panning.searches.SearchConfig``: ``seeds``, ``recipe``, ``rungs``, ``agent``,
             ``baselines``, ``n_samples``, ``device``, ... Without rungs, candidates are trained for a tenth and for half
-            of the recipe's epochs.
+            of the recipe's epochs. With ``order="free"`` no worker waits for another, and ``samplers``, ``max_trials``,
+            ``max_cost`` and ``budget_s`` say what is tried and how far (docs/search.md).
 
     Raises:
         PanningError: with what was given, what is allowed and what to do; wrong input is refused before anything starts.
@@ -148,7 +149,7 @@ def search(
     return SearchReport(
         out=folder, winner={density: way.label for density, way in result.winners.items()},
         masks={density: _masks_of(folder, density, found.seeds) for density in result.winners},
-        table=tuple(as_json(result, table)["rows"]), sentences=tuple(choices(result, table)),
+        table=tuple(as_json(result, table)["rows"]), sentences=(*choices(result, table), *result.ended),
         records=folder / "records.jsonl", policy=policy if found.agent.policy is None else None,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from panning.jobs.outcome import TrainOutcome
 from panning.searches.asking import Asking
-from panning.searches.lanes import MOST_IN_VAIN, Lane
+from panning.searches.lanes import MOST_IN_VAIN, Dropped, Lane
 from panning.searches.rungs import JudgedRung, Ladder
 from panning.searches.trials import Verdict
 
@@ -244,7 +244,7 @@ def test_one_candidate_of_each_density_is_judged_though_the_time_is_over_at_once
 
 def test_a_sampler_that_finds_nothing_is_not_asked_for_ever() -> None:
     def begin(lane: Lane, candidate: Any, rung: int) -> Any:
-        return "no path"
+        return Dropped("no path")
         yield
 
     asking = Asking([lane()], begin, lambda asked: None, World([]).notes)

@@ -66,7 +66,7 @@ def test_it_leaves_what_a_search_leaves_and_its_journal(whole: tuple[Path, Searc
     tried = [said["way"]["by"] for kind, said in lines_of(out) if kind == "ask"]
     assert {"method": "erk"} in tried and any(by.get("sample") == 0 for by in tried)
     (sentence,) = result.ended
-    assert sentence == f"At density 0.1, {len(tried)} candidates were tried; the samplers had no more."
+    assert sentence == f"At density 0.1, candidates tried: {len(tried)}; the samplers had no more."
     assert json.loads((out / "result.json").read_text())["ended"] == [sentence]
     assert f"- {sentence}\n" in (out / "table.md").read_text()
     last = [entry for entry in result.rungs if entry["rung"] == 2]

@@ -41,6 +41,8 @@ HOMES = {
     "timm": lambda path: path.parts[:2] == ("panning", "models"),
     "typer": lambda path: path.parts[:2] == ("panning", "cli"),
     "rich": lambda path: path.parts[:2] == ("panning", "cli"),
+    "optuna": lambda path: path.name.startswith("optuna"),
+    "cmaes": lambda path: path.name.startswith("optuna"),
     "wandb": lambda path: path.name == "tracking.py",
     "mlflow": lambda path: path.name == "tracking.py",
     "matplotlib": lambda path: path.as_posix() == "panning/foundation/pictures.py",
@@ -129,7 +131,7 @@ NOT_LOADED = {
     "panning.prune(torch.nn.Linear(4, 3), density=0.5, method='synflow', input_shape=(4,))": SLOW,
     "import gymnasium, importlib; importlib.reload(panning)": "ray stable_baselines3 matplotlib scipy sklearn",
     "assert gymnasium.make('panning:Panning-v0').spec.id == 'Panning-v0'": "ray stable_baselines3 matplotlib",
-    "import panning.agents, panning.searches, panning.compare.grid": f"ray matplotlib {SLOW}",
+    "import panning.agents, panning.searches, panning.compare.grid": f"ray matplotlib optuna {SLOW}",
 }
 
 

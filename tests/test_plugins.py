@@ -40,9 +40,10 @@ from panning.models import MODELS, build_model, model_names
 from panning.pruners import PRUNERS
 from panning.scoring.indices import INDICES
 from panning.searches.config import SearchConfig
+from panning.searches.samplers import SAMPLERS
 
 EXAMPLE = ROOT / "docs" / "examples" / "plugin"
-TABLES: dict[str, Table[Any]] = {table.group: table for table in (PRUNERS, INDICES, MODELS, ROUND_TERMS)}
+TABLES: dict[str, Table[Any]] = {table.group: table for table in (PRUNERS, INDICES, MODELS, ROUND_TERMS, SAMPLERS)}
 FROM = "panning-example 1.0"
 Installer = Callable[..., Path]
 
@@ -100,7 +101,8 @@ BATCH = (torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.a
 @pytest.mark.usefixtures("example")
 def test_names_join_the_tables_and_nothing_is_imported_until_one_is_looked_up() -> None:
     names = {"panning.methods": "example_thirds", "panning.indices": "example_taylor",
-             "panning.models": "example_net", "panning.rewards": "example_layers"}  # fmt: skip
+             "panning.models": "example_net", "panning.rewards": "example_layers",
+             "panning.samplers": "example_steps"}  # fmt: skip
     for group, name in names.items():
         table = TABLES[group]
         assert name in table and list(table)[-1] == name and len(table) == len(table.data) + 1

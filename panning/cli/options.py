@@ -75,6 +75,20 @@ MaxFailed = Annotated[
         help="End the run once more than this share of its trials fails by errors, memory, time or lost workers.",
     ),
 ]  # fmt: skip
+MaxTrials = Annotated[
+    int | None, typer.Option("--max-trials", min=1, help="Of order: free; at most so many candidates at each density.")
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option("--max-cost", min=0.0, help="Of order: free; at most so many dense epochs of short trainings in all."),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", metavar="TIME", show_default=False,
+        help="Of order: free; after so long in all (30m, 1h30m) try nothing more, and train what was chosen.",
+    ),
+]  # fmt: skip
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say how many jobs, dense epochs and minutes it would be, and stop.")
 ]

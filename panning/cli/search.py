@@ -24,6 +24,9 @@ def search(
     download: options.Download = False,
     device: options.RunDevice = None,
     max_failed: options.MaxFailed = 0.2,
+    max_trials: options.MaxTrials = None,
+    max_cost: options.MaxCost = None,
+    budget: options.Budget = None,
     dry_run: options.DryRun = False,
     log: options.Log = None,
     tensorboard: options.TensorBoard = None,
@@ -34,20 +37,32 @@ def search(
 ) -> None:
     """Train an agent, search for masks, train the winner, the agent's masks and all baselines, write the table.
 
+    panning search resume FOLDER goes on with the search in a folder, by its own config.
+
     Examples:
 
         panning search fashion-lenet5 --data-root DIR
 
         panning search mine.yaml seeds=[0,1] agent.ppo.n_rollouts=5
+
+        panning search resume runs/mine --budget 2h
     """
     from panning.compare.report import READING, short_cells
+    from panning.foundation.course import seconds_of
     from panning.foundation.pictures import parse_formats
     from panning.searches import report
     from panning.searches.kinds import SEARCH, named_config
     from panning.searches.whole import How, whole_search
 
     wanted, where = parse_formats(formats), options.workers_of(workers, ray_address)
-    found = named_config(SEARCH, config, changes or ())
+    config, changes, out = _resumed(config, changes or [], out)
+    limits = {
+        "max_trials": max_trials,
+        "max_cost": max_cost,
+        "budget_s": None if budget is None else seconds_of(budget),
+    }
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    found = named_config(SEARCH, config, changes, given)
     settings = found.config.with_data(data_root, download, device).with_network(model, weights)
     folder = out or Path("runs") / found.stem
     if dry_run:
@@ -65,9 +80,21 @@ def search(
         return
     output.print_table(*short_cells(table))
     output.say(READING)
-    for sentence in report.choices(result, table):
+    for sentence in (*report.choices(result, table), *result.ended):
         output.say(sentence)
     output.say(f"Masks, table, pictures and records: {folder}")
+
+
+def _resumed(config: str, changes: list[str], out: Path | None) -> tuple[str, list[str], Path | None]:
+    """What ``resume FOLDER`` stands for: the config that lies in the folder, and the folder itself."""
+    if config != "resume" or Path(config).exists():
+        return config, changes, out
+    if not changes or out is not None:
+        raise typer.BadParameter("resume takes the folder of a search, and no --out: panning search resume runs/mine")
+    folder = Path(changes[0])
+    if not (folder / "config.yaml").is_file():
+        raise typer.BadParameter(f"there is no search in {folder}: it has no config.yaml")
+    return str(folder / "config.yaml"), changes[1:], folder
 
 
 @app.command()

@@ -6,10 +6,12 @@ says at the pace of all steps so far.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from panning.foundation.errors import ConfigError
 from panning.foundation.progress import BESIDE, Event, Listener, Stage
 
 
@@ -112,6 +114,27 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+#: Units of a time that a user names.
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds_of(text: str) -> float:
+    """A time as one says it on a command line, in seconds.
+
+    Raises:
+        ConfigError: if it is none.
+
+    Examples:
+        >>> from panning.foundation.course import seconds_of
+        >>> seconds_of("30m"), seconds_of("1h30m"), seconds_of("0.5d")
+        (1800.0, 5400.0, 43200.0)
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigError(f"'{text:.40}' is no time: give days, hours, minutes or seconds, like 2d, 1h30m or 90s.")
+    return sum(float(number) * UNITS_S[unit] for number, unit in parts)
 
 
 def lines(

@@ -30,6 +30,8 @@ EXTRAS = {
     "lightning": "integrations",
     "wandb": "integrations",
     "mlflow": "integrations",
+    "optuna": "samplers",
+    "cmaes": "samplers",
     "pytest": "dev",
 }
 

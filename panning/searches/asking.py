@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from panning.jobs.outcome import Outcome, TrainOutcome
 from panning.jobs.ways import Way
 from panning.jobs.work import Job
-from panning.searches.lanes import Candidate, Lane, Steps, Trial, Why
+from panning.searches.lanes import Candidate, Dropped, Lane, Steps, Trial, Why
 from panning.searches.trials import Verdict
 
 
@@ -43,7 +43,7 @@ class Asking:
     def __init__(
         self, lanes: Iterable[Lane], begin: Callable[[Lane, Candidate, int], Steps],
         known: Callable[[Job[Any]], Outcome | None], notes: Notes, is_late: Callable[[], bool] = lambda: False,
-        judged: Callable[[Lane, Trial, Verdict | str], None] = lambda lane, trial, said: None,
+        judged: Callable[[Lane, Trial, Verdict | Dropped], None] = lambda lane, trial, said: None,
     ) -> None:  # fmt: skip
         self.lanes = {lane.density: lane for lane in lanes}
         self._begin = begin

@@ -17,11 +17,10 @@ from panning.searches.asking import Asking
 from panning.searches.candidates import is_sampled, plain, replay_of
 from panning.searches.config import SearchConfig
 from panning.searches.journal import FILE, Journal
-from panning.searches.lanes import Allowed, Candidate, Lane, Steps, Trial
-from panning.searches.plan import TRYING, expected_steps
+from panning.searches.lanes import Allowed, Candidate, Dropped, Lane, Steps, Trial
+from panning.searches.plan import TRYING, expected_steps, prices_of
 from panning.searches.samplers import SAMPLERS, Result, Sampler, Setting
 from panning.searches.trials import Trials, Verdict, identity_of
-from panning.training.recipe import Plan
 
 #: Why no new candidate was asked for -> in words.
 ENDED = {
@@ -44,6 +43,7 @@ class FreeOrder:
     def __init__(self, trials: Trials, n_train: int, began: float) -> None:
         self.trials = trials
         self.config = trials.config
+        self.n_train = n_train
         self.journal = Journal(trials.store.out, began)
         lanes = [lane_of(self.config, density, n_train) for density in self.config.densities]
         self.asking = Asking(
@@ -54,7 +54,7 @@ class FreeOrder:
 
     def winners(self) -> dict[float, Way]:
         """The best candidate of each density."""
-        store, asking, expected = self.trials.store, self.asking, expected_steps(self.config)
+        store, asking, expected = self.trials.store, self.asking, expected_steps(self.config, self.n_train)
 
         ended = store.outcomes(asking.jobs(list(self.journal)), self.trials.executor)
         self.trials.listen(Event(TRYING, asking.n_told, max(expected, asking.n_told)))
@@ -80,7 +80,7 @@ class FreeOrder:
     def sentences(self) -> list[str]:
         """How many candidates were tried at each density, and what ended the asking."""
         return [
-            f"At density {lane.density:g}, {len(lane.candidates)} candidates were tried; {ENDED[lane.closed]}."
+            f"At density {lane.density:g}, candidates tried: {len(lane.candidates)}; {ENDED[lane.closed]}."
             for lane in self.asking.lanes.values()
             if lane.closed is not None
         ]
@@ -96,14 +96,14 @@ class FreeOrder:
             if is_sampled(candidate.way):
                 (sampled,) = yield [trials.prune_job(density, plain(candidate.way), seeds[0])]
                 if sampled.error is not None:
-                    return str(sampled.error)
+                    return Dropped(sampled.error)
                 candidate.way = replay_of(candidate.way, sampled.actions)
             (first,) = yield [trials.prune_job(density, candidate.way, seeds[0])]
             candidate.actions = first.actions
             if (identity := identity_of(candidate.way, first)) is None:
-                return first.error or "its mask leaves no path through the network"
+                return Dropped(first.error or "its mask leaves no path through the network")
             if (same := self._seen[density].setdefault(identity, candidate.number)) != candidate.number:
-                return f"its mask is that of {lane.candidates[same].way.label}"
+                return Dropped(f"its mask is that of {lane.candidates[same].way.label}", is_repeated=True)
             pruned.append(first)
         if others := [trials.prune_job(density, candidate.way, seed) for seed in seeds[len(pruned) :]]:
             pruned += yield others
@@ -116,7 +116,7 @@ class FreeOrder:
         trained = yield [job for job in jobs if job is not None]
         return Verdict.of(list(zip(pruned, trained, strict=True)), self.config.cost_weight)
 
-    def _heard(self, lane: Lane, trial: Trial, said: Verdict | str) -> None:
+    def _heard(self, lane: Lane, trial: Trial, said: Verdict | Dropped) -> None:
         """Tell what was judged, and leave the best masks so far on disk."""
         if not isinstance(said, Verdict):
             return
@@ -164,12 +164,6 @@ def lane_of(config: SearchConfig, density: float, n_train: int) -> Lane:
     share = {} if config.max_cost is None else {"images": config.max_cost * n_train / len(config.densities)}
     allowed = Allowed(prices_of(config, n_train), n_train, config.max_trials, **share)
     return Lane(density, samplers, [float(rung.keep) for rung in config.rungs[:-1]], allowed)
-
-
-def prices_of(config: SearchConfig, n_train: int) -> tuple[int, ...]:
-    """What a trial costs in each rung, in images."""
-    plans = [(Plan.of(rung.recipe, n_train), rung.n_seeds) for rung in config.rungs]
-    return tuple(plan.n_steps * plan.images_per_step * n_seeds for plan, n_seeds in plans)
 
 
 def check_max_cost(config: SearchConfig, n_train: int) -> None:

@@ -19,8 +19,22 @@ from panning.searches.trials import Verdict
 MOST_IN_VAIN = 1000
 #: Why no new candidate is asked for.
 Why = Literal["samplers", "max_trials", "max_cost", "budget", "vain"]
-#: What a trial asks for, step by step, and what it says in the end; a text says why it was not judged at all.
-Steps = Generator[list[Job[Any]], list[Any], "Verdict | str"]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Why a candidate was not judged at all.
+
+    Attributes:
+        is_repeated: whether its mask was tried before.
+    """
+
+    why: str
+    is_repeated: bool = False
+
+
+#: What a trial asks for, step by step, and what it says in the end.
+Steps = Generator[list[Job[Any]], list[Any], Verdict | Dropped]
 
 
 @dataclass
@@ -145,10 +159,10 @@ class Lane:
             self.paid[job.key] = outcome.images_seen
             self._images += outcome.images_seen
 
-    def end(self, trial: Trial, said: Verdict | str) -> None:
+    def end(self, trial: Trial, said: Verdict | Dropped) -> None:
         """Take in what a trial says, and tell the samplers."""
         self.running.remove(trial)
-        candidate, verdict = trial.candidate, said if isinstance(said, Verdict) else Verdict.failed(said)
+        candidate, verdict = trial.candidate, said if isinstance(said, Verdict) else Verdict.failed(said.why)
         if isinstance(said, Verdict):
             self.ladder.rungs[trial.rung - 1].judge(candidate.number, said)
         self._in_vain = 0 if verdict.error is None else self._in_vain + 1
@@ -156,6 +170,7 @@ class Lane:
         result = Result(
             candidate.asked, trial.rung, verdict.accuracy, verdict.rank[0] if good else 0.0,
             trial.images / self.allowed.n_train, verdict.error, candidate.actions,
+            isinstance(said, Dropped) and said.is_repeated,
         )  # fmt: skip
         for sampler in self.samplers.values():
             sampler.tell(result)

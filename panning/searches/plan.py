@@ -21,6 +21,7 @@ from panning.searches.candidates import agent_itself, fixed_candidates, sample_o
 from panning.searches.config import MOST_TRIALS, SearchConfig
 from panning.tasks import Task, load_task
 from panning.training import Recipe
+from panning.training.recipe import Plan
 
 #: With and without all-alive repair.
 FORMS = 2
@@ -89,7 +90,7 @@ def _in_fixed_order(config: SearchConfig, task: Task, add: Add) -> Work:
 
 def _trying(config: SearchConfig, task: Task, pricing: Pricing) -> Stage:
     """The one stage of free order, should every candidate be better than those before it, and so go through all rungs."""
-    n = n_candidates(config) * len(config.densities)
+    n = n_candidates(config, len(task.data.train)) * len(config.densities)
     mask, steps = pruning_work(sample_of(config.agent, 0)), n * FIRST_STEPS
     cost = pricing(task, config.recipe).of(mask * n)
     epochs = trained = 0.0
@@ -102,16 +103,25 @@ def _trying(config: SearchConfig, task: Task, pricing: Pricing) -> Stage:
     return Stage(TRYING, steps, cost + paid * trained, paid * epochs)
 
 
-def n_candidates(config: SearchConfig) -> int:
-    """How many candidates a density of a search in free order has at most."""
+def prices_of(config: SearchConfig, n_train: int) -> tuple[int, ...]:
+    """What a trial costs in each rung, in images."""
+    plans = [(Plan.of(rung.recipe, n_train), rung.n_seeds) for rung in config.rungs]
+    return tuple(plan.n_steps * plan.images_per_step * n_seeds for plan, n_seeds in plans)
+
+
+def n_candidates(config: SearchConfig, n_train: int) -> int:
+    """How many candidates a density of a search in free order has at most, beside those that cost no training."""
     own = {"fixed": len(fixed_candidates(config.agent, config.baselines)), "agent": FORMS * config.n_samples}
     most = [min(own.get(part.name, MOST_TRIALS), part.n or MOST_TRIALS) for part in config.samplers]
-    return min(sum(most), config.max_trials or MOST_TRIALS)
+    paid = MOST_TRIALS
+    if config.max_cost is not None:
+        paid = math.ceil(config.max_cost * n_train / len(config.densities) / prices_of(config, n_train)[0])
+    return min(sum(most), config.max_trials or MOST_TRIALS, paid)
 
 
-def expected_steps(config: SearchConfig) -> int:
+def expected_steps(config: SearchConfig, n_train: int) -> int:
     """How many jobs a search in free order will have, if the samplers end it and candidates come in no order of quality."""
-    n = n_candidates(config)
+    n = n_candidates(config, n_train)
     steps = FIRST_STEPS * n
     for rung in config.rungs:
         steps += 2 * n * rung.n_seeds

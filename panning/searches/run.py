@@ -34,7 +34,7 @@ from panning.jobs.ways import Way
 from panning.searches.candidates import agent_itself
 from panning.searches.config import SearchConfig
 from panning.searches.fixed_order import FixedOrder
-from panning.searches.free_order import FreeOrder, check_max_cost
+from panning.searches.free_order import FreeOrder, check_max_cost, lane_of
 from panning.searches.plan import search_stages
 from panning.searches.trials import Trials
 
@@ -192,7 +192,9 @@ def run_search(
 def check_search(config: SearchConfig) -> Ready:
     """Raise what is wrong with a search's data, model or densities before anything is started or written."""
     task = check_task(config.task, config.seeds[0], config.source, config.densities)
-    check_max_cost(config, len(task.data.train))
+    if config.order == "free":
+        check_max_cost(config, len(task.data.train))
+        lane_of(config, config.densities[0], len(task.data.train))  # its samplers may need packages
     if config.agent.policy is None:
         return Ready(config, None, len(task.data.train))
     policy = load_policy(config.agent.policy)

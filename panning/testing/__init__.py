@@ -1,4 +1,4 @@
-"""What must hold for every pruner, dynamic method, executor and environment, as suites of pytest.
+"""What must hold for every pruner, dynamic method, sampler, executor and environment, as suites of pytest.
 
 A subclass says in one fixture what is tested, and pytest runs everything that the contract asks:
 
@@ -13,12 +13,13 @@ for it needs pytest.
 
 import pytest
 
-_SUITES = ("pruner", "dynamic", "executor", "env")
+_SUITES = ("pruner", "dynamic", "executor", "env", "sampler")
 pytest.register_assert_rewrite(*(f"panning.testing.{suite}" for suite in _SUITES))  # before they are imported
 
 from panning.testing.dynamic import DynamicContract  # noqa: E402
 from panning.testing.env import EnvContract  # noqa: E402
 from panning.testing.executor import ExecutorContract  # noqa: E402
 from panning.testing.pruner import PrunerContract  # noqa: E402
+from panning.testing.sampler import SamplerContract  # noqa: E402
 
-__all__ = ["DynamicContract", "EnvContract", "ExecutorContract", "PrunerContract"]
+__all__ = ["DynamicContract", "EnvContract", "ExecutorContract", "PrunerContract", "SamplerContract"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from panning.foundation.registry import Table
 from panning.searches.samplers.base import Result, Sampler, Setting
+from panning.searches.samplers.drawn import Local, Random
 from panning.searches.samplers.given import AgentsEpisodes, Fixed
 
 __all__ = ["SAMPLERS", "Result", "Sampler", "SamplerRow", "Setting"]
@@ -32,9 +33,21 @@ class SamplerRow:
     chooses_actions: bool = True
 
 
+def _of_optuna(name: str) -> SamplerRow:
+    def make(setting: Setting) -> Sampler:
+        from panning.searches.samplers.optuna_samplers import OfOptuna  # of an extra
+
+        return OfOptuna(setting, name)
+
+    return SamplerRow(make)
+
+
 _OWN = {
     "fixed": SamplerRow(Fixed, is_endless=False, chooses_actions=False),
     "agent": SamplerRow(AgentsEpisodes, is_endless=False, chooses_actions=False),
+    "random": SamplerRow(Random),
+    "local": SamplerRow(Local),
+    **{name: _of_optuna(name) for name in ("tpe", "cma_es", "qmc")},
 }
 
 

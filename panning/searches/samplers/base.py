@@ -43,6 +43,7 @@ class Result:
         value: what the search ranks by: the accuracy less what its multiply-adds cost (``cost_weight``); 0 if it failed.
         cost: of its short trainings in this rung, in dense epochs.
         failure: why there is no accuracy: no path through the network, a mask that was tried before, an error.
+        is_repeated: whether its mask was tried before, so that it says nothing on what the candidate is worth.
         actions: of the episode that made its mask on the first network; empty for other candidates.
     """
 
@@ -53,6 +54,7 @@ class Result:
     cost: float = 0.0
     failure: str | None = None
     actions: Actions = ()
+    is_repeated: bool = False
 
 
 class Sampler(Protocol):
