@@ -21,7 +21,7 @@ LAYERS = [
     "envs",
     "agents",
     "jobs measure compare searches explaining",
-    "calls cli testing __main__",
+    "calls service cli testing __main__",
 ]
 ORDER = [room for rooms in LAYERS for room in rooms.split()]
 #: Of foundation, the files that know torch; what stands on the others starts without it.
@@ -45,6 +45,8 @@ HOMES = {
     "cmaes": lambda path: path.name.startswith("optuna"),
     "wandb": lambda path: path.name == "tracking.py",
     "mlflow": lambda path: path.name == "tracking.py",
+    "sqlalchemy": lambda path: path.parts[:2] == ("panning", "service"),
+    "alembic": lambda path: path.parts[:2] == ("panning", "service"),
     "matplotlib": lambda path: path.as_posix() == "panning/foundation/pictures.py",
     "torch": lambda path: room_of(path) != "foundation" or path.stem in WITH_TORCH,
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from panning.foundation.files import sole_writer
 from panning.foundation.progress import silent
 from panning.foundation.ray_answers import answer
 from panning.foundation.stopping import ShouldStop, check_stop, stops_when
+from panning.jobs import ray_cluster
 from panning.jobs.prune import PruneConfig, check_prune, run_prune
 from panning.jobs.ray_executor import RayExecutor
 from panning.jobs.spec import TrainSpec
@@ -159,6 +162,27 @@ def test_a_stop_is_no_failure_of_a_trial() -> None:
 
 
 # --- on Ray ---
+
+
+def test_sigterm_while_ray_starts_is_the_caller_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray puts a handler of its own there, which exits."""
+    came, ended = list[int](), list[str]()
+
+    def init(*_: Any, **__: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster.ray, "init", init)
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: ended.append("Ray"))
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        with stops_when(lambda: bool(came)), pytest.raises(panning.StoppedError), ray_cluster.ray_running(1):
+            raise AssertionError("Ray does not run")
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert came == [signal.SIGTERM] * 2 and ended == ["Ray"], "the caller's handler is back"
 
 
 @pytest.mark.ray

@@ -32,6 +32,8 @@ EXTRAS = {
     "mlflow": "integrations",
     "optuna": "samplers",
     "cmaes": "samplers",
+    "sqlalchemy": "service",
+    "alembic": "service",
     "pytest": "dev",
 }
 

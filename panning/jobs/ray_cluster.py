@@ -15,6 +15,7 @@ from panning.foundation.errors import WorkerError
 from panning.foundation.extras import extra_packages
 from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.ray_gpus import gpu_share
+from panning.foundation.stopping import check_stop
 from panning.foundation.text import first_line
 
 with extra_packages():
@@ -76,16 +77,27 @@ def ray_running(n_workers: int, address: str | None = None, device: str = "cpu")
     except Exception as error:  # Ray has no type of its own for a start that fails: some of it is a bare Exception
         ray.shutdown()
         raise WorkerError(_no_ray(address, first_line(error))) from None
+    except BaseException as error:
+        ray.shutdown()
+        _put_back(of_sigterm)
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM and callable(of_sigterm):
+            of_sigterm(signal.SIGTERM, None)  # it came while Ray's own was there
+            check_stop()
+        raise
     try:
-        if of_sigterm is not None and threading.current_thread() is threading.main_thread():
-            # Ray has put its own there, which ends the process without its last words.
-            signal.signal(signal.SIGTERM, of_sigterm)
+        _put_back(of_sigterm)
         if (n_cores := int(ray.cluster_resources().get("CPU", 0))) < n_workers:
             raise WorkerError(f"The Ray cluster has {n_cores} cores for {n_workers} workers; ask for fewer.")
         gpu_share(device, n_workers)
         yield
     finally:
         ray.shutdown()
+
+
+def _put_back(of_sigterm: Any) -> None:
+    """Let SIGTERM do what it did before Ray started: Ray's own ends the process without its last words."""
+    if of_sigterm is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, of_sigterm)
 
 
 def _no_ray(address: str | None, reason: str) -> str:

@@ -1,0 +1,123 @@
+"""What the service says of jobs and tokens: states, codes of failures, and the errors of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from panning.foundation.errors import PanningError
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+#: States that a job leaves only by ``retry``.
+ENDED: tuple[State, ...] = ("succeeded", "failed", "cancelled")
+STATES: tuple[State, ...] = ("queued", "running", *ENDED)
+#: Code -> why a job failed, in words.
+CODES: Mapping[str, str] = {
+    "config": "its config asks for what cannot be",
+    "memory": "it took more memory than it may",
+    "time": "it took longer than it may",
+    "quota": "it took or would cost more than it may",
+    "crashed": "its process ended three times without a word",
+    "error": "it raised an error",
+}
+#: So many crashes fail a job.
+MAX_CRASHES = 3
+Scope = Literal["read", "submit", "admin"]
+#: Each scope includes those before it.
+SCOPES: tuple[Scope, ...] = ("read", "submit", "admin")
+
+
+class NoJobError(PanningError):
+    """A job that is not in the table, or was deleted."""
+
+
+class StepError(PanningError):
+    """A step that a job cannot take from the state that it is in."""
+
+
+class KeyConflictError(PanningError):
+    """An idempotency key that stands for another request already."""
+
+
+class QuotaError(PanningError):
+    """A submission beyond what its token may have."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the table has it.
+
+    Attributes:
+        token: whose it is.
+        kind: of its config.
+        code: of a failure, a key of ``CODES``.
+        message: more on how it ended, in a sentence.
+        attempt: the number of the last; 0 before the first.
+        cancel_asked: somebody wants it to end, and it has not yet.
+        pinned: it is not deleted.
+        n_bytes: of its folder, when its last attempt ended.
+        submitted, started, ended: in UTC; the last attempt began and the job ended then.
+    """
+
+    id: int
+    token: int
+    kind: str
+    state: State
+    code: str | None
+    message: str
+    attempt: int
+    cancel_asked: bool
+    pinned: bool
+    n_bytes: int
+    submitted: datetime
+    started: datetime | None
+    ended: datetime | None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a job's process tree.
+
+    Attributes:
+        number: from 1.
+        how: succeeded, failed, stopped, crashed, or interrupted where the machine was started anew; None while it lasts.
+    """
+
+    number: int
+    started: datetime
+    ended: datetime | None
+    how: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What the jobs of one token may take together."""
+
+    running: int = 1
+    queued: int = 100
+    stored_bytes: int = 10 << 30
+
+
+@dataclass(frozen=True)
+class Token:
+    """Who may ask for what; the secret itself is kept nowhere.
+
+    Attributes:
+        scope: what it may; ``admin`` sees the jobs of all.
+        expires, revoked: since when it is no good.
+    """
+
+    id: int
+    name: str
+    scope: Scope
+    quota: Quota
+    made: datetime
+    expires: datetime | None
+    revoked: datetime | None
+
+    def may(self, scope: Scope) -> bool:
+        """Whether it includes a scope."""
+        return SCOPES.index(self.scope) >= SCOPES.index(scope)
