@@ -43,7 +43,7 @@ def model(monkeypatch: pytest.MonkeyPatch, tiny_mlp: nn.Module) -> None:
         assert (name, input_shape, n_classes, allow_import) == ("tiny", (4,), 2, True)
         return tiny_mlp
 
-    monkeypatch.setattr("panning.models.build_model", build_model)
+    monkeypatch.setattr("panning.masks.network.build_model", build_model)
 
 
 class Result:

@@ -16,6 +16,15 @@ def levers(
         Path | None,
         typer.Option("--out", help="Write the page there, as levers.md, and its pictures with their numbers."),
     ] = None,
+    best: Annotated[
+        float,
+        typer.Option(
+            "--best",
+            min=0.01,
+            max=1.0,
+            help="Look at this share of the masks, the best: what is below counts as the worst of them.",
+        ),
+    ] = 1.0,
     formats: options.Formats = "png",
     as_json: options.AsJson = False,
 ) -> None:
@@ -32,7 +41,7 @@ def levers(
     from panning.foundation.pictures import parse_formats, save
 
     forms = parse_formats(formats)
-    found = studies(read_cells(records))
+    found = studies(read_cells(records), best=best)
     if out is not None:
         write_atomic(out / "levers.md", told.page(found))
         for picture, stem in pictures(found):
@@ -43,10 +52,16 @@ def levers(
             "ties": [vars(tie) for tie in ties(found)],
         })  # fmt: skip
         return
-    output.print_table(*told.best_cells(found))
+    _print(told.best_cells(found))
     for title, some in told.by_network(found).items():
         output.say(title)
-        output.print_table(*told.share_cells(some))
-        output.print_table(*told.gain_cells(some))
+        _print(told.share_cells(some))
+        _print(told.gain_cells(some))
     if made := probes(found):
-        output.print_table(*told.probe_cells(made))
+        _print(told.probe_cells(made))
+
+
+def _print(cells: tuple[list[str], list[list[str]]]) -> None:
+    """A table without the marks of bold type."""
+    columns, lines = cells
+    output.print_table(columns, [[cell.replace("**", "") for cell in line] for line in lines])

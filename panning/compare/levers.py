@@ -163,13 +163,17 @@ def _estimate(found: Estimate) -> dict[str, float | None]:
     return {name: _number(value) for name, value in vars(found).items()}
 
 
-def cases(records: Iterable[RunRecord]) -> list[Case]:
+def cases(records: Iterable[RunRecord], best: float = 1.0) -> list[Case]:
     """The cases that records hold, by network and falling density.
+
+    Args:
+        best: look at this share of the combinations, the best by their means: accuracies below the worst of them count as
+            its mean. Masks that do not train at all would make most of the variance otherwise.
 
     Raises:
         PanningError: if there is none.
     """
-    found = [_case(table, density) for table in tables(records) for density in table.densities]
+    found = [_case(table, density, best) for table in tables(records) for density in table.densities]
     if not (there := [case for case in found if case is not None]):
         raise PanningError(
             f"These records hold no combinations of levers: at one density at least {LEAST} rows of a contender levers, as "
@@ -179,7 +183,7 @@ def cases(records: Iterable[RunRecord]) -> list[Case]:
     return there
 
 
-def _case(table: Table, density: float) -> Case | None:
+def _case(table: Table, density: float, best: float) -> Case | None:
     rows = {row: levels for row in table.at(density) if (levels := _levels_of(row)) is not None}
     of_cells = {row.label: _accuracies(row, table.dense) for row in rows}
     names, seeds = whole(of_cells)
@@ -189,9 +193,11 @@ def _case(table: Table, density: float) -> Case | None:
     if len(kept) < LEAST or not levels:
         return None
     numbers = [[of.index(rows[row][lever]) for lever, of in levels.items()] for row in kept]
+    accuracy = np.array([[of_cells[row.label][seed] for seed in seeds] for row in kept])
+    worst = np.sort(accuracy.mean(1))[-max(1, round(best * len(kept)))]
     return Case(
-        table.title, density, levels, np.array([[of_cells[row.label][seed] for seed in seeds] for row in kept]),
-        np.array(numbers), tuple(row.label for row in kept), _seen(kept),
+        table.title, density, levels, np.maximum(accuracy, worst) if best < 1 else accuracy, np.array(numbers),
+        tuple(row.label for row in kept), _seen(kept),
         sum(cell.metrics["error"] is not None for row in kept for cell in row.cells if cell.config["seed"] in seeds),
     )  # fmt: skip
 
@@ -232,13 +238,14 @@ def _seen(rows: Sequence[Row]) -> dict[str, float]:
 # --- effects ---
 
 
-def studies(records: Iterable[RunRecord], n_resamples: int = N_RESAMPLES) -> list[Study]:
-    """The study of every case (``cases``).
+def studies(records: Iterable[RunRecord], n_resamples: int = N_RESAMPLES, best: float = 1.0) -> list[Study]:
+    """The study of every case.
 
     Args:
+        best: as for ``cases``.
         n_resamples: of the bootstrap; accuracies are dealt out anew as often, but no more than ``N_SHUFFLES`` times.
     """
-    return [study(case, n_resamples) for case in cases(records)]
+    return [study(case, n_resamples) for case in cases(records, best)]
 
 
 def study(case: Case, n_resamples: int = N_RESAMPLES) -> Study:
