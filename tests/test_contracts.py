@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -122,10 +122,16 @@ class TestADynamicMethodOfTheUsersOwn(DynamicContract):
 
 
 class Backwards:
-    """An executor: the last job first."""
+    """An executor: the last of the jobs that can be asked for first."""
 
-    def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
-        for job in reversed(jobs):
+    def run(self, jobs: Iterable[Job[OutcomeT] | None]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+        asked, held = iter(jobs), list[Job[OutcomeT]]()
+        while True:
+            while (job := next(asked, None)) is not None:
+                held.append(job)
+            if not held:
+                return
+            job = held.pop()
             yield job, execute(job)
 
 
@@ -156,8 +162,8 @@ class Forgetful(Wandering):
 class Lossy(Backwards):
     """Leaves the last job out."""
 
-    def run(self, jobs: Sequence[Job[OutcomeT]]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
-        return super().run(jobs[:-1])
+    def run(self, jobs: Iterable[Job[OutcomeT] | None]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
+        return super().run(list(jobs)[:-1])
 
 
 def test_a_suite_finds_what_breaks_its_contract() -> None:

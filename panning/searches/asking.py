@@ -85,7 +85,6 @@ class Asking:
     def tell(self, job: Job[Any], outcome: Outcome) -> None:
         """Take in the outcome of a job."""
         self._note("told", key=job.key)
-        self._ready.pop(job.key, None)
         self.n_told += 1
         for lane, trial in self._waiting.pop(job.key, []):
             lane.pay(job, outcome)

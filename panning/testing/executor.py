@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from panning.foundation.errors import DataError
@@ -33,6 +35,22 @@ class ExecutorContract:
 
     def test_no_jobs_have_no_outcomes(self, executor: Executor) -> None:
         assert list(executor.run([])) == []
+
+    def test_an_asker_that_waits_for_an_outcome_is_asked_again_once_it_was_told(self, executor: Executor) -> None:
+        told: list[int] = []
+
+        def ask() -> Iterator[Job[PruneOutcome] | None]:
+            yield job(0, "erk")
+            while not told:
+                yield None
+            yield job(1, "erk")
+
+        for done, _ in executor.run(ask()):
+            told.append(done.spec.seed)
+        assert told == [0, 1]
+
+    def test_an_asker_that_waits_while_nothing_runs_has_ended(self, executor: Executor) -> None:
+        assert [done.spec.seed for done, _ in executor.run(iter([job(0, "erk"), None, None, None]))] == [0]
 
     def test_work_that_fails_is_an_outcome_and_the_next_job_runs(self, executor: Executor) -> None:
         impossible, possible = job(0, "erk", 1e-9), job(0, "erk")
