@@ -254,7 +254,7 @@ def test_what_fails_is_a_record_too(tmp_path: Path) -> None:
         ({"name": "../elsewhere"}, "name"),
         ({"methods": [*CONFIG["methods"], "snyflow"]}, "Did you mean 'synflow'"),
         ({"methods": [*CONFIG["methods"], "erk"]}, "methods is named twice"),
-        ({"methods": [*CONFIG["methods"], {"method": "erk", "policy": "x"}]}, "not both"),
+        ({"methods": [*CONFIG["methods"], {"method": "erk", "policy": "x"}]}, "not several"),
         ({"methods": [*CONFIG["methods"], {"policy": "x", "control": "shuffle"}]}, "go with a method"),
         ({"methods": [*CONFIG["methods"], {"policy": "x", "place": "lot"}]}, "Name a method"),
         ({"methods": [*CONFIG["methods"], {"method": "snip", "quotas": "erk", "place": "lot"}]}, "nothing to say"),
