@@ -90,3 +90,18 @@ def test_rungs_that_python_makes_fit_the_order() -> None:
     assert found.rungs[0].keep == 0.3
     with pytest.raises(ConfigError, match="in free order it must keep a share"):
         search_config(TASK, None, [0.1], None, {"name": "x", "order": "free", "rungs": CONFIG["rungs"]})
+
+
+def test_the_shipped_config_runs_and_keeps_to_its_cost() -> None:
+    """Smaller, by changes as a user makes them."""
+    pytest.importorskip("optuna")
+    small = [
+        "task.n_train=100", "densities=[0.05]", "seeds=[0]", "agent.n_rounds=2",
+        "agent.ppo={n_rollouts: 1, n_envs: 1, n_steps: 4, batch_size: 4}",
+        "agent.action={indices: [snip]}", "n_samples=1", "baselines=[erk]", "max_cost=40",
+        "rungs.2.n_seeds=1", "recipe.epochs=1", "samplers=[agent,{name: local, per_round: true},tpe,cma_es]",
+    ]  # fmt: skip
+    assert run("search", "digits-free", *small, "--workers", "0", "--out", "d") == 0
+    assert "would have cost too much" in ended("d")[0]
+    result = json.loads(Path("d/result.json").read_text())
+    assert result["cost_epochs"]["search"] <= 40 and {entry["rung"] for entry in result["rungs"]} == {1, 2, 3}
