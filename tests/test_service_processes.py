@@ -125,9 +125,13 @@ def test_a_job_that_is_deaf_to_a_stop_is_killed(server: Server) -> None:
 def test_no_process_outlives_a_job_not_even_orphans_in_sessions_of_their_own(server: Server) -> None:
     number, _ = running(server, helpers=2)
     assert len(server.folder(number).processes()) >= 4
-    server.store.cancel(number)
-    server.until_ended(number)
-    assert server.folder(number).processes() == []
+    server.folder(number).ask_to_stop("cancel")
+    for child in server.scheduler._children:
+        child.wait(60)
+    assert server.folder(number).processes() == [], (
+        "the supervisor waits for all; nothing is left for the server to sweep"
+    )
+    assert server.folder(number).outcome(1).state == "stopped"  # type: ignore[union-attr]
 
 
 def alive(pid: int) -> bool:
