@@ -118,6 +118,36 @@ def test_inputs_ties_buffers_and_modes_come_back(tmp_path: Path) -> None:
         again(inputs[0])
 
 
+class Scaled(nn.Module):
+    """Loose tensors in a module of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def test_loose_parameters_keep_their_places_among_those_of_layers(tmp_path: Path) -> None:
+    model = nn.Sequential(Scaled(), nn.Linear(4, 4), nn.Sequential(Scaled(), nn.Linear(4, 2)))
+    again = there_and_back(model, torch.ones(2, 4), tmp_path / "n.safetensors")
+    names = [name for name, _ in again.named_parameters()]
+    assert names == [name for name, _ in model.named_parameters()] and names[0] == "0.scale"
+
+
+def test_a_sequence_that_a_recurrent_layer_would_never_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "n.safetensors"
+    panning.save_network(nn.Sequential(nn.LSTM(3, 4)), path, torch.ones(5, 2, 3))
+    again = panning.load_network(path)
+    with safe_open(path, "pt") as file:
+        graph = json.loads(file.metadata()[KEY])
+    graph["inputs"][0]["shape"] = [2**30, 0, 3]
+    path.write_bytes(packed(again.state_dict(), {KEY: json.dumps(graph)}))
+    with pytest.raises(ModelError, match="makes 1073741824 tensors, more than 65536"):
+        panning.load_network(path)
+
+
 class Hooked(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Linear(4, 4))
@@ -180,7 +210,27 @@ def layer(name: str, kind: str, **fields: Any) -> Callable[[dict[str, Any]], Non
     return lambda graph: graph["layers"].update({name: {"kind": kind, "fields": fields}})
 
 
+def steps(*changes: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    return lambda graph: [change(graph) for change in changes] and None
+
+
+def doubled(name: str, *args: Callable[[Any], Any]) -> Callable[[dict[str, Any]], None]:
+    """40 steps, each of which gives the result before it twice in a list."""
+    return steps(*(step("function", name, *(arg({"node": 4 + n}) for arg in args)) for n in range(40)))
+
+
+def on_the_processor(graph: dict[str, Any]) -> None:
+    graph["nodes"].append({"op": "function", "target": "torch.zeros", "args": [2], "kwargs": {"device": "cpu"}})
+
+
+def held(graph: dict[str, Any]) -> None:
+    steps(*[step("function", "torch.zeros", [2**30])] * 17)(graph)
+    graph["output"] = [{"node": 5 + n} for n in range(17)]
+
+
 LAST = {"node": 4}
+NOTHING = step("function", "torch.zeros", [2**33, 0])
+SQUARE = step("function", "torch.zeros", [3000, 3000])
 
 
 @pytest.mark.parametrize(
@@ -209,6 +259,20 @@ LAST = {"node": 4}
         (lambda graph: graph["nodes"][0].update(args=[[[[[[[[[[1]]]]]]]]]]), "nested too deeply"),
         (lambda graph: graph["inputs"][0].update(shape=[2**39, 2**39, 4, 4]), "overflowed|does not run"),
         (lambda graph: graph["tied"].update({"0.bias": "9.bias"}), "cannot share|belong together"),
+        (step("tensor", "forward.__globals__"), "there is no such parameter or buffer"),
+        (step("tensor", "3"), "there is no such parameter or buffer"),
+        (layer("9", "Linear", in_features=2, out_features=2, device="cpu"), "the field 'device'"),
+        (layer("9", "MultiheadAttention", embed_dim=2, num_heads=1, device="cpu"), "the field 'device'"),
+        (layer("9", "Embedding", num_embeddings=1, embedding_dim=1, _weight=[1]), "the field '_weight'"),
+        (layer("9", "ByMode", function="operator.mul", positions=[0], keywords=[]), "mul follows the mode"),
+        (on_the_processor, "the device 'cpu' has a name"),
+        (doubled("operator.getitem", lambda node: [[node, node]], lambda node: 0), "gives more than 4096 values"),
+        (doubled("operator.add", lambda node: [node], lambda node: [node]), "gives more than 4096 values"),
+        (steps(NOTHING, step("method", "unbind", {"node": 5})), "makes 8589934592 tensors"),
+        (steps(NOTHING, step("method", "split", {"node": 5}, 1)), "makes 8589934592 tensors"),
+        (step("function", "torch.tensor_split", LAST, 2**33), "8589934592 pieces of a tensor"),
+        (steps(SQUARE, step("function", "torch.einsum", "ij,kl,ik,jl->", *[{"node": 5}] * 4)), "81000000000000 numbers"),
+        (held, "hold .* bytes at once"),
     ],
 )  # fmt: skip
 def test_files_that_ask_for_what_they_must_not_are_refused(

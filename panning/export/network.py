@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from panning.foundation.files import write_atomic
 from panning.foundation.modes import as_it_was
 from panning.foundation.seeding import isolated_torch_rng
 from panning.foundation.tensorfile import packed
-from panning.foundation.torch_private import tree_leaves
+from panning.foundation.torch_private import is_passing, slots, tree_leaves
 from panning.foundation.wrappers import unwrapped
 from panning.models.graph import Given, Graph, Loose, Node, Part, written
 from panning.models.graph_network import KEY, at, network_of, owner_of, state_of
@@ -107,11 +107,18 @@ def _graph_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
         ),
         layers={name: _part(name, layer) for name, layer in layers.items()},
         loose={name: Loose(role=role) for name, role in loose.items()},
+        modules=_order(model, layers, loose),
         tied=tied,
         frozen=tuple(name for name, p in model.named_parameters() if not p.requires_grad),
         nodes=tuple(_node(node, numbers) for node in steps),
         output=written(output.args[0], numbers.__getitem__),
     )
+
+
+def _order(model: nn.Module, layers: Collection[str], loose: Collection[str]) -> tuple[str, ...]:
+    """The layers and the modules with loose tensors, in the order of the network, if there are any of the second."""
+    owners = {name.rpartition(".")[0] for name in loose} - {""}
+    return tuple(name for name, _ in model.named_modules() if name in owners or name in layers) if owners else ()
 
 
 def _drop_assertions(graph: fx.Graph) -> None:
@@ -148,9 +155,9 @@ def _no_node(node: fx.Node) -> int:
 
 def _role(model: nn.Module, name: str) -> Any:
     owner, own = owner_of(model, name)
-    if own in owner._parameters:
+    if own in slots(owner).parameters:
         return "parameter"
-    return "passing buffer" if own in owner._non_persistent_buffers_set else "buffer"
+    return "passing buffer" if is_passing(owner, own) else "buffer"
 
 
 def _node(node: fx.Node, numbers: Mapping[fx.Node, int]) -> Node:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._functorch import apis
 from torch._functorch import vmap as functorch_vmap
 from torch.nn.utils.prune import BasePruningMethod
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_unflatten
 from torch.utils._pytree import tree_leaves as tree_leaves  # all tensors in whatever a network returns
 from torch.utils._pytree import tree_map as tree_map
@@ -34,6 +35,11 @@ class Slots(NamedTuple):
 
 def slots(module: nn.Module) -> Slots:
     return Slots(module._parameters, module._buffers, module._modules)
+
+
+def is_passing(module: nn.Module, name: str) -> bool:
+    """Whether a buffer of this module stays out of its ``state_dict``."""
+    return name in module._non_persistent_buffers_set
 
 
 def every_module(model: nn.Module) -> dict[nn.Module, str]:
@@ -143,6 +149,16 @@ n_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
 set_grad_enabled = torch._C._set_grad_enabled
 #: Whether the code runs inside of ``torch.func.grad``, ``vmap`` and the like.
 transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+#: A context that is told every operation of torch, also those that its functions call within.
+DispatchMode = TorchDispatchMode
+
+
+def storage_of(tensor: Tensor) -> tuple[int, int]:
+    """What tells the memory of a tensor from that of others, as long as one of its tensors is there; and its bytes."""
+    storage = tensor.untyped_storage()
+    return storage._cdata, storage.nbytes()
+
 
 #: A tensor of a class of one's own with shape, strides and dtype, but without values.
 without_values = Tensor._make_wrapper_subclass

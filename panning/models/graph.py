@@ -85,7 +85,8 @@ class Graph(Config):
     """A network without its numbers.
 
     Attributes:
-        layers, loose: by name, in the order of the network's parameters.
+        layers, loose: by name, each in the order of the network's parameters.
+        modules: the order of layers and of modules with loose tensors among each other, where there are such.
         tied: name -> the name of the parameter that it shares.
         frozen: parameters that are not trained.
         output: written as arguments are.
@@ -98,6 +99,7 @@ class Graph(Config):
     inputs: Annotated[tuple[Given, ...], Field(min_length=1, max_length=64)]
     layers: Annotated[dict[PlainName, Part], Field(max_length=MAX_LAYERS)] = {}
     loose: Annotated[dict[PlainName, Loose], Field(max_length=MAX_LAYERS)] = {}
+    modules: Annotated[tuple[PlainName, ...], Field(max_length=2 * MAX_LAYERS)] = ()
     tied: dict[PlainName, PlainName] = {}
     frozen: tuple[PlainName, ...] = ()
     nodes: Annotated[tuple[Node, ...], Field(max_length=MAX_NODES)]

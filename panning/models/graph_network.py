@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ from panning.foundation.config import first_error
 from panning.foundation.errors import ModelError
 from panning.foundation.modes import in_evaluation_mode
 from panning.foundation.tensorfile import DAMAGE, read_tensors
-from panning.foundation.torch_private import tree_leaves
-from panning.models.graph import Given, Graph, Node, Part, filled, read, refs
+from panning.foundation.torch_private import slots
+from panning.models.graph import Given, Graph, Node, Part, Ref, filled, read, refs
+from panning.models.rehearsal import Rehearsal, check_flat
 from panning.models.vocabulary import FUNCTIONS, KINDS, LAYERS, METHODS
 
 KEY = "network"
-#: What a step of a network from a file may hold on the example's inputs, in bytes.
-MAX_STEP_BYTES = 2**32
 
 
 class GraphNetwork(nn.Module):
@@ -37,9 +36,13 @@ class GraphNetwork(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self._graph = graph
+        for name in graph.modules:
+            _put(self, name, nn.Module())  # holds the place of a layer, or of what loose tensors are put into
         for name, part in graph.layers.items():
             _put(self, name, _made(name, part))
-        self._steps = [_Step(number, node, self) for number, node in enumerate(graph.nodes, start=len(graph.inputs))]
+        tensors = {*state_of(self), *graph.loose}
+        first = len(graph.inputs)
+        self._steps = [_Step(number, node, self, tensors) for number, node in enumerate(graph.nodes, start=first)]
         try:
             self._output = read(graph.output, len(graph.inputs) + len(graph.nodes))
         except (ValueError, RecursionError) as error:
@@ -92,27 +95,36 @@ class _Step:
     Attributes:
         reads: the nodes before that it names.
         frees: those that no step reads after it.
+
+    Args:
+        tensors: names of all parameters and buffers.
     """
 
-    def __init__(self, number: int, node: Node, network: nn.Module) -> None:
+    def __init__(self, number: int, node: Node, network: nn.Module, tensors: Collection[str]) -> None:
         self.number, self.op, self.target = number, node.op, node.target
         try:
             self.args, self.kwargs = (
                 tuple(read(node.args, number)),
                 {k: read(v, number) for k, v in node.kwargs.items()},
             )
-            self._check(network)
+            self._check(network, tensors)
         except (ValueError, RecursionError) as error:
             raise ModelError(f"step {number} ({node.op} '{node.target[:60]}'): {error}") from None
         self.reads, self.frees = refs([*self.args, self.kwargs]), list[int]()
 
-    def _check(self, network: nn.Module) -> None:
+    def _check(self, network: nn.Module, tensors: Collection[str]) -> None:
+        if self.op == "tensor" and self.target not in tensors:
+            raise ValueError("there is no such parameter or buffer")
         if self.op == "function" and self.target not in FUNCTIONS:
             raise ValueError("this function is not in the table")
         if self.op == "method" and (self.target not in METHODS or not self.args):
             raise ValueError("this method is not in the table, or nothing has it")
         if self.op == "layer" and type(at(network, self.target)) not in KINDS:
             raise ValueError("there is no such layer")
+        if not isinstance(device := self.kwargs.get("device"), Ref | None):
+            raise ValueError(
+                f"the device {device!r:.20} has a name; it must be that of a tensor, as in device=x.device"
+            )
 
     def __call__(self, network: nn.Module, results: Mapping[int, Any]) -> Any:
         if self.op == "tensor":
@@ -177,16 +189,10 @@ def network_of(graph: Graph, tensors: Mapping[str, Tensor]) -> GraphNetwork:
 
 def _try(network: GraphNetwork, graph: Graph) -> None:
     """Run the network on inputs without numbers, which takes no memory; refuse what would take too much."""
-
-    def seen(result: Any) -> None:
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.numel() * tensor.element_size() > MAX_STEP_BYTES:
-                raise ModelError(f"a step makes {tensor.numel()} numbers, more than {MAX_STEP_BYTES} bytes.")
-
-    inputs = tuple(torch.empty(given.shape, dtype=_dtype(given), device="meta") for given in graph.inputs)
     try:
-        with in_evaluation_mode(network), torch.no_grad(), torch.device("meta"):
-            network._run(inputs, seen)
+        inputs = tuple(torch.empty(given.shape, dtype=_dtype(given), device="meta") for given in graph.inputs)
+        with in_evaluation_mode(network), torch.no_grad(), torch.device("meta"), Rehearsal():
+            network._run(inputs, check_flat)
     except ModelError:
         raise
     except Exception as error:  # whatever torch says of shapes that do not fit
@@ -224,6 +230,8 @@ def _put(network: nn.Module, name: str, module: nn.Module) -> None:
 def _made(name: str, part: Part) -> nn.Module:
     if part.kind not in LAYERS:
         raise ModelError(f"the layer '{name}' is a {part.kind!r:.40}, which is not in the table.")
+    if taken := sorted(field for field in part.fields if field in ("device", "dtype") or field.startswith("_")):
+        raise ModelError(f"the layer '{name}' has the field '{taken[0]:.40}', which is not a layer's to say.")
     try:
         return LAYERS[part.kind].make(**read({"dict": part.fields}, 0))
     except Exception as error:  # whatever a constructor says of its arguments
@@ -267,8 +275,8 @@ def _fill(network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor]) -> No
         made[name] = nn.Parameter(tensor.detach(), requires_grad=is_trained) if name in parameters else tensor.detach()
     for name in state_of(network):
         owner, own = owner_of(network, name)
-        slots: dict[str, Any] = owner._parameters if name in parameters else owner._buffers
-        slots[own] = made[graph.tied.get(name, name)]
+        of_owner: dict[str, Any] = slots(owner).parameters if name in parameters else slots(owner).buffers
+        of_owner[own] = made[graph.tied.get(name, name)]
 
 
 def _dtype(given: Given) -> torch.dtype:

@@ -53,6 +53,8 @@ METHODS = _names("""
 """)
 #: Layers of a recurrent layer.
 MAX_STACKED = 100
+#: Arguments of functions that may say whether the network is being trained.
+MODES = {"training", "use_input_stats"}
 #: Attributes of a tensor that a graph may read.
 ATTRIBUTES = ("shape", "dtype", "ndim", "device", "T", "mT", "H", "mH")
 LAYER_NAMES = _names("""
@@ -141,6 +143,9 @@ def _by_mode_fields(module: nn.Module) -> dict[str, Any]:
 
 
 def _make_by_mode(function: str, positions: list[int], keywords: list[str]) -> ByMode:
+    names = list(inspect.signature(FUNCTIONS[function]).parameters)
+    if not {*keywords, *(names[position] for position in positions)} <= MODES:  # shapes must not hang on the mode
+        raise ValueError(f"an argument of {function} follows the mode and is none of {', '.join(sorted(MODES))}")
     return ByMode(FUNCTIONS[function], positions, keywords)
 
 
@@ -217,6 +222,13 @@ def _stochastic_depth(inputs: Tensor, p: float, mode: str, training: bool = True
     return inputs * (noise.div_(survival) if survival > 0.0 else noise)
 
 
+def _tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> Any:  # noqa: A002 (torch's name)
+    if isinstance(indices_or_sections, int) and indices_or_sections > MAX_VALUES:
+        raise ValueError(f"{indices_or_sections} pieces of a tensor")  # torch takes memory for them before all else
+    return torch.tensor_split(input, indices_or_sections, dim)
+
+
+FUNCTIONS["torch.tensor_split"] = _tensor_split
 FUNCTIONS["stochastic_depth"] = _stochastic_depth
 NAMES[_stochastic_depth] = "stochastic_depth"
 
