@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections import defaultdict
@@ -165,12 +166,17 @@ def test_what_is_noted_of_trials_that_run_again_is_passed_over_and_the_search_en
 # --- whatever the order ---
 
 
+@functools.cache
+def keys_of_jobs() -> dict[str, tuple[int, int]]:
+    return {job(0.1, number, rung).key: (number, rung) for number in range(40) for rung in (1, 2, 3)}
+
+
 def judged_when(
     lines: list[Any], known: dict[str, TrainOutcome]
 ) -> list[tuple[dict[int, list[tuple[float, int]]], Any, bool]]:
     """Before each promotion: rung -> what was judged there, best first; and whether nothing ran."""
     found, judged, running, closed = [], defaultdict(list), 0, False
-    keys = {job(0.1, number, rung).key: (number, rung) for number in range(40) for rung in (1, 2, 3)}
+    keys = keys_of_jobs()
     for kind, said in lines:
         if kind == "told":
             number, rung = keys[said["key"]]

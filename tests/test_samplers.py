@@ -14,6 +14,7 @@ from test_search import Interrupting, config, search
 
 from panning.agents.config import EpisodeSpec
 from panning.foundation.errors import ConfigError, MissingExtraError
+from panning.foundation.records import read_records
 from panning.jobs.ways import Method, Way
 from panning.searches.run import check_search
 from panning.searches.samplers import SAMPLERS, Result, Sampler, Setting
@@ -152,6 +153,12 @@ def test_a_search_with_every_sampler_goes_on_where_it_was(tmp_path: Path) -> Non
     assert whole.ended == ("At density 0.1, candidates tried: 20; more were not allowed (max_trials).",)
     names = [said["sampler"] for kind, said in lines_of(tmp_path / "whole") if kind == "ask"]
     assert names[:6] == ["fixed", "random", "local", *OF_OPTUNA] and names.count("local") == 3
+    names_tried = {(entry["sampler"], entry["candidate"].partition("'s episode")[0]) for entry in whole.rungs}
+    assert ("tpe", "panning (tpe") in names_tried and ("local", "panning (local") in names_tried
+    made = {
+        r.config["by"].get("drawn_by") for r in read_records(tmp_path / "whole" / "records.jsonl") if r.kind == "prune"
+    }
+    assert {"random", "cma_es", "qmc", None} <= made
     for n_jobs in (9, 8):
         with pytest.raises(KeyboardInterrupt):
             search(tmp_path / "cut", Interrupting(n_jobs), **asked)

@@ -108,14 +108,19 @@ class Agent(_OfSpec):
 
 
 class ReplayedEpisode(_OfSpec):
-    """The actions of an earlier episode."""
+    """The actions of an earlier episode.
+
+    Attributes:
+        drawn_by: the sampler of a search that chose them; None is the agent.
+    """
 
     policy: Literal["actions"]
     actions: Annotated[Actions, Field(min_length=1)]
+    drawn_by: Annotated[str, Field(pattern=r"^[\w .+-]{1,60}$")] | None = None
 
     @property
     def first_label(self) -> str:
-        return f"panning (agent's episode {content_key(self.actions)[:6]})"
+        return f"panning ({self.drawn_by or 'agent'}'s episode {content_key(self.actions)[:6]})"
 
     def actor(self, seed: int, net: PolicyNet | None) -> Policy:
         return Replay(self.actions)

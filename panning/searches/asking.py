@@ -127,7 +127,7 @@ class Asking:
             return False
         name, way = asked
         self._note("ask", density=lane.density, sampler=name, way=way.model_dump(mode="json"))
-        self._enter(lane, way)
+        self._enter(lane, name, way)
         return True
 
     def _close(self, lane: Lane, why: Why) -> None:
@@ -146,8 +146,8 @@ class Asking:
 
     # --- trials ---
 
-    def _enter(self, lane: Lane, way: Way) -> None:
-        candidate = Candidate(len(lane.candidates), way, way)
+    def _enter(self, lane: Lane, sampler: str, way: Way) -> None:
+        candidate = Candidate(len(lane.candidates), sampler, way, way)
         lane.candidates.append(candidate)
         self._run(lane, candidate, 1)
 
@@ -204,7 +204,7 @@ class Asking:
         elif kind == "ask":
             asked, way = lane.ask(), Way.model_validate(said["way"])
             self.n_passed_over += asked != (said["sampler"], way)  # another version of the sampler: what is noted holds
-            self._enter(lane, way)
+            self._enter(lane, said["sampler"], way)
         elif kind == "promote":
             self._go_up(lane, said["number"], said["rung"])
         else:

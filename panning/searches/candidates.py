@@ -5,6 +5,7 @@ The baselines are among them, so that the search can only do worse than one of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from panning.agents.config import EpisodeSpec
@@ -41,6 +42,14 @@ def replay_of(way: Way, actions: Actions) -> Way:
     assert isinstance(by, Agent)  # no other way is sampled
     episode = ReplayedEpisode(policy="actions", actions=actions, n_rounds=by.n_rounds, action=by.action)
     return way.model_copy(update={"by": episode})
+
+
+def named(way: Way, sampler: str) -> Way:
+    """An episode whose actions a sampler chose, under its name."""
+    if not isinstance(way.by, ReplayedEpisode):
+        return way
+    name = re.sub(r"[^\w .+-]", "_", sampler)[:60]
+    return way.model_copy(update={"by": way.by.model_copy(update={"drawn_by": name})})
 
 
 def plain(way: Way) -> Way:

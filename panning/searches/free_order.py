@@ -14,7 +14,7 @@ from panning.jobs.outcome import PruneOutcome
 from panning.jobs.store import job_event
 from panning.jobs.ways import Way
 from panning.searches.asking import Asking
-from panning.searches.candidates import is_sampled, plain, replay_of
+from panning.searches.candidates import is_sampled, named, plain, replay_of
 from panning.searches.config import SearchConfig
 from panning.searches.journal import FILE, Journal
 from panning.searches.lanes import Allowed, Candidate, Dropped, Lane, Steps, Trial
@@ -93,6 +93,7 @@ class FreeOrder:
         density, seeds = lane.density, self.config.seeds[: rung.n_seeds]
         pruned: list[PruneOutcome] = []
         if number == 1:
+            candidate.way = named(candidate.asked, candidate.sampler)
             if is_sampled(candidate.way):
                 (sampled,) = yield [trials.prune_job(density, plain(candidate.way), seeds[0])]
                 if sampled.error is not None:
@@ -142,7 +143,8 @@ class FreeOrder:
             for number, verdict in rung.ranked():
                 kept = number in rung.promoted or (number, height) == best
                 entry = verdict.entry(lane.candidates[number].way, kept)
-                self.trials.rungs.append({"density": lane.density, "rung": height, **entry})
+                sampler = lane.candidates[number].sampler
+                self.trials.rungs.append({"density": lane.density, "rung": height, "sampler": sampler, **entry})
         return lane.candidates[best[0]].way
 
     def _is_late(self) -> bool:

@@ -42,12 +42,14 @@ class Candidate:
     """A candidate of a density.
 
     Attributes:
+        sampler: who asked for it.
         asked: as its sampler gave it.
         way: as it is tried on every network.
         actions: of the episode that made its mask on the first.
     """
 
     number: int
+    sampler: str
     asked: Way
     way: Way
     actions: Actions = ()
