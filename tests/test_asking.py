@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panning.jobs.outcome import TrainOutcome
+from panning.jobs.ways import Way
 from panning.searches.asking import Asking
-from panning.searches.lanes import MOST_IN_VAIN, Dropped, Lane
+from panning.searches.lanes import MOST_IN_VAIN, Candidate, Dropped, Lane, Trial
 from panning.searches.rungs import JudgedRung, Ladder
 from panning.searches.trials import Verdict
 
@@ -89,6 +90,16 @@ def test_the_samplers_are_told_every_result() -> None:
     told = held.samplers["listed"].told
     assert len(told) == held.n_begun and {result.rung for result in told} == {1, 2, 3}
     assert all(result.cost == PRICES[result.rung - 1] / 10 and result.value == result.accuracy > 0 for result in told)
+
+
+def test_a_candidate_that_failed_is_worth_no_more_than_the_worst() -> None:
+    held = lane(3)
+    for said in (Verdict(0.1, 1.0, (-0.4, 0.0)), Verdict.failed("diverged"), Dropped("no path"), Dropped("as 0", True)):
+        trial = Trial(Candidate(0, "listed", Way(), Way()), 1, (one for one in ()))  # type: ignore[arg-type]
+        held.running.append(trial)
+        held.end(trial, said)
+    assert [result.value for result in held.samplers["listed"].told] == [-0.4] * 4  # type: ignore[attr-defined]
+    assert held.reasons == {"diverged", "no path"}
 
 
 def test_densities_take_turns_and_share_the_workers() -> None:

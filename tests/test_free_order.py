@@ -232,6 +232,35 @@ def test_nobody_to_choose_is_said(tmp_path: Path) -> None:
         search(tmp_path, **{**FREE, "rungs": rungs, "n_samples": 0, "baselines": []})
 
 
+def test_why_no_candidate_has_a_mask_is_said(tmp_path: Path) -> None:
+    class Broken(SerialExecutor):
+        def run(self, jobs: Iterable[Job[Any] | None]) -> Iterator[tuple[Job[Any], Any]]:
+            return ((job, job.spec.outcome(error="no such layer")) for job, _ in super().run(jobs))
+
+    with pytest.raises(JobError, match="No candidate of .* could be judged at density 0.1: no such layer$"):
+        run_search(check_search(config(**FREE)), tmp_path, Broken(), agent_workers=0, listen=lambda event: None)
+
+
+def test_a_search_that_ended_keeps_the_masks_of_its_result_until_there_is_another(tmp_path: Path) -> None:
+    one_seed = {**FREE, "rungs": [{"keep": 1, "recipe": SHORT}]}
+    write_report(search(tmp_path, **one_seed, max_trials=1), tmp_path, formats=())
+    masks = {path.name: path.read_bytes() for path in tmp_path.glob("choice-*.safetensors")}
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, Interrupting(4), **one_seed, max_trials=4)
+    assert len(masks) == 2 and masks == {path.name: path.read_bytes() for path in tmp_path.glob("choice-*.safetensors")}
+
+
+def test_lines_that_others_have_numbered_do_not_end_a_search(
+    whole: tuple[Path, SearchResult, list[Event]], tmp_path: Path
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "x")
+    path = tmp_path / "x" / "journal.jsonl"
+    first, second, *_ = map(json.loads, path.read_text().splitlines())
+    path.write_text("".join(json.dumps({**line, "key": key}) + "\n" for line, key in ((first, "3"), (second, "4"))))
+    search(tmp_path / "x", Interrupting(0), **FREE)
+    same(whole[0], tmp_path / "x")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -31,6 +31,9 @@ ENDED = {
     "vain": "no new mask was found any more",
 }
 
+#: Why a mask is not tried.
+NO_PATH = "its mask leaves no path through the network; keep more weights"
+
 
 class FreeOrder:
     """The stage between the agent and the winners. It goes on where the journal of the folder ends.
@@ -102,7 +105,7 @@ class FreeOrder:
             (first,) = yield [trials.prune_job(density, candidate.way, seeds[0])]
             candidate.actions = first.actions
             if (identity := identity_of(candidate.way, first)) is None:
-                return Dropped(first.error or "its mask leaves no path through the network")
+                return Dropped(first.error or NO_PATH)
             if (same := self._seen[density].setdefault(identity, candidate.number)) != candidate.number:
                 return Dropped(f"its mask is that of {lane.candidates[same].way.label}", is_repeated=True)
             pruned.append(first)
@@ -123,6 +126,8 @@ class FreeOrder:
             return
         self.trials.tell_rung(trial.rung, lane.density, [said.entry(trial.candidate.way)])
         best = lane.ladder.best
+        if self.trials.has_ended:  # its masks stay those of its result until there is another
+            return
         if best is not None and self._best.get(lane.density) != best:
             self._best[lane.density] = best
             way = lane.candidates[best[0]].way
@@ -134,10 +139,9 @@ class FreeOrder:
         """The best candidate of a density; what was tried there goes into the result."""
         self.trials.images[lane.density] = lane.paid
         if (best := lane.ladder.best) is None:
-            reasons = {verdict.error for rung in lane.ladder.rungs for _, verdict in rung.ranked() if verdict.error}
             raise JobError(
                 f"No candidate of {len(lane.candidates)} could be judged at density {lane.density:g}: "
-                f"{'; '.join(sorted(reasons))[:500] or 'none leaves a path through the network; keep more weights.'}"
+                f"{'; '.join(sorted(lane.reasons))[:500]}"
             )
         for height, rung in enumerate(lane.ladder.rungs, start=1):
             for number, verdict in rung.ranked():

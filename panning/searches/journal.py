@@ -75,4 +75,6 @@ class Journal(Notes):
 
     def add(self, kind: str, **said: Any) -> None:
         self._n += 1
+        while str(self._n) in self._lines:  # of a journal whose lines were not numbered here
+            self._n += 1
         self._lines.append(RunRecord(str(self._n), kind, said, {"spent_s": round(self.spent_s, 3)}))

@@ -103,6 +103,7 @@ class Lane:
     Attributes:
         closed: why no new candidate is asked for; None while they are.
         paid: job -> images that it trained on.
+        reasons: why candidates were not judged, those of equal masks apart.
     """
 
     def __init__(self, density: float, samplers: dict[str, Sampler], shares: list[float], allowed: Allowed) -> None:
@@ -114,10 +115,12 @@ class Lane:
         self.running: list[Trial] = []
         self.closed: Why | None = None
         self.paid: dict[str, int] = {}
+        self.reasons: set[str] = set()
         self.n_begun = 0
         self._images = 0
         self._turns = list(samplers)
         self._in_vain = 0
+        self._worst = 0.0
 
     @property
     def is_judged(self) -> bool:
@@ -168,11 +171,14 @@ class Lane:
         if isinstance(said, Verdict):
             self.ladder.rungs[trial.rung - 1].judge(candidate.number, said)
         self._in_vain = 0 if verdict.error is None else self._in_vain + 1
-        good = verdict.error is None
+        repeats = isinstance(said, Dropped) and said.is_repeated
+        if verdict.error is not None and not repeats:
+            self.reasons.add(verdict.error)
+        value = verdict.rank[0] if verdict.error is None else self._worst
+        self._worst = min(self._worst, value)
         result = Result(
-            candidate.asked, trial.rung, verdict.accuracy, verdict.rank[0] if good else 0.0,
-            trial.images / self.allowed.n_train, verdict.error, candidate.actions,
-            isinstance(said, Dropped) and said.is_repeated,
+            candidate.asked, trial.rung, verdict.accuracy, value,
+            trial.images / self.allowed.n_train, verdict.error, candidate.actions, repeats,
         )  # fmt: skip
         for sampler in self.samplers.values():
             sampler.tell(result)

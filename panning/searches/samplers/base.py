@@ -40,7 +40,8 @@ class Result:
         way: the candidate, as it was asked for.
         rung: from 1.
         accuracy: of the validation part, mean over the rung's seeds; 0 if it failed.
-        value: what the search ranks by: the accuracy less what its multiply-adds cost (``cost_weight``); 0 if it failed.
+        value: what the search ranks by: the accuracy less what its multiply-adds cost (``cost_weight``); if it failed, 0 or,
+            where that is less, the least that any candidate of the density was worth before.
         cost: of its short trainings in this rung, in dense epochs.
         failure: why there is no accuracy: no path through the network, a mask that was tried before, an error.
         is_repeated: whether its mask was tried before, so that it says nothing on what the candidate is worth.
