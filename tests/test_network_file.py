@@ -259,6 +259,7 @@ SQUARE = step("function", "torch.zeros", [3000, 3000])
         (lambda graph: graph["nodes"][0].update(args=[[[[[[[[[[1]]]]]]]]]]), "nested too deeply"),
         (lambda graph: graph["inputs"][0].update(shape=[2**39, 2**39, 4, 4]), "overflowed|does not run"),
         (lambda graph: graph["tied"].update({"0.bias": "9.bias"}), "cannot share|belong together"),
+        (lambda graph: (graph["loose"].update(b={"role": "buffer"}), graph["tied"].update(b="3.bias")), "cannot share"),
         (step("tensor", "forward.__globals__"), "there is no such parameter or buffer"),
         (step("tensor", "3"), "there is no such parameter or buffer"),
         (layer("9", "Linear", in_features=2, out_features=2, device="cpu"), "the field 'device'"),

@@ -262,7 +262,8 @@ def _put_loose(network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor]) 
 
 def _tie(network: nn.Module, alias: str, name: str) -> None:
     state = state_of(network)
-    if alias not in state or name not in state or state[alias].shape != state[name].shape:
+    kinds = {isinstance(state[one], nn.Parameter) for one in (alias, name) if one in state}
+    if alias not in state or name not in state or len(kinds) > 1 or state[alias].shape != state[name].shape:
         raise ModelError(f"'{alias}' and '{name}' cannot share their numbers.")
 
 

@@ -1,7 +1,7 @@
 """Samplers of Optuna: TPE, CMA-ES, quasi-random points. They learn from the first rung, in which all are judged alike.
 
-A network without a path through it is worth accuracy 0, and no more than the worst before it; a candidate whose mask was tried
-before says nothing.
+A network without a path through it is worth accuracy 0, and no more than the worst before it; a candidate whose mask was
+tried before says nothing.
 """
 
 from __future__ import annotations
