@@ -21,6 +21,8 @@ MAX_HELD_BYTES = 2**36
 MAX_OPERATIONS = 200_000
 #: Pieces that a tensor is taken apart into at once.
 MAX_PIECES = 2**16
+#: What the writer of a file can do.
+SMALLER = "written with a smaller example, it may fit"
 
 
 class Rehearsal(DispatchMode):
@@ -55,13 +57,13 @@ class Rehearsal(DispatchMode):
 
     def _hold(self, tensor: Tensor) -> None:
         if tensor.numel() * tensor.element_size() > MAX_STEP_BYTES:
-            raise ModelError(f"a step makes {tensor.numel()} numbers, more than {MAX_STEP_BYTES} bytes.")
+            raise ModelError(f"a step makes {tensor.numel()} numbers, more than {MAX_STEP_BYTES} bytes; {SMALLER}.")
         storage, n_bytes = storage_of(tensor)
         self._held += n_bytes if not self._n_tensors[storage] else 0
         self._n_tensors[storage] += 1
         weakref.finalize(tensor, self._let_go, storage, n_bytes).atexit = False
         if self._held > MAX_HELD_BYTES:
-            raise ModelError(f"its steps hold {self._held} bytes at once, more than {MAX_HELD_BYTES}.")
+            raise ModelError(f"its steps hold {self._held} bytes at once, more than {MAX_HELD_BYTES}; {SMALLER}.")
 
     def _let_go(self, storage: int, n_bytes: int) -> None:
         self._n_tensors[storage] -= 1
