@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from panning.jobs.outcome import TrainOutcome
 from panning.jobs.ways import Way
 from panning.searches.asking import Asking
-from panning.searches.lanes import MOST_IN_VAIN, Candidate, Dropped, Lane, Trial
+from panning.searches.lanes import MOST_IN_VAIN, MOST_IN_VAIN_LATE, Candidate, Dropped, Lane, Trial
 from panning.searches.rungs import JudgedRung, Ladder
 from panning.searches.trials import Verdict
 
@@ -257,6 +257,17 @@ def test_one_candidate_of_each_density_is_judged_though_the_time_is_over_at_once
     world = World([lane(), lane(density=0.05)], n_workers=4, budget_s=0.0).run()
     for held in world.asking.lanes.values():
         assert len(held.candidates) == 1 and held.ladder.best == (0, 1)
+
+
+def test_when_the_time_is_over_failures_do_not_go_on_for_ever_and_more_time_tries_more() -> None:
+    def fails(asked: Any) -> TrainOutcome:
+        return TrainOutcome(error="diverged", images_seen=10)
+
+    world = World([lane()], n_workers=4, budget_s=0.0, outcome=fails).run()
+    held = world.asking.lanes[0.1]
+    assert len(held.candidates) == MOST_IN_VAIN_LATE and held.closed == "budget"
+    more = World([lane(n_candidates=40)], n_workers=4, budget_s=1e9, before=world.notes.lines, known=world.known).run()
+    assert len(more.asking.lanes[0.1].candidates) == 40
 
 
 def test_a_sampler_that_finds_nothing_is_not_asked_for_ever() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from panning.jobs.outcome import Outcome, TrainOutcome
 from panning.jobs.ways import Way
 from panning.jobs.work import Job
-from panning.searches.lanes import Candidate, Dropped, Lane, Steps, Trial, Why
+from panning.searches.lanes import MOST_IN_VAIN_LATE, Candidate, Dropped, Lane, Steps, Trial, Why
 from panning.searches.trials import Verdict
 
 
@@ -113,11 +113,11 @@ class Asking:
         return True
 
     def _ask(self, lane: Lane) -> bool:
-        if lane.closed is not None or (
-            self._is_late() and lane.running
-        ):  # late, one is tried so that one can be chosen
+        is_late = self._is_late()
+        if lane.closed is not None or (is_late and lane.running):  # late, one is tried so that one can be chosen
             return False
-        if (why := lane.reason_to_close()) is not None:
+        why: Why | None = "budget" if is_late and lane.n_in_vain >= MOST_IN_VAIN_LATE else lane.reason_to_close()
+        if why is not None:
             self._close(lane, why)
             return False
         if not lane.has_room(1):  # what runs may turn out to cost less

@@ -17,6 +17,8 @@ from panning.searches.trials import Verdict
 
 #: So many candidates in a row that gave no new mask end the asking at a density.
 MOST_IN_VAIN = 1000
+#: The same where the time is over and there is nobody to choose yet.
+MOST_IN_VAIN_LATE = 30
 #: Why no new candidate is asked for.
 Why = Literal["samplers", "max_trials", "max_cost", "budget", "vain"]
 
@@ -103,6 +105,7 @@ class Lane:
     Attributes:
         closed: why no new candidate is asked for; None while they are.
         paid: job -> images that it trained on.
+        n_in_vain: candidates in a row, up to now, that gave no new mask.
         reasons: why candidates were not judged, those of equal masks apart.
     """
 
@@ -119,7 +122,7 @@ class Lane:
         self.n_begun = 0
         self._images = 0
         self._turns = list(samplers)
-        self._in_vain = 0
+        self.n_in_vain = 0
         self._worst = 0.0
 
     @property
@@ -147,7 +150,7 @@ class Lane:
             return "max_trials"
         if not self.has_room(1) and not self.running:
             return "max_cost"
-        return "vain" if self._in_vain >= MOST_IN_VAIN else None
+        return "vain" if self.n_in_vain >= MOST_IN_VAIN else None
 
     def ask(self) -> tuple[str, Way] | None:
         """The next candidate with the name of its sampler; those that have no more go out."""
@@ -170,7 +173,7 @@ class Lane:
         candidate, verdict = trial.candidate, said if isinstance(said, Verdict) else Verdict.failed(said.why)
         if isinstance(said, Verdict):
             self.ladder.rungs[trial.rung - 1].judge(candidate.number, said)
-        self._in_vain = 0 if verdict.error is None else self._in_vain + 1
+        self.n_in_vain = 0 if verdict.error is None else self.n_in_vain + 1
         repeats = isinstance(said, Dropped) and said.is_repeated
         if verdict.error is not None and not repeats:
             self.reasons.add(verdict.error)
