@@ -291,6 +291,16 @@ def test_short_trainings_of_a_recipe_have_a_deadline_of_their_own() -> None:
     assert Patience(3600.0).job_s(patience.kin(training(0))) == 3600.0
 
 
+def test_a_deadline_that_is_no_round_number_is_reached() -> None:
+    """What is waited for and what is late are the same number: else a wait of 1e-15 s is repeated for ever."""
+    for seed in range(300):
+        lot = random.Random(seed)
+        start, deadline = 2.0 + lot.random(), 30.0 + lot.random()
+        fake = Fake(1, lambda job, n, place: None, lambda place, n, start=start: start)
+        ((_, outcome),) = run(fake, [training(0)], Patience(deadline))
+        assert outcome.failure == "time"
+
+
 def test_a_worker_that_cannot_be_placed_keeps_no_job_waiting() -> None:
     """One of two nodes is gone: its worker is asked for again with growing pauses, and the other one does all."""
     told: list[str] = []

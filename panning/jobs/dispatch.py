@@ -206,7 +206,7 @@ class Dispatcher:
             if place.state == "starting" and now - place.since > self.patience.start_s(place.n_starts):
                 self._told(f"A worker has waited for {now - place.since:.0f} s for a place; it is asked for again")
                 self._leave(number, "pausing", place.n_starts + 1)
-            if place.state == "pausing" and now - place.since >= self.patience.pause_s(place.n_starts):
+            if place.state == "pausing" and now >= place.since + self.patience.pause_s(place.n_starts):
                 self.workers.start(number)
                 place.state, place.since = "starting", now
 
@@ -295,7 +295,7 @@ class Dispatcher:
     def _overdue(self) -> list[int]:
         now, allowed_s = self._clock(), self.patience.job_s
         places = enumerate(self._places)
-        return [number for number, p in places if p.state == "busy" and now - p.since >= allowed_s(p.kin)]
+        return [number for number, p in places if p.state == "busy" and now >= p.since + allowed_s(p.kin)]
 
     def _give_up(self, number: int, failure: Failure, said: str = "") -> tuple[Job[Any], Any]:
         """The outcome of a job whose worker is ended for good reason."""
