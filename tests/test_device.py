@@ -326,7 +326,7 @@ def trained(task: Task, regime: str, recipe: Recipe = RECIPE, **options: Any) ->
 
 
 @pytest.mark.parametrize("regime", ["dense", "fixed", "compact", "rigl", "dpf", "snfs", "early"])
-@pytest.mark.filterwarnings("ignore:.*density falls")
+@pytest.mark.filterwarnings("ignore:The density of this method falls")
 def test_a_training_on_the_device_is_that_of_the_cpu(
     place: Place, regime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,7 @@ from panning.pruners import Form, prune_problem, prune_round
 from panning.pruners.rounds import RoundAction
 from panning.scoring.problem import Problem
 from panning.scoring.signals import Signals
-from panning.searches.run import _distinct
+from panning.searches.fixed_order import _distinct
 from panning.tasks import TaskSpec, load_task
 from panning.testing.networks import residual_problem
 from panning.training import Recipe

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import model_validator
 
 from panning.compare.drawn import Draws, LeverLevels
 from panning.episode.policy_net import load_policy
+from panning.foundation.config import OR_NUMBER
 from panning.foundation.errors import ConfigError
 from panning.jobs.ways import Agent, Method, Way
 from panning.pruners import PLAIN_FORM, PRUNERS, AllAlive
@@ -42,7 +43,7 @@ class Contender(Method):
     elsewhere: ClassVar[Mapping[str, str]] = IN_TASKS
     policy: str | None = None
     levers: LeverLevels | None = None
-    drawn: Draws | None = None
+    drawn: Annotated[Draws, OR_NUMBER] | None = None
     all_alive: AllAlive = False
     start: StartOrNone = None
 

@@ -74,15 +74,20 @@ def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
 DISTINCT = AfterValidator(_distinct)
 
 
-class _OrName:
-    """For the schema alone; what reads the name is a validator of the field or of its model."""
+class _Or:
+    """For the schema alone; what reads the shorter form is a validator of the field or of its model."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "string"}, handler(core)]}
+        return {"anyOf": [{"type": self._kind}, handler(core)]}
 
 
 #: The type of a value for which a text may stand, the name of one: ``Annotated[Recipe, OR_NAME]``.
-OR_NAME = _OrName()
+OR_NAME = _Or("string")
+#: The type of a value for which a whole number may stand: how many.
+OR_NUMBER = _Or("integer")
 
 #: Ours have 2 KiB; the YAML reader needs a second and more for a hostile megabyte.
 MAX_CONFIG_BYTES = 1 << 16

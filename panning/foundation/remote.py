@@ -48,6 +48,7 @@ TEXTS: Mapping[str, str] = {
     "recipe": _PRESET, "dynamic": _PRESET, "precision": _NAME, "device": _DEVICE, "form": _NAME, "indices": _NAME,
     "combination": _NAME, "observations": _NAME, "reference": _NAME, "terms": _NAME, "options": _NAME,
     "shares_of": _NAME, "all_alive": _NAME, "order": _NAME, "samplers": _NAME,
+    "mix": _BLEND, "sequence": _NAME,
     "min_density": _PATTERN, "max_density": _PATTERN,
 }  # fmt: skip
 _ANY = (-1e9, 1e9)
@@ -64,6 +65,7 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "clip_range": (0, 1e4), "ent_coef": (0, 1e4), "vf_coef": (0, 1e4), "max_grad_norm": (0, 1e6), "target_kl": (0, 1e6),
     "log_std_init": (-100, 100), "net_arch": (1, 4096), "members": (1, 100), "alive": _ANY, "loss": _ANY,
     "n": (1, 100_000), "max_trials": (1, 100_000), "max_cost": (0, 1e9), "budget_s": (0, 1e9),
+    "drawn": (1, 10_000), "spread": (0, 1), "balance": (0, 1), "step": (-1, 1),
     "gradient": _ANY, "share": (0, 1), "margin": (0, 1), "training": _ANY, "cost": _ANY, "terms": _ANY, "options": _ANY,
 }  # fmt: skip
 #: Fields that are true or false.
@@ -74,7 +76,7 @@ SWITCHES = {
 #: Fields that hold further fields.
 NESTS = {
     "task", "tasks", "recipe", "short", "rungs", "agent", "env", "ppo", "action", "reward", "halving", "observations",
-    "dynamic", "methods", "baselines", "start", "starts", "samplers",
+    "dynamic", "methods", "baselines", "start", "starts", "samplers", "drawn", "levers",
 }  # fmt: skip
 #: Fields that hold keys of their own.
 FREE = {"options", "terms", "min_density", "max_density"}
