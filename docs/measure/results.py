@@ -24,7 +24,7 @@ PARTS: dict[str, tuple[ModuleType, ...]] = {
 
 
 def parts_of(name: str) -> tuple[ModuleType, ...]:
-    """What makes the page of a file of records."""
+    """The modules that write the page of a file of records, by the file's name."""
     return next(parts for beginning, parts in PARTS.items() if name.startswith(beginning))
 
 

@@ -287,7 +287,7 @@ def left_by(run: Path) -> dict[str, bytes]:
 
 
 def undisturbed(config: dict[str, Any], root: Path) -> dict[str, bytes]:
-    """What a job leaves that runs alone, in this process and without Ray."""
+    """Run a job alone, in this process and without Ray; the masks, weights and policies that it leaves."""
     folder = JobFolder(root)
     folder.give(Order(config, 1))
     outcome = run_job(folder, Stop(folder))

@@ -49,7 +49,7 @@ def fill(store: Store, n_jobs: int, n_tokens: int) -> None:
 
 
 def measured(call: Callable[[int], Any]) -> dict[str, float]:
-    """Of one call, in milliseconds."""
+    """The times of a call in milliseconds, over ``N_CALLS`` repetitions."""
     wall, cpu = [], []
     for number in range(N_CALLS):
         began, worked = time.perf_counter(), time.process_time()

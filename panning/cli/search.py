@@ -86,7 +86,7 @@ def search(
 
 
 def _resumed(config: str, changes: list[str], out: Path | None) -> tuple[str, list[str], Path | None]:
-    """What ``resume FOLDER`` stands for: the config that lies in the folder, and the folder itself."""
+    """The config, changes and folder of a search; ``resume FOLDER`` names the folder, which holds the config."""
     if config != "resume" or Path(config).exists():
         return config, changes, out
     if not changes or out is not None:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from panning.compaction.inputs import call, other_batches, outputs_in
 from panning.compaction.narrow import Entries, grid, take
-from panning.compaction.trace import same
+from panning.compaction.trace import all_same
 from panning.flow import Example
 from panning.foundation.modes import as_it_was
 from panning.foundation.nests import map_tensors
@@ -49,7 +49,7 @@ def computes_the_same(original: nn.Module, small: nn.Module, example: Example) -
         return False
     if any(mode != modes[1].get(name, mode) for name, mode in modes[0].items()):
         return False
-    return len(results[0]) == len(results[1]) and all(map(same, *results))
+    return all_same(*results)
 
 
 def difference(
@@ -116,7 +116,7 @@ def _runs(model: nn.Module, example: Example, training: bool = False) -> bool:
 
 def _same(original: nn.Module, small: nn.Module, example: Example, training: bool = False) -> bool:
     a, b = (_outputs(model, example, training) for model in (original, small))
-    return bool(a) and len(a) == len(b) and all(map(same, a, b))
+    return bool(a) and all_same(a, b)
 
 
 def _same_gradients(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -277,8 +277,13 @@ def record_shapes(network: fx.GraphModule, module: nn.Module, inputs: Tensor) ->
     except Exception as error:  # a branch that is never taken
         raise ModelError(f"Its traced graph does not run ({type(error).__name__}: {error}).") from error
     expected, found = (tree_leaves(result) for result in results)
-    if len(expected) != len(found) or not all(map(same, expected, found)):
+    if not all_same(expected, found):
         raise ModelError("Its traced graph computes something else than its forward does.")
+
+
+def all_same(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether two networks gave as many values, each the ``same`` as the other's."""
+    return len(first) == len(second) and all(map(same, first, second))
 
 
 def same(a: Any, b: Any) -> bool:

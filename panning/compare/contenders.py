@@ -86,7 +86,7 @@ class Contender(Method):
         return self.model_copy(update={"control": None})
 
     def ways(self, folder: Path) -> list[tuple[Way, bytes | None]]:
-        """Its rows: how jobs make the masks, and the policy's file."""
+        """The rows of this contender: for each, how jobs make its mask, and the bytes of a policy file if it has one."""
         if self.levers is None:
             return [self.way(folder)]
         return [(way, None) for way in self.levers.ways(self.drawn, self.dynamic, self.members)]

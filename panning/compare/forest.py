@@ -33,7 +33,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """What a forest says of the levers.
+    """The effects of levers on the values that a forest was fitted to.
 
     Attributes:
         mains: of each lever, [levels].
@@ -141,7 +141,7 @@ def _all_or_some(points: Sequence[Array]) -> Array:
 
 
 def _leaves(forest: Forest, points: Sequence[Array]) -> tuple[list[Array], Array]:
-    """Of all leaves of a forest: which levels of each lever lie inside, [leaves, levels] of 0 and 1, and their values."""
+    """The leaves of a forest as boxes: which levels of each lever a leaf holds, [leaves, levels] of 0 and 1; and values."""
     lows, highs, values = [], [], []
     for grown in forest.trees.estimators_:
         tree = grown.tree_

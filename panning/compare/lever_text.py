@@ -1,4 +1,4 @@
-"""What each lever is worth, as tables and a page."""
+"""Tables and a page of how much each lever changes accuracy (``panning.compare.levers``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each lever is worth: a functional analysis of variance over drawn combinations of levers, network by network.
+"""Measure how much each lever changes accuracy: functional analysis of variance over combinations of levers, case by case.
 
 A case is one network, data set, recipe and density; its values are the accuracies on the validation part of all
 combinations that every seed has, a failure counting as chance. ``forest`` gives the effects; their intervals are percentiles
@@ -53,7 +53,7 @@ LEVERS: dict[str, Callable[[Sequence[Any]], Array]] = {
     "mix": _shares, "quotas": _shares, "spread": _numbers, "balance": _numbers, "n_rounds": _numbers, "step": _numbers,
     "start": _of(("none", "gain")), "all_alive": _of((False, "in_layers", True)),
 }  # fmt: skip
-#: What tables call levels that do not say it themselves.
+#: Level -> its name in tables, where the level itself is no word for a reader.
 NAMED = {False: "no", True: "yes", "in_layers": "in layers", "none": "as drawn"}
 Level = Any
 
@@ -112,7 +112,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What a case says of the levers.
+    """The effects of the levers in one case.
 
     Attributes:
         shares: lever, or two -> the share of the variance over all combinations; () is of more levers at once.
@@ -291,7 +291,7 @@ def _estimated(
 
 
 def level_name(level: Level) -> str:
-    """What tables call a level."""
+    """The name of a level in tables."""
     if isinstance(level, float | int) and not isinstance(level, bool):
         return f"{level:g}"
     return NAMED.get(level, str(level))

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from panning.explaining.sketch import Sketch, moved, sketch
-from panning.explaining.subject import Subject, same, subject_of
+from panning.explaining.subject import Subject, subject_of
 from panning.foundation.errors import PanningError
 from panning.foundation.progress import Event
 from panning.foundation.tables import markdown_table
+from panning.jobs.work import content_of
 from panning.masks.allocation import allocate_by_layer, erk_counts
 from panning.pruners import PRUNERS, AllAlive, prune_problem
 from panning.pruners.rounds import Rounds
@@ -253,7 +254,7 @@ def _rounds(subject: Subject, missing: list[str]) -> list[RoundSketch]:
             told.append((event.done, mask.detach().cpu().clone(), choice))
 
     again = subject.replay(Rounds(listen=hear))
-    if not same(again, subject.masks):
+    if content_of(again) != content_of(subject.masks):
         missing.append(
             "Made again, its mask came out otherwise, as by another version of panning or torch: its rounds are not told."
         )

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from panning.episode.episode import run_policy
@@ -211,8 +210,3 @@ def _of_train(folder: Path, data_root: Path | None) -> Subject:
 FOLDERS: dict[str, Callable[[Path, Path | None], Subject]] = {
     "prune": _of_prune, "search": _of_search, "train-agent": _of_agent, "train": _of_train,
 }  # fmt: skip
-
-
-def same(first: Masks, second: Masks) -> bool:
-    """Whether two masks keep the same weights."""
-    return first.layout.names == second.layout.names and torch.equal(first.flat.cpu(), second.flat.cpu())

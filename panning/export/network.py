@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from panning.compaction.trace import same, trace
+from panning.compaction.trace import all_same, trace
 from panning.foundation.errors import ModelError
 from panning.foundation.files import write_atomic
 from panning.foundation.modes import as_it_was
@@ -67,7 +67,7 @@ def save_network(model: nn.Module, path: str | Path, example_inputs: Any) -> Non
         state = {name: tensor for name, tensor in state_of(model).items() if name not in graph.tied}
         data = packed(state, {"format": "pt", KEY: json.dumps(graph.model_dump(mode="json"), separators=(",", ":"))})
         found = _outputs(network_of(graph, state), inputs)
-        if len(expected) != len(found) or not all(map(same, expected, found)):
+        if not all_same(expected, found):
             raise ValueError("the graph computes something else than its forward does.")
     except (ValueError, ModelError) as error:
         raise ModelError(

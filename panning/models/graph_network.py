@@ -31,7 +31,7 @@ KEY = "network"
 
 
 class GraphNetwork(nn.Module):
-    """A network that a graph says, step by step; made by ``load_network``."""
+    """A network that goes through the steps of a graph; ``load_network`` makes it."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _OfSeveral(GraphNetwork):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         names = [given.name for given in self._graph.inputs]
         by_name = {**dict(zip(names, inputs, strict=False)), **named}
-        if len(inputs) + len(named) != len(names) or list(sorted(by_name)) != sorted(names):
+        if len(inputs) + len(named) != len(names) or by_name.keys() != set(names):
             raise ModelError(f"This network takes {len(names)} inputs, by place or name: {', '.join(names)}.")
         return self._run(tuple(by_name[name] for name in names))
 
@@ -167,7 +167,7 @@ def load_network(path: str | Path) -> GraphNetwork:
 
 
 def network_of(graph: Graph, tensors: Mapping[str, Tensor]) -> GraphNetwork:
-    """The network of a graph and its numbers; first tried without numbers."""
+    """Build the network of a graph, run it once on tensors without numbers, and give it the numbers of ``tensors``."""
     kind = GraphNetwork if len(graph.inputs) == 1 else _OfSeveral
     with torch.device("meta"):
         network = kind(graph)
