@@ -907,6 +907,14 @@ REDUCED = {
     "mean that keeps its axis": lambda h: h.mean(-2, keepdim=True).squeeze(1),
     "first": lambda h: h[:, 0],
     "every second": lambda h: h[:, ::2].mean(dim=1),
+    "sum": lambda h: h.sum(1),
+    "sum that keeps its axis": lambda h: torch.sum(h, dim=1, keepdim=True)[:, 0],
+    "greatest": lambda h: h.amax(1),
+    "by an ellipsis": lambda h: h[..., 0, :],
+    "behind a new axis": lambda h: h[:, None].mean((1, 2)),
+    "transposed": lambda h: h.transpose(1, 2).mean(-1),
+    "last of a running sum": lambda h: h.cumsum(1).select(1, -1),
+    "norm": lambda h: (h + 1).norm(dim=1),
 }
 
 
@@ -928,6 +936,46 @@ def test_units_behind_an_axis_that_goes_are_taken_out(way: str, bias: bool) -> N
     same_for_some_steps(model, half_empty(model), (6, 4))
     masks = all_but(model, head__weight=[(slice(None), slice(5, None))])  # type: ignore[list-item]
     assert sizes(same_for_some_steps(model, masks, (6, 4)))["second.weight"] == (5, 8)
+
+
+def test_a_sum_over_tokens_reads_fewer_units_than_another_layer_does() -> None:
+    """Its operand's units lie on another axis than its own: those that it does not read are left out on the operand's."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.pooled, self.each = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.first(x))
+            return self.pooled(h.sum(1)) + self.each(h).sum(1)
+
+    torch.manual_seed(0)
+    model = Twice().double()
+    unread = {"pooled__weight": [(slice(None), slice(2, None))], "each__weight": [(slice(None), slice(4))]}
+    result = same_for_some_steps(model, all_but(model, **unread), (6, 4))  # type: ignore[arg-type]
+    assert result.notes == ()
+    assert {name: size for name, size in sizes(result).items() if name.endswith("weight")} == {
+        "first.weight": (6, 4), "pooled.weight": (3, 2), "each.weight": (3, 4),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "way", [lambda h: h.softmax(-1), lambda h: h.flip(-1), lambda h: h.reshape(-1, 6, 8), lambda h: h.std(-1)]
+)
+def test_a_call_that_mixes_units_or_names_their_number_leaves_them_whole(way: Callable[[Tensor], Tensor]) -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 8), nn.Linear(6 if way(torch.ones(1, 6, 8)).dim() < 3 else 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(way(torch.relu(self.first(x))))
+
+    torch.manual_seed(0)
+    model = Mixing().double()
+    result = same_for_some_steps(model, half_empty(model), (6, 4))
+    assert sizes(result)["first.weight"] == (8, 4)
 
 
 def test_parts_of_a_sum_are_added_in_the_wider_type() -> None:

@@ -21,7 +21,7 @@ class Activation(Rule):
             return None
         constants = torch.where(x.is_constant, x.constant, 0.0).requires_grad_()
         with torch.enable_grad():
-            values = _call(at, node, constants.clone())
+            values = call_on(at, node, constants.clone())
             (slope,) = torch.autograd.grad(values.sum(), constants)
         # Where the slope is 0, no gradient comes through here; but it may come by another way, and switch a ReLU on.
         moves = x.trained & (slope != 0) if at.read_once(self.operands(node)) else x.trained
@@ -47,27 +47,6 @@ class KeepsZero(Pass):
         return None if x is None else replace(x.only_where(x.constant == 0), parameter=None)
 
 
-class OtherAxes(Rule):
-    """Operations on other axes than the units' that hand constants on: the mean over these axes, squeezing them."""
-
-    def units(self, at: Analysis, node: fx.Node) -> Units | None:
-        (operand,) = self.operands(node)
-        x, before, after = at.units[operand], len(at.shape(operand)), len(at.shape(node))
-        dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        dims = [dims] if isinstance(dims, int) else dims
-        if x is None or not isinstance(dims, list | tuple) or not all(isinstance(d, int) for d in dims):
-            return None
-        others = {d % max(before, after) for d in dims}  # unsqueeze counts its new axis
-        if 0 in others or (x.axis in others and after <= before):
-            return None
-        if after > before:
-            return replace(x, axis=x.axis + sum(d <= x.axis for d in others), parameter=None)
-        gone = {d for d in others if after < before}
-        if len(gone) != before - after:
-            return None  # a squeeze of axes of which some stay
-        return replace(x, axis=x.axis - sum(d < x.axis for d in gone), parameter=None)
-
-
 class WithNumber(Rule):
     """Arithmetic with numbers: x + 2, x * 0.5, x / 3, 1 - x and the like."""
 
@@ -84,22 +63,7 @@ class WithNumber(Rule):
         return Units(x.axis, values, x.trained).only_where(x.is_constant)
 
 
-class Slice(Pass):
-    """x[:, :, ::2, ::2], x[:, 0]: parts of other axes than the units' and the first."""
-
-    def units(self, at: Analysis, node: fx.Node) -> Units | None:
-        x = at.units[self.operands(node)[0]] if self.operands(node) else None
-        index: Any = node.args[1] if len(node.args) > 1 else None
-        if x is None or not isinstance(index, tuple) or not all(type(i) in (int, slice) for i in index):
-            return None
-        if any(i != slice(None) for i in (index[0], *index[x.axis : x.axis + 1])):
-            return None
-        if not (gone := [place for place, i in enumerate(index) if type(i) is int]):
-            return x
-        return replace(x, axis=x.axis - sum(place < x.axis for place in gone), parameter=None)
-
-
-def _call(at: Analysis, node: fx.Node, x: Tensor) -> Tensor:
+def call_on(at: Analysis, node: fx.Node, x: Tensor) -> Tensor:
     """The operation of a node, in evaluation, on another tensor."""
     function: Any = node.target
     if node.op == "call_module":

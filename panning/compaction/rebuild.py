@@ -68,7 +68,8 @@ class Rebuild:
             return self._call(node, torch.flatten, self._units(operands[0], wants[0], axis), 1)
         if isinstance(rule, Sum):
             return self._sum(node, rule, operands, wants, kept, axis)
-        parts = [self._units(o, some, axis) if some.any() else None for o, some in zip(operands, wants, strict=True)]
+        axes = [axis if (x := self.at.units[o]) is None else x.axis for o in operands]  # x.mean(1) moves the units'
+        parts = [self._units(o, s, a) if s.any() else None for o, s, a in zip(operands, wants, axes, strict=True)]
         if isinstance(rule, Concatenation):
             return self._call(node, torch.cat, [part for part in parts if part is not None], axis)
         given = dict(zip(operands, parts, strict=True))

@@ -1,4 +1,8 @@
-"""The rules by operation. An operation without a rule stays whole: it is given every unit and returns every unit."""
+"""The rules by operation.
+
+A function or method without a rule of its own is run, to see whether it treats every unit by itself. One that does not, and
+a module without a rule, stays whole: it is given every unit and returns every unit.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from panning.compaction.elementwise import Activation, KeepsZero, OtherAxes, Pass, Slice, WithNumber
+from panning.compaction.elementwise import Activation, KeepsZero, Pass, WithNumber
 from panning.compaction.joins import Concatenation, Flatten, Product, Sum, ZeroPad
 from panning.compaction.layers import BatchNorm, Layer
 from panning.compaction.probing import MOVES, KeepsApart, Moves, not_followed
 from panning.compaction.rule import Analysis, Rule
+from panning.compaction.unit_by_unit import UnitByUnit
 from panning.models.parts import ByMode
 
 _PASS, _KEEPS_ZERO, _ACTIVATION = Pass(), KeepsZero(), Activation()
-_FLATTEN, _SUM, _PRODUCT, _WITH_NUMBER, _OTHER_AXES = Flatten(), Sum(), Product(), WithNumber(), OtherAxes()
+_FLATTEN, _SUM, _PRODUCT, _WITH_NUMBER, _UNIT_BY_UNIT = Flatten(), Sum(), Product(), WithNumber(), UnitByUnit()
 
 #: By the exact type of a module: the forward of a subclass may do anything.
 MODULES: dict[type[nn.Module], Rule] = {
@@ -60,15 +65,12 @@ FUNCTIONS: dict[Any, Rule] = {
         (F.dropout, F.dropout1d, F.dropout2d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
         _KEEPS_ZERO,
     ),
-    torch.mean: _OTHER_AXES,
-    torch.squeeze: _OTHER_AXES,
     torch.flatten: _FLATTEN,
     torch.reshape: _FLATTEN,
     **dict.fromkeys((operator.add, operator.iadd, torch.add), _SUM),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul), _PRODUCT),
     **dict.fromkeys((operator.sub, operator.truediv, operator.pow), _WITH_NUMBER),
     **dict.fromkeys((torch.cat, torch.concat), Concatenation()),
-    operator.getitem: Slice(),
     F.pad: ZeroPad(),
 }  # fmt: skip
 
@@ -78,9 +80,6 @@ OF_LIBRARIES: dict[tuple[str, str], Rule] = {("torchvision.ops.stochastic_depth"
 METHODS: dict[str, Rule] = {
     **dict.fromkeys(("relu", "relu_", "sigmoid", "tanh", "clamp", "abs", "square"), _ACTIVATION),
     **dict.fromkeys(("contiguous", "clone"), _PASS),
-    "mean": _OTHER_AXES,
-    "squeeze": _OTHER_AXES,
-    "unsqueeze": _OTHER_AXES,
     **dict.fromkeys(("flatten", "view", "reshape"), _FLATTEN),
     "add": _SUM,
     "add_": _SUM,
@@ -112,6 +111,8 @@ def rules_of(at: Analysis, node: fx.Node) -> list[Rule]:
     if at.in_place and node.op in ("call_function", "call_method"):
         name = str(getattr(node.target, "__name__", node.target))
         rules += [_MOVES] if name in MOVES else [] if node.target is not_followed else [_KEEPS_APART]
+    if node.op in ("call_function", "call_method"):
+        rules.append(_UNIT_BY_UNIT)
     return [rule for rule in rules if _fits(at, node, rule)]
 
 
