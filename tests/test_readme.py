@@ -32,7 +32,9 @@ def test_the_table_of_methods_is_the_table_of_methods() -> None:
 
 
 def test_the_speed_page_shows_the_shipped_records() -> None:
-    assert speed_report.markdown(speed_report.shipped_records("speed")).removeprefix("# Speed\n\n") in page("speed")
+    assert speed_report.markdown(speed_report.shipped_records("speed")).removeprefix("# Speed\n\n") in page(
+        "speed-items"
+    )
 
 
 def test_the_page_on_compaction_shows_the_shipped_records() -> None:
