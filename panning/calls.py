@@ -92,6 +92,7 @@ def search(
     config: str | Path | SearchConfig | Mapping[str, Any] | None = None,
     workers: int = 0,
     ray_address: str | None = None,
+    reuse: str | Path | Sequence[str | Path] = (),
     on_event: Listener | None = None,
     should_stop: ShouldStop | None = None,
     **settings: Any,
@@ -125,6 +126,8 @@ def search(
             values.
         workers: Ray workers; 0 runs in this process, without Ray. The results are the same.
         ray_address: of a cluster; None starts Ray on this machine.
+        reuse: folders of other searches or benchmarks, whose evaluations are not paid for again where all that they depend
+            on is the same.
         on_event: hears how far the search is (``panning.foundation.progress.Event``); None prints lines on stderr.
         should_stop: a function without arguments, asked after each job, rollout, epoch and round, and each second while Ray
             computes. Once it is true, the call ends with ``StoppedError`` and leaves no worker; the same call goes on.
@@ -142,9 +145,10 @@ def search(
     from panning.searches.whole import How, whole_search
 
     tell, folder, where = _listener(on_event), _folder(out), Workers(workers, ray_address)
+    folders = [Path(one) for one in ([reuse] if isinstance(reuse, str | Path) else reuse)]
     found = search_config(model, data, densities, config, {"name": folder.name, **settings})
     _warn_of_one_start((found.task,), found.seeds)
-    result, table = whole_search(found, folder, How(where, tell, should_stop=should_stop))
+    result, table = whole_search(found, folder, How(where, tell, reuse=folders, should_stop=should_stop))
     policy = folder / "agent" / "policy.safetensors"
     return SearchReport(
         out=folder, winner={density: way.label for density, way in result.winners.items()},

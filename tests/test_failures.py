@@ -26,7 +26,7 @@ from panning.foundation.files import sole_writer
 from panning.foundation.machine import code_versions
 from panning.foundation.progress import silent
 from panning.foundation.records import read_records
-from panning.jobs import begun, work
+from panning.jobs import begun, kept, work
 from panning.jobs.begun import check_begun_alike
 from panning.jobs.dispatch import Unfit, Up
 from panning.jobs.executor import SerialExecutor
@@ -233,6 +233,13 @@ def test_a_mask_with_one_weight_moved_is_refused_and_a_manifest_is_no_content(pr
     save_masks(replace(masks, flat=flat), path)
     with pytest.raises(MaskError, match="not the mask"):
         JobStore(pruned).get(pruning(0))
+
+
+def test_a_mask_whose_file_its_record_names_is_not_parsed_again(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that goes on looks up every mask that it has."""
+    monkeypatch.setattr(kept, "parse_masks", lambda *_: pytest.fail("it was parsed"))
+    found = JobStore(pruned).get(pruning(0))
+    assert found is not None and found.mask == (pruned / "masks" / f"{pruning(0).key}.safetensors").read_bytes()
 
 
 def test_a_mask_that_was_deleted_is_made_again(pruned: Path) -> None:

@@ -58,10 +58,13 @@ def test_a_budget_that_is_over_leaves_one_candidate_and_a_longer_one_goes_on() -
 def test_python_has_the_same_limits_and_goes_on(tmp_path: Path) -> None:
     def call(**limits: Any) -> panning.calls.SearchReport:
         settings = {name: FREE[name] for name in ("order", "agent", "baselines", "rungs", "recipe")}
-        return panning.search(TASK, densities=[0.1], out="p", on_event=silent, seeds=(0, 1), samplers=["random"],
-                              **{**settings, **limits})  # fmt: skip
+        return panning.search(TASK, densities=[0.1], on_event=silent, seeds=(0, 1), samplers=["random"],
+                              **{"out": "p", "name": "p", **settings, **limits})  # fmt: skip
 
     report = call(max_trials=2)
+    sentences = call(max_trials=2, out="q", reuse="p").sentences
+    n_taken, _, n, *words = sentences[-1].split()
+    assert n_taken == n and " ".join(words) == f"evaluations were paid for by other runs and reused: {n} from p."
     assert "candidates tried: 2" in report.sentences[-1]
     assert "candidates tried: 3" in call(max_trials=3).sentences[-1]
     assert sorted(report.masks[0.1]) == [0, 1]
@@ -75,6 +78,7 @@ def test_python_has_the_same_limits_and_goes_on(tmp_path: Path) -> None:
         (["search", "resume", "nowhere"], "there is no search in nowhere"),
         (["search", "s.yaml", "--budget", "3 weeks"], "'3 weeks' is no time: give days, hours"),
         (["search", "demo/digits", "--max-trials", "3"], "max_trials goes with order: free"),
+        (["search", "s.yaml", "--reuse", "nowhere"], "nowhere is no folder of a search or benchmark"),
         (["search", "s.yaml", "--max-cost", "0.5"], "one candidate of each density through all rungs costs up to 3"),
     ],
 )

@@ -1,15 +1,18 @@
-"""Measure the processor time of the driver of a large search: keeping records, and dispatching trials. Nothing is trained.
+"""Measure the processor time of the driver of a large search: keeping records, looking masks up, and dispatching trials.
+Nothing is trained.
 
-    python docs/measure/search_scale.py [N_RECORDS] [N_TRIALS]
+    python docs/measure/search_scale.py [N_RECORDS] [N_TRIALS] [N_MASKS]
 
-Prints CPU milliseconds an append at growing numbers of records, what opening costs, and CPU milliseconds a trial of the real
-dispatcher with simulated workers whose trials take lognormal times (sigma 1) and end their worker in 2 of 100.
+Prints what an append costs at growing numbers of records, what opening them costs, what a resumed search pays for each mask
+of LeNet-5 that it has, and CPU milliseconds a trial of the real dispatcher with simulated workers, whose trials take
+lognormal times (sigma 1) and end their worker in 2 of 100.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import multiprocessing
 import random
 import resource
 import sys
@@ -18,42 +21,63 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from panning.foundation.machine import environment_info
-from panning.foundation.records import RecordStore, RunRecord, content_key
+from panning.foundation.records import RecordStore, RunRecord
 from panning.jobs.dispatch import Dispatcher, Done, Lost, News, Up
-from panning.jobs.outcome import TrainOutcome
+from panning.jobs.kept import check_record
+from panning.jobs.outcome import PruneOutcome, TrainOutcome
 from panning.jobs.patience import Patience
-from panning.jobs.spec import PruneSpec
+from panning.jobs.spec import PruneSpec, TrainSpec, digest, key_of
+from panning.jobs.store import JobStore
 from panning.jobs.ways import Method
-from panning.jobs.work import Job
+from panning.jobs.work import Job, content_of
+from panning.masks.file import dump_masks
+from panning.masks.layout import Layout
+from panning.masks.masks import Masks
 from panning.tasks import TaskSpec
+from panning.training import Recipe
 
 GOOD = TrainOutcome(accuracy=0.5, loss=1.0, train_loss=1.0, images_seen=1)
 SPEC = PruneSpec(task=TaskSpec(model="mlp", data="digits"), seed=0, density=0.1, by=Method(method="snip"))
+TRAINING = TrainSpec(task=SPEC.task, seed=0, mask="0" * 20, recipe=Recipe()).model_dump(mode="json")
+METRICS = {"accuracy": 0.5, "loss": 1.0, "train_loss": 1.0, "images_seen": 100, "wall_s": 1.0, "error": None}
 
 
 def megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def record_of(number: int) -> RunRecord:
+    """The record of a short training, as a search writes it."""
+    config = {**TRAINING, "seed": number}
+    return RunRecord(key_of("train", config), "train", config, METRICS, environment_info())
+
+
 def keep(n_records: int, path: Path) -> None:
-    store, environment = RecordStore(path), environment_info()
-    print("records  ms CPU an append")
-    done, steps = 0, [n for n in (10**3, 10**4, 10**5, 10**6) if n <= n_records]
-    for n in steps:
-        before = time.process_time()
-        first = max(done, n - 1000)
-        for number in range(done, n):
-            if number == first:
-                before = time.process_time()
-            config = {"kind": "train", "number": number, "task": {"model": "mlp", "data": "digits", "n_train": 100}}
-            metrics = {"accuracy": 0.5, "loss": 1.0, "train_loss": 1.0, "images_seen": 100, "error": None}
-            store.append(RunRecord(content_key(config), "test", config, metrics, environment))
-        print(f"{n:7,}  {1000 * (time.process_time() - before) / (n - first):.3f}")
+    print("  records  ms CPU an append  ms in all  KiB more after 1,000", flush=True)
+    done = 0
+    for n in (n for n in (10**3, 10**4, 10**5, 10**6) if n <= n_records):
+        filling = RecordStore(path, is_durable=False)  # what only fills the file need not outlast a loss of power
+        for number in range(done, n - 1000):
+            filling.append(record_of(number))
+        store, records = RecordStore(path), [record_of(number) for number in range(n - 1000, n)]
+        held, cpu, wall = megabytes(), time.process_time(), time.perf_counter()
+        for record in records:
+            store.append(record)
+        cpu, wall, more = time.process_time() - cpu, time.perf_counter() - wall, megabytes() - held
+        print(f"{n:9,}  {1000 * cpu / 1000:15.3f}  {1000 * wall / 1000:9.3f}  {1024 * more:19.0f}", flush=True)
         done = n
+
+
+def open_again(path: Path) -> None:
+    """In a process of its own, whose memory nothing else has filled."""
     before, held = time.process_time(), megabytes()
-    n = len(RecordStore(path))
-    print(f"opening {n:,} records: {time.process_time() - before:.2f} s CPU, {megabytes() - held:+.0f} MiB")
+    n = len(RecordStore(path, check_record))
+    print(
+        f"opening {n:,} records, each checked: {time.process_time() - before:.1f} s CPU, {megabytes() - held:+.0f} MiB"
+    )
 
 
 class Numbered(Job[Any]):
@@ -106,9 +130,37 @@ def dispatch(n_trials: int) -> None:
         print(f"{n_places:7,}  {n:6,}  {1000 * took / n:14.3f}  {workers.took / (n_places * workers.now):.3f}")
 
 
+def look_up(n_masks: int, folder: Path) -> None:
+    """Masks that a search finds in its folder, with the hash of their file in the record and, as in older ones, without."""
+    names = tuple(f"{name}.weight" for name in ("conv1", "conv2", "fc1", "fc2", "fc3"))
+    layout = Layout(names, ((6, 1, 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)))
+    jobs = [Job(SPEC.model_copy(update={"seed": seed})) for seed in range(n_masks)]
+    store = JobStore(folder)
+    store.records = RecordStore(folder / "records.jsonl", check_record, is_durable=False)
+    for job in jobs:
+        generator = torch.Generator().manual_seed(job.spec.seed)
+        masks = Masks(layout, torch.rand(layout.n_prunable, generator=generator) < 0.02)
+        mask = dump_masks(masks)
+        store.put(job, PruneOutcome(
+            n_kept=masks.n_kept, density=masks.density, effective_density=masks.density, compute_left=0.1, mask=mask,
+            layer_densities=tuple(masks.layer_densities().items()), content=content_of(masks),
+            file=digest(mask) if job.spec.seed % 2 else None,
+        ))  # fmt: skip
+    for said, some in (("with", jobs[1::2]), ("without", jobs[::2])):
+        before = time.process_time()
+        assert all(store.get(job) is not None for job in some)
+        took = (time.process_time() - before) / len(some)
+        print(f"a mask {said} the hash of its file in its record: {1000 * took:.3f} ms CPU")
+
+
 if __name__ == "__main__":
     counts = [int(text) for text in sys.argv[1:]]
-    n_records, n_trials = (*counts, *(100_000, 20_000)[len(counts) :])[:2]
+    n_records, n_trials, n_masks = (*counts, *(100_000, 20_000, 2_000)[len(counts) :])[:3]
     with tempfile.TemporaryDirectory() as folder:
-        keep(n_records, Path(folder) / "records.jsonl")
+        keep(n_records, path := Path(folder) / "records.jsonl")
+        process = multiprocessing.get_context("spawn").Process(target=open_again, args=(path,))
+        process.start()
+        process.join()
+    with tempfile.TemporaryDirectory() as folder:
+        look_up(n_masks, Path(folder))
     dispatch(n_trials)

@@ -56,6 +56,7 @@ def run(
     download: options.Download = False,
     device: options.RunDevice = None,
     max_failed: options.MaxFailed = 0.2,
+    reuse: options.Reuse = None,
     dry_run: options.DryRun = False,
     log: options.Log = None,
     tensorboard: options.TensorBoard = None,
@@ -68,6 +69,7 @@ def run(
     Example: panning bench digits-mlp
     """
     from panning.compare.run import check_grid
+    from panning.jobs.reuse import reused_sentences
     from panning.searches.kinds import BENCH, named_config
     from panning.searches.whole import How, whole_grid
 
@@ -86,7 +88,8 @@ def run(
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, grid.model_dump(mode="json")) as track,
         output.listener(track) as listen,
     ):
-        records = whole_grid(grid, beside, folder, How(where, listen, max_failed=max_failed), part)
+        how = How(where, listen, max_failed=max_failed, reuse=reuse or ())
+        records = whole_grid(grid, beside, folder, how, part)
     failed = [record for record in records if record.metrics["error"] is not None]
     for record in failed:
         output.note(f"failed: {record.config['by']} at {record.config['density']:g}: {record.metrics['error']}")
@@ -95,6 +98,8 @@ def run(
         output.print_json({**said, "failed": {record.key: record.metrics["error"] for record in failed}})
         return
     output.say(f"{len(records)} records, {len(failed)} of them failures: {folder / 'records.jsonl'}")
+    for sentence in reused_sentences(records):
+        output.say(sentence)
     output.say(f"Tables and pictures: panning bench report {shlex.quote(str(folder))}")
 
 

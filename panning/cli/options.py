@@ -75,6 +75,13 @@ MaxFailed = Annotated[
         help="End the run once more than this share of its trials fails by errors, memory, time or lost workers.",
     ),
 ]  # fmt: skip
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reuse", metavar="RUN", show_default=False,
+        help="Take evaluations that this other run's folder holds from there; may be given several times.",
+    ),
+]  # fmt: skip
 MaxTrials = Annotated[
     int | None, typer.Option("--max-trials", min=1, help="Of order: free; at most so many candidates at each density.")
 ]

@@ -24,6 +24,7 @@ def search(
     download: options.Download = False,
     device: options.RunDevice = None,
     max_failed: options.MaxFailed = 0.2,
+    reuse: options.Reuse = None,
     max_trials: options.MaxTrials = None,
     max_cost: options.MaxCost = None,
     budget: options.Budget = None,
@@ -74,7 +75,8 @@ def search(
         options.Tracked(log, tensorboard, wandb, mlflow).by(folder, settings.model_dump(mode="json")) as track,
         output.listener(track) as listen,
     ):
-        result, table = whole_search(settings, folder, How(where, listen, wanted, max_failed=max_failed))
+        how = How(where, listen, wanted, max_failed=max_failed, reuse=reuse or ())
+        result, table = whole_search(settings, folder, how)
     if as_json:
         output.print_json(report.as_json(result, table))
         return

@@ -17,6 +17,7 @@ from panning.foundation.progress import Listener, plan_event
 from panning.foundation.records import RecordStore, RunRecord
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import CellOutcome
+from panning.jobs.reuse import OtherRuns
 from panning.jobs.store import MAX_FAILED, JobStore
 from panning.jobs.work import Job
 from panning.masks.masks import n_kept_at
@@ -29,7 +30,7 @@ Share = tuple[int, int]
 
 def run_grid(
     config: GridConfig, folder: Path, out: Path, executor: Executor, listen: Listener, share: Share = (0, 1),
-    max_failed: float = MAX_FAILED,
+    max_failed: float = MAX_FAILED, others: OtherRuns | None = None,
 ) -> list[RunRecord]:  # fmt: skip
     """Run every cell that ``out`` has no record of; all records of ``out``.
 
@@ -38,7 +39,7 @@ def run_grid(
     Args:
         folder: of the config, where policy files are looked for.
         share: only a part of the grid; ``merge_records`` puts the records of all parts together.
-        max_failed: as for ``JobStore``.
+        max_failed, others: as for ``JobStore``.
 
     Raises:
         ConfigError: if the folder holds a grid of another name.
@@ -46,7 +47,7 @@ def run_grid(
     claim_folder(out, {"command": "bench", "name": config.name})
     with sole_writer(out):
         write_atomic(out / "config.yaml", dump_config(config))
-        store = JobStore(out, max_failed)
+        store = JobStore(out, max_failed, others)
         for record in join_records(_held(store.records)).values():
             check_cell(record)  # it may come from elsewhere, and cells are built on it
 

@@ -49,6 +49,15 @@ def check_begun_alike(out: Path, task: TaskSpec, source: DataSource) -> None:
         )
 
 
+def began_with(out: Path) -> Any:
+    """The fingerprint of the data that a run began with; None where nothing is noted, as of data that came with the call.
+
+    Raises:
+        ConfigError: if what is noted cannot be read.
+    """
+    return _read(out / FILE).get("data") if (out / FILE).exists() else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         held = strict_json(read_regular(path, MAX_IDENTITY_BYTES))

@@ -88,6 +88,7 @@ class PruneOutcome(MaskFigures):
     Attributes:
         actions: of the episode that made it, if it was one.
         content: hash of layout and bits of the mask (``content_of``); older records have none.
+        file: hash of the bytes of its file; older records have none.
         rounds: of that episode, for listeners (``panning.foundation.facts.RoundFacts``).
         mask: the bytes of its file.
     """
@@ -95,6 +96,7 @@ class PruneOutcome(MaskFigures):
     NEEDED = ("n_kept", "density", "effective_density", "compute_left", "layer_densities")
 
     content: str | None = None
+    file: str | None = None
     actions: tuple[tuple[Number, ...], ...] = ()
     rounds: tuple[dict[str, Any], ...] = Field(default=(), exclude=True)
     mask: bytes | None = Field(default=None, exclude=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from panning.foundation.errors import MaskError, OutputError
 from panning.foundation.files import check_no_links, file_digest, read_regular, sole_writer, strict_json, write_atomic
 from panning.foundation.records import RunRecord, canonical_json, content_key, read_records, record_line
 from panning.foundation.tables import csv_table
+from panning.jobs.spec import nameless
 from panning.jobs.ways import Way
 from panning.masks.masks import Density
 from panning.tasks import RunConfig, TaskSpec
@@ -172,7 +173,7 @@ class _Asked(Config):
     seed: int
 
 
-def write_index(folder: Path, records: list[RunRecord]) -> None:
+def write_index(folder: Path, records: Iterable[RunRecord]) -> None:
     """``masks/index.csv``: a line for each mask that lies there, with what made it."""
     rows = []
     for record in records:
@@ -208,7 +209,7 @@ Named = tuple[str, bool, float, int]
 
 def _named(record: RunRecord) -> Named:
     asked = parse_config(_Asked, record.config, f"the record {record.key}")
-    return canonical_json(asked.by), asked.all_alive, asked.density, asked.seed
+    return canonical_json(nameless(asked.by)), asked.all_alive, asked.density, asked.seed
 
 
 def needless_masks(run: RunFolder) -> list[Path]:

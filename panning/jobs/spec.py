@@ -1,4 +1,5 @@
-"""What jobs are asked, as values. The JSON of such a value is a record's config, and its hash the record's key.
+"""What jobs are asked, as values. The JSON of such a value is a record's config, and a hash of it the record's
+key (``key_of``).
 
 - ``PruneSpec``: one network, one density, one way to make masks -> a mask.
 - ``TrainSpec``: one network, one mask or none, one recipe -> validation accuracy.
@@ -10,11 +11,13 @@ Masks and policies are named by their hash. Where the data lie is no part of a d
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from panning.foundation.config import Config
+from panning.foundation.records import content_key
 from panning.jobs.outcome import CellOutcome, PruneOutcome, TrainOutcome
 from panning.jobs.ways import Way
 from panning.masks.masks import Density
@@ -29,6 +32,30 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 def digest(data: bytes | None) -> str | None:
     """The hash by which a description names a mask or a policy, if there is one."""
     return None if data is None else hashlib.sha256(data).hexdigest()[:20]
+
+
+def key_of(kind: str, config: Mapping[str, Any]) -> str:
+    """The key of a job: a hash of all that its outcome depends on, and of nothing else.
+
+    Who asked for an episode is left out: the same actions give the same mask, whichever sampler chose them.
+
+    Examples:
+        >>> from panning.jobs.spec import key_of
+        >>> actions = {"policy": "actions", "actions": [[0.5]]}
+        >>> key_of("prune", {"by": actions}) == key_of("prune", {"by": {**actions, "drawn_by": "tpe"}})
+        True
+    """
+    return content_key({"kind": kind, **config, **({"by": nameless(config["by"])} if "by" in config else {})})
+
+
+def nameless(by: Any) -> Any:
+    """The ``by`` of a config without who asked for it."""
+    return {name: value for name, value in by.items() if name != "drawn_by"} if isinstance(by, dict) else by
+
+
+def keys_of(kind: str, config: Mapping[str, Any]) -> set[str]:
+    """The keys that a record may have: older ones were made of its whole config."""
+    return {key_of(kind, config), content_key({"kind": kind, **config})}
 
 
 class _OfOneNetwork(Config):

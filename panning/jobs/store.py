@@ -1,84 +1,58 @@
-"""Where a run keeps what its jobs gave: JSON lines of records, one mask file per ``prune`` job, and an index of them.
+"""Where a run keeps what its jobs gave (``panning.jobs.kept``), and an index of its masks.
 
-A job whose record is there is not run again. The mask is written before its record, so that a record never lacks it. A
-folder may come from elsewhere: every record is checked when the store is opened, and a mask when it is used.
+A job whose record is there is not run again. The mask is written before its record, so that a record never lacks it.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from panning.foundation.config import first_error, parse_config
-from panning.foundation.errors import JobError, MaskError
-from panning.foundation.files import read_regular, write_atomic
+from panning.foundation.errors import JobError
+from panning.foundation.files import write_atomic
 from panning.foundation.machine import environment_info
 from panning.foundation.progress import Event, Listener
-from panning.foundation.records import MAX_LINE_BYTES, RecordStore, RunRecord, canonical_json, content_key
+from panning.foundation.records import MAX_LINE_BYTES, RunRecord, canonical_json
 from panning.foundation.stopping import check_stop
 from panning.foundation.text import one_line
 from panning.jobs.executor import Executor
+from panning.jobs.kept import Kept, check_record
 from panning.jobs.outcome import Outcome, OutcomeT, PruneOutcome
+from panning.jobs.reuse import OtherRuns
 from panning.jobs.runs import write_index
-from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec
-from panning.jobs.work import Job, content_of
-from panning.masks.file import MAX_FILE_BYTES, parse_masks
+from panning.jobs.work import Job
 
 #: So few failures end no run.
 FEW_FAILED = 5
 MAX_FAILED = 0.2
-OUTCOMES: dict[str, type[Outcome]] = {spec.kind: spec.outcome for spec in (PruneSpec, TrainSpec, CellSpec)}
 
 
-def check_record(record: RunRecord) -> None:
-    """Raise ValueError, naming the field, if a record of a job is not what its kind of job gives."""
-    if record.kind not in OUTCOMES:
-        return  # nothing is made of it
-    if record.key != content_key({"kind": record.kind, **record.config}):
-        raise ValueError("its key is not that of its config")
-    try:
-        outcome = OUTCOMES[record.kind].model_validate_json(json.dumps(record.metrics), strict=True)
-    except ValidationError as error:
-        raise ValueError(first_error(error)) from None
-    if missing := outcome.lacking(test=bool(record.config.get("test"))):
-        raise ValueError(f"it lacks {', '.join(missing)}")
-
-
-class JobStore:
-    """The outcomes of a run folder.
+class JobStore(Kept):
+    """The outcomes of a run's folder, to which more are added.
 
     Args:
         max_failed: the share of the trials of this process that may fail unforeseen before the run ends.
+        others: runs whose outcomes are taken over where this one has none.
 
     Raises:
         PanningError: if a record in it is none, with file, line and field.
     """
 
-    def __init__(self, out: Path, max_failed: float = MAX_FAILED) -> None:
-        self.out = out
+    def __init__(self, out: Path, max_failed: float = MAX_FAILED, others: OtherRuns | None = None) -> None:
+        super().__init__(out)
         self.max_failed = max_failed
-        self.records = RecordStore(out / "records.jsonl", check_record)
-        self.masks = out / "masks"
+        self.others = others or OtherRuns()
         self._failed: Counter[str] = Counter()
         self._n_run = 0
 
     def get(self, job: Job[OutcomeT]) -> OutcomeT | None:
-        """The outcome of a job that ran already."""
-        if job.key not in self.records:
-            return None
-        outcome = parse_config(
-            job.spec.outcome, self.records[job.key].metrics, f"{self.records.path}, the record {job.key}"
-        )
-        if not isinstance(outcome, PruneOutcome) or outcome.error is not None:
-            return outcome
-        path = self._mask_path(job)
-        return outcome.model_copy(update={"mask": _mask_of(path, outcome)}) if path.exists() else None
+        """The outcome of a job that ran already, here or in one of the other runs; of those it is kept here, too."""
+        if (outcome := super().get(job)) is None and (outcome := self.others.get(job)) is not None:
+            self.put(job, outcome)
+        return outcome
 
     def put(self, job: Job[OutcomeT], outcome: OutcomeT) -> None:
         """Keep an outcome durably."""
@@ -103,9 +77,6 @@ class JobStore:
                 f"Where in the code: {self.out / 'failed'}. Once that is mended, panning runs retry {self.out} lets them "
                 "run again."
             )
-
-    def _mask_path(self, job: Job[Any]) -> Path:
-        return self.masks / f"{job.key}.safetensors"
 
     def run(
         self, jobs: Sequence[Job[OutcomeT]], executor: Executor, listen: Listener, stage: str
@@ -140,7 +111,7 @@ class JobStore:
 
     def index(self) -> None:
         """Write which mask in the folder is which."""
-        write_index(self.out, list(self.records))
+        write_index(self.out, self.records)
 
 
 def job_event(stage: str, done: int, total: int, job: Job[OutcomeT], outcome: OutcomeT) -> Event:
@@ -164,21 +135,3 @@ def _sound(job: Job[OutcomeT], outcome: OutcomeT) -> OutcomeT:
         said = f"what it gave is no outcome of a {job.spec.kind} job: {error}"
         return job.spec.outcome(error=one_line(said)[:500], failure="raised", environment=outcome.environment)
     return outcome
-
-
-def _mask_of(path: Path, outcome: PruneOutcome) -> bytes:
-    """The bytes of a mask's file, if it is the mask that its record tells of.
-
-    Raises:
-        MaskError: if it is broken or another's.
-    """
-    try:
-        data = read_regular(path, MAX_FILE_BYTES)
-    except OSError as error:
-        raise MaskError(f"The mask file {path} cannot be read: {error.strerror or error}.") from None
-    masks = parse_masks(data, str(path))
-    told = dict(outcome.layer_densities)
-    same = masks.n_kept == outcome.n_kept and masks.layer_densities() == told  # all that older records say
-    if not same or outcome.content not in (None, content_of(masks)):
-        raise MaskError(f"{path} is not the mask that its record tells of; delete the file, and it is made again.")
-    return data

@@ -28,7 +28,7 @@ from panning.foundation.seeding import derive_seed
 from panning.jobs.by import Actions
 from panning.jobs.failure import OF_MACHINE, failed
 from panning.jobs.outcome import CellOutcome, Outcome, OutcomeT, PruneOutcome, Timing, TrainOutcome
-from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec, digest
+from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec, digest, key_of
 from panning.jobs.trained import Ensemble, Trained, train_one
 from panning.jobs.ways import Episode, Way
 from panning.masks.file import dump_masks, fingerprint, parse_masks
@@ -100,7 +100,7 @@ class Job(Generic[OutcomeT]):
 
     @functools.cached_property
     def key(self) -> str:
-        return content_key({"kind": self.spec.kind, **self.config})
+        return key_of(self.spec.kind, self.config)
 
     @property
     def data(self) -> str | None:
@@ -207,7 +207,8 @@ def _prune(job: Job[PruneOutcome], spec: PruneSpec, task: Task) -> PruneOutcome:
     )
     made, actions = make_mask(task, spec, spec.asked, _net(job), rounds)
     figures, content = _mask_figures(task, made.masks, made.facts), content_of(made.masks)
-    return PruneOutcome(**figures, actions=actions, rounds=tuple(told), content=content, mask=dump_masks(made.masks))
+    mask = dump_masks(made.masks)
+    return PruneOutcome(**figures, actions=actions, rounds=tuple(told), content=content, file=digest(mask), mask=mask)
 
 
 def content_of(masks: Masks) -> str:

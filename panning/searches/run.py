@@ -29,6 +29,7 @@ from panning.foundation.progress import Listener, plan_event
 from panning.foundation.records import RunRecord
 from panning.jobs.begun import check_begun_alike
 from panning.jobs.executor import Executor
+from panning.jobs.reuse import OtherRuns, reused_sentences
 from panning.jobs.store import MAX_FAILED, JobStore
 from panning.jobs.ways import Way
 from panning.searches.candidates import agent_itself
@@ -63,7 +64,8 @@ class SearchResult:
         cells: of the final comparison: every method, and the winners once more under their name.
         agent_images: of the rewards that the agent was trained on.
         search_images: of the rungs.
-        ended: of free order, how many candidates were tried at each density, and what ended that.
+        ended: of free order, how many candidates were tried at each density, and what ended that; and how many evaluations
+            other runs have paid for.
     """
 
     config: SearchConfig
@@ -125,7 +127,7 @@ class Search:
             agent_images,
             search_images,
             self.ready.n_train,
-            tuple(order.sentences),
+            (*order.sentences, *reused_sentences(self.store.records)),
         )
 
     # --- stages ---
@@ -171,13 +173,13 @@ class Search:
 
 def run_search(
     ready: Ready, out: Path, executor: Executor, *, agent_workers: int, listen: Listener,
-    start_ray: Callable[[], None] = lambda: None, max_failed: float = MAX_FAILED,
+    start_ray: Callable[[], None] = lambda: None, max_failed: float = MAX_FAILED, others: OtherRuns | None = None,
 ) -> SearchResult:  # fmt: skip
     """Run a search that was checked (``check_search``), or go on with one, in the folder ``out``.
 
     Args:
         agent_workers, start_ray: as for ``panning.agents.train_agent``.
-        max_failed: as for ``JobStore``.
+        max_failed, others: as for ``JobStore``.
 
     Raises:
         ConfigError: if the folder holds another search, or was begun with other data.
@@ -186,7 +188,7 @@ def run_search(
     """
     with sole_writer(out):
         where = Where(executor, agent_workers, start_ray)
-        return Search(ready, out, JobStore(out, max_failed), where, listen).run()
+        return Search(ready, out, JobStore(out, max_failed, others), where, listen).run()
 
 
 def check_search(config: SearchConfig) -> Ready:

@@ -17,6 +17,7 @@ from panning.foundation.progress import Listener, silent
 from panning.foundation.records import RunRecord
 from panning.foundation.stopping import ShouldStop, stops_when
 from panning.jobs.artefacts import tell_artefacts
+from panning.jobs.reuse import OtherRuns
 from panning.jobs.store import MAX_FAILED
 from panning.jobs.workers import Workers
 from panning.searches.config import SearchConfig
@@ -32,6 +33,7 @@ class How:
         listen: hears how far the run is.
         formats: of pictures.
         max_failed: the share of trials that may fail by errors, memory, time or lost workers (``JobStore``).
+        reuse: folders of other runs of a search or grid, whose evaluations are not paid for again (``OtherRuns``).
         cache: whether an agent's rewards look up what short trainings gave, and keep what they give; ``whole_agent`` alone
             heeds it.
         should_stop: asked after each job, rollout, epoch and round, and each second while Ray computes; once it is true, the
@@ -42,6 +44,7 @@ class How:
     listen: Listener = silent
     formats: Sequence[str] = ("png",)
     max_failed: float = MAX_FAILED
+    reuse: Sequence[Path] = ()
     cache: bool = True
     should_stop: ShouldStop | None = None
 
@@ -52,14 +55,14 @@ def whole_search(config: SearchConfig, out: Path, how: How = How()) -> tuple[Sea
     Raises:
         PanningError: for wrong input, before Ray starts and anything is written; if the folder holds another search.
     """
-    ready = check_search(config)
+    ready, others = check_search(config), OtherRuns(how.reuse, out)
     with (
         stops_when(how.should_stop),
         how.workers.executor(config.device, config.job_timeout_s, how.listen) as (executor, start),
     ):
         result = run_search(
             ready, out, executor, agent_workers=how.workers.n, start_ray=start, max_failed=how.max_failed,
-            listen=how.listen,
+            others=others, listen=how.listen,
         )  # fmt: skip
     table = write_report(result, out, how.formats)
     tell_artefacts(out, how.listen)
@@ -94,10 +97,11 @@ def whole_grid(
         PanningError: for wrong input, before Ray starts and anything is written; if the folder holds another grid.
     """
     check_grid(config, folder)
+    others = OtherRuns(how.reuse, out)
     with (
         stops_when(how.should_stop),
         how.workers.executor(config.device, config.job_timeout_s, how.listen) as (executor, _),
     ):
-        records = run_grid(config, folder, out, executor, how.listen, share, how.max_failed)
+        records = run_grid(config, folder, out, executor, how.listen, share, how.max_failed, others)
     tell_artefacts(out, how.listen)
     return records
