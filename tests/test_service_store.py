@@ -260,6 +260,16 @@ def test_tokens_are_kept_as_hashes_and_end(tmp_path: Path) -> None:
         store.tokens.add("C\x1b[2Jy", "read")
 
 
+def test_a_token_that_is_made_for_another_has_its_jobs(store: Store) -> None:
+    ada = add(store)
+    screen = store.tokens.add("Ada's screen", "read", owner=ada)[0]
+    assert screen.owner == ada and store.tokens.add("again", "submit", owner=screen.id)[0].owner == ada
+    assert [one.scope for one in store.tokens.all() if one.may("metrics")] == []
+    assert store.tokens.add("scraper", "metrics")[0].may("metrics")
+    with pytest.raises(ConfigError, match="There is no token 99"):
+        store.tokens.add("lost", "read", owner=99)
+
+
 def test_times_are_utc_whatever_the_zone_and_a_time_without_one_is_refused(tmp_path: Path) -> None:
     here = datetime(2026, 1, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
     store = Store(Database(tmp_path / "service.sqlite"), clock=lambda: here)
@@ -274,18 +284,19 @@ def test_times_are_utc_whatever_the_zone_and_a_time_without_one_is_refused(tmp_p
 # --- schemas ---
 
 
-def test_a_database_of_schema_1_opens(tmp_path: Path) -> None:
-    """tests/golden/service-1.sql is the dump of a database that the first version wrote."""
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_database_of_each_schema_opens(schema: int, tmp_path: Path) -> None:
+    """tests/golden/service-N.sql is the dump of a database that the version with schema N wrote."""
     path = tmp_path / "service.sqlite"
     with sqlite3.connect(path) as old:
-        old.executescript((GOLDEN / "service-1.sql").read_text())
+        old.executescript((GOLDEN / f"service-{schema}.sql").read_text())
     store = Store.at(path)
     assert [(job.id, job.state, job.code) for job in store.page()] == [
         (4, "queued", None), (3, "cancelled", None), (2, "failed", "crashed"), (1, "succeeded", None)
     ]  # fmt: skip
     assert store.config(1) == CONFIG and len(store.attempts(2)) == 3 and store.job(1).pinned
     assert store.submit(1, {**CONFIG, "seed": 3}, key="again").job.id == 4
-    assert [token.name for token in store.tokens.all()] == ["Ada"]
+    assert [(token.name, token.owner) for token in store.tokens.all()] == [("Ada", 1), ("Ada's screen", 1)][:schema]
     assert store.start_next("b").id == 4  # type: ignore[union-attr]
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from panning.foundation.errors import OutputError
 
 #: The newest schema.
-SCHEMA = "1"
+SCHEMA = "2"
 BUSY_MS = 30_000
 
 
@@ -47,6 +47,7 @@ TOKENS = sa.Table(
     sa.Column("hash", sa.String), sa.Column("scopes", sa.String), sa.Column("made", UtcTime),
     sa.Column("expires", UtcTime), sa.Column("revoked", UtcTime), sa.Column("max_running", sa.Integer),
     sa.Column("max_queued", sa.Integer), sa.Column("max_stored_bytes", sa.BigInteger), sa.Column("served", sa.Integer),
+    sa.Column("owner", sa.Integer),
 )  # fmt: skip
 JOBS = sa.Table(
     "jobs", TABLES, sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", sa.Integer),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from panning.foundation.errors import ConfigError
 from panning.foundation.registry import unknown_name_message
@@ -44,12 +45,20 @@ class Tokens:
         self._now = clock
 
     def add(
-        self, name: str, scope: Scope, quota: Quota = Quota(), expires: datetime | None = None  # noqa: B008
-    ) -> tuple[Token, str]:  # fmt: skip
+        self,
+        name: str,
+        scope: Scope,
+        quota: Quota = Quota(),  # noqa: B008
+        expires: datetime | None = None,
+        owner: int | None = None,
+    ) -> tuple[Token, str]:
         """Make a token; also its secret, which nothing can tell again.
 
+        Args:
+            owner: the token whose jobs and quota it has; None gives it its own.
+
         Raises:
-            ConfigError: for a scope that is none, or a name that is no short line.
+            ConfigError: for a scope that is none, a name that is no short line, or an owner that is no token.
         """
         if scope not in SCOPES:
             raise ConfigError(unknown_name_message("scope", scope, SCOPES))
@@ -61,6 +70,8 @@ class Tokens:
             "max_running": quota.running, "max_queued": quota.queued, "max_stored_bytes": quota.stored_bytes, "served": 0,
         }  # fmt: skip
         with self.database.writes() as connection:
+            if owner is not None:
+                values["owner"] = _owner(connection, owner)
             made = connection.execute(sa.insert(TOKENS).values(values)).inserted_primary_key[0]
             row = connection.execute(sa.select(TOKENS).where(TOKENS.c.id == made)).one()
         return _token(row), secret
@@ -70,9 +81,11 @@ class Tokens:
         with self.database.reads() as connection:
             row = connection.execute(sa.select(TOKENS).where(TOKENS.c.hash == _hash(secret))).one_or_none()
         token = None if row is None else _token(row)
-        if token is None or token.revoked is not None or (token.expires is not None and token.expires <= self._now()):
-            return None
-        return token
+        return token if token is not None and self.is_good(token) else None
+
+    def is_good(self, token: Token) -> bool:
+        """Whether a token, as it was read, is neither revoked nor expired by now."""
+        return token.revoked is None and (token.expires is None or token.expires > self._now())
 
     def all(self) -> list[Token]:
         """All tokens, also those that are no good any more."""
@@ -91,6 +104,13 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
+def _owner(connection: Connection, number: int) -> int:
+    row = connection.execute(sa.select(TOKENS).where(TOKENS.c.id == number)).one_or_none()
+    if row is None:
+        raise ConfigError(f"There is no token {number} whose jobs a token could see.")
+    return _token(row).owner
+
+
 def _token(row: Any) -> Token:
     quota = Quota(row.max_running, row.max_queued, row.max_stored_bytes)
-    return Token(row.id, row.name, row.scopes, quota, row.made, row.expires, row.revoked)
+    return Token(row.id, row.owner or row.id, row.name, row.scopes, quota, row.made, row.expires, row.revoked)

@@ -24,9 +24,14 @@ CODES: Mapping[str, str] = {
 }
 #: So many crashes fail a job.
 MAX_CRASHES = 3
-Scope = Literal["read", "submit", "admin"]
-#: Each scope includes those before it.
-SCOPES: tuple[Scope, ...] = ("read", "submit", "admin")
+Scope = Literal["metrics", "read", "submit", "admin"]
+#: Scope -> the scopes that it includes.
+SCOPES: Mapping[Scope, tuple[Scope, ...]] = {
+    "metrics": ("metrics",),
+    "read": ("read",),
+    "submit": ("read", "submit"),
+    "admin": ("metrics", "read", "submit", "admin"),
+}
 
 
 class NoJobError(PanningError):
@@ -43,6 +48,10 @@ class KeyConflictError(PanningError):
 
 class QuotaError(PanningError):
     """A submission beyond what its token may have."""
+
+
+class BusyError(PanningError):
+    """The service has too much to do to look at this now."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +115,13 @@ class Token:
     """Who may ask for what; the secret itself is kept nowhere.
 
     Attributes:
+        owner: the token whose jobs it sees and whose quota it has: itself, unless it was made for another one.
         scope: what it may; ``admin`` sees the jobs of all.
         expires, revoked: since when it is no good.
     """
 
     id: int
+    owner: int
     name: str
     scope: Scope
     quota: Quota
@@ -120,4 +131,4 @@ class Token:
 
     def may(self, scope: Scope) -> bool:
         """Whether it includes a scope."""
-        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+        return scope in SCOPES[self.scope]
