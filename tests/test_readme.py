@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 import panning
-from panning.cli.methods import dynamic_rows, dynamic_table, method_rows, method_table
+from panning.cli.methods import dynamic_table, method_table
 from panning.data import data_names
 from panning.measure import compaction
 from panning.measure import report as speed_report
+from panning.measure.methods import dynamic_rows, method_rows
 from panning.models import model_names
 
 ROOT = Path(__file__).parent.parent

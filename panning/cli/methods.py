@@ -24,6 +24,8 @@ def methods(
 
     The cost is that of the whole method in forward and backward passes of one scoring batch (panning bench speed).
     """
+    from panning.measure.methods import dynamic_rows, method_rows
+
     rows, dynamic = method_rows(), dynamic_rows()
     if as_json:
         output.print_json(
@@ -41,36 +43,6 @@ def methods(
                 output.note(f"{row['name']} --released: {row['released']}")
         output.say("")
         output.print_table(*_dynamic_lines(dynamic))
-
-
-def method_rows() -> list[dict[str, Any]]:
-    """One JSON-able entry for each row of ``PRUNERS``; ``cost`` maps a model to passes."""
-    from panning.measure.report import method_costs, shipped_records
-    from panning.pruners import PRUNERS
-
-    costs = method_costs(shipped_records("speed"))
-    return [
-        {
-            "name": name, "label": row.label, "paper": row.paper, "rounds": row.pruner.n_rounds,
-            "needs_data": row.needs_data, "second_order": row.second_order, "released": row.departure,
-            "cost": costs.get(name, {}),
-        }
-        for name, row in PRUNERS.items()
-    ]  # fmt: skip
-
-
-def dynamic_rows() -> list[dict[str, Any]]:
-    """One JSON-able entry for each row of ``DYNAMICS``, with its numbers."""
-    from panning.training import DYNAMICS
-
-    return [
-        {
-            "name": name, "label": row.label, "paper": row.paper, "start": row.start, "start_density": row.start_density,
-            "masked_weights": row.method.holds, "prunes_units": row.method.prunes_units,
-            "options": row.method.model_dump(mode="json"),
-        }
-        for name, row in DYNAMICS.items()
-    ]  # fmt: skip
 
 
 #: How masked weights behave between two moves, in a few words.
