@@ -45,11 +45,12 @@ if "exits" in config:
 place = folder / "run" / "dug.json"
 if "fifo" in config:  # whoever reads it knows that it runs, and who it is
     Path(config["fifo"]).write_text(json.dumps({"runner": os.getpid(), "supervisor": os.getppid()}))
-dug = json.loads(place.read_text()) if place.exists() else {"steps": 0, "digest": str(config["seed"])}
+n_steps = config.get("steps", config.get("rounds", 3))  # a config that came through the API has rounds
+dug = json.loads(place.read_text()) if place.exists() else {"steps": 0, "digest": str(config.get("seed", 0))}
 with open(folder / "events.jsonl", "ab+") as log:
     log.seek(0)
     log.truncate(log.read().rfind(b"\n") + 1)
-    while dug["steps"] < config["steps"]:
+    while dug["steps"] < n_steps:
         if (folder / "stop").exists() and not config.get("deaf"):
             end("stopped", reason=(folder / "stop").read_text())
         time.sleep(config.get("step_s", 0.01))

@@ -16,6 +16,7 @@ from panning.foundation.extras import EXTRAS, extra_packages
 ROOT = Path(__file__).resolve().parent.parent
 #: Distribution -> the package that is imported, where the two differ.
 IMPORTED = {
+    "prometheus-client": "prometheus_client",
     "scikit-learn": "sklearn",
     "scikit-posthocs": "scikit_posthocs",
     "stable-baselines3": "stable_baselines3",

@@ -47,6 +47,11 @@ HOMES = {
     "mlflow": lambda path: path.name == "tracking.py",
     "sqlalchemy": lambda path: path.parts[:2] == ("panning", "service"),
     "alembic": lambda path: path.parts[:2] == ("panning", "service"),
+    "fastapi": lambda path: path.parts[:3] == ("panning", "service", "api"),
+    "starlette": lambda path: path.parts[:3] == ("panning", "service", "api"),
+    "uvicorn": lambda path: path.parts[:2] == ("panning", "service"),
+    "h11": lambda path: path.parts[:2] == ("panning", "service"),
+    "prometheus_client": lambda path: path.parts[:2] == ("panning", "service"),
     "matplotlib": lambda path: path.as_posix() == "panning/foundation/pictures.py",
     "torch": lambda path: room_of(path) != "foundation" or path.stem in WITH_TORCH,
 }

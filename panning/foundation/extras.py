@@ -34,6 +34,11 @@ EXTRAS = {
     "cmaes": "samplers",
     "sqlalchemy": "service",
     "alembic": "service",
+    "fastapi": "service",
+    "starlette": "service",
+    "uvicorn": "service",
+    "h11": "service",
+    "prometheus_client": "service",
     "pytest": "dev",
 }
 

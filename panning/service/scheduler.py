@@ -7,6 +7,7 @@ held, and goes on with these jobs as if it had started them; where a lease is fr
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from panning.service.words import Job
 
 #: How often it looks around, and how long it starts nothing after it could not.
 LOOK_S, PAUSE_S = 0.2, 5.0
+LOG = logging.getLogger("panning.service")
 RUNNER = (sys.executable, "-P", "-m", "panning.service.runner")
 
 
@@ -88,7 +90,7 @@ class Scheduler:
             try:
                 self.tick()
             except (OSError, OutputError, DBAPIError) as error:
-                print(f"scheduler: {error}", file=sys.stderr, flush=True)
+                LOG.warning("scheduler", extra={"facts": {"error": str(error)}})
             (wake or until).wait(LOOK_S)
             if wake is not None:
                 wake.clear()

@@ -164,6 +164,11 @@ class Store:
             found: dict[Any, int] = {state: n for state, n in connection.execute(asked)}
         return {state: found.get(state, 0) for state in STATES}
 
+    def stored(self, token: int) -> int:
+        """The bytes that the jobs of a token take."""
+        with self.database.reads() as connection:
+            return _stored(connection, token)
+
     def cancel(self, number: int) -> Job:
         """End a queued job, and ask a running one to end.
 
@@ -313,11 +318,15 @@ class Store:
             raise QuotaError(
                 f"{n - already} jobs of this token are queued, and {quota.max_queued} may be: wait for some."
             )
-        stored = sa.select(sa.func.coalesce(sa.func.sum(JOBS.c.n_bytes), 0)).where(JOBS.c.token == token)
-        if (n := connection.execute(stored).scalar_one()) >= quota.max_stored_bytes:
+        if (n := _stored(connection, token)) >= quota.max_stored_bytes:
             raise QuotaError(
                 f"The jobs of this token take {n:,} bytes, and {quota.max_stored_bytes:,} are allowed: delete some."
             )
+
+
+def _stored(connection: Connection, token: int) -> int:
+    stored = sa.select(sa.func.coalesce(sa.func.sum(JOBS.c.n_bytes), 0)).where(JOBS.c.token == token)
+    return int(connection.execute(stored).scalar_one())
 
 
 def _of(asked: sa.Select[Any], token: int | None) -> sa.Select[Any]:

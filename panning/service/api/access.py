@@ -1,0 +1,137 @@
+"""Who may ask: a token in the header ``Authorization: Bearer``, whose scope includes what is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from panning.service.api.problems import ProblemError
+from panning.service.tokens import Tokens
+from panning.service.words import Scope, Token
+
+#: So many failures of an address in so many seconds are answered; then it waits.
+MOST_FAILURES, FAILURES_S = 10, 60.0
+#: At most so many addresses and tokens are remembered.
+MOST_KNOWN = 10_000
+
+BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `panning token add`.")
+
+
+class Failures:
+    """Counts the requests without a good token, by address; a good token is asked for none of it.
+
+    >>> from panning.service.api.access import Failures
+    >>> failures = Failures(clock=lambda: 0.0)
+    >>> [failures.wait("10.0.0.1") for _ in range(11)][-2:]
+    [0.0, 60.0]
+
+    Args:
+        clock: in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._times: dict[str, deque[float]] = {}
+
+    def wait(self, address: str) -> float:
+        """Take note of a failure; how many seconds the address must wait, 0 if it need not."""
+        now, key = self._clock(), _network(address)
+        times = self._times.pop(key, None) or deque(maxlen=MOST_FAILURES)
+        self._times[key] = times  # the latest stands last
+        while len(self._times) > MOST_KNOWN:
+            del self._times[next(iter(self._times))]
+        if len(times) == MOST_FAILURES and now - times[0] < FAILURES_S:
+            return FAILURES_S - (now - times[0])
+        times.append(now)
+        return 0.0
+
+
+def _network(address: str) -> str:
+    """An address, or the /64 of IPv6, all of which one host may have."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.version == 6 and (mapped := found.ipv4_mapped) is not None:
+        return str(mapped)
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
+
+
+class Access:
+    """Finds the token of a request.
+
+    Args:
+        tokens: of the store. Tokens that were good are remembered, so they are to be revoked here.
+    """
+
+    def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.monotonic) -> None:
+        self.tokens = tokens
+        self.failures = Failures(clock)
+        self._known: dict[bytes, Token] = {}
+        self._lock = threading.Lock()
+        self._n_revoked = 0
+
+    def of(self, secret: str) -> Token | None:
+        """The token of a secret; None if there is none that is good now."""
+        key = hashlib.sha256(secret.encode(errors="replace")).digest()
+        token = self._known.get(key)
+        if token is not None:
+            return token if self.tokens.is_good(token) else None
+        before = self._n_revoked
+        token = self.tokens.of(secret)
+        with self._lock:
+            if token is not None and before == self._n_revoked and len(self._known) < MOST_KNOWN:
+                self._known[key] = token
+        return token
+
+    def revoke(self, number: int) -> bool:
+        """End a token at once; whether it was good until now."""
+        was_good = self.tokens.revoke(number)
+        with self._lock:
+            self._n_revoked += 1
+            self._known.clear()
+        return was_good
+
+    def check(self, request: Request, secret: str | None, scope: Scope) -> Token:
+        """The token of a request.
+
+        Raises:
+            ProblemError: if there is none, it is no good, or its scope does not include ``scope``.
+        """
+        token = None if secret is None else self.of(secret)
+        if token is None:
+            address = "-" if request.client is None else request.client.host
+            if (seconds := self.failures.wait(address)) > 0:
+                said = f"Of this address came {MOST_FAILURES} requests without a good token within a minute: wait."
+                raise ProblemError("failures", said, {"Retry-After": str(int(seconds) + 1)})
+            said = "Send a token that is good, as 'Authorization: Bearer pan_...'; `panning token add` makes one."
+            raise ProblemError("token", said, {"WWW-Authenticate": "Bearer"})
+        request.scope["panning.token"] = token.id
+        if not token.may(scope):
+            raise ProblemError("scope", f"The scope of this token is {token.scope}, and {scope} is needed.")
+        return token
+
+
+def needs(scope: Scope) -> Callable[..., Awaitable[Token]]:
+    """The dependency of a route that needs a scope."""
+
+    async def token(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> Token:
+        access: Access = request.app.state.service.access
+        return access.check(request, None if given is None else given.credentials, scope)
+
+    return token
+
+
+#: Of a route's arguments: the token of a request that may do so much.
+Reader = Annotated[Token, Security(needs("read"))]
+Submitter = Annotated[Token, Security(needs("submit"))]
+Admin = Annotated[Token, Security(needs("admin"))]
+Scraper = Annotated[Token, Security(needs("metrics"))]

@@ -1,0 +1,160 @@
+"""What a job tells and leaves: its events as a stream, its artefacts, its log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import APIRouter, Header, Path
+from fastapi.sse import format_sse_event
+from pydantic import TypeAdapter
+from starlette.responses import Response, StreamingResponse
+
+from panning.foundation.files import open_regular
+from panning.service.api.access import Reader
+from panning.service.api.jobs import Here, Number
+from panning.service.api.problems import ONE, ProblemError, documented
+from panning.service.artefacts import Artefact
+from panning.service.streams import Streams
+from panning.service.words import Job, NoJobError
+
+#: Streams at a time.
+MOST_STREAMS = 500
+CHUNK_BYTES = 1 << 18
+_JOB = TypeAdapter(Job)
+
+router = APIRouter(prefix="/api/v1", tags=["files"])
+Last = Annotated[
+    int | None, Header(alias="Last-Event-ID", ge=0, le=2**53, description="The id of the last event that was seen.")
+]
+Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Of the file's content.")]
+Asked = Annotated[
+    str | None, Header(alias="Range", description="One range of bytes; several are answered with the whole file.")
+]
+_BYTES: dict[int | str, dict[str, Any]] = {
+    status: {"description": said, "content": {"application/octet-stream": {"schema": {"type": "string"}}}}
+    for status, said in ((200, "The file"), (206, "A range of it"))
+}
+_SSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`message` events hold what the run tells, with its line number as id; `job` events hold the job "
+        "whenever its state has changed; the stream ends with the job.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}  # fmt: skip
+
+
+@router.get("/jobs/{job}/events", responses={**documented(*ONE, "busy"), **_SSE}, response_class=StreamingResponse)
+def events(here: Here, token: Reader, number: Number, last: Last = None) -> Response:
+    """The events of a job as they come (server-sent events), from the first or behind Last-Event-ID."""
+    job = here.job(number, token)
+    if here.streams.n_listeners >= MOST_STREAMS:
+        raise ProblemError("busy", f"{MOST_STREAMS} streams are open, and no more may be.", {"Retry-After": "5"})
+    return StreamingResponse(_told(here.streams, job.id, last or 0), media_type="text/event-stream")
+
+
+async def _told(streams: Streams, number: int, after: int) -> AsyncIterator[bytes]:
+    async for told in streams.listen(number, after):
+        found = [format_sse_event(data_str=line.decode(), id=str(place)) for place, line in told.lines]
+        if told.job is not None:
+            found.append(format_sse_event(event="job", data_str=_JOB.dump_json(told.job).decode()))
+        yield b"".join(found) or b":\n\n"
+
+
+@router.get("/jobs/{job}/artefacts", responses=documented(*ONE))
+def artefacts(here: Here, token: Reader, number: Number) -> list[Artefact]:
+    """The files that a job has left by now."""
+    return here.artefacts.all(here.scheduler.folder(here.job(number, token).id))
+
+
+@router.get(
+    "/jobs/{job}/artefacts/{sha256}",
+    responses={**documented(*ONE, "range"), **_BYTES, 304: {"description": "It is what you have"}},
+    response_class=Response,
+)
+def artefact(
+    here: Here,
+    token: Reader,
+    number: Number,
+    sha256: Sha256,
+    asked: Asked = None,
+    if_range: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A file of a job by the hash of its content, or a range of it."""
+    found = here.artefacts.open(here.scheduler.folder(here.job(number, token).id), sha256)
+    if found is None:
+        raise NoJobError(f"Job {number} has no file with this content.")
+    artefact, file = found
+    tag = f'"{sha256}"'
+    headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "private, max-age=31536000, immutable"}
+    if if_none_match is not None and {tag, "*"} & {one.strip() for one in if_none_match.split(",")}:
+        file.close()
+        return Response(status_code=304, headers=headers)
+    name = artefact.path.rpartition("/")[2]
+    return _bytes(file, artefact.n_bytes, asked if if_range in (None, tag) else None, name, headers)
+
+
+@router.get("/jobs/{job}/log", responses={**documented(*ONE), 200: _BYTES[200]}, response_class=Response)
+def log(here: Here, token: Reader, number: Number) -> Response:
+    """What the processes of a job have printed."""
+    path = here.scheduler.folder(here.job(number, token).id).log
+    try:
+        file = open_regular(path, os.O_NOFOLLOW)
+    except OSError:
+        raise NoJobError(f"Job {number} has printed nothing yet.") from None
+    return _bytes(file, os.fstat(file.fileno()).st_size, None, "log.txt", {})
+
+
+def _bytes(file: BinaryIO, size: int, asked: str | None, name: str, headers: dict[str, str]) -> Response:
+    """The answer with an open file, which it closes, or with a range of it."""
+    try:
+        span = None if asked is None else byte_range(asked, size)
+    except ProblemError:
+        file.close()
+        raise
+    begin, end = (0, size) if span is None else span
+    headers |= {"Content-Disposition": _attachment(name), "Content-Length": str(end - begin)}
+    if span is not None:
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+    pieces, status = _pieces(file, begin, end), 200 if span is None else 206
+    return StreamingResponse(pieces, status, headers, "application/octet-stream")
+
+
+def _pieces(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    with file:
+        file.seek(begin)
+        while begin < end and (piece := file.read(min(CHUNK_BYTES, end - begin))):
+            begin += len(piece)
+            yield piece
+
+
+def _attachment(name: str) -> str:
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "_" for letter in name)
+    return f'attachment; filename="{kept}"'
+
+
+def byte_range(asked: str, size: int) -> tuple[int, int] | None:
+    """Where a range of bytes begins and ends; None for what is not one range of bytes, which is passed over.
+
+    Raises:
+        ProblemError: if the file has no such range.
+
+    Examples:
+        >>> from panning.service.api.files import byte_range
+        >>> byte_range("bytes=2-4", 10), byte_range("bytes=-3", 10), byte_range("bytes=7-", 10), byte_range("lines=1-", 10)
+        ((2, 5), (7, 10), (7, 10), None)
+    """
+    unit, _, spans = asked.partition("=")
+    first, dash, last = spans.strip().partition("-")
+    digits = first + last
+    if unit.strip().lower() != "bytes" or not dash or not (digits.isascii() and digits.isdigit()) or len(digits) > 40:
+        return None
+    begin = int(first) if first else max(0, size - int(last))
+    end = min(size, int(last) + 1) if first and last else size
+    if first and last and int(last) < begin:
+        return None
+    if begin >= size:
+        raise ProblemError("range", f"The file has {size} bytes.", {"Content-Range": f"bytes */{size}"})
+    return begin, end

@@ -1,0 +1,67 @@
+"""What the routes work with: one object for a server."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from fastapi import Request
+
+from panning.service.api.access import Access
+from panning.service.api.metrics import Metrics
+from panning.service.artefacts import Artefacts
+from panning.service.checks import Checks
+from panning.service.scheduler import Scheduler
+from panning.service.store import Store
+from panning.service.streams import Streams
+from panning.service.words import Job, NoJobError, Token
+
+
+@dataclass
+class Service:
+    """The parts of a running service.
+
+    Attributes:
+        wake: set when the scheduler has something to do.
+        is_scheduling: whether jobs are looked after.
+    """
+
+    store: Store
+    scheduler: Scheduler
+    checks: Checks
+    streams: Streams
+    access: Access
+    wake: threading.Event = field(default_factory=threading.Event)
+    artefacts: Artefacts = field(default_factory=Artefacts)
+    is_scheduling: bool = False
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.store.counts, lambda: self.streams.n_listeners)
+
+    def job(self, number: int, token: Token) -> Job:
+        """A job that a token may see.
+
+        Raises:
+            NoJobError: if there is none; a job of somebody else is none, too.
+        """
+        job = self.store.job(number)
+        if whose(token) not in (None, job.token):
+            raise NoJobError(f"There is no job {number}.")
+        return job
+
+    def told(self, job: Job) -> Job:
+        """Tell of a job that was stepped on by a request."""
+        self.streams.told(job)
+        self.wake.set()
+        return job
+
+
+def whose(token: Token) -> int | None:
+    """The token whose jobs alone a token may see; None if it may see all."""
+    return None if token.may("admin") else token.owner
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    found: Service = request.app.state.service
+    return found

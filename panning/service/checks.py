@@ -1,0 +1,181 @@
+"""Checks of configs, by a process that is warm and has a limit of time and memory (``panning.service.checker``): the server
+itself has no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from panning.foundation.errors import ConfigError, JobError
+from panning.foundation.records import canonical_json
+from panning.service.words import BusyError
+
+CHECKER = (sys.executable, "-P", "-m", "panning.service.checker")
+#: The process may take so long to begin: it imports torch.
+WARM_S = 120.0
+#: So many requests wait for it at most, and so many of one token.
+MOST_WAITING, MOST_OF_ONE = 16, 8
+PATIENCE = 6
+#: So many configs that were good are remembered.
+MOST_KNOWN = 10_000
+
+
+@dataclass
+class Checks:
+    """The check process as the server sees it; any thread may ask.
+
+    Attributes:
+        seconds: of the processor, that a request may take; on a machine with much to do it lasts longer, ``PATIENCE`` times
+            as long at most.
+        memory_bytes: of the process's data; torch itself takes some hundred MiB.
+        command: of the process; the settings are added.
+    """
+
+    data_root: str | None = None
+    seconds: float = 10.0
+    memory_bytes: int = 3 << 30
+    command: Sequence[str] = CHECKER
+    _is_open: bool = True
+    _process: subprocess.Popen[bytes] | None = None
+    _asking: threading.Lock = field(default_factory=threading.Lock)
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+    _waiting: Counter[int] = field(default_factory=Counter)
+    _good: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _methods: list[dict[str, Any]] | None = None
+
+    def start(self) -> None:
+        """Start the process, so that it is warm when it is asked."""
+        with self._asking:
+            self._begin()
+
+    def close(self) -> None:
+        """End the process; whoever waits for it is told that the service is busy."""
+        self._is_open = False
+        if (process := self._process) is not None:
+            process.kill()  # whoever waits for its answer lets the lock go now
+            with self._asking:
+                self._end(process)
+
+    def config(self, config: Mapping[str, Any], owner: int) -> None:
+        """Raise what is wrong with a config.
+
+        Raises:
+            ConfigError: all that is wrong.
+            BusyError: if too many ask.
+        """
+        digest = hashlib.sha256(canonical_json(config).encode()).hexdigest()
+        if digest in self._good:
+            return
+        self._ask("config", owner, config)
+        with self._counting:
+            self._good[digest] = None
+            while len(self._good) > MOST_KNOWN:
+                self._good.popitem(last=False)
+
+    def cost(self, config: Mapping[str, Any], owner: int) -> dict[str, Any]:
+        """What a run of a config costs at most (``panning.cost``); raises as ``config``."""
+        found: dict[str, Any] = self._ask("cost", owner, config)
+        return found
+
+    def methods(self) -> list[dict[str, Any]]:
+        """All methods; they stay what they are."""
+        if self._methods is None:
+            self._methods = self._ask("methods", 0)
+        return self._methods
+
+    def data_sets(self) -> dict[str, bool]:
+        """Each data set's name, and whether it is here now."""
+        found: dict[str, bool] = self._ask("data", 0)
+        return found
+
+    def _ask(self, what: str, owner: int, config: Mapping[str, Any] | None = None) -> Any:
+        with self._in_line(owner), self._asking:
+            answer = self._answer(json.dumps({"what": what, "config": config, "seconds": self.seconds}))
+        if "refused" in answer:
+            raise ConfigError(answer["refused"])
+        if "failed" in answer:
+            raise JobError(f"The check process failed at '{what}': {answer['failed']}")
+        return answer["found"]
+
+    @contextmanager
+    def _in_line(self, owner: int) -> Iterator[None]:
+        with self._counting:
+            if self._waiting.total() >= MOST_WAITING or self._waiting[owner] >= MOST_OF_ONE:
+                raise BusyError("Too many configs are being looked at: try again in a moment.")
+            self._waiting[owner] += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._waiting[owner] -= 1
+
+    def _answer(self, request: str) -> dict[str, Any]:
+        process = self._begin()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(request.encode() + b"\n")
+            process.stdin.flush()
+            answer = self._read(process, PATIENCE * self.seconds)
+        except BrokenPipeError:
+            answer = None
+        if answer is None:
+            self._end(process)
+            self._check_open()
+            return {
+                "refused": f"Looking at this config takes over {self.seconds:g} s or too much memory: ask for less."
+            }
+        return answer
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        """The process, which is started if there is none, and is warm in the end."""
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._check_open()
+        settings = json.dumps({"data_root": self.data_root, "memory_bytes": self.memory_bytes})
+        self._process = subprocess.Popen(
+            [*self.command, settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        if self._read(self._process, WARM_S) is None:
+            self._end(self._process)
+            self._check_open()
+            raise JobError("The check process does not begin.")
+        return self._process
+
+    def _read(self, process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any] | None:
+        """The next line of the process; None if it ends or takes too long."""
+        assert process.stdout is not None
+        poll, end, line = select.poll(), time.monotonic() + seconds, b""
+        poll.register(process.stdout, select.POLLIN)
+        while not line.endswith(b"\n"):
+            if not poll.poll(1000 * max(0.0, end - time.monotonic())):
+                return None
+            if not (piece := os.read(process.stdout.fileno(), 1 << 16)):
+                return None
+            line += piece
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise BusyError("The service ends: ask again when it is back.")
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # what it was not told any more
+                pipe.close()
+        self._process = None

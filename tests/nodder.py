@@ -1,0 +1,40 @@
+"""A check process for tests of the service that needs the standard library alone: it finds every config good but those with
+a method that is none, and gets stuck or ends where it is told to.
+
+    python nodder.py SETTINGS
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Any
+
+COST = {"n_parameters": 50_826, "dense_epochs": 0.0}
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What the check process would say."""
+    if request["what"] in ("methods", "data"):
+        return {"found": [{"name": "snip"}] if request["what"] == "methods" else {"digits": True, "mnist": False}}
+    match request["config"].get("method"):
+        case "none":
+            return {"refused": "config: 1 error(s)\n  method: Unknown method 'none'."}
+        case "fails":
+            return {"failed": "KeyError: it"}
+        case "ends":
+            sys.exit(1)
+        case "loops":
+            while True:
+                pass
+    return {"found": COST if request["what"] == "cost" else None}
+
+
+print(json.dumps({"found": "ready"}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    signal.setitimer(signal.ITIMER_PROF, asked["seconds"])
+    said = answer(asked)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    print(json.dumps(said), flush=True)
