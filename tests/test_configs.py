@@ -44,7 +44,7 @@ def test_a_file_goes_before_a_name() -> None:
 @pytest.mark.parametrize(
     ("kind", "given", "said"),
     [
-        (SEARCH, "fashion-lenet", "Did you mean 'fashion-lenet5'? It has: digits-free, fashion-lenet5, digits."),
+        (SEARCH, "fashion-lenet", "Did you mean 'fashion-lenet5'? It has: digits-free, equal-lenet300, equal-lenet5"),
         (SEARCH, "search/fashion", "Did you mean 'search/fashion-lenet5'?"),
         (
             SEARCH,

@@ -42,14 +42,15 @@ class Fake:
 
     Args:
         fate: job, number of the try, place -> seconds, and what is heard then; None hangs for ever.
-        start: place, number of the start -> seconds until it is up; a text is why it is lost, an error why it is unfit.
+        start: place, number of the start -> seconds until it is up; a text is why it is lost, an error why it is unfit;
+            news are what is heard.
     """
 
     def __init__(
         self,
         n_places: int,
         fate: Callable[[Job[Any], int, int], tuple[float, Any] | None] = lambda job, n, place: (1.0, GOOD),
-        start: Callable[[int, int], float | str | Exception | None] = lambda place, n: 2.0,
+        start: Callable[[int, int], float | str | Exception | Lost | None] = lambda place, n: 2.0,
     ) -> None:
         self.n_places, self.fate, self.on_start = n_places, fate, start
         self.now = 0.0
@@ -79,6 +80,8 @@ class Fake:
             self.later(1.0, Lost(place, said=found))
         elif isinstance(found, Exception):
             self.later(1.0, Unfit(place, found))
+        elif isinstance(found, Lost):
+            self.later(1.0, found)
         elif found is not None:
             self.later(found, Up(place))
 
@@ -315,6 +318,22 @@ def test_a_worker_that_dies_at_its_start_is_left_out_in_the_end() -> None:
     fake = Fake(2, start=lambda place, n: "No module named 'panning'" if place == 1 else 2.0)
     assert len(run(fake, map(training, range(50)), told=told)) == 50
     assert told == ["A worker is left out: A worker does not start: No module named 'panning'"] and fake.starts[1] == 3
+
+
+@pytest.mark.parametrize(("reason", "n_told"), [("memory", 5), ("node", 0)])
+def test_a_worker_whose_machine_suffers_at_its_start_is_asked_for_until_it_is_up(reason: str, n_told: int) -> None:
+    """A machine whose memory others have filled, or nodes that come and go: none is the fault of the worker."""
+    told: list[str] = []
+    fake = Fake(2, start=lambda place, n: Lost(place, reason, "low on memory") if n <= (5 if place else 0) else 2.0)
+    assert len(run(fake, map(training, range(200)), Patience(40.0), told)) == 200
+    assert fake.starts == {0: 1, 1: 6} and {place for _, place, _ in fake.sent} == {0, 1}
+    assert len(told) == n_told and all("memory is nearly full" in text for text in told)
+
+
+def test_a_machine_without_memory_for_any_worker_ends_the_run_with_a_sentence() -> None:
+    fake = Fake(1, start=lambda place, n: Lost(place, "memory", "low on memory"))
+    with pytest.raises(WorkerError, match="No worker came up in"):
+        run(fake, map(training, range(3)))
 
 
 def test_a_worker_whose_node_differs_is_left_out_and_nothing_is_sent_to_it() -> None:

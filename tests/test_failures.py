@@ -387,6 +387,16 @@ def test_the_end_of_ray_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         ray_answers.check_ray_lives()
 
 
+def test_an_end_by_rays_memory_monitor_is_told_from_others() -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    from panning.foundation.ray_answers import is_of_memory, is_of_node
+
+    ended = exceptions.RayActorError(error_msg="Ray killed 2 worker(s) based on the killing policy")
+    assert is_of_memory(ended) and not is_of_node(ended)
+    assert is_of_memory(exceptions.OutOfMemoryError("it"))
+    assert not is_of_memory(exceptions.RayActorError(error_msg="The actor died unexpectedly."))
+
+
 def test_a_wait_on_ray_ends_at_its_deadline_or_with_its_last_node(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.exceptions import GetTimeoutError
 

@@ -10,8 +10,10 @@ import typer
 from panning.cli import options, output
 from panning.cli.shape import Group
 
-app = typer.Typer(name="runs", help="List and show the folders of runs; delete masks that nothing needs.", cls=Group,
-                  no_args_is_help=True)  # fmt: skip
+app = typer.Typer(
+    name="runs", help="List, show and compare the folders of runs; delete masks that nothing needs.", cls=Group,
+    no_args_is_help=True,
+)  # fmt: skip
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a run.", show_default=False)]
 
@@ -94,3 +96,29 @@ def retry(folder: Folder, as_json: options.AsJson = False) -> None:
         output.print_json({"run_again": n})
         return
     output.say(f"{n} failed trial{'' if n == 1 else 's'} of {folder} will run again when the run goes on.")
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDERS...", help="Folders of searches in free order.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Write the table and the picture there.")] = None,
+    formats: options.Formats = "png",
+    as_json: options.AsJson = False,
+) -> None:
+    """Show searches side by side: the best validation accuracy against what was paid for it, by samplers.
+
+    Example: panning runs compare runs/equal-lenet5-* --out runs/equal-lenet5
+    """
+    from panning.foundation.pictures import parse_formats
+    from panning.searches import side_by_side
+
+    wanted = parse_formats(formats)
+    rows = side_by_side.side_by_side([course for folder in folders for course in side_by_side.courses(folder)])
+    if out is not None:
+        side_by_side.write(rows, out, wanted)
+    if as_json:
+        output.print_json([dict(zip(side_by_side.COLUMNS, row.cells, strict=True)) for row in rows])
+        return
+    output.print_table(side_by_side.COLUMNS, [row.cells for row in rows])

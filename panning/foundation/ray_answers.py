@@ -12,7 +12,7 @@ from panning.foundation.text import first_line
 
 with extra_packages():
     import ray
-    from ray.exceptions import GetTimeoutError, LocalRayletDiedError, RayError, RaySystemError
+    from ray.exceptions import GetTimeoutError, LocalRayletDiedError, OutOfMemoryError, RayError, RaySystemError
 
 #: How often a long wait looks whether there is somebody to wait for, and whether it should stop.
 LOOK_S = 10.0
@@ -61,3 +61,13 @@ def is_of_node(error: RayError) -> bool:
     """Whether a worker is lost since its machine is, which is nobody's fault."""
     said = str(error)
     return "node has died" in said or "node was terminated" in said or "preempted" in said
+
+
+def is_of_memory(error: RayError) -> bool:
+    """Whether Ray ended a worker since its node's memory was nearly full, which of an actor only the words say."""
+    said = str(error)
+    return (
+        isinstance(error, OutOfMemoryError)
+        or "low on memory" in said
+        or "worker(s) based on the killing policy" in said
+    )

@@ -267,11 +267,7 @@ class Dispatcher:
     def _lose(self, news: Lost) -> tuple[Job[Any], Any] | None:
         place = self._places[news.place]
         if place.job is None:
-            self._leave(news.place, "pausing", place.n_starts + 1)
-            if place.n_starts + 1 >= self.patience.max_starts:
-                self._leave_out(
-                    Unfit(news.place, WorkerError(f"A worker does not start: {news.said or 'it ends'}")), None
-                )
+            self._lose_at_start(news, place.n_starts + 1)
             return None
         job = place.job
         if news.reason != "node" and not self._may_try_again(job):
@@ -279,6 +275,17 @@ class Dispatcher:
         (self._alone if news.reason == "memory" else self._again).append(job)
         self._leave(news.place, "pausing")
         return None
+
+    def _lose_at_start(self, news: Lost, n_starts: int) -> None:
+        """Ask for another worker after a pause: what its machine suffers from passes, but what ends a worker does not."""
+        self._leave(news.place, "pausing", n_starts)
+        if news.reason == "worker" and n_starts >= self.patience.max_starts:
+            error = WorkerError(f"A worker does not start: {news.said or 'it ends'}")
+            self._leave_out(Unfit(news.place, error), None)
+        elif news.reason == "memory":
+            self._told(
+                f"A worker was ended at its start, since memory is nearly full; it is asked for again ({news.said})"
+            )
 
     def _leave_out(self, news: Unfit, job: Job[Any] | None) -> None:
         if job is not None:

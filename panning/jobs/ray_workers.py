@@ -11,7 +11,7 @@ from panning.foundation.extras import extra_packages
 from panning.foundation.machine import code_versions
 from panning.foundation.memory import keep_freed_memory
 from panning.foundation.own import Own
-from panning.foundation.ray_answers import answer, check_ray_lives, is_of_node, ray_is_gone
+from panning.foundation.ray_answers import answer, check_ray_lives, is_of_memory, is_of_node, ray_is_gone
 from panning.foundation.ray_gpus import gpu_share
 from panning.foundation.ray_own import sent_with_code
 from panning.foundation.stopping import check_stop
@@ -25,7 +25,6 @@ with extra_packages():
     from ray.exceptions import (
         GetTimeoutError,
         LocalRayletDiedError,
-        OutOfMemoryError,
         RayActorError,
         RayError,
         RaySystemError,
@@ -124,14 +123,11 @@ class RayWorkers:
         job = self._jobs.get(place)
         try:
             value = answer(call, FETCH_S)
-        except RayActorError as error:
-            return Lost(place, "node" if is_of_node(error) else "worker", _reason(error))
-        except OutOfMemoryError as error:
-            return Lost(place, "memory", _reason(error))
         except RayTaskError as error:
             return self._raised(place, error, job)
-        except (GetTimeoutError, RayError) as error:  # an object that is lost, or cannot be placed
-            return Lost(place, "worker", _reason(error))
+        except (GetTimeoutError, RayError) as error:  # its actor or an object is lost, or cannot be placed
+            of_node = isinstance(error, RayActorError) and is_of_node(error)
+            return Lost(place, "node" if of_node else "memory" if is_of_memory(error) else "worker", _reason(error))
         if isinstance(value, Outcome):
             self._jobs.pop(place, None)
             return Done(place, value)
