@@ -122,6 +122,16 @@ def test_hidden_units_of_a_block_go_and_what_normalises_keeps_its_stream() -> No
     assert any(note.startswith("layer_norm reads all units") and "norm1 and 1 more" in note for note in result.notes)
 
 
+def test_hidden_units_of_torchs_own_transformer_go_though_torch_fx_does_not_look_into_it() -> None:
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(3, 8, dtype=torch.float64), nn.TransformerEncoder(block, 2))
+    masks = all_but(model, **{"1__layers__0__linear2__weight": [(slice(None), 2), (slice(None), 5)]})
+    small = trains_the_same(model, masks, (torch.randn(4, 5, 3, dtype=torch.float64),))
+    assert small.model[1].layers[0].linear1.out_features == 14
+    assert any("torch.fx does not look into it" in note for note in small.notes)
+
+
 def test_a_head_goes_that_nothing_reads_and_the_module_counts_the_rest() -> None:
     torch.manual_seed(0)
     model = Transformer().double()

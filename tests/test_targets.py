@@ -98,6 +98,38 @@ def test_the_nearest_of_all_masks_of_whole_units_is_found() -> None:
         assert calls == 1, "scores of one round are found once"
 
 
+def narrow() -> nn.Module:
+    """Biases are a seventh of its parameters, and at the lower end most of them."""
+    with isolated_torch_rng(0):
+        return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def labelled() -> tuple[Tensor, Tensor]:
+    return torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+
+
+def test_the_nearest_compact_network_is_found_down_to_the_smallest() -> None:
+    model, data = narrow(), labelled()
+    by_units = {
+        masks.n_kept: masks
+        for masks in (panning.prune(model, data, method="snap", target_macs=n) for n in range(10, 137, 4))
+    }
+    can = [cost(panning.compact(model, masks).model, (6,)).n_parameters for masks in by_units.values()]
+    assert min(can) == 15 and max(can) == 155
+    for n in (15, 20, 31, 45, 77, 110, 150, 155):
+        reached = panning.prune(model, data, method="snap", target_parameters=n).manifest["reached_parameters"]
+        assert abs(reached - n) <= max(0.02 * n, min(abs(other - n) for other in can)), n
+
+
+@pytest.mark.parametrize("method", ["snip", "snap"])
+def test_the_smallest_number_that_an_error_names_can_be_had(method: str) -> None:
+    with pytest.raises(DensityError, match="can be had") as refused:
+        panning.prune(narrow(), labelled(), method=method, target_parameters=5)
+    (least,) = re.findall(r"from (\d+) to 155", str(refused.value))
+    masks = panning.prune(narrow(), labelled(), method=method, target_parameters=int(least))
+    assert masks.manifest["reached_parameters"] == int(least)
+
+
 def test_a_method_of_one_round_scores_once_and_others_few_times() -> None:
     problem = residual_problem()
     assert meeting("snip", problem, Target("multiply_adds", 0.3))[2] == 1

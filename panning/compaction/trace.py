@@ -99,6 +99,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
     if (why := stays(model)) is not None:
         raise ModelError(f"{why}, which torch.fx does not see.")
     opaque = {name: why for name, module in model.named_modules() if name and (why := stays(module)) is not None}
+    opaque |= {name: "torch.fx does not look into it" for name in _composites(model)}
     with as_it_was(model):
         try:
             graph, modules = _in_both_modes(model, set(opaque))
@@ -110,6 +111,20 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
 
 
 _NAMED = ("call_module", "get_attr")
+
+
+def _composites(model: nn.Module) -> list[str]:
+    """Names of torch's own modules of several layers (``nn.TransformerEncoderLayer``), the outermost alone.
+
+    ``nn.MultiheadAttention`` is none: it stays in a network that keeps its forward, too.
+    """
+    found: list[str] = []
+    for name, module in model.named_modules():
+        is_composite = fx.Tracer().is_leaf_module(module, name) and next(module.children(), None) is not None
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if name and is_composite and not inside and not isinstance(module, nn.MultiheadAttention):
+            found.append(name)
+    return found
 
 
 def _attribute(model: nn.Module, name: str) -> Any:

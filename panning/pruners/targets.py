@@ -36,7 +36,7 @@ OF_FIRST_MASKS = {
 #: How near, as a share of the target, a search ends; and how far below the least that can be had a target is refused.
 NEAR, OFF = 0.005, 0.02
 #: How many masks a search makes at most, and how often it aims again at what the compact network has.
-N_TRIES, N_AIMS = 40, 3
+N_TRIES, N_AIMS = 40, 4
 #: Shares of all weights at which a method may work that does not work at the first.
 ELSEWHERE = (0.5, 0.25, 0.75, 0.125, 0.375, 0.625, 0.875, 0.05, 0.95, 0.01, 1.0)
 
@@ -192,14 +192,19 @@ def meet(problem: Problem, target: Target, prune: Callable[[float], PruneResult]
         )
     fewest = Connectivity.of(problem).smallest_alive()
     search = _Search(scale, target, wanted, _first(problem, wanted / scale.dense, prune), prune, fewest)
-    aim, exact = wanted, None
+    aim, found = wanted, list[tuple[PruneResult, float]]()
+    below, above = (0.0, 0.0), (float(scale.dense), float(scale.dense))
     for _ in range(N_AIMS):
-        result, left = search.nearest(aim)
-        exact = scale.by_compaction(result.mask) if result.of_units else None
-        if exact is None or abs(exact - left) < 1 or abs(exact - wanted) <= OFF * wanted:
+        result, counted = search.nearest(aim)
+        left = search.told_left(result.mask)
+        found.append((result, left))
+        if abs(left - counted) < 1 or abs(left - wanted) <= OFF * wanted:
             break
-        aim += wanted - exact  # what no layer's weights count: products of attention, biases and norms of units
-    return result, target.facts(round(left if exact is None else exact), scale.dense)
+        # No layer's weights count products of attention, biases and norms of units: aim where these lead to what is wanted.
+        below, above = ((counted, left), above) if left < wanted else (below, (counted, left))
+        aim = below[0] + (wanted - below[1]) * (above[0] - below[0]) / max(above[1] - below[1], 1.0)
+    result, left = min(found, key=lambda pair: abs(pair[1] - wanted))
+    return result, target.facts(round(left), scale.dense)
 
 
 def _first(problem: Problem, share: float, prune: Callable[[float], PruneResult]) -> PruneResult:
@@ -230,10 +235,12 @@ class _Search:
     fewest: int
 
     def nearest(self, aim: float) -> tuple[PruneResult, float]:
-        """The result that leaves what is nearest to ``aim``, and what it leaves."""
+        """The result that leaves what is nearest to ``aim``, and what it leaves, both as the mask counts."""
         best, least = (self.first, math.inf), self._least()
         if self.scale.by_mask(least) > (1 + OFF) * aim:
-            raise self._out_of_reach(self._told_left(least), self.scale.dense)
+            if (left := self.told_left(least)) > (1 + OFF) * self.wanted:
+                raise self._out_of_reach(left, self.scale.dense)
+            return replace(self.first, mask=least), self.scale.by_mask(least)
         start, (lowest_level, highest_level), at = self._levels()
         low = (lowest_level - 1, self.scale.by_mask(torch.zeros_like(self.first.mask)))
         high = (highest_level + 1, float(self.scale.dense))
@@ -252,16 +259,21 @@ class _Search:
             share = (aim - low[1]) / max(high[1] - low[1], 1.0)
             level = low[0] + min(max(round(n * min(max(share, 0.25), 0.75)), 1), n - 1)
         if abs(best[1] - aim) > OFF * aim and not lowest <= aim <= highest:
-            ends = [self._told_left(end.mask) for end in (at(lowest_level), at(highest_level)) if end is not None]
+            ends = [self.told_left(end.mask) for end in (at(lowest_level), at(highest_level)) if end is not None]
             raise self._out_of_reach(min([lowest, *ends]), max([highest, *ends]))
         return best
 
     def _least(self) -> Tensor:
-        """The smallest mask of a method that keeps whole units."""
-        ranks = self.first.scores.floor()
-        return ranks == ranks.max() if self.first.of_units else torch.zeros_like(self.first.mask)
+        """The smallest mask of a method that keeps whole units; of others, one that leaves no more than any mask can."""
+        if self.first.of_units:
+            ranks = self.first.scores.floor()
+            return ranks == ranks.max()
+        least = torch.zeros_like(self.first.mask)
+        if self.target.of == "parameters":  # whatever layers they lie in
+            least[: self.fewest] = True
+        return least
 
-    def _told_left(self, mask: Tensor) -> float:
+    def told_left(self, mask: Tensor) -> float:
         """What a mask leaves, as manifests tell it."""
         exact = self.scale.by_compaction(mask) if self.first.of_units else None
         return self.scale.by_mask(mask) if exact is None else exact
