@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 
 import panning
-from panning.foundation.errors import ConfigError, DataError, DensityError, MaskError, ModelError, UnknownNameError
+from panning.foundation.errors import (
+    ConfigError,
+    DataError,
+    DensityError,
+    MaskError,
+    ModelError,
+    PanningError,
+    UnknownNameError,
+)
 from panning.jobs.ways import Method, Way
 from panning.masks.allocation import erk_counts
 from panning.masks.budgets import blended_quotas, fitted_counts, ranked_by_counts
@@ -276,6 +284,25 @@ def test_what_does_not_go_together_is_a_sentence() -> None:
         panning.prune(model, density=0.1, quotas="erk", place="snip", input_shape=(20,))
     with pytest.raises(DataError, match="Method 'snip' scores with a loss"):
         panning.prune(model, density=0.1, quotas="snip", place="lot", input_shape=(20,))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"released": True}, MaskError, "places by lot need no method, and released would change one"),
+        ({"control": "shuffle", "n_rounds": 3}, MaskError, "leave control and n_rounds away"),
+        ({"schedule": "linear"}, MaskError, "leave schedule away, or name a method"),
+        ({"quotas": "uniformly"}, UnknownNameError, "Did you mean 'uniform'"),
+        ({"place": "lots"}, UnknownNameError, "place 'lots'. Did you mean 'lot'.* Each may stand behind 'balanced:'"),
+        ({"max_density": {3: 0.5}}, ConfigError, "must be bounds by name pattern"),
+        ({"min_density": {"*": 0.9}, "max_density": {"*": 0.1}}, DensityError, "raise this one, or lower the other"),
+    ],
+)
+def test_nothing_beside_quotas_and_places_is_ignored_or_a_riddle(
+    given: dict[str, object], error: type[PanningError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        panning.prune(network(), DATA, **{"density": 0.1, "quotas": "erk", "place": "lot", **given})  # type: ignore[arg-type]
 
 
 # --- ways ---

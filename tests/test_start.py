@@ -161,8 +161,15 @@ def test_what_cannot_be_is_a_sentence_and_changes_nothing() -> None:
     for gain in (0.0, -1.0, math.inf, math.nan, "2", True):
         with pytest.raises(ConfigError, match="gain is"):
             panning.reinitialise(model, masks, "gain", gain=gain)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="'supar' has no gain"):
-        panning.reinitialise(model, masks, "supar", gain=2.0)
+    for scheme in ("supar", "none"):
+        with pytest.raises(ConfigError, match=f"'{scheme}' has no gain"):
+            panning.reinitialise(model, masks, scheme, gain=2.0)
+    with pytest.raises(PanningError, match=r"Unknown start '\['gain'\]'.* Allowed: .*none"):
+        panning.reinitialise(model, masks, ["gain"])  # type: ignore[arg-type]
+    for start in (panning.reinitialise, panning.orthogonal):
+        arguments = (model, masks, "gain") if start is panning.reinitialise else (model, masks)
+        with pytest.raises(PanningError, match="more than its float32 holds: take a smaller gain"):
+            start(*arguments, gain=1e39)
     with pytest.raises(MaskError, match="another network"):
         panning.reinitialise(nn.Linear(3, 3), masks, "gain")
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())

@@ -42,7 +42,7 @@ def lookup(table: Mapping[str, Row], name: str, kind: str) -> Row:
         UnknownNameError: with the nearest and all allowed names.
         PluginError: if a package has a row of this name that cannot be used.
     """
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise UnknownNameError(unknown_name_message(kind, name, table))
     return table[name]
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from panning.foundation.errors import ConfigError, MaskError, NonFiniteError
-from panning.foundation.registry import lookup
+from panning.foundation.errors import ConfigError, MaskError, NonFiniteError, UnknownNameError
+from panning.foundation.registry import unknown_name_message
 from panning.foundation.seeding import torch_generator
 from panning.masks.layout import Kind, by_unit, from_units, prunable_parameters
 from panning.masks.masks import Masks, check_masks_fit
@@ -210,17 +210,20 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
         >>> bool((unit.square().mean() * len(unit)).isclose(torch.tensor(2.0)))
         True
     """
+    check_gain(gain)
     if scheme == AS_DRAWN:
+        _check_no_gain(scheme, gain)
         put_start(parameters := check_masks_fit(model, masks), masks, {})
         return Started(scheme, untouched=tuple(parameters))
-    row = lookup(STARTS, scheme, "start")
+    if not isinstance(scheme, str) or scheme not in STARTS:
+        raise UnknownNameError(unknown_name_message("start", scheme, [AS_DRAWN, *STARTS]))
+    row = STARTS[scheme]
     if row.own_masks:
         raise ConfigError(
             f"Start '{scheme}' finds masks of its own: call panning.orthogonal(model, masks), which returns them."
         )
-    check_gain(gain)
-    if gain != 1.0 and not row.takes_gain:
-        raise ConfigError(f"Start '{scheme}' has no gain, given {gain}; leave gain away.")
+    if not row.takes_gain:
+        _check_no_gain(scheme, gain)
     parameters = check_masks_fit(model, masks)
     layers = list(prunable_parameters(model, masks.layout.found))
     new: dict[str, Tensor] = {}
@@ -259,6 +262,11 @@ def check_gain(gain: float) -> None:
         raise ConfigError(f"gain is {gain!r}, but must be a number above 0; 1 is the scale of He et al.")
 
 
+def _check_no_gain(scheme: str, gain: float) -> None:
+    if gain != 1.0:
+        raise ConfigError(f"Start '{scheme}' has no gain, given {gain}; leave gain away.")
+
+
 def unit_kinds(model: nn.Module, masks: Masks) -> dict[str, tuple[Kind, nn.Module]]:
     """The masked parameters whose output units are known, each with its kind and module."""
     parameters, kinds = check_masks_fit(model, masks), prunable_parameters(model, masks.layout.found)
@@ -267,7 +275,17 @@ def unit_kinds(model: nn.Module, masks: Masks) -> dict[str, tuple[Kind, nn.Modul
 
 
 def put_start(parameters: Mapping[str, nn.Parameter], masks: Masks, new: Mapping[str, Tensor]) -> None:
-    """Write ``new`` values into parameters; the others lose what ``masks`` mask."""
+    """Write ``new`` values into parameters; the others lose what ``masks`` mask.
+
+    Raises:
+        NonFiniteError: before anything is written, if a parameter's precision does not hold its values.
+    """
+    for name, values in new.items():
+        if not bool(values.to(parameters[name].dtype).isfinite().all()):
+            raise NonFiniteError(
+                f"The start of layer '{name}' has weights up to {float(values.abs().max()):.3g}, more than its "
+                f"{str(parameters[name].dtype).removeprefix('torch.')} holds: take a smaller gain."
+            )
     with torch.no_grad():
         for name, parameter in parameters.items():
             if name in new:

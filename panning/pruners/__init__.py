@@ -14,9 +14,9 @@ from typing import Any
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
-from panning.foundation.errors import ForwardError, MaskError, PanningError
+from panning.foundation.errors import ForwardError, MaskError, PanningError, UnknownNameError
 from panning.foundation.modes import unwritten
-from panning.foundation.registry import Table, lookup, origins
+from panning.foundation.registry import Table, lookup, origins, unknown_name_message
 from panning.masks.masks import n_kept_at
 from panning.masks.shape import check_unrepaired
 from panning.pruners import releases
@@ -221,8 +221,8 @@ def variant_of(method: str | Pruner, released: bool, control: str | None) -> tup
 
 def check_source(name: str) -> None:
     """Raise UnknownNameError if a source of quotas is neither a row of ``QUOTAS`` nor of ``PRUNERS``."""
-    if name not in QUOTAS:
-        lookup(PRUNERS, name, "source of quotas")
+    if name not in QUOTAS and name not in PRUNERS:
+        raise UnknownNameError(unknown_name_message("source of quotas", name, {*QUOTAS, *PRUNERS}))
 
 
 def check_form(form: Form, method: str | Pruner | None, all_alive_weights: AllAlive = False) -> None:
@@ -287,6 +287,8 @@ def prune_problem(
     problem = problem.where_scored
     variant = None if method is None else variant_of(method, released, control)
     check_form(form, method, all_alive_weights)
+    if method is None:
+        form.check_needless(released=released, control=control, n_rounds=rounds.n_rounds, schedule=rounds.schedule)
     layout = problem.layout
     check_weights(layout.first_non_finite(problem.weight))
     n_kept = form.n_kept(problem.model, layout, density)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from panning.alive.connectivity import Connectivity
-from panning.foundation.errors import ConfigError, DensityError, MaskError, ModelError
-from panning.foundation.registry import lookup
+from panning.foundation.errors import ConfigError, DensityError, MaskError, ModelError, UnknownNameError
+from panning.foundation.registry import unknown_name_message
 from panning.masks.allocation import check_finite, top_k
 from panning.masks.budgets import blended_quotas, fitted_counts, ordered, ranked_by_counts
 from panning.masks.layout import Layout
@@ -63,8 +63,10 @@ class Form:
     def __post_init__(self) -> None:
         if self.quotas is not None:
             object.__setattr__(self, "quotas", QuotaSource.parse(self.quotas).text)
-        if self.place is not None and self._index != LOT:
-            lookup(INDICES, self._index, f"place (an index or '{LOT}', alone or behind '{BALANCED}')")
+        if self.place is not None and self._index != LOT and self._index not in INDICES:
+            raise UnknownNameError(
+                unknown_name_message("place", self.place, [LOT, *INDICES]) + f" Each may stand behind '{BALANCED}'."
+            )
         for name, bounds in (("min_density", self.min_density), ("max_density", self.max_density)):
             _check_bounds(name, bounds)
         if self.shape is None:
@@ -175,9 +177,17 @@ class Form:
             if low > high:
                 raise DensityError(
                     f"min_density asks for at least {low} of the {size} weights of '{name}', and max_density for at most "
-                    f"{high}."
+                    f"{high}: raise this one, or lower the other."
                 )
         return lows, highs
+
+    def check_needless(self, **asked: object) -> None:
+        """Raise MaskError for what only a method could heed, where quotas and places say all."""
+        if given := " and ".join(name for name, value in asked.items() if value not in (None, False)):
+            raise MaskError(
+                f"Quotas of {self.quotas} and places by {self.place} need no method, and {given} would change one: leave "
+                f"{given} away, or name a method beside one of the two."
+            )
 
     def check_open(self, problem: Problem) -> None:
         """Raise DensityError if no path is left where max_density leaves a layer no weight."""
@@ -277,7 +287,7 @@ def _tightest(bounds: Mapping[str, float], name: str, default: float, tightest: 
 
 
 def _check_bounds(name: str, bounds: Mapping[str, float]) -> None:
-    if not isinstance(bounds, Mapping):
+    if not isinstance(bounds, Mapping) or not all(isinstance(pattern, str) for pattern in bounds):
         raise ConfigError(
             f"{name} is {bounds!r}, but must be bounds by name pattern, like {{'fc*': 0.1}} or {{'*': 0.1}}."
         )
