@@ -19,6 +19,7 @@ import gymnasium
 if TYPE_CHECKING:
     from panning.api import prune
     from panning.calls import cost, make_env, search, train_agent
+    from panning.client import Client
     from panning.compaction import compact
     from panning.explaining import explain
     from panning.export.folder import load_compact, save_compact
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from panning.training.moving.methods import make_dynamic
 
 __all__ = [
+    "Client",
     "Masks",
     "MovingMasks",
     "PanningError",
@@ -68,6 +70,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Client": "panning.client",
     "Masks": "panning.masks.masks",
     "MovingMasks": "panning.training.moving.engine",
     "PanningError": "panning.foundation.errors",

@@ -248,7 +248,8 @@ def test_every_command_that_prints_a_result_prints_it_as_json(capsys: pytest.Cap
         ("configs", "copy"),
         ("configs", "schema"),
         ("runs", "prune"),
-    }  # files, JSON, a question
+        ("serve",),
+    }  # files, JSON, a question, a log
     for path in commands(get_command(cli.app)):
         command = get_command(cli.app)
         for name in path:

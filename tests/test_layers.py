@@ -21,7 +21,7 @@ LAYERS = [
     "envs",
     "agents",
     "jobs measure compare searches explaining",
-    "calls service cli testing __main__",
+    "calls service client cli testing __main__",
 ]
 ORDER = [room for rooms in LAYERS for room in rooms.split()]
 #: Of foundation, the files that know torch; what stands on the others starts without it.

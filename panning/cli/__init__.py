@@ -24,9 +24,12 @@ from panning.cli import (
     methods,
     output,
     prune,
+    remote,
     reproduce,
     runs,
     search,
+    serve,
+    token,
     train,
     train_agent,
     validate,
@@ -50,6 +53,9 @@ COMMANDS = (
     runs,
     configs,
     validate,
+    serve,
+    remote,
+    token,
 )  # in the order of the help
 
 app = typer.Typer(

@@ -104,7 +104,7 @@ class Running:
         except BaseException:
             self.socket.close()
             raise
-        hosts = authorities(self.port, options.names)
+        hosts = authorities(self.port, [self.url.removeprefix("http://"), *options.names])
         config = uvicorn.Config(
             make_app(self.service, hosts), http=TimedProtocol, ws="none", lifespan="off", log_config=None,
             access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=GRACE_S,

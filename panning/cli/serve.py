@@ -1,0 +1,66 @@
+"""``panning serve``: the service, which takes jobs over HTTP and runs them on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panning.cli import options, output
+
+app = typer.Typer()
+
+GIB = 1 << 30
+
+
+@app.command()
+def serve(
+    root: Annotated[
+        Path, typer.Option("--root", help="Folder of the service: its database, and a folder for each job.")
+    ] = Path("panning-service"),
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes any free one.")] = 8750,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="Another name that requests may call it by, as lab.example or lab.example:8750."),
+    ] = None,
+    slots: Annotated[int, typer.Option("--slots", min=1, help="So many jobs run at a time.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Ray workers of each job; 0 runs without Ray.")] = 0,
+    data_root: options.DataRoot = None,
+    memory: Annotated[
+        float, typer.Option("--memory-gib", min=0, help="Of each process of a job; 0 is no limit.")
+    ] = 0.0,
+    hours: Annotated[float, typer.Option("--hours", min=0, help="Of each attempt of a job; 0 is no limit.")] = 0.0,
+    disk: Annotated[float, typer.Option("--disk-gib", min=0, help="Of each job; 0 is no limit.")] = 0.0,
+    epochs: Annotated[
+        float, typer.Option("--dense-epochs", min=0, help="Of each job, by its estimated cost; 0 is no limit.")
+    ] = 0.0,
+    new_token: Annotated[
+        bool, typer.Option("--new-admin-token", help="Make one more token with the scope admin, and show it.")
+    ] = False,
+) -> None:
+    """Run the service until Ctrl-C or SIGTERM; jobs that run then go on when it starts again.
+
+    The first start shows a token, once. The log goes to stderr, as lines of JSON.
+
+    Example: panning serve --slots 2
+    """
+    from panning.foundation.errors import ConfigError
+    from panning.service.folder import Caps
+    from panning.service.log import log_to
+    from panning.service.serve import Options, Running
+
+    if host in ("0.0.0.0", "::", "") and not names:
+        raise ConfigError(
+            f"--host {host} listens everywhere: say which names it may be called by, as --name HOST:PORT."
+        )
+    caps = Caps(int(memory * GIB), hours * 3600, int(disk * GIB), dense_epochs=epochs)
+    where = None if data_root is None else str(data_root.absolute())
+    running = Running(Options(root.absolute(), host, port, names or (), slots, workers, where, caps))
+    log_to()
+    output.say(f"panning serves at {running.url} from {root}")
+    if (made := running.new_token(new_token)) is not None:
+        output.say("A token with the scope admin, shown this once; it may do everything:")
+        output.say(f"export PANNING_URL={running.url} PANNING_TOKEN={made[1]}")
+    running.run()
