@@ -25,7 +25,7 @@ CHECKER = (sys.executable, "-P", "-m", "panning.service.checker")
 #: The process may take so long to begin: it imports torch.
 WARM_S = 120.0
 #: So many requests wait for it at most, and so many of one token.
-MOST_WAITING, MOST_OF_ONE = 16, 8
+MOST_WAITING, MOST_OF_ONE = 32, 16
 PATIENCE = 6
 #: So many configs that were good are remembered.
 MOST_KNOWN = 10_000
