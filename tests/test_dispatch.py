@@ -310,7 +310,7 @@ def test_a_worker_that_cannot_be_placed_keeps_no_job_waiting() -> None:
     fake = Fake(2, lambda job, n, place: (10.0, GOOD), lambda place, n: 2.0 if place == 0 else None)
     assert len(run(fake, map(training, range(40)), Patience(40.0), told)) == 40
     assert fake.now == 402.0
-    assert fake.starts[1] == 3 and "has waited for" in told[0]  # after 60 s, and then 120 s
+    assert fake.starts[1] == 3 and "has waited for" in told[0]  # after 120 s, and then 240 s
 
 
 def test_a_worker_that_dies_at_its_start_is_left_out_in_the_end() -> None:
@@ -359,7 +359,7 @@ def test_data_that_are_nowhere_are_the_error_of_the_run() -> None:
 
 def test_no_worker_at_all_ends_the_run_with_a_sentence() -> None:
     fake = Fake(2, start=lambda place, n: None)
-    with pytest.raises(WorkerError, match=r"No worker came up in 24\d s"):
+    with pytest.raises(WorkerError, match=r"No worker came up in 60\d s"):
         run(fake, [training(0)])
 
 

@@ -397,6 +397,17 @@ def test_an_end_by_rays_memory_monitor_is_told_from_others() -> None:
     assert not is_of_memory(exceptions.RayActorError(error_msg="The actor died unexpectedly."))
 
 
+def test_a_node_that_lacks_a_package_is_named() -> None:
+    pytest.importorskip("ray")
+    from panning.jobs.ray_workers import _reason
+
+    said = (
+        "The actor died because of an error raised in its creation task, ray::_JobWorker.__init__() (pid=7, ip=192.0.2.11, "
+        "actor_id=ab, repr=x)\nRuntimeError: The actor failed to import.\nModuleNotFoundError: No module named 'panning'\n"
+    )
+    assert _reason(RuntimeError(said)) == "ModuleNotFoundError: No module named 'panning', on the node 192.0.2.11"
+
+
 def test_a_wait_on_ray_ends_at_its_deadline_or_with_its_last_node(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.exceptions import GetTimeoutError
 

@@ -22,15 +22,16 @@ class Patience:
 
     Attributes:
         job_timeout_s: the most that any job may take, from when its worker has it.
-        start_s_at_first: how long a worker may take to come up; each time it does not, the next may take twice as long.
-        nobody_s: how long there may be no worker that is up.
+        start_s_at_first: how long a worker may take to come up; each time it does not, the next may take twice as long. A
+            busy machine takes minutes to load what a worker needs, and who is asked for again begins anew.
+        nobody_s: how long there may be no worker that is up; a cluster that grows by need makes machines in this time.
         max_tries: of a job whose workers end, or that took too much memory.
         max_starts: of a worker that ends before it is up, one after the other.
     """
 
     job_timeout_s: float = 3600.0
-    start_s_at_first: float = 60.0
-    nobody_s: float = 240.0
+    start_s_at_first: float = 120.0
+    nobody_s: float = 600.0
     max_tries: int = 3
     max_starts: int = 3
     _took: dict[Any, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=200)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -156,7 +157,8 @@ class RayWorkers:
 
 
 def _reason(error: BaseException) -> str:
-    """The line of Ray's message that says most."""
+    """The line of Ray's message that says most, and on which node."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if "Error" in line or "died" in line or "killed" in line]
-    return (causes or lines or [type(error).__name__])[-1][:200]
+    node = re.search(r"\bip=([0-9a-fA-F.:]+)", str(error))
+    return (causes or lines or [type(error).__name__])[-1][:200] + (f", on the node {node[1]}" if node else "")
