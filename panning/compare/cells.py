@@ -16,7 +16,7 @@ from panning.foundation.config import first_error
 from panning.foundation.errors import PanningError
 from panning.foundation.records import RunRecord, read_records
 from panning.jobs.outcome import CellOutcome
-from panning.jobs.spec import CellSpec, keys_of
+from panning.jobs.spec import CellSpec, is_key_of
 from panning.jobs.ways import Way
 from panning.training.recipe import Start
 
@@ -43,7 +43,7 @@ def check_cell(record: RunRecord) -> RunRecord:
         PanningError: if its key is not that of its config, or something that tables need is missing or no such thing.
     """
     try:
-        if record.key not in keys_of(record.kind, record.config):
+        if not is_key_of(record.key, record.kind, record.config):
             raise ValueError("the key is not that of this config")
         config = CellSpec.model_validate_json(json.dumps(record.config), strict=True)
         outcome = CellOutcome.model_validate_json(json.dumps(record.metrics), strict=True)

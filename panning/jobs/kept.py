@@ -16,7 +16,7 @@ from panning.foundation.errors import MaskError
 from panning.foundation.files import read_regular
 from panning.foundation.records import RecordStore, RunRecord
 from panning.jobs.outcome import Outcome, OutcomeT, PruneOutcome
-from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec, digest, keys_of
+from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec, digest, is_key_of
 from panning.jobs.work import Job, content_of
 from panning.masks.file import MAX_FILE_BYTES, parse_masks
 
@@ -27,7 +27,7 @@ def check_record(record: RunRecord) -> None:
     """Raise ValueError, naming the field, if a record of a job is not what its kind of job gives."""
     if record.kind not in OUTCOMES:
         return  # nothing is made of it
-    if record.key not in keys_of(record.kind, record.config):
+    if not is_key_of(record.key, record.kind, record.config):
         raise ValueError("its key is not that of its config")
     try:
         outcome = OUTCOMES[record.kind].model_validate_json(json.dumps(record.metrics), strict=True)

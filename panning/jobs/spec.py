@@ -53,9 +53,9 @@ def nameless(by: Any) -> Any:
     return {name: value for name, value in by.items() if name != "drawn_by"} if isinstance(by, dict) else by
 
 
-def keys_of(kind: str, config: Mapping[str, Any]) -> set[str]:
-    """The keys that a record may have: older ones were made of its whole config."""
-    return {key_of(kind, config), content_key({"kind": kind, **config})}
+def is_key_of(key: str, kind: str, config: Mapping[str, Any]) -> bool:
+    """Whether a record may have a key: older keys were hashes of the whole config."""
+    return key == key_of(kind, config) or key == content_key({"kind": kind, **config})
 
 
 class _OfOneNetwork(Config):
