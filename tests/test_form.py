@@ -290,8 +290,8 @@ def test_what_does_not_go_together_is_a_sentence() -> None:
     ("given", "error", "says"),
     [
         ({"released": True}, MaskError, "places by lot need no method, and released would change one"),
-        ({"control": "shuffle", "n_rounds": 3}, MaskError, "leave control and n_rounds away"),
-        ({"schedule": "linear"}, MaskError, "leave schedule away, or name a method"),
+        ({"control": "shuffle", "n_rounds": 3}, MaskError, "leave a control and a number of rounds away"),
+        ({"schedule": "linear"}, MaskError, "leave a schedule away, or name a method"),
         ({"quotas": "uniformly"}, UnknownNameError, "Did you mean 'uniform'"),
         ({"place": "lots"}, UnknownNameError, "place 'lots'. Did you mean 'lot'.* Each may stand behind 'balanced:'"),
         ({"max_density": {3: 0.5}}, ConfigError, "must be bounds by name pattern"),

@@ -317,6 +317,9 @@ def test_where_there_are_no_targets_a_sentence_says_what_there_is(capsys: pytest
     for name in ("target_macs", "min_density"):
         with pytest.raises(ArgumentError, match=rf"takes no {name}\. Masks that move keep .*prune\(..., {name}=...\)"):
             panning.move_masks(model, torch.optim.SGD(model.parameters(), 0.1), n_steps=3, **{name: 0.5})  # type: ignore[arg-type]
+    for name in ("quotas", "place", "round_to", "control"):
+        with pytest.raises(ArgumentError, match=rf"takes no {name}\. It is a matter of the first mask"):
+            panning.move_masks(model, torch.optim.SGD(model.parameters(), 0.1), n_steps=3, **{name: 1})  # type: ignore[arg-type]
     with pytest.raises(SystemExit) as ended:
         main(["train", "--model", "mlp", "--data", "digits", "--target-macs", "0.5"])
     told = " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -288,7 +288,8 @@ def prune_problem(
     variant = None if method is None else variant_of(method, released, control)
     check_form(form, method, all_alive_weights)
     if method is None:
-        form.check_needless(released=released, control=control, n_rounds=rounds.n_rounds, schedule=rounds.schedule)
+        asked = {"a number of rounds": rounds.n_rounds, "a schedule": rounds.schedule}
+        form.check_needless({"released": released, "a control": control, **asked})
     layout = problem.layout
     check_weights(layout.first_non_finite(problem.weight))
     n_kept = form.n_kept(problem.model, layout, density)

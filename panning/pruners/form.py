@@ -181,7 +181,7 @@ class Form:
                 )
         return lows, highs
 
-    def check_needless(self, **asked: object) -> None:
+    def check_needless(self, asked: Mapping[str, object]) -> None:
         """Raise MaskError for what only a method could heed, where quotas and places say all."""
         if given := " and ".join(name for name, value in asked.items() if value not in (None, False)):
             raise MaskError(

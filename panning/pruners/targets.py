@@ -32,6 +32,9 @@ OF_FIRST_MASKS = {
     name: f"Masks that move keep a number of weights, and neither targets nor bounds: pass panning.prune(..., {name}=...) "
     "as masks, with its density."
     for name in ("target_macs", "target_parameters", "min_density", "max_density")
+} | {
+    name: f"It is a matter of the first mask: pass panning.prune(..., {name}=...) as masks, with its density."
+    for name in ("quotas", "place", "round_to", "control")
 }
 #: How near, as a share of the target, a search ends; and how far below the least that can be had a target is refused.
 NEAR, OFF = 0.005, 0.02
