@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
+from panning.agents.population import Population
 from panning.envs import PanningEnv, RewardSpec
 from panning.episode.actions import ActionSpec
-from panning.episode.observations import ObservationSpec
+from panning.episode.observations import STANDARD, ObservationSpec
 from panning.episode.round_reward import ROUND_TERMS
 from panning.foundation.config import Config
+from panning.foundation.errors import ConfigError
 from panning.foundation.registry import origins
 from panning.masks.masks import Density
 from panning.pruners.rounds import MAX_ROUNDS
@@ -32,17 +43,76 @@ class EpisodeSpec(ObservationSpec):
     reward: RewardSpec = RewardSpec()
 
 
+class DensityRange(Config):
+    """So many densities from ``low`` to ``high``, both included, evenly in the log.
+
+    >>> from panning.agents.config import DensityRange
+    >>> DensityRange(low=0.01, high=0.1, n=3).densities
+    (0.01, 0.0316, 0.1)
+    """
+
+    low: Density
+    high: Density
+    n: Annotated[int, Field(ge=2, le=1000)]
+
+    @model_validator(mode="after")
+    def _ascends(self) -> DensityRange:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g}, but must be below high, {self.high:g}")
+        return self
+
+    @property
+    def densities(self) -> tuple[float, ...]:
+        steps = (self.low * (self.high / self.low) ** (i / (self.n - 1)) for i in range(self.n))
+        return tuple(float(f"{density:.3g}") for density in steps)
+
+
+class _OrRange:
+    """For the schema alone."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [handler(core), handler(DensityRange.__pydantic_core_schema__)]}
+
+
+def _densities(given: Any) -> Any:
+    return DensityRange.model_validate(given).densities if isinstance(given, Mapping) else given
+
+
 class EnvSpec(EpisodeSpec):
     """The environment an agent is trained on; each episode draws a task, a seed and a density.
 
     >>> from panning.agents import EnvSpec
     >>> EnvSpec.model_validate({"tasks": [{"model": "mlp", "data": "digits"}], "densities": [0.05]}).n_rounds
     6
+
+    Attributes:
+        tasks: that are named.
+        population: tasks that are drawn, beside these.
+        densities: a list, or ``{low: 0.01, high: 0.2, n: 6}``: so many evenly in the log. What fixed policies give at each
+            is trained once for a task and a seed.
     """
 
-    tasks: Annotated[tuple[NamedTask, ...], Field(min_length=1)]
-    densities: Annotated[tuple[Density, ...], Field(min_length=1)]
+    tasks: tuple[NamedTask, ...] = ()
+    population: Population | None = None
+    densities: Annotated[tuple[Density, ...], BeforeValidator(_densities), Field(min_length=1), _OrRange()]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
+
+    @model_validator(mode="after")
+    def _has_tasks(self) -> EnvSpec:
+        if not self.tasks and self.population is None:
+            raise ValueError("tasks: at least one is needed, or a population")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_no_population(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there were populations, and as ``ObservationSpec`` has it, so that agents that exist go on."""
+        without = {"population": None, "observations": list(STANDARD)}
+        return {name: value for name, value in handler(self).items() if name not in without or value != without[name]}
+
+    @property
+    def every_task(self) -> tuple[TaskSpec, ...]:
+        """The tasks that are named, and then those that are drawn."""
+        return (*self.tasks, *(() if self.population is None else self.population.tasks))
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -57,7 +127,7 @@ class EnvSpec(EpisodeSpec):
             cache: the folder of what short trainings gave.
         """
         return PanningEnv(
-            self.tasks, self.densities, self.seeds, self.n_rounds, action=self.action, reward=self.reward,
+            self.every_task, self.densities, self.seeds, self.n_rounds, action=self.action, reward=self.reward,
             observations=self.observations, data_root=source.root, device=source.device, cache=cache,
         )  # fmt: skip
 
@@ -132,6 +202,8 @@ class AgentConfig(RunConfig):
     seed: int = 0
 
     def with_tasks(self, change: Callable[[TaskSpec], TaskSpec]) -> AgentConfig:
+        if self.env.population is not None:
+            raise ConfigError("The networks of a population are drawn: none can be put in their place.")
         env = self.env.model_copy(update={"tasks": tuple(map(change, self.env.tasks))})
         return self.model_copy(update={"env": env})
 

@@ -55,7 +55,7 @@ def measured(config: AgentConfig) -> dict[str, float]:
     A training has ``N_STEPS`` steps and one evaluation on the validation part, which is counted too.
     """
     recipe = config.env.reward.recipe
-    task = load_task(config.env.tasks[0], config.env.seeds[0], config.source)
+    task = load_task(config.env.every_task[0], config.env.seeds[0], config.source)
     short = {"epochs": 1.0, "n_images": N_STEPS * recipe.batch_size}
     taken: dict[str, list[float]] = {precision: [] for precision in get_args(Precision)}
     for _ in range(1 + N_TURNS):

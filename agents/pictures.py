@@ -13,6 +13,7 @@ from panning.foundation.records import RunRecord
 #: Figure of a rollout -> the title of its panel, and what it is multiplied by.
 PANELS = {
     "reward": ("reward of an episode", 1.0),
+    "score": ("score beside fixed policies", 1.0),
     "advantage": ("accuracy above the fixed policy's, points", 100.0),
     "effective_density": ("effective density at the end", 1.0),
 }
@@ -40,6 +41,8 @@ def reward_picture(records: Sequence[RunRecord], env: EnvSpec) -> Picture:
     shown = {name: row for name, row in PANELS.items() if any(name in record.metrics for record in records)}
     width = max(len(records) // 10, 2)
     tasks = " and ".join(f"{task.model_name} on {task.label or task.data}" for task in env.tasks)
+    if env.population is not None:
+        tasks = " and ".join(filter(None, [tasks, f"{env.population.n} drawn tasks"]))
     whole, panels = figure(f"{tasks}: the agent's training (PPO)", max(len(shown), 1), width=3.4, height=2.7)
     for axes, (name, (title, scale)) in zip(panels, shown.items(), strict=False):
         points = [(r.config["rollout"] + 1, scale * r.metrics[name]) for r in records if name in r.metrics]

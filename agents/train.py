@@ -25,19 +25,21 @@ from panning.agents.config import TRAINING, AgentConfig, EnvSpec
 from panning.agents.fastest import with_fastest
 from panning.agents.rollouts import check_rollout
 from panning.agents.saving import export_policy, load_agent, rollouts_done, save_agent
+from panning.alive.connectivity import Connectivity
 from panning.episode.actions import ActionSpec
 from panning.episode.policies import make_policy
 from panning.episode.policy_net import PolicyNet, save_policy
 from panning.foundation.cache import cache_folder
 from panning.foundation.device import accelerator_name, find_device
-from panning.foundation.errors import NonFiniteError, PolicyError
+from panning.foundation.errors import DensityError, NonFiniteError, PolicyError
 from panning.foundation.files import claim_folder, sole_writer
 from panning.foundation.machine import environment_info
 from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import derive_seed, isolated_global_rngs
 from panning.foundation.stopping import check_stop
-from panning.tasks import DataSource, load_task
+from panning.masks.masks import n_kept_at
+from panning.tasks import DataSource, TaskSpec, load_task
 
 
 def train_agent(
@@ -71,14 +73,24 @@ def train_agent(
     """
     if n_workers == 0:
         find_device(config.device)  # said at once; Ray's workers have devices of their own
-    for task in config.env.tasks:
-        load_task(task, config.env.seeds[0], config.source.on_cpu)  # one clear error, not one from every worker
+    for task in config.env.every_task:  # one clear error, not one from every worker
+        _check_task(task, config)
     with sole_writer(out):
         claim_folder(out, config.identity)
         folder = (cache_folder() if cache else None) if isinstance(cache, bool) else cache
         policy = _trained(config, out, n_workers, listen, folder, start_workers)
         save_policy(policy, out / "policy.safetensors")
     return policy
+
+
+def _check_task(spec: TaskSpec, config: AgentConfig) -> None:
+    """Raise a PanningError if a task cannot be loaded, or the lowest density keeps fewer weights than a path has."""
+    problem = load_task(spec, config.env.seeds[0], config.source.on_cpu).problem
+    try:
+        n_kept = n_kept_at(min(config.env.densities), problem.layout.n_prunable)
+        Connectivity.of(problem).check_reachable(n_kept)
+    except DensityError as error:
+        raise DensityError(f"{spec.model_name} on {spec.label or spec.data}: {error}") from None
 
 
 def _trained(
@@ -192,7 +204,7 @@ def _make_envs(config: AgentConfig, n_workers: int, cache: Path | None = None) -
         return DummyVecEnv(list(makers))
     from panning.agents.ray_vec_env import RayVecEnv  # imports Ray
 
-    own = [thing for task in config.env.tasks for thing in task.own.values()]
+    own = [thing for task in config.env.every_task for thing in task.own.values()]
     return RayVecEnv(makers, n_workers, config.device, own)
 
 

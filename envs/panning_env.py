@@ -29,6 +29,9 @@ from panning.pruners.described import described
 from panning.scoring.losses import Loss
 from panning.tasks import DataSource, Task, TaskSpec, load_task
 
+#: An environment holds the networks of so many tasks and seeds; those of others are built again.
+MAX_TASKS = 32
+
 
 class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
     """An environment in which each episode prunes one network before training, in rounds, down to a target density.
@@ -147,7 +150,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         self.n_rounds = n_rounds
         self.spec_of_action = arguments.spec(ActionSpec, action, "action", "{'form': 'pick'}")
         self.spec_of_reward = arguments.spec(RewardSpec, reward, "reward", "{'training': 20.0}")
-        self.tasks = arguments.tasks(tasks, model, data, forward, loss, trains=self.spec_of_reward.training > 0)
+        self.tasks = arguments.tasks(tasks, model, data, forward, loss, trains=self.spec_of_reward.trains)
         self.source = DataSource(root=data_root, device=check_device_name(device))
         self.cache = None if cache is None else Cache(Path(cache) / REWARDS)
         self.render_mode = render_mode
@@ -250,6 +253,8 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         if not 0 <= number < len(self.tasks):
             raise ConfigError(f"Task {number} does not exist; there are {len(self.tasks)}.")
         if (number, seed) not in self._tasks:
+            if len(self._tasks) >= MAX_TASKS:
+                del self._tasks[next(iter(self._tasks))]  # the oldest
             self._tasks[number, seed] = load_task(self.tasks[number], seed, self.source)
         return self._tasks[number, seed]
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import nn
 
 from panning.data import ImageData, OwnBatches, OwnData, data_names, load_data
 from panning.data.image_data import ScoringBatches
 from panning.data.own import PARTS
 from panning.flow import Example
-from panning.foundation.config import Config
+from panning.foundation.config import DISTINCT, Config
 from panning.foundation.device import check_device_name, find_device, scoring_device
 from panning.foundation.errors import DataError, ModelError
 from panning.foundation.own import PREFIX, Own
@@ -32,9 +33,11 @@ from panning.models import (
     OwnModel,
     build_model,
     import_factory,
-    is_bare_torchvision,
+    is_known,
     is_of_library,
+    is_sized,
     model_names,
+    one_name,
 )
 from panning.models.weights import load_weights
 from panning.scoring.interface import check_batch, layout_of, problem_of
@@ -42,10 +45,10 @@ from panning.scoring.problem import Problem
 
 
 def _own_model(model: Any) -> Any:
-    if isinstance(model, str | OwnModel):
-        return model
     try:
-        return OwnModel(model)
+        if isinstance(model, str):
+            return one_name(model)
+        return model if isinstance(model, OwnModel) else OwnModel(model)
     except ModelError as error:
         raise ValueError(str(error)) from None
 
@@ -70,12 +73,15 @@ class TaskSpec(Config):
     ('Linear', 'tensors')
 
     Attributes:
-        model: a row of ``MODELS``, ``torchvision:NAME``, ``timm:NAME``, or, in Python alone, a module, or a factory: a
+        model: a row of ``MODELS``, sizes in a name as ``mlp:256-128`` (``panning.models.sized``), ``torchvision:NAME``,
+            ``timm:NAME``, or, in Python alone, a module, or a factory: a
             function or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing.
         data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``, or, in Python alone, data in memory (``OwnData``), or
             batches of any interface, which train nothing (``OwnBatches``).
         label: what tables call the data; None takes their own name.
         n_train: use only so many training images; None uses all.
+        side: make the images so many pixels high and wide, which they are at least; None leaves them as they are.
+        classes: use only the images of these classes, which are numbered anew in this order; None uses all.
         scoring_per_class: samples of each class in a scoring batch.
         include, exclude: name patterns of what is prunable (see ``prunable_layout``).
     """
@@ -84,9 +90,16 @@ class TaskSpec(Config):
     data: Annotated[str | OwnData | OwnBatches, BeforeValidator(_own_data)]
     label: str | None = None
     n_train: Annotated[int, Field(ge=1)] | None = None
+    side: Annotated[int, Field(ge=1, le=4096)] | None = None
+    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2), DISTINCT] | None = None
     scoring_per_class: Annotated[int, Field(ge=1, le=2**31)] = 10
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before images could be made smaller and classes left out, so that records that exist keep their keys."""
+        return {name: value for name, value in handler(self).items() if name not in ("side", "classes") or value}
 
     @property
     def model_name(self) -> str:
@@ -117,7 +130,7 @@ class TaskSpec(Config):
             ModelError: if there is no such network, or the weights are not its.
         """
         found: Any = self.model if model is None else model
-        if isinstance(found, str) and ":" in found and not is_of_library(found):
+        if isinstance(found, str) and ":" in found and not (is_of_library(found) or is_sized(found)):
             found = OwnModel(import_factory(found), found)
         task = self.model_copy(update={"model": found})
         if weights is None:
@@ -223,7 +236,7 @@ def check_task_names(task: TaskSpec) -> TaskSpec:
         raise ValueError(
             f"model is the factory '{task.model_name}', but results are filed by content: pass task.settled()"
         )
-    if not (model in model_names() or is_of_library(model) or model.startswith(PREFIX) or is_bare_torchvision(model)):
+    if not (is_known(model) or model.startswith(PREFIX)):
         code = "" if ":" not in model else f" Code is named on the command line alone: --model {model}."
         raise ValueError(unknown_name_message("model", model, model_names()) + code)
     if data not in data_names() and not data.startswith(("npz:", "folder:", PREFIX)):
@@ -274,15 +287,35 @@ class Task:
         return copy.deepcopy(self.problem.model).to(self.device)
 
 
-@functools.lru_cache(maxsize=8)
 def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
-    """The data of ``spec``; the last eight data sets stay in memory."""
+    """The data of ``spec``; the last eight data sets stay in memory, and small ones besides (``KEPT_BYTES``)."""
     if isinstance(spec.data, OwnBatches):
         raise DataError(f"{spec.data} are batches that score networks, and train none: {_LABELLED}")
+    key = spec.data, spec.label, spec.n_train, spec.side, spec.classes, source
+    if key in _KEPT:
+        _KEPT.move_to_end(key)
+        return _KEPT[key]
     if source.device != "cpu":
-        return load_task_data(spec, source.on_cpu).to(find_device(source.device))
-    data = load_data(spec.data, root=source.root, download=source.download, n_train=spec.n_train)
-    return data if spec.label is None else replace(data, label=spec.label)
+        data = load_task_data(spec, source.on_cpu).to(find_device(source.device))
+    else:
+        data = load_data(
+            spec.data,
+            root=source.root,
+            download=source.download,
+            n_train=spec.n_train,
+            side=spec.side,
+            classes=spec.classes,
+        )
+        data = data if spec.label is None else replace(data, label=spec.label)
+    _KEPT[key] = data
+    while len(_KEPT) > N_KEPT and sum(one.n_bytes for one in _KEPT.values()) > KEPT_BYTES:
+        _KEPT.popitem(last=False)
+    return data
+
+
+#: The data sets that were used last, the last at the end: this many, and more while all of them take less than this.
+_KEPT: OrderedDict[Hashable, ImageData] = OrderedDict()
+N_KEPT, KEPT_BYTES = 8, 512 << 20
 
 
 @functools.lru_cache(maxsize=64)

@@ -203,7 +203,14 @@ def fields_of(schema: dict[str, Any]) -> dict[str, set[str]]:
         own = {"object"} if "$ref" in part else {part["type"]} if "type" in part else set()
         return own.union(*map(types, inner)) if inner else own
 
-    for one in [schema, *schema.get("$defs", {}).values()]:
+    def inside(part: Any) -> list[dict[str, Any]]:
+        """The schemas with properties, wherever they stand."""
+        if not isinstance(part, dict | list):
+            return []
+        found = [inner for value in (part.values() if isinstance(part, dict) else part) for inner in inside(value)]
+        return found + ([part] if isinstance(part, dict) and isinstance(part.get("properties"), dict) else [])
+
+    for one in inside(schema):
         for name, part in one.get("properties", {}).items():
             found.setdefault(name, set()).update(types(part))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from panning.data.folder import FolderSplit, read_folder
 from panning.data.image_data import Augmentation, ImageData, balanced_batch, channel_statistics
 from panning.data.npz import read_npz
 from panning.data.own import OwnBatches, OwnData
+from panning.data.part import check_classes, of_classes, smaller
 from panning.data.splits import (
     SPLIT_SEED,
     InMemorySplit,
@@ -81,8 +82,9 @@ def data_names() -> list[str]:
 
 
 def load_data(
-    name: str | OwnData, *, root: str | Path | None = None, download: bool = False, n_train: int | None = None
-) -> ImageData:
+    name: str | OwnData, *, root: str | Path | None = None, download: bool = False, n_train: int | None = None,
+    side: int | None = None, classes: Sequence[int] | None = None,
+) -> ImageData:  # fmt: skip
     """Load a data set; the test part stays on disk until ``ImageData.test_split`` is called.
 
     Without a validation part of its own, a stratified one is split off train, always the same one.
@@ -93,6 +95,9 @@ def load_data(
         download: fetch a torchvision data set that is absent.
         n_train: keep only this many images of the train part, in the shares of the classes; a smaller number keeps a
             subset of what a larger one keeps.
+        side: make images so many pixels high and wide, after the division into parts.
+        classes: keep the images of these classes alone, numbered in this order. What is in train without them is in train
+            with them, too.
 
     Raises:
         UnknownNameError: with the nearest and all allowed names.
@@ -109,9 +114,17 @@ def load_data(
         rest, held = stratified_holdout(train.labels, row.validation_fraction, generator)
         train, validation = train.subset(rest), train.subset(held)
     check_labels(validation.labels, n_classes, f"The validation part of {row.label}")
+    load_test = parts.load_test
+    if classes is not None:
+        check_classes(classes, n_classes, row.label)
+        train, validation, n_classes = of_classes(train, classes), of_classes(validation, classes), len(classes)
+        load_test = partial(_test_of_classes, load_test, classes)
     if n_train is not None:
         train = _first(train, n_train, n_classes, row.label)
     train, validation = train.in_memory(), validation.in_memory()
+    if side is not None:
+        train, validation = (smaller(split, side, row.label) for split in (train, validation))
+        load_test = partial(_smaller_test, load_test, side, row.label)
     mean, std = channel_statistics(train)
     return ImageData(
         name=str(name),
@@ -124,8 +137,16 @@ def load_data(
         std=std,
         # Grey images are mostly signs (digits, letters) and scans, whose mirror image means something else.
         augmentation=row.augmentation if train.image_shape[0] > 1 else "none",
-        load_test=parts.load_test,
+        load_test=load_test,
     )
+
+
+def _test_of_classes(load: Callable[[], Split], classes: Sequence[int]) -> Split:
+    return of_classes(load(), classes)
+
+
+def _smaller_test(load: Callable[[], Split], side: int, label: str) -> Split:
+    return smaller(load(), side, label)
 
 
 def _row(name: str, root: Path | None) -> DatasetRow:

@@ -67,6 +67,11 @@ class ImageData:
         """Of the inputs that ``batch`` gives."""
         return self.batch(self.train, torch.zeros(1, dtype=torch.int64))[0].dtype
 
+    @property
+    def n_bytes(self) -> int:
+        """What train and validation part take in memory; of images that are read batch by batch next to nothing."""
+        return sum(split.n_bytes for split in (self.train, self.validation))
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the images and labels of train and validation part."""

@@ -36,6 +36,11 @@ class Split(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def n_bytes(self) -> int:
+        """What the inputs take in memory."""
+        return 0
+
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
         """The inputs [b, ...] of int64 ``indices`` [b]; images are uint8 [b, C, H, W]."""
@@ -74,6 +79,10 @@ class InMemorySplit(Split):
         self.labels = labels.to(torch.int64)
         self.image_shape = tuple(images.shape[1:])
 
+    @property
+    def n_bytes(self) -> int:
+        return self.inputs.nbytes
+
     def images(self, indices: Tensor) -> Tensor:
         return self.inputs.index_select(0, indices.to(self.inputs.device, non_blocking=True))
 
@@ -94,6 +103,10 @@ class TensorSplit(Split):
         self.inputs = inputs
         self.labels = labels.to(torch.int64)
         self.image_shape = tuple(inputs.shape[1:])
+
+    @property
+    def n_bytes(self) -> int:
+        return self.inputs.nbytes
 
     def images(self, indices: Tensor) -> Tensor:
         return self.inputs.index_select(0, indices.to(self.inputs.device, non_blocking=True))

@@ -20,7 +20,7 @@ from panning.jobs.work import content_of, make_mask
 from panning.masks.file import load_masks
 from panning.masks.masks import Masks, fitted
 from panning.masks.network import described_network
-from panning.models import MODELS, is_bare_torchvision, is_of_library
+from panning.models import is_known
 from panning.pruners.described import described
 from panning.pruners.rounds import Rounds
 from panning.scoring.problem import Problem
@@ -89,7 +89,7 @@ def _of_mask(masks: Masks, source: str, model: str | nn.Module | None) -> Subjec
             "The mask names no network, so that dead weights, paths and SynFlow's mask are not known: name it (--model).",
             how,
         ])  # fmt: skip
-    if model is None and not (name in MODELS or is_of_library(name) or is_bare_torchvision(name)):
+    if model is None and not is_known(name):
         return Subject(masks, source, missing=[
             f"The mask says that it is of '{name}', which is code: dead weights, paths and SynFlow's mask need the network "
             "(--model package.module:factory).", how,
@@ -188,13 +188,13 @@ def _of_agent(folder: Path, data_root: Path | None) -> Subject:
 
     config = named_config(AGENT, folder / "config.yaml").config.with_data(data_root, False)
     net, env = load_policy(folder / "policy.safetensors"), config.env
-    problem, density = load_task(env.tasks[0], env.seeds[0], config.source).problem, min(env.densities)
+    problem, density = load_task(env.every_task[0], env.seeds[0], config.source).problem, min(env.densities)
 
     def again(rounds: Rounds) -> Masks:
         result, _ = run_policy(problem, density, net, net.spec, net.n_rounds, listen=rounds.listen)
         return described(problem, result, method="panning", all_alive=False).masks
 
-    source = f"the agent's mask of {env.tasks[0].model_name}, seed {env.seeds[0]}"
+    source = f"the agent's mask of {env.every_task[0].model_name}, seed {env.seeds[0]}"
     return Subject(again(Rounds()), source, problem, again)
 
 

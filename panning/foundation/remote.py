@@ -25,10 +25,12 @@ PLACES = {
 }  # fmt: skip
 
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+#: A network whose name says its sizes, as mlp:256-128.
+_SIZED = r"(?:mlp|plain|residual):[0-9-]+(?:,[a-z]+=[a-z0-9-]+)*"
 #: Form of a text -> how a refusal calls it.
 FORMS = {
     _WORD: "a plain name: letters, digits and _ . + -",
-    r"(?:(?:torchvision|timm):)?[A-Za-z0-9_][A-Za-z0-9_.-]*": "a model's name, torchvision:NAME or timm:NAME",
+    rf"(?:(?:torchvision|timm):)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_SIZED}": "a model's name, torchvision:NAME or timm:NAME",
     r"[A-Za-z0-9_][A-Za-z0-9_-]*": "the name of a data set of this machine",
     rf"{_WORD}(?:/{_WORD}){{0,2}}": "a name, or a preset as MODEL-DATA/FORM",
     r"[\w .,()+-]{1,100}": "a short text: letters, digits, spaces and . , ( ) + -",
@@ -48,7 +50,7 @@ TEXTS: Mapping[str, str] = {
     "recipe": _PRESET, "dynamic": _PRESET, "precision": _NAME, "device": _DEVICE, "form": _NAME, "indices": _NAME,
     "combination": _NAME, "observations": _NAME, "reference": _NAME, "terms": _NAME, "options": _NAME,
     "shares_of": _NAME, "all_alive": _NAME, "order": _NAME, "samplers": _NAME,
-    "mix": _BLEND, "sequence": _NAME,
+    "mix": _BLEND, "sequence": _NAME, "without": _NAME,
     "min_density": _PATTERN, "max_density": _PATTERN,
 }  # fmt: skip
 _ANY = (-1e9, 1e9)
@@ -57,7 +59,11 @@ _SEED = (-(2.0**63), 2.0**63)
 NUMBERS: Mapping[str, tuple[float, float]] = {
     "density": (0, 1), "densities": (0, 1), "min_density": (0, 1), "max_density": (0, 1), "target_macs": (0, 1e15),
     "target_parameters": (0, 1e12), "round_to": (1, 1024), "rounds": (1, 10_000), "seed": _SEED, "seeds": _SEED,
-    "n_train": (1, 1e8), "scoring_per_class": (1, 1000), "epochs": (0, 1000), "batch_size": (1, 65_536),
+    "n_train": (1, 1e8), "side": (1, 4096), "sides": (1, 4096), "shape": (1, 4096), "classes": (0, 10_000),
+    "n_classes": (2, 10_000), "low": (0, 1), "high": (0, 1), "layers": (0, 32), "widths": (1, 4096), "stages": (1, 32),
+    "blocks": (1, 32), "kernels": (1, 7), "hidden": (0, 32), "units": (1, 4096), "n_weights": (0, 1e7),
+    "most_multiply_adds": (0, 1e8),
+    "most_layers_without": (1, 100), "scoring_per_class": (1, 1000), "epochs": (0, 1000), "batch_size": (1, 65_536),
     "learning_rate": (0, 1e4), "learning_rates": (0, 1e4), "momentum": (0, 1), "weight_decay": (0, 1e4),
     "milestones": (0, 1), "gamma": (0, 1), "n_images": (1, 1e8), "gain": (0, 1e4), "n_samples": (0, 1000),
     "cost_weight": (0, 1e6), "keep": (0, 100_000), "n_seeds": (1, 100), "job_timeout_s": (0, 86_400), "n_rounds": (1, 1000),
@@ -66,7 +72,8 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "log_std_init": (-100, 100), "net_arch": (1, 4096), "members": (1, 100), "alive": _ANY, "loss": _ANY,
     "n": (1, 100_000), "max_trials": (1, 100_000), "max_cost": (0, 1e9), "budget_s": (0, 1e9),
     "drawn": (1, 10_000), "spread": (0, 1), "balance": (0, 1), "step": (-1, 1),
-    "gradient": _ANY, "share": (0, 1), "margin": (0, 1), "training": _ANY, "cost": _ANY, "terms": _ANY, "options": _ANY,
+    "gradient": _ANY, "share": (0, 1), "margin": (0, 1), "training": _ANY, "contest": _ANY,
+    "floor": (0, 1), "most": (0, 1e4), "cost": _ANY, "terms": _ANY, "options": _ANY,
 }  # fmt: skip
 #: Fields that are true or false.
 SWITCHES = {
@@ -77,6 +84,7 @@ SWITCHES = {
 NESTS = {
     "task", "tasks", "recipe", "short", "rungs", "agent", "env", "ppo", "action", "reward", "halving", "observations",
     "dynamic", "methods", "baselines", "start", "starts", "samplers", "drawn", "levers",
+    "population", "mlp", "plain", "residual", "densities", "data", "against", "rivals",
 }  # fmt: skip
 #: Fields that hold keys of their own.
 FREE = {"options", "terms", "min_density", "max_density"}

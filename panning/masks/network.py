@@ -10,8 +10,7 @@ from torch import nn
 
 from panning.foundation.errors import MaskError, ModelError
 from panning.masks.masks import Masks, check_masks_fit
-from panning.models import build_model
-from panning.models.libraries import is_of_library
+from panning.models import build_model, is_known
 
 
 def described_network(
@@ -53,7 +52,7 @@ def described_network(
         seed=seed if type(seed) is int else 0,
         allow_import=allow_import,
     )
-    if ":" not in name or is_of_library(name):  # the user's own code may do anything with sizes
+    if ":" not in name or is_known(name):  # the user's own code may do anything with sizes
         try:
             with torch.device("meta"):
                 check_masks_fit(build(), masks)

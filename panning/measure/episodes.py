@@ -172,7 +172,7 @@ def references_per_episode(bench: Workbench) -> float:
     config = agents_config(bench)
     env, ppo = config.env, config.ppo
     n_episodes = ppo.n_rollouts * ppo.n_envs * ppo.n_steps / env.n_rounds
-    return min(1.0, len(env.tasks) * len(env.seeds) * len(env.densities) / n_episodes)
+    return min(1.0, len(env.every_task) * len(env.seeds) * len(env.densities) / n_episodes)
 
 
 def _final(bench: Workbench) -> PruneResult:

@@ -22,6 +22,7 @@ from panning.models.libraries import LIBRARIES, build_from_library, is_bare_torc
 from panning.models.mlp import MLP
 from panning.models.own import OwnModel
 from panning.models.resnet import ResNet
+from panning.models.sized import FAMILIES, build_sized, is_sized, parse_sizes
 from panning.models.vgg import VGG
 from panning.models.wide_resnet import WideResNet
 
@@ -35,8 +36,11 @@ __all__ = [
     "factory_name",
     "import_factory",
     "is_bare_torchvision",
+    "is_known",
     "is_of_library",
+    "is_sized",
     "model_names",
+    "one_name",
 ]
 
 _RESNET = "He et al., CVPR 2016"
@@ -99,6 +103,20 @@ def model_names() -> list[str]:
     return list(MODELS)
 
 
+def is_known(name: str) -> bool:
+    """Whether a name is looked up in tables alone: of this package, of installed ones, of a library, or sizes in a name."""
+    return name in MODELS or is_sized(name) or is_of_library(name) or is_bare_torchvision(name)
+
+
+def one_name(name: str) -> str:
+    """The name by which results are filed: sizes in their order, without what is so by default.
+
+    Raises:
+        ModelError: if a name that begins like ``mlp:WIDTHS`` says no sizes.
+    """
+    return parse_sizes(name).text if is_sized(name) else name
+
+
 def build_model(
     model: str | Factory | OwnModel,
     *,
@@ -111,10 +129,11 @@ def build_model(
     """Build and initialise a network on the CPU; equal arguments give equal weights, global random state stays.
 
     Args:
-        model: a name in ``MODELS``; one of torchvision's classification models as 'torchvision:NAME', or as bare NAME where
-            that is none of ours; one of timm's as 'timm:NAME'; with ``allow_import``, 'package.module:factory';
-            or the factory itself, a function or class that makes a network from ``input_shape`` and ``n_classes``, or from
-            nothing; or what stands for a network of the caller's own in a task.
+        model: a name in ``MODELS``; one that says its sizes, as 'mlp:256-128' (``panning.models.sized``);
+            one of torchvision's classification models as 'torchvision:NAME', or as bare NAME where that is none of ours;
+            one of timm's as 'timm:NAME'; with ``allow_import``, 'package.module:factory'; or the factory itself, a function
+            or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing; or what stands for a
+            network of the caller's own in a task.
         input_shape: of one input; of an image (channels, height, width).
         dtype: of the inputs.
         allow_import: whether a name may import and run the user's code. Never for a name that comes from a file or
@@ -149,6 +168,8 @@ def build_model(
 def _build_named(name: str, input_shape: tuple[int, ...], n_classes: int, allow_import: bool) -> nn.Module:
     if name.startswith(OWN):
         raise ModelError(f"'{name}' is a network of a Python process: only there can it be used, by passing it again.")
+    if is_sized(name):
+        return build_sized(name, input_shape, n_classes)
     prefix, colon, bare = name.partition(":") if ":" in name else ("torchvision", "", name)
     if prefix in LIBRARIES:
         if bare not in (known := LIBRARIES[prefix].names()):
@@ -162,11 +183,15 @@ def _build_named(name: str, input_shape: tuple[int, ...], n_classes: int, allow_
     return build_imported(name, input_shape, n_classes)
 
 
+#: The forms of names that say sizes, for messages.
+_SIZED = ", ".join(f"{family}:WIDTHS" for family in FAMILIES)
+
+
 def _unknown_message(name: str, near: str | None) -> str:
     """As ``registry.unknown_name_message``, without listing all names of torchvision and timm."""
     hint = f" Did you mean '{near}'?" if near else ""
     return (
-        f"Unknown model '{name}'.{hint} Allowed: {', '.join(sorted(MODELS))}; torchvision's classification models "
-        f"('torchvision:NAME', or NAME alone where it is none of these); timm's ('timm:NAME'); on the local command line "
-        "also package.module:factory."
+        f"Unknown model '{name}'.{hint} Allowed: {', '.join(sorted(MODELS))}; a name that says its sizes ({_SIZED}); "
+        "torchvision's classification models ('torchvision:NAME', or NAME alone where it is none of these); timm's "
+        "('timm:NAME'); on the local command line also package.module:factory."
     )

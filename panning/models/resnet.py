@@ -6,6 +6,7 @@ without a pool, as the pruning papers use it for CIFAR and Tiny-ImageNet.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -19,19 +20,23 @@ class BasicBlock(nn.Module):
 
     NOTE: where the shape changes, the shortcut is a 1x1 convolution with BatchNorm (the paper's option B), as in the
     code of GraSP and SynFlow; the paper's CIFAR networks pad with zeros (option A).
+
+    Args:
+        kernel: side of both convolutions, odd.
+        norm: without, the convolutions have biases in place of norms.
     """
 
-    def __init__(self, n_inputs: int, n_outputs: int, stride: int) -> None:
+    def __init__(self, n_inputs: int, n_outputs: int, stride: int, kernel: int = 3, norm: bool = True) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(n_inputs, n_outputs, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(n_outputs)
+        self.conv1 = nn.Conv2d(n_inputs, n_outputs, kernel, stride=stride, padding=kernel // 2, bias=not norm)
+        self.norm1 = _norm(n_outputs, norm)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(n_outputs, n_outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(n_outputs)
+        self.conv2 = nn.Conv2d(n_outputs, n_outputs, kernel, padding=kernel // 2, bias=not norm)
+        self.norm2 = _norm(n_outputs, norm)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or n_inputs != n_outputs:
-            conv = nn.Conv2d(n_inputs, n_outputs, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(n_outputs)))
+            conv = nn.Conv2d(n_inputs, n_outputs, 1, stride=stride, bias=not norm)
+            self.shortcut = nn.Sequential(OrderedDict(conv=conv, norm=_norm(n_outputs, norm)))
         self.relu2 = nn.ReLU()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -40,18 +45,28 @@ class BasicBlock(nn.Module):
         return self.relu2(maps + self.shortcut(inputs))
 
 
+def _norm(n_channels: int, norm: bool) -> nn.Module:
+    return nn.BatchNorm2d(n_channels) if norm else nn.Identity()
+
+
 class ResNet(nn.Module):
     """Images [b, C, H, W] of any size -> logits [b, n_classes].
 
     Args:
         widths: channels of each stage; every stage but the first halves the map.
         n_blocks: basic blocks of each stage.
+        kernel: side of all convolutions but those of shortcuts, odd.
+        norm: without, blocks start at their last convolutions' weights divided by the root of the number of blocks, so that
+            the sums of all blocks have the scale of one (Zhang et al., ICLR 2019, https://arxiv.org/abs/1901.09321).
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], n_classes: int, widths: Sequence[int], n_blocks: int) -> None:
+    def __init__(
+        self, input_shape: tuple[int, int, int], n_classes: int, widths: Sequence[int], n_blocks: int, kernel: int = 3,
+        norm: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.conv = nn.Conv2d(input_shape[0], widths[0], 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(widths[0])
+        self.conv = nn.Conv2d(input_shape[0], widths[0], kernel, padding=kernel // 2, bias=not norm)
+        self.norm = _norm(widths[0], norm)
         self.relu = nn.ReLU()
         self.stages = nn.Sequential()
         n_inputs = widths[0]
@@ -59,13 +74,16 @@ class ResNet(nn.Module):
             stage = nn.Sequential()
             for block in range(1, n_blocks + 1):
                 stride = 2 if number > 1 and block == 1 else 1
-                stage.add_module(f"block{block}", BasicBlock(n_inputs, width, stride))
+                stage.add_module(f"block{block}", BasicBlock(n_inputs, width, stride, kernel, norm))
                 n_inputs = width
             self.stages.add_module(f"stage{number}", stage)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(n_inputs, n_classes)
         initialize(self)
+        if not norm:
+            for block in (part for part in self.modules() if isinstance(part, BasicBlock)):
+                block.conv2.weight.data.div_(math.sqrt(n_blocks * len(widths)))
 
     def forward(self, inputs: Tensor) -> Tensor:
         maps = self.stages(self.relu(self.norm(self.conv(inputs))))

@@ -25,9 +25,10 @@ from panning.jobs.ways import Method, Way
 from panning.measure.dry_run import DryRun, dry_run
 from panning.measure.estimate import Pricing, agent_stage, in_images, pruning_stage, training_stage
 from panning.measure.footprint import PROCESS_BYTES, RECORD_BYTES, REPORT_BYTES, Footprint
-from panning.models import MODELS
+from panning.models import MODELS, is_sized
 from panning.models.imported import call_factory
 from panning.models.libraries import LIBRARIES, build_from_library
+from panning.models.sized import build_sized
 from panning.pruners import PRUNERS
 from panning.searches.config import SearchConfig
 from panning.searches.plan import search_stages
@@ -211,8 +212,8 @@ def _work(config: RunConfig) -> Iterator[tuple[TaskSpec, list[Recipe], list[tupl
             for spec in config.agent.tasks:
                 yield spec, [config.agent.reward.recipe], _items([], True)
         case AgentConfig():
-            for spec in config.env.tasks:
-                yield spec, [config.env.reward.recipe] if config.env.reward.training else [], _items([], True)
+            for spec in config.env.every_task:
+                yield spec, [config.env.reward.recipe] if config.env.reward.trains else [], _items([], True)
         case GridConfig():
             ways = [Way(by=one) for one in config.methods if one.method is not None]
             agents = any(one.policy is not None for one in config.methods)
@@ -247,6 +248,8 @@ def _without_memory(model: str, input_shape: tuple[int, ...], n_classes: int) ->
     """A named network that has shapes and no weights; None where there is none."""
     prefix, colon, bare = model.rpartition(":")
     with torch.device("meta"), contextlib.suppress(ModelError):
+        if is_sized(model):
+            return build_sized(model, input_shape, n_classes)
         if model in MODELS:
             return call_factory(MODELS[model].factory, model, input_shape, n_classes)
         library = prefix if colon else "torchvision"

@@ -64,8 +64,10 @@ def agent_config(
     source = _source(values)
     model, *how = asked
     given = env.get("tasks", ()) if model is None and how[0] is None else model
+    if given is model:
+        env.pop("population", None)
     tasks = [as_task(one, *how) for one in (given if isinstance(given, list | tuple) else [given])]
-    if not tasks:
+    if not tasks and "population" not in env:
         raise ConfigError("Pass a model with its data, a list of tasks, or a config that names some.")
     env["tasks"] = tuple(task.settled(source) for task in tasks)
     return parse_config(AgentConfig, {**values, "env": env}, "panning.train_agent")
