@@ -50,8 +50,8 @@ def tasks(given: Any, model: Any, data: Any, forward: Any, loss: Any, trains: bo
         found = (as_task(model, data, forward, loss),)
     if trains and (scored := [task for task in found if isinstance(task.data, OwnBatches)]):
         raise ConfigError(
-            f"The reward's term training needs labelled data to train on, and {scored[0].data} are batches that score "
-            "networks alone: set training to 0, or pass (inputs, labels) without forward and loss."
+            f"The reward's terms training and contest need labelled data to train on, and {scored[0].data} are batches that "
+            "score networks alone: set both to 0, or pass (inputs, labels) without forward and loss."
         )
     return found
 

@@ -1,7 +1,8 @@
-"""The reward of an episode's final mask: what training and compacting tell of it. Two optional terms:
+"""The reward of an episode's final mask: what training and compacting tell of it. Three optional terms:
 
-- training, the only term that knows about accuracy: a short training, as an advantage over a fixed policy with the same
-  initial weights and the same batches;
+- training: a short training, as an advantage over a fixed policy with the same initial weights and the same batches;
+- contest: likewise beside the best of several fixed policies, in a unit that tasks and densities have in common
+  (``panning.envs.contest``);
 - cost: -(multiply-adds that compaction leaves) / (the dense network's). Milliseconds would be another number on every
   machine and in every run; ``panning export --report`` measures them for the mask that is chosen.
 
@@ -15,11 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from panning.compaction.cost import compute_left
+from panning.envs.contest import Contest
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import result_of, run_policy
+from panning.episode.levers import Levers
 from panning.episode.policies import POLICIES, make_policy
 from panning.episode.round_reward import ROUND_TERMS
 from panning.episode.state import EpisodeState
@@ -29,6 +32,7 @@ from panning.foundation.errors import DensityError, NonFiniteError
 from panning.pruners import PruneResult, make_all_alive
 from panning.tasks import Task
 from panning.training import Recipe
+from panning.training.recipe import Plan
 from panning.training.short import Halving, Judged, judge, remembered
 
 Weight = Annotated[float, Field(ge=0)]
@@ -44,13 +48,16 @@ class RewardSpec(Config):
 
     Attributes:
         training: in reward per unit of validation accuracy above the reference's; 0 trains nothing.
+        contest: in reward per unit of a contest's score, in place of ``training``; 0 trains nothing.
         cost: in reward per share of the dense network's multiply-adds; 0 compacts nothing.
         recipe: of the short training.
+        n_steps: trains so many steps on every task, however many images it has, in place of the recipe's epochs.
         halving: give a short training up that lags too far behind the reference's at a look on the way; its advantage is
             then the one at the look. None never does.
         fastest: an agent's training runs short trainings in float32 or bfloat16, whichever takes less time as it begins, in
             place of the recipe's precision; an environment by itself takes the recipe's.
         reference: the fixed policy that the advantage is taken over.
+        against: the fixed policies of a contest, and its unit.
         all_alive: give the budget of dead weights back before training and cost are looked at, for both policies.
         terms: weights of the terms that installed packages add (entry points ``panning.rewards``).
     """
@@ -59,11 +66,14 @@ class RewardSpec(Config):
     loss: Weight = 1.0
     gradient: Weight = 0.2
     training: Weight = 0.0
+    contest: Weight = 0.0
     cost: Weight = 0.0
     recipe: Recipe = Recipe(epochs=1, learning_rate=0.05)
+    n_steps: Annotated[int, Field(ge=1, le=10**7)] | None = None
     halving: Halving | None = None
     fastest: bool = False
     reference: Annotated[str, Name(POLICIES, "policy")] = "synflow"
+    against: Contest = Contest()
     all_alive: bool = True
     terms: dict[Annotated[str, Name(ROUND_TERMS, "reward term")], Weight] = {}
 
@@ -74,11 +84,33 @@ class RewardSpec(Config):
             raise ValueError(f"{', '.join(own)} are panning's own: give their weights beside terms")
         return terms
 
+    @model_validator(mode="after")
+    def _trains_once(self) -> RewardSpec:
+        if self.training and self.contest:
+            raise ValueError("training and contest both judge a short training: give one of them a weight")
+        if self.contest and self.halving is not None:
+            raise ValueError(
+                "halving gives a training up beside training's reference; a contest has several: leave it out"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before there were packages with terms, halving and fastest, so that agents and searches that exist go on."""
-        later = ("terms", "halving", "fastest")
-        return {name: value for name, value in handler(self).items() if name not in later or value}
+        """As before these settings could be chosen, so that agents and searches that exist go on."""
+        said = handler(self)
+        left = {"terms", "halving", "fastest", "contest", "n_steps"} - {name for name, value in said.items() if value}
+        return {name: value for name, value in said.items() if name not in left and (name != "against" or self.contest)}
+
+    @property
+    def trains(self) -> bool:
+        """Whether masks are trained."""
+        return self.training > 0 or self.contest > 0
+
+    def recipe_on(self, n_train: int) -> Recipe:
+        """The recipe of a short training on so many images."""
+        if self.n_steps is None:
+            return self.recipe
+        return self.recipe.model_copy(update={"epochs": self.n_steps / Plan.of(self.recipe, n_train).steps_per_epoch})
 
     @property
     def round_terms(self) -> tuple[str, ...]:
@@ -131,13 +163,11 @@ def training(final: Final) -> Figures:
     ``images_seen`` is what the reward has cost, without the references' trainings (one for each task, seed and density): how
     often those run depends on how many processes share the work and how often it was interrupted.
     """
-    spec, reference, result = final.spec, _reference(final), final.result
-    masks = None if result is None else result.masks
-    recipe = spec.recipe if result is None or result.start is None else spec.recipe.starting(result.start, "the policy")
+    spec, reference = final.spec, _reference(final, final.spec.reference)
     at_least = None
     if spec.halving is not None and reference.at_look is not None:
         at_least = reference.at_look - spec.halving.margin
-    judged = judge(final.task, masks, recipe, final.cache, spec.halving, at_least)
+    judged = _judged(final.task, final.result, spec, final.cache, at_least)
     beside = reference.at_look if judged.ended and reference.at_look is not None else reference.accuracy
     advantage = judged.accuracy - beside
     return {
@@ -145,6 +175,28 @@ def training(final: Final) -> Figures:
         "advantage": advantage,
         "images_seen": judged.images_seen,
     }
+
+
+def contest(final: Final) -> Figures:
+    """``accuracy``, its ``advantage`` over the best rival's, the ``score``; ``images_seen`` as ``training`` has it."""
+    rivals = [_reference(final, levers).accuracy for levers in final.spec.against.rivals]
+    judged = _judged(final.task, final.result, final.spec, final.cache)
+    return {
+        "accuracy": judged.accuracy,
+        "advantage": judged.accuracy - max(rivals),
+        "score": final.spec.against.score(judged.accuracy, rivals),
+        "images_seen": judged.images_seen,
+    }
+
+
+def _judged(
+    task: Task, result: PruneResult | None, spec: RewardSpec, cache: Cache | None, at_least: float | None = None
+) -> Judged:
+    """A mask trained shortly, from the start that was chosen with it."""
+    recipe = spec.recipe_on(len(task.data.train))
+    if result is not None and result.start is not None:
+        recipe = recipe.starting(result.start, "the policy")
+    return judge(task, None if result is None else result.masks, recipe, cache, spec.halving, at_least)
 
 
 @dataclass(frozen=True)
@@ -166,6 +218,7 @@ class EndingTerm:
 
 ENDING_TERMS: dict[str, EndingTerm] = {
     "training": EndingTerm(training, ("accuracy", "advantage", "images_seen"), "advantage"),
+    "contest": EndingTerm(contest, ("accuracy", "advantage", "score", "images_seen"), "score"),
     "cost": EndingTerm(cost, ("cost",), "cost", sign=-1.0),
 }
 
@@ -194,32 +247,40 @@ _REFERENCES: dict[Any, Judged] = {}
 _MAX_REFERENCES = 10_000
 
 
-def _reference(final: Final) -> Judged:
-    """The fixed policy's mask on the same task and target, judged: once in a process, or for all that share a cache."""
+def _reference(final: Final, policy: str | Levers) -> Judged:
+    """A fixed policy's mask on the same task and target, judged: once in a process, or for all that share a cache.
+
+    Args:
+        policy: a row of ``POLICIES``, which goes as many rounds as the episode, or one action with rounds of its own.
+    """
     task, spec = final.task, final.spec
+    recipe, n_rounds = (
+        spec.recipe_on(len(task.data.train)),
+        final.n_rounds if isinstance(policy, str) else policy.n_rounds,
+    )
     key = (
-        task.spec, task.problem.seed, final.target_density, spec.recipe, spec.halving, spec.reference, spec.all_alive,
-        final.n_rounds,
+        task.spec, task.problem.seed, final.target_density, recipe, spec.halving, policy, spec.all_alive, n_rounds,
     )  # fmt: skip
     if key not in _REFERENCES:
         if len(_REFERENCES) >= _MAX_REFERENCES:
             del _REFERENCES[next(iter(_REFERENCES))]  # the oldest
         asked = {
-            "what": "reference", "density": final.target_density, "policy": spec.reference, "all_alive": spec.all_alive,
-            "n_rounds": final.n_rounds, "halving": None if spec.halving is None else spec.halving.model_dump(mode="json"),
+            "what": "reference", "density": final.target_density, "all_alive": spec.all_alive, "n_rounds": n_rounds,
+            "policy": policy if isinstance(policy, str) else policy.model_dump(mode="json"),
+            "halving": None if spec.halving is None else spec.halving.model_dump(mode="json"),
         }  # fmt: skip
-        _REFERENCES[key] = remembered(asked, task, spec.recipe, final.cache, partial(_judged_reference, final))
+        _REFERENCES[key] = remembered(asked, task, recipe, final.cache, partial(_judged_reference, final, policy))
     return _REFERENCES[key]
 
 
-def _judged_reference(final: Final) -> Judged:
+def _judged_reference(final: Final, policy: str | Levers) -> Judged:
     # The reference is the same whatever the agent may weigh: it has an action space of its own.
-    task, spec, action = final.task, final.spec, ActionSpec()
-    result, _ = run_policy(
-        task.problem, final.target_density, make_policy(spec.reference, action), action, final.n_rounds
-    )
-    mended = _mended(task, result, spec)
-    return judge(task, None if mended is None else mended.masks, spec.recipe, None, spec.halving)
+    problem, density, action = final.task.problem, final.target_density, ActionSpec()
+    if isinstance(policy, str):
+        result, _ = run_policy(problem, density, make_policy(policy, action), action, final.n_rounds)
+    else:
+        result = policy.mask_of(problem, density)
+    return _judged(final.task, _mended(final.task, result, final.spec), final.spec, None)
 
 
 def _mended(task: Task, result: PruneResult, spec: RewardSpec) -> PruneResult | None:

@@ -436,7 +436,7 @@ def test_an_environment_takes_any_interface_and_an_agent_learns_on_it(tmp_path: 
 def test_batches_that_train_nothing_are_refused_where_networks_are_trained(tmp_path: Path) -> None:
     batch = {"x": samples(30)[0], "scale": torch.ones(30, 1)}
     how: dict[str, Any] = {"loss": lambda outputs, batch: outputs["value"].square().mean()}
-    with pytest.raises(ConfigError, match="The reward's term training needs labelled data"):
+    with pytest.raises(ConfigError, match="The reward's terms training and contest need labelled data"):
         panning.make_env(TwoInputs, batch, reward={"training": 1.0}, **how)
     task = TaskSpec(model=TwoInputs, data=batch)
     with pytest.raises(DataError, match="batches that score networks, and train none"):

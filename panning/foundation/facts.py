@@ -66,7 +66,8 @@ class RolloutFacts(TypedDict, total=False):
 
     Attributes:
         reward: of an episode.
-        advantage: accuracy above the fixed policy's, where the reward trains.
+        score: beside several fixed policies, where the reward is a contest.
+        advantage: accuracy above the fixed policy's, or the best one's, where the reward trains.
         accuracy: of the validation part, where the reward trains.
         effective_density: at an episode's end.
         episodes: that ended in the rollout.
@@ -75,6 +76,7 @@ class RolloutFacts(TypedDict, total=False):
     """
 
     reward: float
+    score: float
     advantage: float
     accuracy: float
     effective_density: float

@@ -37,6 +37,8 @@ LOOK = 1 / 3
 FIRST_ORDER_ROUND, SECOND_ORDER_ROUND = 1.6, 3.9
 #: For what is measured of a network.
 BUDGET_S = 2.0
+#: Of an agent's tasks at most so many are measured.
+MEASURED_TASKS = 8
 
 
 @dataclass(frozen=True)
@@ -202,18 +204,19 @@ def stage(name: str, steps: int, work: Work, price: Price) -> Stage:
 
 
 def agent_stage(config: AgentConfig, pricing: Pricing) -> Stage:
-    """The training of an agent, whose episodes draw every task alike."""
+    """The training of an agent, whose episodes draw every task alike; of many tasks a few are measured."""
     ppo, env = config.ppo, config.env
     rounds = ppo.n_rollouts * ppo.n_steps * ppo.n_envs
-    trains = bool(env.reward.training)
-    references = len(env.tasks) * len(env.seeds) * len(env.densities)  # trained once each, to compare with
-    n_trainings = (rounds / env.n_rounds + references) if trains else 0.0
+    n_compared = len(env.reward.against.rivals) if env.reward.contest else 1
+    references = n_compared * len(env.every_task) * len(env.seeds) * len(env.densities)  # trained once each
+    n_trainings = (rounds / env.n_rounds + references) if env.reward.trains else 0.0
     shares = []
-    for spec in env.tasks:
+    for spec in env.every_task[:: -(-len(env.every_task) // MEASURED_TASKS)]:
         task = load_task(spec, env.seeds[0], config.source)
         scoring = Work(passes=rounds * _passes_of_round(env.action.indices))
-        work = training_work(task, env.reward.recipe) * n_trainings + scoring
-        shares.append(stage(TRAINING, ppo.n_rollouts, work, pricing(task, env.reward.recipe)))
+        recipe = env.reward.recipe_on(len(task.data.train))
+        work = training_work(task, recipe) * n_trainings + scoring
+        shares.append(stage(TRAINING, ppo.n_rollouts, work, pricing(task, recipe)))
     n = len(shares)
     cost, epochs = (sum(values) / n for values in zip(*((one.cost, one.epochs) for one in shares), strict=True))
     return Stage(TRAINING, ppo.n_rollouts, cost, epochs, ppo.n_envs, "rollout")
