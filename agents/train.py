@@ -21,14 +21,16 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from panning.agents.cards import Seen, seen_by, widened, write_card
 from panning.agents.config import TRAINING, AgentConfig, EnvSpec
 from panning.agents.fastest import with_fastest
-from panning.agents.rollouts import check_rollout
+from panning.agents.rollouts import check_rollout, read_rollouts
 from panning.agents.saving import export_policy, load_agent, rollouts_done, save_agent
 from panning.alive.connectivity import Connectivity
 from panning.episode.actions import ActionSpec
 from panning.episode.policies import make_policy
 from panning.episode.policy_net import PolicyNet, save_policy
+from panning.episode.shelf import CARD
 from panning.foundation.cache import cache_folder
 from panning.foundation.device import accelerator_name, find_device
 from panning.foundation.errors import DensityError, NonFiniteError, PolicyError
@@ -56,8 +58,9 @@ def train_agent(
     >>> policy.spec.dimensions
     ('magnitude', 'snip', 'grasp', 'synflow', 'step', 'spread')
 
-    Leaves ``agent.safetensors`` (checkpoint), ``policy.safetensors`` (the exported network), ``rollouts.jsonl`` (a record
-    a rollout), ``logs/`` (TensorBoard and CSV), and ``precision.json`` if the reward asks for the fastest.
+    Leaves ``agent.safetensors`` (checkpoint), ``policy.safetensors`` (the exported network) with its card ``policy.yaml``,
+    ``rollouts.jsonl`` (a record a rollout), ``logs/`` (TensorBoard and CSV), and ``precision.json`` if the reward asks for
+    the fastest.
 
     Args:
         n_workers: Ray actors for the rollouts; 0 runs them in this process. The result is the same.
@@ -78,8 +81,9 @@ def train_agent(
     with sole_writer(out):
         claim_folder(out, config.identity)
         folder = (cache_folder() if cache else None) if isinstance(cache, bool) else cache
-        policy = _trained(config, out, n_workers, listen, folder, start_workers)
+        policy, seen = _trained(config, out, n_workers, listen, folder, start_workers)
         save_policy(policy, out / "policy.safetensors")
+        write_card(config, read_rollouts(out / "rollouts.jsonl"), seen, out / f"policy{CARD}")
     return policy
 
 
@@ -100,8 +104,8 @@ def _trained(
     listen: Listener,
     cache: Path | None,
     start_workers: Callable[[], None],
-) -> PolicyNet:
-    """The policy after all rollouts; those that the folder holds are not run again."""
+) -> tuple[PolicyNet, Seen | None]:
+    """The policy after all rollouts, and the ranges of what it was shown; those that the folder holds are not run again."""
     store, checkpoint = RecordStore(out / "rollouts.jsonl", check_rollout), out / "agent.safetensors"
     done = rollouts_done(checkpoint)
     if done > len(store):
@@ -119,8 +123,8 @@ def _trained(
             settled = with_fastest(config, out)
             envs = _make_envs(settled, n_workers if is_left else 0, cache)
             model = _build(config, envs)
-            if done:
-                load_agent(checkpoint, model)
+            n_observations = len(config.env.observations)
+            seen = seen_by(load_agent(checkpoint, model), n_observations, checkpoint) if done else None
             model.num_timesteps = done * config.ppo.n_steps * config.ppo.n_envs
             if is_left:
                 with _logger(out / "logs" / f"from-rollout-{done:05d}") as logger:
@@ -128,16 +132,20 @@ def _trained(
                     listen(Event(TRAINING, done, config.ppo.n_rollouts))
                     for rollout in range(done, config.ppo.n_rollouts):
                         figures = _one_rollout(model, config, rollout)
+                        shown = model.rollout_buffer.observations.reshape(-1, n_observations)
+                        seen = widened(seen, shown) if rollout == 0 or seen is not None else None
                         # The record first: killed in between, the rollout is run again and its record is there.
                         _record(store, config, rollout, figures)
-                        save_agent(checkpoint, model, {"rollouts": rollout + 1})
+                        save_agent(
+                            checkpoint, model, {"rollouts": rollout + 1} | ({} if seen is None else {"seen": seen})
+                        )
                         listen(Event(TRAINING, rollout + 1, config.ppo.n_rollouts, "rollout", figures))
                         check_stop()
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
             facts = {"config": config.identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
             facts |= {"plugins": plugins} if (plugins := config.env.plugins) else {}
             facts |= {"precision": settled.env.reward.recipe.precision} if config.env.reward.fastest else {}
-            return export_policy(model, config.env, facts)
+            return export_policy(model, config.env, facts), seen
     finally:
         torch.set_num_threads(threads)
         if envs is not None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from panning.calls import cost, make_env, search, train_agent
     from panning.client import Client
     from panning.compaction import compact
+    from panning.episode.shelf import policies
     from panning.explaining import explain
     from panning.export.folder import load_compact, save_compact
     from panning.export.network import save_network
@@ -58,6 +59,7 @@ __all__ = [
     "make_env",
     "move_masks",
     "orthogonal",
+    "policies",
     "prune",
     "register_kind",
     "reinitialise",
@@ -89,6 +91,7 @@ _HOMES = {
     "make_env": "panning.calls",
     "move_masks": "panning.moves",
     "orthogonal": "panning.masks.orthogonal",
+    "policies": "panning.episode.shelf",
     "prune": "panning.api",
     "register_kind": "panning.masks.kinds",
     "reinitialise": "panning.masks.start",

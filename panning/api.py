@@ -44,6 +44,7 @@ from panning.pruners import (
     prune_problem,
 )
 from panning.pruners.described import Described, described
+from panning.pruners.shipped import ShippedPolicy
 from panning.pruners.targets import Target, check_asked, meet
 from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.losses import Loss
@@ -121,8 +122,9 @@ def prune(
             channels in each layer.
         method: a row of ``panning.pruners.PRUNERS``, or a pruner of your own (``panning.pruners.Pruner``); None takes
             SynFlow, and none where quotas and place say all.
-        policy: in place of a method, a trained agent: the path of a ``policy.safetensors``, a ``PolicyNet``, or an agent of
-            Stable-Baselines3's PPO or A2C that was trained on ``PanningEnv``. It needs data, and goes its own rounds.
+        policy: in place of a method, a trained agent: the path of a ``policy.safetensors`` or a name on the shelf
+            (``panning.policies``), a ``PolicyNet``, or an agent of Stable-Baselines3's PPO or A2C that was trained on
+            ``PanningEnv``. It needs data, and goes its own rounds.
         all_alive: give the budget of dead weights to the best-ranked that can be alive; ``"in_layers"`` keeps as many
             weights in each layer as before, as quotas or bounds want it.
         shape: ``2:4`` keeps exactly 2 of each 4 consecutive inputs of a unit (of a convolution: input channels at a tap),
@@ -168,7 +170,8 @@ def prune(
 
     Warns:
         PanningWarning: where a mask says less than it seems to: kept weights that all score 0, as behind a scale that starts
-            at zero, or layers without any kept weight. The manifest has the same sentences under ``warnings``.
+            at zero, layers without any kept weight, a policy whose card says that it has seen no such network. The manifest
+            has the same sentences under ``warnings``.
 
     Raises:
         PanningError: with what was given, what is allowed and what to do.
@@ -249,9 +252,16 @@ def _streams(
 
 def _told(method: str | Pruner | None) -> dict[str, Any]:
     """The entries of a manifest that name the method, and of a policy its file and its rounds."""
-    if isinstance(method, AgentPruner):
-        return {"method": "panning", "policy": digest_of_policy(method.net), "rounds": method.n_rounds}
+    agent = method if isinstance(method, AgentPruner) else shipped_agent(method)
+    if agent is not None:
+        return {"method": "panning", "policy": digest_of_policy(agent.net), "rounds": agent.n_rounds}
     return {"method": name_of(method)}
+
+
+def shipped_agent(method: str | Pruner | None) -> AgentPruner | None:
+    """The agent that a method is; None of another method."""
+    pruner = PRUNERS[method].pruner if isinstance(method, str) and method in PRUNERS else None
+    return pruner.agent if isinstance(pruner, ShippedPolicy) else None
 
 
 def _check_alone(**others: Any) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,9 @@ from torch import nn
 
 from panning.data import ImageData, OwnBatches, OwnData, data_names, load_data
 from panning.data.image_data import ScoringBatches
+from panning.data.kept import KeptData
 from panning.data.own import PARTS
+from panning.data.source import DataSource as DataSource
 from panning.flow import Example
 from panning.foundation.config import DISTINCT, Config
 from panning.foundation.device import check_device_name, find_device, scoring_device
@@ -159,29 +159,6 @@ class TaskSpec(Config):
         return origins((MODELS, [self.model] if isinstance(self.model, str) else []))
 
 
-class DataSource(Config):
-    """The place of data sets on this machine and the device that computes with them; no result is named by either.
-
-    Attributes:
-        device: as ``find_device`` takes it, found by whoever loads a task: a worker has devices of its own.
-    """
-
-    root: str | None = None
-    download: bool = False
-    device: str = "cpu"
-
-    @property
-    def on_cpu(self) -> DataSource:
-        """This source on the CPU, for callers that only look at the data."""
-        return self.model_copy(update={"device": "cpu"})
-
-    @classmethod
-    def at(cls, root: str | Path | None, download: bool = False, device: str = "cpu") -> DataSource:
-        """``root`` or else $PANNING_DATA, as an absolute path: workers may run in another folder."""
-        root = root or os.environ.get("PANNING_DATA") or None
-        return cls(root=str(Path(root).expanduser().absolute()) if root else None, download=download, device=device)
-
-
 DeviceName = Annotated[str, AfterValidator(check_device_name)]
 
 
@@ -248,6 +225,7 @@ def check_task_names(task: TaskSpec) -> TaskSpec:
 NamedTask = Annotated[TaskSpec, AfterValidator(check_task_names)]
 
 
+_DATA = KeptData()
 _LABELLED = "pass (inputs, labels), a Dataset or a DataLoader of such pairs, or data by name, without forward and loss."
 
 
@@ -288,34 +266,30 @@ class Task:
 
 
 def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
-    """The data of ``spec``; the last eight data sets stay in memory, and small ones besides (``KEPT_BYTES``)."""
+    """The data of ``spec``; the last eight data sets stay in memory, and small ones besides (``KeptData``)."""
     if isinstance(spec.data, OwnBatches):
         raise DataError(f"{spec.data} are batches that score networks, and train none: {_LABELLED}")
-    key = spec.data, spec.label, spec.n_train, spec.side, spec.classes, source
-    if key in _KEPT:
-        _KEPT.move_to_end(key)
-        return _KEPT[key]
     if source.device != "cpu":
-        data = load_task_data(spec, source.on_cpu).to(find_device(source.device))
-    else:
-        data = load_data(
-            spec.data,
-            root=source.root,
-            download=source.download,
-            n_train=spec.n_train,
-            side=spec.side,
-            classes=spec.classes,
+        return _DATA.get(
+            (_part(spec), source), lambda: load_task_data(spec, source.on_cpu).to(find_device(source.device))
         )
-        data = data if spec.label is None else replace(data, label=spec.label)
-    _KEPT[key] = data
-    while len(_KEPT) > N_KEPT and sum(one.n_bytes for one in _KEPT.values()) > KEPT_BYTES:
-        _KEPT.popitem(last=False)
-    return data
+    return _DATA.get((_part(spec), source), lambda: _loaded(spec, source))
 
 
-#: The data sets that were used last, the last at the end: this many, and more while all of them take less than this.
-_KEPT: OrderedDict[Hashable, ImageData] = OrderedDict()
-N_KEPT, KEPT_BYTES = 8, 512 << 20
+def _part(spec: TaskSpec) -> tuple[Hashable, ...]:
+    return spec.data, spec.label, spec.n_train, spec.side, spec.classes
+
+
+def _loaded(spec: TaskSpec, source: DataSource) -> ImageData:
+    data = load_data(
+        spec.data,
+        root=source.root,
+        download=source.download,
+        n_train=spec.n_train,
+        side=spec.side,
+        classes=spec.classes,
+    )
+    return data if spec.label is None else replace(data, label=spec.label)
 
 
 @functools.lru_cache(maxsize=64)

@@ -84,9 +84,11 @@ def test_reward_terms_are_the_papers_with_fixed_normalisers() -> None:
     assert round_reward(spec.weights(ROUND_TERMS), state) == pytest.approx(expected)
 
 
-def test_every_term_has_a_weight_and_whatever_is_rewarded_is_told_and_logged() -> None:
+@pytest.mark.parametrize("left_out", ["training", "contest"])  # which both judge a short training
+def test_every_term_has_a_weight_and_whatever_is_rewarded_is_told_and_logged(left_out: str) -> None:
     assert {*ROUND_TERMS, *ENDING_TERMS} <= set(RewardSpec.model_fields)
-    spec = RewardSpec.model_validate({**dict.fromkeys(ENDING_TERMS, 1.0), "recipe": SHORT})
+    rewarded = {term: 1.0 for term in ENDING_TERMS if term != left_out}
+    spec = RewardSpec.model_validate({**rewarded, "recipe": SHORT, "against": {"rivals": [{"mix": "synflow"}]}})
     env = make(densities=[0.05], n_rounds=1, reward=spec)
     env.reset(seed=0)
     info = env.step(env.action_space.sample())[4]

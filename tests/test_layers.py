@@ -29,7 +29,11 @@ WITH_TORCH = {
     "device", "modes", "nests", "seeding", "tensorfile", "torch_private", "torchfile", "tracking", "wrappers",
 }  # fmt: skip
 #: Masks.effective_density calls up, inside the function.
-EXCEPTIONS = {("panning/masks/masks.py", "panning.alive.connectivity")}
+#: The method that is a shipped policy runs it, where there is one.
+EXCEPTIONS = {
+    ("panning/masks/masks.py", "panning.alive.connectivity"),
+    ("panning/pruners/shipped.py", "panning.episode.agent_pruner"),
+}
 #: Third-party packages and where alone they may be imported.
 HOMES = {
     "ray": lambda path: path.name.startswith("ray_"),
@@ -135,7 +139,7 @@ NOT_LOADED = {
     "import panning.cli": "torch ray stable_baselines3 matplotlib scipy pydantic",
     "for name in panning.__all__: getattr(panning, name)": f"ray stable_baselines3 matplotlib scipy sklearn {SLOW}",
     "import torch, panning.envs, panning.training": f"ray stable_baselines3 matplotlib scipy sklearn {SLOW}",
-    "panning.prune(torch.nn.Linear(4, 3), density=0.5, method='synflow', input_shape=(4,))": SLOW,
+    "panning.prune(torch.nn.Linear(4, 3), density=0.9, method='synflow', input_shape=(4,))": SLOW,
     "import gymnasium, importlib; importlib.reload(panning)": "ray stable_baselines3 matplotlib scipy sklearn",
     "assert gymnasium.make('panning:Panning-v0').spec.id == 'Panning-v0'": "ray stable_baselines3 matplotlib",
     "import panning.agents, panning.searches, panning.compare.grid": f"ray matplotlib optuna {SLOW}",

@@ -17,7 +17,8 @@ from panning.agents.config import DensityRange
 from panning.agents.population import Population
 from panning.agents.train import train_agent
 from panning.compaction.cost import multiply_adds
-from panning.data import load_data
+from panning.data import ImageData, load_data
+from panning.data.kept import KeptData
 from panning.envs import PanningEnv
 from panning.envs.panning_env import MAX_TASKS
 from panning.foundation.config import dump_config, load_config, parse_config
@@ -182,6 +183,22 @@ def test_data_of_one_part_are_held_once() -> None:
     tasks = [TaskSpec(model=model, data="digits", classes=(1, 2)) for model in ("mlp:8", "mlp:9")]
     one, other = (load_task_data(task, DataSource()) for task in tasks)
     assert one is other and one.n_bytes == (len(one.train) + len(one.validation)) * 64
+
+
+def test_small_data_are_kept_and_large_ones_in_small_number() -> None:
+    data, loads = load_data("digits"), list[int]()
+    kept = KeptData(n=2, n_bytes=3 * data.n_bytes)
+
+    def load(key: int) -> ImageData:
+        return kept.get(key, lambda: loads.append(key) or data)  # type: ignore[func-returns-value]
+
+    for key in (0, 1, 2, 0, 3, 0, 1):  # three fit; 1 was used longest ago when 3 came
+        assert load(key) is data
+    assert loads == [0, 1, 2, 3, 1]
+    kept.n_bytes = 0
+    for key in (5, 6, 5):
+        load(key)
+    assert loads[5:] == [5, 6]
 
 
 # --- populations ---

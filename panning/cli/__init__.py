@@ -23,6 +23,7 @@ from panning.cli import (
     mask,
     methods,
     output,
+    policies,
     prune,
     remote,
     reproduce,
@@ -42,6 +43,7 @@ from panning.foundation.memory import keep_freed_memory
 COMMANDS = (
     search,
     train_agent,
+    policies,
     prune,
     methods,
     train,

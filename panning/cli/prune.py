@@ -37,7 +37,10 @@ def prune(
         str | None, typer.Option("--method", help="A pruning method; panning methods lists all. Default: synflow.")
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="Prune with this trained agent instead of a method.")
+        Path | None,
+        typer.Option(
+            "--policy", help="Prune with this trained agent, a file or a name of panning policies, instead of a method."
+        ),
     ] = None,
     all_alive: Annotated[
         bool, typer.Option("--all-alive", help="Give the budget of dead weights to weights that can be alive.")
@@ -121,6 +124,7 @@ def prune(
 
         panning prune prune/digits-mlp density=0.02
     """
+    from panning.episode.shelf import located
     from panning.foundation.pictures import parse_formats
     from panning.jobs.prune import check_prune, run_prune
     from panning.searches.kinds import PRUNE
@@ -129,7 +133,8 @@ def prune(
     given = {
         "task.data": data, "task.include": include, "task.exclude": exclude, "density": density,
         "target_macs": target_macs, "target_parameters": target_parameters, "round_to": round_to, "method": method,
-        "policy": policy, "all_alive": "in_layers" if in_layers else all_alive, "quotas": quotas, "place": place,
+        "policy": policy and located(policy), "all_alive": "in_layers" if in_layers else all_alive, "quotas": quotas,
+        "place": place,
         "shape": shape, "min_density": _bounds("--min-density", min_density),
         "max_density": _bounds("--max-density", max_density),
         "seed": seed, "rounds": rounds, "schedule": schedule, "released": released, "control": control, "start": start,

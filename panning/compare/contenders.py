@@ -10,6 +10,7 @@ from pydantic import model_validator
 
 from panning.compare.drawn import Draws, LeverLevels
 from panning.episode.policy_net import load_policy
+from panning.episode.shelf import located
 from panning.foundation.config import OR_NUMBER
 from panning.foundation.errors import ConfigError
 from panning.jobs.ways import Agent, Method, Way
@@ -96,10 +97,11 @@ class Contender(Method):
         if self.policy is None:
             by = Method(**{name: getattr(self, name) for name in Method.model_fields})
             return Way(by=by, all_alive=self.all_alive), None
-        net = load_policy(folder / self.policy)
+        path = located(self.policy, folder)
+        net = load_policy(path)
         if net.spec.start and self.start is not None:
             raise ConfigError(f"The policy {self.policy} chooses the start of its masks: leave start out.")
         agent = Agent(
             policy="agent", n_rounds=net.n_rounds, action=net.spec, dynamic=self.dynamic, members=self.members
         )
-        return Way(by=agent, all_alive=self.all_alive), (folder / self.policy).read_bytes()
+        return Way(by=agent, all_alive=self.all_alive), path.read_bytes()

@@ -48,6 +48,10 @@ class Policy:
     def reset(self) -> None:
         """A new episode begins: a policy that keeps state forgets the last one."""
 
+    def unseen(self, observation: Observation) -> dict[str, tuple[float, float, float]]:
+        """Observations outside of what the policy has seen in its training, where that is known: value, lowest, highest."""
+        return {}
+
     def __call__(self, observation: Observation) -> Action:
         """The action [entries of the action's spec] for an observation, float32 [len(observations)]."""
         raise NotImplementedError
@@ -140,8 +144,11 @@ def run_policy(
     policy.reset()
     actions: list[Action] = []
     history: list[dict[str, Any]] = []
+    unseen: dict[str, tuple[float, float, float]] = {}
     while not state.reached_target:
-        action = policy(observe(state, policy.observations))
+        observation = observe(state, policy.observations)
+        unseen |= policy.unseen(observation)
+        action = policy(observation)
         actions.append(action)
         chosen = decode(spec, action, state)
         state = transition(state, chosen)
@@ -157,6 +164,8 @@ def run_policy(
         )
         known = {**history[-1], "action": [float(part) for part in np.ravel(action)]}
         tell_round(listen, problem, state.mask, state.round_number, n_rounds, known, state.alive)
+    if unseen:
+        history[-1]["unseen"] = unseen
     return replace(result_of(state), history=tuple(history)), actions
 
 

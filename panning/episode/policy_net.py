@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from safetensors.torch import load, save
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import Action, Observation, Policy
 from panning.episode.observations import OBSERVATIONS, STANDARD
+from panning.episode.shelf import MAX_POLICY_BYTES, Bounds, card_of, located, named_instead, unseen
 from panning.foundation.config import parse_config
 from panning.foundation.errors import PanningError, PolicyError
 from panning.foundation.files import named_within, read_regular, strict_json, write_atomic
@@ -28,7 +30,6 @@ from panning.foundation.registry import unknown_name_message
 from panning.pruners.rounds import MAX_ROUNDS
 
 FORMAT_VERSION = 1
-MAX_POLICY_BYTES = 64 << 20
 #: The first bytes of a zip archive, as Stable-Baselines3 saves agents in.
 ZIP = b"PK\x03\x04"
 
@@ -41,6 +42,7 @@ class PolicyNet(Policy):
         weights, biases: of each layer, float32; the last gives the action's mean (``mix``) or logits (``pick``).
         log_std: of the action's Gaussian, for sampling; empty for ``pick``.
         facts: JSON-able, of the training.
+        seen: observation -> the lowest and the highest that the training has shown, from the policy's card; not in its file.
         rng: actions are drawn from the policy with it; None takes the most likely ones.
     """
 
@@ -51,6 +53,7 @@ class PolicyNet(Policy):
     log_std: NDArray[np.float32] = field(repr=False)
     facts: dict[str, Any] = field(repr=False)
     observations: tuple[str, ...] = STANDARD
+    seen: Mapping[str, Bounds] = field(default_factory=dict, repr=False)
     rng: np.random.Generator | None = None
 
     def __call__(self, observation: Observation) -> Action:
@@ -60,6 +63,9 @@ class PolicyNet(Policy):
         if self.spec.form == "mix":
             return output.clip(-1.0, 1.0)
         return np.array([int(logits.argmax()) for logits in self._heads(output)], np.float32)
+
+    def unseen(self, observation: Observation) -> dict[str, tuple[float, float, float]]:
+        return unseen(self.seen, dict(zip(self.observations, observation.tolist(), strict=True)))
 
     def sample(self, observation: Observation, rng: np.random.Generator) -> Action:
         """An action drawn from the policy."""
@@ -121,10 +127,14 @@ def digest_of_policy(policy: PolicyNet) -> str:
 
 
 def load_policy(path: str | Path) -> PolicyNet:
-    """Read a policy.
+    """Read a policy, with what its card says that it has seen, if a card lies beside it.
+
+    Args:
+        path: of a file, or a name on the shelf (``panning.policies``).
 
     Raises:
         PolicyError: if the file is absent, broken, or made for other observations or by a newer version.
+        ConfigError: if its card is broken.
 
     Examples:
         >>> from panning.agents import load_policy
@@ -132,15 +142,16 @@ def load_policy(path: str | Path) -> PolicyNet:
         Traceback (most recent call last):
         panning.foundation.errors.PolicyError: No policy file 'absent.safetensors'; panning.train_agent, or 'panning ...
     """
-    path = Path(path)
+    given, path = path, located(path)
     if not path.is_file():
-        meant = named_within(path, "policy.safetensors", "agent/policy.safetensors")
+        meant = named_within(path, "policy.safetensors", "agent/policy.safetensors") or named_instead(given)
         raise PolicyError(f"No policy file '{path}'; panning.train_agent, or 'panning train-agent', makes one.{meant}")
     try:
         data = read_regular(path, MAX_POLICY_BYTES)
     except OSError as error:
         raise PolicyError(f"{path} cannot be read: {error.strerror or error}.") from None
-    return parse_policy(data, str(path))
+    net, card = parse_policy(data, str(path)), card_of(path)
+    return net if card is None else replace(net, seen=card.seen)
 
 
 def parse_policy(data: bytes, source: str) -> PolicyNet:

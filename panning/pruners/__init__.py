@@ -38,6 +38,7 @@ from panning.pruners.rounds import (
 )
 from panning.pruners.row import Pruner, PrunerRow, check_weights, checked
 from panning.pruners.score_rounds import RELEASE_TEMPERATURE, ScoreRounds, mean_true_logit
+from panning.pruners.shipped import SHIPPED
 from panning.pruners.staged import StagedPanning
 from panning.pruners.structured import KeepUnits, Shares, snap, three_sp
 from panning.scoring.indices import INDICES
@@ -62,6 +63,7 @@ _AT_200 = Scoring(temperature=RELEASE_TEMPERATURE)
 _ONE_BATCH = Scoring(same_batch=True)
 
 _OWN: dict[str, PrunerRow] = {
+    **SHIPPED,
     "random": PrunerRow(RandomQuotas("uniform"), "random (uniform)", "control"),
     "uniform_plus": PrunerRow(
         RandomQuotas("uniform_plus"), "random (uniform+)", "Gale et al. 2019, arXiv 1902.09574"

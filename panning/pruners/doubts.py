@@ -1,5 +1,5 @@
 """What makes a mask worth less than it seems: scores that choose nothing, layers that have lost all their weights, outputs
-that no path leads to.
+that no path leads to; choices of a policy that has seen nothing like the network.
 
 A scale that starts at zero (the last BatchNorm of a residual block, ReZero, LayerScale, the second factor of LoRA, a head of
 zeros) makes every gradient behind it 0, and with it all scores there.
@@ -72,6 +72,14 @@ def doubts(problem: Problem, kept: Sequence[int], equal: Equals | None, last: Ma
         doubts.append(
             f"{n_equal} of the {last['units']} units that are kept score as others that are cut: the method has not chosen "
             f"between them. {_reason(problem, 0.0)}"
+        )
+    if strange := last.get("unseen"):
+        said = [
+            f"{name} is {value:.2f}, seen were {low:.2f} to {high:.2f}" for name, (value, low, high) in strange.items()
+        ]
+        doubts.append(
+            f"The policy was trained on no network like this one, or on no such mask of one: {'; '.join(said)}. Its choices "
+            "rest on nothing there: compare with fixed methods (erk, synflow), or train a policy on networks of this kind."
         )
     if empty := [name for name, n in zip(layout.names, kept, strict=True) if n == 0]:
         reason = f"{_reason(problem, NEARLY_ZERO)} " if not doubts and scales(problem, NEARLY_ZERO) else ""

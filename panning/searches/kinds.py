@@ -12,6 +12,7 @@ from typing import Any, Generic
 
 from panning.agents.config import AgentConfig
 from panning.compare.grid import GridConfig
+from panning.episode.shelf import located
 from panning.foundation.config import Config, ConfigT, overridden, parse_config, read_yaml, replaced
 from panning.foundation.errors import ConfigError
 from panning.foundation.packaged import packaged_configs, packaged_name
@@ -129,9 +130,10 @@ def any_config(given: str | Path | Mapping[str, Any] | RunConfig) -> Named[RunCo
 
 
 def _beside(config: ConfigT, folder: Path) -> ConfigT:
-    """The config with the files that it names looked for where it lies."""
+    """The config with the files that it names looked for where it lies; a policy may be named by its name on the shelf."""
     paths = {name: path for name in getattr(config, "FILES", ()) if (path := getattr(config, name)) is not None}
-    return config.model_copy(update={name: str((folder / path).absolute()) for name, path in paths.items()})
+    found = {name: located(path, folder) if name == "policy" else folder / path for name, path in paths.items()}
+    return config.model_copy(update={name: str(path.absolute()) for name, path in found.items()})
 
 
 def made_config(

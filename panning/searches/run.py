@@ -22,6 +22,7 @@ from panning.compare.grid import GridTask, Group
 from panning.compare.run import check_task
 from panning.compare.told import with_rows
 from panning.episode.policy_net import load_policy
+from panning.episode.shelf import located
 from panning.foundation.config import dump_config
 from panning.foundation.errors import PolicyError
 from panning.foundation.files import claim_folder, sole_writer, write_atomic
@@ -206,7 +207,7 @@ def check_search(config: SearchConfig) -> Ready:
             f"  file   {policy.spec}, {policy.n_rounds} rounds\n"
             f"  config {config.agent.action}, {config.agent.n_rounds} rounds"
         )
-    return Ready(config, Path(config.agent.policy).read_bytes(), len(task.data.train))
+    return Ready(config, located(config.agent.policy).read_bytes(), len(task.data.train))
 
 
 def _winner(cell: RunRecord, images: int) -> NamedCell:
