@@ -18,11 +18,11 @@ from panning.foundation.config import DISTINCT, Config
 from panning.foundation.errors import ConfigError
 from panning.foundation.registry import unknown_name_message
 from panning.foundation.seeding import numpy_rng
-from panning.models.sized import MLPSizes, PlainSizes, ResidualSizes
+from panning.models.sized import MLPSizes, PlainSizes, ResidualSizes, Sizes
 from panning.tasks import TaskSpec, check_task_names
 
-#: After so many draws in a row that are left out, nothing is left to draw.
-MAX_IN_VAIN = 500
+#: So often the sizes of a draw are drawn anew; after so many draws in a row without a new task nothing is left to draw.
+MAX_REDRAWN, MAX_IN_VAIN = 50, 100
 
 
 def _ascends(given: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -216,13 +216,25 @@ class Population(Config):
         return _drawn(self)
 
     def draw(self, number: int) -> TaskSpec | None:
-        """The task of a draw; None if it is left out, or its network does not fit the bounds."""
+        """The task of a draw; None if it is left out, or no network of its family fits the bounds.
+
+        Family, norm and data are drawn first, and sizes until they fit: bounds change the sizes, not the families' shares.
+        """
         rng = numpy_rng(self.seed, "population", number)
         kind = (MLPSizes, PlainSizes, ResidualSizes)[rng.integers(3)]
-        norm = ("none", "batch")[rng.integers(2)]
+        norm: Literal["none", "batch"] = "batch" if rng.integers(2) else "none"
         data = self.data[rng.integers(len(self.data))]
         if {kind.family, "norm" if norm == "batch" else "no_norm", data.data} & set(self.without):
             return None
+        for _ in range(MAX_REDRAWN):
+            if (task := self._fitting(rng, kind, norm, data)) is not None:
+                return task
+        return None
+
+    def _fitting(
+        self, rng: np.random.Generator, kind: type[Sizes], norm: Literal["none", "batch"], data: DrawnData
+    ) -> TaskSpec | None:
+        """A network of a family on a part of the data, if it fits the bounds."""
         task = data.draw(rng)
         sizes = kind.model_validate({"norm": norm, **getattr(self, kind.family).draw(rng)})
         shape = (data.shape[0], task["side"], task["side"]) if "side" in task else data.shape

@@ -31,6 +31,10 @@ from panning.tasks import DataSource, Task, TaskSpec, load_task
 
 #: An environment holds the networks of so many tasks and seeds; those of others are built again.
 MAX_TASKS = 32
+#: The counts of layers that sources of quotas gave (``Problem.at_target``), by task and seed: they take longer to find than
+#: a network to build, and all environments of a process share them.
+_COUNTS: dict[tuple[TaskSpec, int], dict[tuple[str, float], Sequence[int]]] = {}
+_MAX_COUNTS = 10_000
 
 
 class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
@@ -255,7 +259,10 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         if (number, seed) not in self._tasks:
             if len(self._tasks) >= MAX_TASKS:
                 del self._tasks[next(iter(self._tasks))]  # the oldest
-            self._tasks[number, seed] = load_task(self.tasks[number], seed, self.source)
+            self._tasks[number, seed] = task = load_task(self.tasks[number], seed, self.source)
+            if (key := (task.spec, seed)) not in _COUNTS and len(_COUNTS) >= _MAX_COUNTS:
+                del _COUNTS[next(iter(_COUNTS))]
+            vars(task.problem)["at_target"] = _COUNTS.setdefault(key, {})
         return self._tasks[number, seed]
 
     def _info(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from panning.data import ImageData, load_data
 from panning.data.kept import KeptData
 from panning.envs import PanningEnv
 from panning.envs.panning_env import MAX_TASKS
+from panning.episode import episode
 from panning.foundation.config import dump_config, load_config, parse_config
 from panning.foundation.errors import ConfigError, DataError, DensityError, ModelError
 from panning.foundation.records import content_key
@@ -29,6 +30,7 @@ from panning.masks.layout import prunable_layout
 from panning.masks.network import described_network
 from panning.models import build_model
 from panning.models.sized import parse_sizes
+from panning.pruners import source_counts
 from panning.tasks import DataSource, TaskSpec, load_task_data
 
 DIGITS: dict[str, Any] = {"data": "digits", "shape": (1, 8, 8), "classes": (3, 10), "n_train": (100, 400)}
@@ -226,9 +228,9 @@ def test_a_part_that_is_left_out_changes_no_other_task() -> None:
 def test_draws_are_what_they_were() -> None:
     """Agents' identities name a population by its ranges and seed: other draws would be another training."""
     assert [(task.model, task.data, task.side, task.classes, task.n_train) for task in POPULATION.tasks[:3]] == [
+        ("residual:8-8-10,norm=batch", "npz:cifar10.npz", 16, None, None),
+        ("plain:4,norm=batch,layers=3,kernel=5,hidden=115-53", "digits", None, (0, 2, 3, 4, 5, 6, 7, 9), 250),
         ("mlp:63-37-49", "npz:cifar10.npz", None, None, None),
-        ("plain:4-23-31,layers=2,kernel=5", "digits", None, (0, 1, 2, 3, 5, 6, 7), 285),
-        ("mlp:52-169,norm=batch", "npz:cifar10.npz", 24, None, None),
     ]
 
 
@@ -300,6 +302,23 @@ def test_an_agent_needs_tasks_and_weights() -> None:
 def test_agents_without_populations_keep_their_identity() -> None:
     env = EnvSpec.model_validate({"tasks": [{"model": "mlp", "data": "digits"}], "densities": [0.05]})
     assert "population" not in env.model_dump(mode="json") and "observations" not in env.model_dump(mode="json")
+
+
+def test_counts_of_quotas_are_found_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def counted(problem: Any, *args: Any) -> Any:
+        asked.append((problem.seed, *args))
+        return source_counts(problem, *args)
+
+    monkeypatch.setattr(episode, "source_counts", counted)
+    tasks = [TaskSpec(model="mlp:11", data="digits", n_train=100)]
+    for _ in range(2):
+        env = PanningEnv(tasks, [0.2, 0.3], [0, 1], n_rounds=1, action={"quotas": ["erk"]})
+        for seed, density in ((0, 0.2), (1, 0.2), (0, 0.3), (0, 0.2)):
+            env.reset(options={"seed": seed, "density": density})
+            env.step(env.spec_of_action.encode({"snip": 1.0}, quotas={"erk": 1.0}))
+    assert asked == [(0, "erk", 0.2), (1, "erk", 0.2), (0, "erk", 0.3)]
 
 
 def test_an_environment_holds_a_bounded_number_of_tasks() -> None:
