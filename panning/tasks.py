@@ -269,18 +269,14 @@ def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
     """The data of ``spec``; the last eight data sets stay in memory, and small ones besides (``KeptData``)."""
     if isinstance(spec.data, OwnBatches):
         raise DataError(f"{spec.data} are batches that score networks, and train none: {_LABELLED}")
+    key = spec.data, spec.label, spec.n_train, spec.side, spec.classes, source
     if source.device != "cpu":
-        return _DATA.get(
-            (_part(spec), source), lambda: load_task_data(spec, source.on_cpu).to(find_device(source.device))
-        )
-    return _DATA.get((_part(spec), source), lambda: _loaded(spec, source))
-
-
-def _part(spec: TaskSpec) -> tuple[Hashable, ...]:
-    return spec.data, spec.label, spec.n_train, spec.side, spec.classes
+        return _DATA.get(key, lambda: load_task_data(spec, source.on_cpu).to(find_device(source.device)))
+    return _DATA.get(key, lambda: _loaded(spec, source))
 
 
 def _loaded(spec: TaskSpec, source: DataSource) -> ImageData:
+    assert not isinstance(spec.data, OwnBatches)  # refused before
     data = load_data(
         spec.data,
         root=source.root,

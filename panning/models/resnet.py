@@ -82,8 +82,9 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(n_inputs, n_classes)
         initialize(self)
         if not norm:
-            for block in (part for part in self.modules() if isinstance(part, BasicBlock)):
-                block.conv2.weight.data.div_(math.sqrt(n_blocks * len(widths)))
+            for part in self.modules():
+                if isinstance(part, BasicBlock):
+                    part.conv2.weight.data.div_(math.sqrt(n_blocks * len(widths)))
 
     def forward(self, inputs: Tensor) -> Tensor:
         maps = self.stages(self.relu(self.norm(self.conv(inputs))))
