@@ -1,5 +1,10 @@
 """A service for tests: the real server in a thread of this process, with jobs that dig (``digger.py``) and a check process
-that nods (``nodder.py``), so that neither takes torch."""
+that nods (``nodder.py``), so that neither takes torch.
+
+    python served.py FOLDER PORT
+
+runs it as a process of its own, which prints its port and, at the first start, the token.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,9 @@ from panning.service.words import Scope
 
 TESTS = Path(__file__).resolve().parent
 PYTHON = (sys.executable, "-S", "-E")
+COMMANDS: dict[str, Any] = {
+    "runner": (*PYTHON, str(TESTS / "digger.py")), "checker": (*PYTHON, str(TESTS / "nodder.py"))
+}  # fmt: skip
 CONFIG = {"kind": "prune", "task": {"model": "mlp", "data": "digits"}, "density": 0.1, "method": "snip", "rounds": 3}
 #: Steps that no test waits for.
 LONG = {**CONFIG, "rounds": 10_000}
@@ -48,8 +56,7 @@ class Served:
     """A service that runs until it is closed."""
 
     def __init__(self, root: Path, **options: Any) -> None:
-        commands = {"runner": (*PYTHON, str(TESTS / "digger.py")), "checker": (*PYTHON, str(TESTS / "nodder.py"))}
-        self.running = Running(Options(root, port=0, **{"slots": 2, **commands, **options}))
+        self.running = Running(Options(root, port=0, **{"slots": 2, **COMMANDS, **options}))
         self.service, self.port = self.running.service, self.running.port
         made = self.running.new_token()
         self.admin = "" if made is None else made[1]
@@ -109,3 +116,15 @@ class Served:
             response.close()
         finally:
             connection.close()
+
+
+def main(root: str, port: str) -> None:
+    """Serve until SIGTERM."""
+    running = Running(Options(Path(root), port=int(port), slots=2, **COMMANDS))
+    made = running.new_token()
+    print(running.port, "" if made is None else made[1], flush=True)
+    running.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

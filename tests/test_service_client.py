@@ -253,6 +253,30 @@ def test_every_packaged_config_that_runs_may_be_sent() -> None:
         check_remote(config_values(name))
 
 
+def test_a_client_outlives_its_server_whose_jobs_run_on(tmp_path: Path) -> None:
+    def serve(port: str) -> tuple[subprocess.Popen[str], list[str]]:
+        command = [sys.executable, str(Path(__file__).with_name("served.py")), str(tmp_path), port]
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert started.stdout is not None
+        return started, started.stdout.readline().split()
+
+    first, (port, token) = serve("0")
+    mine = Client(f"http://127.0.0.1:{port}", token)
+    number = mine.submit({**CONFIG, "rounds": 150}).id
+    told = mine.events(number)
+    assert next(told)[0] == 1
+    first.kill()
+    first.communicate()
+    second, again = serve(port)
+    assert again == [port], "it has its token still"
+    assert [place for place, _ in told] == list(range(2, 151)), "each event once and in order"
+    done = mine.wait(number)
+    assert (done.state, done.attempt) == ("succeeded", 1), "nobody has run it twice"
+    second.terminate()
+    assert second.wait(60) == 0
+    second.communicate()
+
+
 # --- commands ---
 
 
