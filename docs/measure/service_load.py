@@ -3,8 +3,9 @@
     python docs/measure/service_load.py [N_CLIENTS] [SECONDS] [N_STREAMS] [ARTEFACT_MIB]
 
 Each client sends one request a second: 10 % submissions, 40 % lists, 50 % single jobs. Half of the time passes with
-``N_STREAMS`` open streams on a running job, half of it without. Then an artefact is read, a running job is cancelled and the
-server gets SIGTERM. The server is `panning serve` in a process of its own with one slot. Prints JSON.
+``N_STREAMS`` open streams on a running job, half of it without. Then 500 requests are sent by half, an artefact is read, a
+running job is cancelled and the server gets SIGTERM. The server is `panning serve` in a process of its own with one slot.
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import asyncio
 import json
 import os
 import random
+import resource
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -176,6 +179,7 @@ def measure(server: subprocess.Popen[str], root: Path, n_clients: int, seconds: 
     if lags:
         found["event_lag_ms"] = {"p50": _ms(statistics.median(lags)), "p99": _ms(statistics.quantiles(lags, n=100)[-1])}
     found["server_mib"] = _mib(server.pid)
+    found |= _half(client, int(port or 0))
     found |= _artefact(client, root, first.id, mib, server.pid) | _cancel(client, root, long.id)
     told = client.events(first.id)
     began = time.monotonic()
@@ -200,6 +204,36 @@ def _artefact(client: Client, root: Path, job: int, mib: int, pid: int) -> dict[
         "artefact_mb_a_s": mib * 1.048576 / (time.monotonic() - began),
         "artefact_more_mib": _mib(pid, "VmHWM") - before,
     }
+
+
+def _half(client: Client, port: int, n: int = 500) -> dict[str, Any]:
+    """How long halves of requests stay open, and how long others wait meanwhile."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    began, others = time.monotonic(), list[float]()
+    waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(n)]
+    for number, one in enumerate(waiting):
+        one.setblocking(False)
+        one.send(b"POST /api/v1/jobs HTTP/1.1\r\nContent-Length: 9\r\n"[: 1 + number % 40])
+    while waiting:
+        asked = time.monotonic()
+        client.jobs(n=1)
+        others.append(time.monotonic() - asked)
+        waiting = [one for one in waiting if not _is_closed(one)]
+        time.sleep(0.02)
+    return {
+        "half_requests_closed_s": time.monotonic() - began,
+        "others_p99_ms": _ms(statistics.quantiles(others, n=100)[-1]),
+    }
+
+
+def _is_closed(one: socket.socket) -> bool:
+    try:
+        if one.recv(1 << 12):
+            return False
+    except BlockingIOError:
+        return False
+    one.close()
+    return True
 
 
 def _cancel(client: Client, root: Path, job: int) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def watch(number: Number, url: Url = HERE, token_file: TokenFile = None, as_json
             except PanningError:
                 continue  # of a newer service
             listen(event)
-    job = client.wait(number)
+    job = client.job(number)
     if as_json:
         output.print_json(_values(job))
     else:

@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from panning.service.api.deadline import TimedProtocol
 from panning.service.api.guard import authorities
 from panning.service.api.service import Service
 from panning.service.checks import CHECKER, Checks
-from panning.service.folder import Caps
+from panning.service.folder import Caps, JobFolder
 from panning.service.scheduler import RUNNER, Scheduler, Setup
 from panning.service.store import Store
 from panning.service.streams import Streams
@@ -174,23 +174,21 @@ class Running:
 
 def _service(options: Options) -> Service:
     store = Store.at(options.root / "service.sqlite")
-    told: list[Callable[[Job], None]] = []
     setup = Setup(
         options.root / "jobs", options.slots, options.workers, options.data_root, options.caps, runner=options.runner
     )  # fmt: skip
-    try:
-        scheduler = Scheduler(store, setup, lambda job: told[0](job))
-    except BaseException:
-        store.close()
-        raise
-    streams = Streams(store, scheduler.folder)
+    streams = Streams(store, lambda number: JobFolder(setup.root / str(number)))
 
     def tell(job: Job) -> None:
         facts = {"job": job.id, "state": job.state, "code": job.code, "attempt": job.attempt}
         LOG.info("job", extra={"facts": {name: value for name, value in facts.items() if value is not None}})
         streams.told(job)
 
-    told.append(tell)
+    try:
+        scheduler = Scheduler(store, setup, tell)
+    except BaseException:
+        store.close()
+        raise
     return Service(store, scheduler, Checks(options.data_root, command=options.checker), streams, Access(store.tokens))
 
 
