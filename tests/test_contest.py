@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import panning
 from panning.agents import AgentConfig
 from panning.agents.train import train_agent
 from panning.envs import PanningEnv, RewardSpec, ending
 from panning.envs.contest import STANDARD_RIVALS, Contest
+from panning.episode.episode import run_policy
 from panning.episode.levers import Levers
 from panning.foundation.cache import REWARDS, Cache
 from panning.foundation.config import parse_config
@@ -163,6 +166,38 @@ def test_steps_are_the_same_whatever_the_number_of_images() -> None:
     spec = RewardSpec(n_steps=30, recipe=Recipe(batch_size=20, n_images=100, epochs=5))
     assert spec.recipe_on(1000).epochs == 6.0 and spec.recipe_on(40).epochs == 15.0
     assert RewardSpec(recipe=spec.recipe).recipe_on(40) == spec.recipe
+
+
+def test_one_round_is_deployed_as_it_was_trained(tmp_path: Path) -> None:
+    """A contextual bandit: the mask that the reward judged is the one that panning.prune makes."""
+    env = {
+        "tasks": [SPEC.model_dump(mode="json")], "densities": [0.1, 0.2], "seeds": [0], "n_rounds": 1,
+        "action": {"quotas": ["erk"], "balance": True, "start": True}, "observations": ["kept_fan_in", "network_depth"],
+    }  # fmt: skip
+    ppo = {"n_rollouts": 1, "n_envs": 1, "n_steps": 4, "batch_size": 4}
+    policy = train_agent(parse_config(AgentConfig, {"env": env, "ppo": ppo}, "it"), tmp_path, cache=None)
+    shell = PanningEnv([SPEC], [0.1], [0], n_rounds=1, action=policy.spec, observations=policy.observations)
+    observation, _ = shell.reset(seed=0)
+    *_, terminated, _, info = shell.step(policy(observation))
+    result, actions = run_policy(load_task(SPEC, 0).problem, 0.1, policy, policy.spec, policy.n_rounds)
+    assert terminated and len(actions) == 1 and torch.equal(result.mask, info["masks"].flat)
+    assert result.start == info["masks"].manifest["start"]
+    task = load_task(SPEC, 0)
+    masks = panning.prune(task.network(), task.problem.batch(0), density=0.1, policy=tmp_path / "policy.safetensors")
+    assert masks.n_kept == result.masks.n_kept and masks.manifest["start"] == result.start
+
+
+def test_who_sees_nothing_takes_one_action(tmp_path: Path) -> None:
+    """The twin that says what seeing is worth: rounds_left is 1 in every episode of one round."""
+    env = {"tasks": [SPEC.model_dump(mode="json")], "densities": [0.1], "seeds": [0], "n_rounds": 1}
+    ppo = {"n_rollouts": 1, "n_envs": 1, "n_steps": 4, "batch_size": 4}
+    config = parse_config(AgentConfig, {"env": env | {"observations": ["rounds_left"]}, "ppo": ppo}, "it")
+    policy = train_agent(config, tmp_path, cache=None)
+    other = TaskSpec(model="plain:4-6", data="digits", n_train=200)
+    taken = [
+        run_policy(load_task(task, 0).problem, d, policy, policy.spec, 1)[1] for task, d in ((SPEC, 0.1), (other, 0.5))
+    ]
+    assert np.array_equal(taken[0], taken[1])
 
 
 def test_an_agent_is_trained_by_contests(tmp_path: Path) -> None:
