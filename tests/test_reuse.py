@@ -164,6 +164,12 @@ def test_failures_that_befell_a_process_are_tried_again(other: Path) -> None:
     assert {*not_taken(other)} == {"train"}
 
 
+def test_records_that_name_no_data_are_not_taken(other: Path) -> None:
+    (other / "begun.json").unlink()
+    with pytest.warns(PanningWarning, match="do not say with which data they were made"):
+        assert {*not_taken(other)} == {"prune", "train"}
+
+
 def test_a_mask_that_is_gone_is_made_again_and_another_is_refused(other: Path, tmp_path: Path) -> None:
     first, second, *_ = sorted((other / "masks").glob("*.safetensors"))
     first.unlink()

@@ -5,7 +5,8 @@
 The job sleeps, so that workers need no core of their own. Each way runs in a process of its own, with Ray started before the
 clock runs and workers up: what is measured goes from the first trial sent to the last outcome told. Printed is a table:
 milliseconds a trial beyond the sleep, the share of the ideal time, and processor milliseconds of the driver a trial. Run it
-on an idle machine: side by side on a busy one, the ratio of two lines still says something, the lines do not.
+on an idle machine: side by side on a busy one, the ratio of two lines still says something, the lines do not. Tune needs
+``pip install 'ray[tune]' optuna``.
 """
 
 from __future__ import annotations

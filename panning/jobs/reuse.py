@@ -66,7 +66,7 @@ class OtherRuns:
         """Why a record of the same description may say something else."""
         there = record.metrics["data"] if "data" in record.metrics else self._data[run.out]
         if job.data is not None and there != job.data:
-            return "were made with other data"
+            return "were made with other data" if there is not None else "do not say with which data they were made"
         here = environment_info(plugins=job.spec.plugins)
         if (then := _code(record.environment)) != (now := _code(here)):
             return f"were made by other code ({_said(then)}; here {_said(now)})"
