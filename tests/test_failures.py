@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -397,6 +398,26 @@ def test_an_end_by_rays_memory_monitor_is_told_from_others() -> None:
     assert not is_of_memory(exceptions.RayActorError(error_msg="The actor died unexpectedly."))
 
 
+def test_a_head_that_is_silent_ends_the_run_before_ray_ends_the_process() -> None:
+    pytest.importorskip("ray")
+    from panning.foundation.ray_answers import Head
+
+    times = iter((0.0, 4.0, 5.0, 15.0, 34.0, 40.0, 50.0))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        head = Head(lambda: f"127.0.0.1:{port}", lambda: next(times))
+        assert head.answers()
+    assert head.answers()  # it was looked for a moment ago
+    assert [head.answers() for _ in range(3)] == [False] * 3
+    with pytest.raises(
+        WorkerError, match=rf"Ray ended .its head at 127.0.0.1:{port} does not answer.*run the same again"
+    ):
+        head.answers()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert head.answers()  # another cluster
+
+
 def test_a_node_that_lacks_a_package_is_named() -> None:
     pytest.importorskip("ray")
     from panning.jobs.ray_workers import _reason
@@ -420,6 +441,7 @@ def test_a_wait_on_ray_ends_at_its_deadline_or_with_its_last_node(monkeypatch: p
         raise GetTimeoutError("no answer")
 
     monkeypatch.setattr(ray_answers, "LOOK_S", 0.0)
+    monkeypatch.setattr(ray_answers.HEAD, "answers", lambda: True)
     monkeypatch.setattr(ray_answers.ray, "get", silent_call)
     monkeypatch.setattr(ray_answers.ray, "nodes", lambda: [{"Alive": False}])
     with pytest.raises(GetTimeoutError):

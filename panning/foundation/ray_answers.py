@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from panning.foundation.errors import WorkerError
@@ -19,8 +21,64 @@ LOOK_S = 10.0
 STOP_S = 1.0
 
 
+#: How often the head is looked for, and how long it may be silent. After a minute of that Ray ends this process itself,
+#: without our last words.
+HEAD_S = 5.0
+SILENT_S = 30.0
+
+
+class Head:
+    """The process of the cluster that knows its nodes.
+
+    Args:
+        address: where it listens now, as HOST:PORT.
+    """
+
+    def __init__(
+        self,
+        address: Callable[[], str] = lambda: str(ray.get_runtime_context().gcs_address),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._address = address
+        self._clock = clock
+        self._looked = float("-inf")
+        self._last = ""
+        self._silent_since: float | None = None
+
+    def answers(self) -> bool:
+        """Whether it did when it was last looked for, which this does every ``HEAD_S`` seconds.
+
+        Raises:
+            WorkerError: if it has not for ``SILENT_S`` seconds.
+        """
+        now = self._clock()
+        if now < self._looked + HEAD_S:
+            return self._silent_since is None
+        self._looked = now
+        try:
+            address = self._address()
+        except Exception:  # Ray does not run any more: asked for its nodes, it says so
+            return True
+        if address != self._last:
+            self._last, self._silent_since = address, None
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+            self._silent_since = None
+        except OSError as error:
+            self._silent_since = now if self._silent_since is None else self._silent_since
+            if now - self._silent_since >= SILENT_S:
+                raise ray_is_gone(f"its head at {address} does not answer: {error}") from None
+        return self._silent_since is None
+
+
+HEAD = Head()
+
+
 def check_ray_lives() -> None:
-    """Raise WorkerError if no node of the cluster is alive."""
+    """Raise WorkerError if the head of the cluster is silent for too long, or no node is alive."""
+    if not HEAD.answers():
+        return  # whoever asks it for nodes now, waits
     try:
         alive = any(node["Alive"] for node in ray.nodes())
     except Exception as error:  # Ray says in many ways that its own processes are gone

@@ -12,7 +12,7 @@ from panning.foundation.extras import extra_packages
 from panning.foundation.machine import code_versions
 from panning.foundation.memory import keep_freed_memory
 from panning.foundation.own import Own
-from panning.foundation.ray_answers import answer, check_ray_lives, is_of_memory, is_of_node, ray_is_gone
+from panning.foundation.ray_answers import HEAD, answer, check_ray_lives, is_of_memory, is_of_node, ray_is_gone
 from panning.foundation.ray_gpus import gpu_share
 from panning.foundation.ray_own import sent_with_code
 from panning.foundation.stopping import check_stop
@@ -108,6 +108,7 @@ class RayWorkers:
 
     def news(self, timeout_s: float) -> list[News]:
         check_stop()
+        HEAD.answers()
         calls = list(self._calls)
         try:
             ready, _ = ray.wait(calls, num_returns=1, timeout=timeout_s) if calls else ([], [])
