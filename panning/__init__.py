@@ -109,9 +109,15 @@ if "Panning-v0" not in gymnasium.registry:
     gymnasium.register("Panning-v0", entry_point="panning.envs:PanningEnv")
 
 
+#: Packages that the pages name after ``import panning`` alone: panning.training.DYNAMICS.
+_PACKAGES = ("agents", "compaction", "envs", "masks", "pruners", "scoring", "testing", "training")
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("panning")
+    if name in _PACKAGES:
+        return importlib.import_module(f"panning.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'panning' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from panning.api import Data, apart_from_the_caller, check_moment, check_plain
 from panning.flow import Forward
-from panning.foundation.errors import MaskError
+from panning.foundation.errors import MaskError, PanningWarning
 from panning.foundation.keywords import keywords
 from panning.foundation.registry import lookup
 from panning.foundation.wrappers import unwrapped
@@ -21,7 +22,7 @@ from panning.pruners.targets import OF_FIRST_MASKS
 from panning.scoring.interface import layout_of, problem_of
 from panning.scoring.losses import Loss
 from panning.training.moving.engine import MovingMasks
-from panning.training.moving.in_shape import check_shape, density_in_shape
+from panning.training.moving.in_shape import check_shape, density_in_shape, shape_to_lose
 from panning.training.moving.method import Dynamic, Movement
 from panning.training.moving.methods import DYNAMICS, first_mask
 
@@ -110,6 +111,8 @@ def move_masks(
     )  # fmt: skip
     problem = problem_with(masks.layout if masks is not None else layout_of(model, include, exclude, problem_with))
     check_shape(chosen, shape, all_alive)
+    if (doubt := shape_to_lose(chosen, masks, shape)) is not None:
+        warnings.warn(doubt, PanningWarning, stacklevel=4)  # the caller's line: two frames are the decorators'
     target = density_in_shape(problem, shape, density)
     start = masks or first_mask(problem, chosen, target, row)
     movement = Movement(chosen, problem, target, all_alive, shape)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import panning
 from panning.foundation.errors import ConfigError, DensityError, MaskError
 from panning.jobs.spec import CellSpec
+from panning.jobs.train import TrainConfig, check_train
 from panning.jobs.ways import Method
 from panning.jobs.work import Job, execute
 from panning.masks.shape import Shaped
@@ -160,6 +161,22 @@ def test_a_first_mask_of_the_shape_is_the_first_mask() -> None:
     assert other.masks != masks and other.masks.n_kept == masks.n_kept
 
 
+@pytest.mark.filterwarnings("error::panning.PanningWarning")
+def test_first_masks_of_a_shape_that_is_not_asked_for_are_said_to_lose_it() -> None:
+    model = network()
+    masks = panning.prune(model, method="magnitude", shape="2:4", input_shape=(3, 8, 8))
+    settings: dict[str, Any] = {"n_steps": 400, "steps_per_epoch": 100, "masks": masks}
+    for method, shape, warned in (("rigl", None, True), ("rigl", "2:4", False), ("release", None, False)):
+        other = copy.deepcopy(model)
+        optimizer = torch.optim.SGD(other.parameters(), 0.1)
+        density = None if shape else masks.density
+        if warned:
+            with pytest.warns(panning.PanningWarning, match="shape='2:4' keeps it"):
+                panning.move_masks(other, optimizer, method, density=density, **settings)
+        else:
+            panning.move_masks(other, optimizer, method, density=density, shape=shape, **settings)
+
+
 def test_a_saved_state_goes_on_and_one_of_another_shape_is_refused() -> None:
     runs = [moved("rigl", "2:4") for _ in range(2)]
     (moving, optimizer), (other, second) = runs
@@ -235,3 +252,10 @@ def test_the_command_trains_in_a_shape(tmp_path: Path) -> None:
     assert run(*command, "--set", "every=4", "--out", str(tmp_path / "t")) == 0
     masks = panning.load_masks(tmp_path / "t" / "mask.safetensors")
     assert masks.density == 0.5 and (masks.flat.view(-1, 4).sum(1) == 2).all()
+    given = {
+        "task": {"model": "mlp", "data": "digits"},
+        "mask": str(tmp_path / "t" / "mask.safetensors"),
+        "density": 0.5,
+    }
+    moving = {"dynamic": {"name": "rigl", "options": {"every": 4}}, "recipe": {"epochs": 2}}
+    assert "shape='2:4' keeps it" in check_train(TrainConfig.model_validate(given | moving)).notes[-1]

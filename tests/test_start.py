@@ -148,6 +148,16 @@ def test_embeddings_are_named_and_keep_their_kept_weights() -> None:
     torch.testing.assert_close(model[0].weight.data, before * mask)
 
 
+@pytest.mark.parametrize("scheme", ["gain", "isometry", "supar", "fan_in"])
+def test_a_layer_that_is_0_throughout_is_named_where_the_scheme_leaves_it_so(scheme: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    nn.init.zeros_(model[2].weight)
+    masks = panning.Masks.from_tensors({"0.weight": torch.ones(6, 4), "2.weight": torch.ones(2, 6)})
+    started = panning.reinitialise(model, masks, scheme)
+    assert started.untouched == (() if scheme == "fan_in" else ("2.weight",))
+    assert bool(model[2].weight.any()) == (scheme == "fan_in")
+
+
 def test_what_cannot_be_is_a_sentence_and_changes_nothing() -> None:
     model = three_layers()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

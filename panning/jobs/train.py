@@ -22,6 +22,7 @@ from panning.masks.file import fingerprint, load_masks
 from panning.masks.masks import Density, Masks, check_masks_fit, digest_of
 from panning.tasks import NamedTask, RunConfig, TaskSpec, load_task
 from panning.training import Recipe
+from panning.training.moving.in_shape import shape_to_lose
 from panning.training.presets import load_dynamic_preset, load_recipe
 
 
@@ -179,6 +180,8 @@ def check_train(config: TrainConfig) -> TrainRun:
     plan = TrainingPlan(task, recipe, seed, masks)
     if config.dynamic is not None:
         plan = plan.moving(config.dynamic, config.density, config.all_alive, config.shape)
+        if (doubt := shape_to_lose(config.dynamic.method, masks, config.shape)) is not None:
+            notes.append(doubt)
     return TrainRun(config, plan, tuple(notes), _identity(config, recipe, seed, masks) | of_weights)
 
 

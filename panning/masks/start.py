@@ -161,7 +161,8 @@ class Started:
         learning_rates: name -> by what the scheme multiplies the layer's learning rate; layers without one are left out.
         at_gain: parameters that the scheme cannot serve, which ``gain`` has served in its place: under ``isometry`` those
             without a unit of two kept weights.
-        untouched: masked parameters whose kept weights stay: those whose units the scheme cannot tell, as embeddings.
+        untouched: masked parameters whose kept weights stay: those whose units the scheme cannot tell, as embeddings, and
+            those that are 0 throughout, as a head that starts at 0, where the scheme rescales or turns what is there.
     """
 
     scheme: str
@@ -243,8 +244,9 @@ def reinitialise(model: nn.Module, masks: Masks, scheme: str, *, gain: float = 1
             continue
         if not row.serves(layer):
             unserved.append(name)
-        started = (row.weights if row.serves(layer) else gained)(layer)
-        new[name] = from_units(started * layer.mask, parameters[name], kind, module)
+        started = (row.weights if row.serves(layer) else gained)(layer) * layer.mask
+        if started.any():
+            new[name] = from_units(started, parameters[name], kind, module)
         if (factor := row.learning_rate(layer)) != 1.0:
             rates[name] = factor
     if unserved and len(unserved) == len(new):

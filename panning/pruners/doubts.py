@@ -102,12 +102,12 @@ def doubts_of_paths(facts: MaskReport) -> tuple[str, ...]:
     if facts.n_kept and not facts.effective_density:
         return (
             "No kept weight is alive: no path from the inputs to the outputs leads through one. A higher density, all_alive "
-            "or another method (synflow, npb) keeps paths.",
+            "or a method that looks at paths (synflow, npb) keeps some.",
         )
     if n_lost and facts.n_reached_outputs:
         return (
             f"No path leads to {n_lost} of the {facts.n_outputs} outputs, which are the same whatever the input is. A "
-            "higher density or another method (synflow, npb) reaches them.",
+            "higher density reaches more, and so may a method that looks at paths (synflow, npb).",
         )
     return ()
 

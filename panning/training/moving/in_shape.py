@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from panning.foundation.errors import MaskError
+from panning.masks.masks import Masks
 from panning.masks.shape import Shape, Shaped, check_unrepaired
 from panning.pruners import Form
 from panning.scoring.problem import Problem
@@ -42,6 +43,14 @@ def check_shape(method: Dynamic, shape: str | None, all_alive: bool) -> None:
             "granet) or keeps dense ones (dpf, surgery)."
         )
     check_unrepaired(shape, all_alive)
+
+
+def shape_to_lose(method: Dynamic, first: Masks | None, shape: str | None) -> str | None:
+    """What to say where the first masks have a shape that the method could keep, and was not asked to."""
+    had = None if first is None else first.manifest.get("shape")
+    if shape is not None or not isinstance(had, str) or not method.shapes:
+        return None
+    return f"The masks have the shape {had!r}, which the first move breaks: shape={had!r} keeps it."
 
 
 def density_in_shape(problem: Problem, shape: str | None, density: float | None) -> float:
