@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from panning.client.requests import sent_events
 from panning.service.serve import Options, Running
 from panning.service.words import Scope
 
@@ -104,15 +105,7 @@ class Served:
             connection.request("GET", f"/api/v1/jobs/{number}/events", headers=headers)
             response = connection.getresponse()
             assert response.status == 200, response.read()
-            event: dict[str, str] = {}
-            for line in response:
-                name, _, value = line.decode().rstrip("\n").partition(": ")
-                if name:
-                    event[name] = value
-                elif "data" in event:
-                    place = int(event["id"]) if "id" in event else None
-                    yield event.get("event", "message"), place, json.loads(event["data"])
-                    event = {}
+            yield from sent_events(response)
             response.close()
         finally:
             connection.close()
