@@ -106,8 +106,9 @@ class EnvSpec(EpisodeSpec):
     @model_serializer(mode="wrap")
     def _without_no_population(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As before there were populations, and as ``ObservationSpec`` has it, so that agents that exist go on."""
-        without = {"population": None, "observations": list(STANDARD)}
-        return {name: value for name, value in handler(self).items() if name not in without or value != without[name]}
+        left = {"population"} if self.population is None else set()
+        left |= {"observations"} if self.observations == STANDARD else set()
+        return {name: value for name, value in handler(self).items() if name not in left}
 
     @property
     def every_task(self) -> tuple[TaskSpec, ...]:
