@@ -143,8 +143,12 @@ def test_a_card_without_a_policy_is_none_and_a_broken_one_is_said(agent: Path, s
     keep(agent / "policy.safetensors", "mine", Card())
     (shelf / "alone.yaml").write_text("summary: no file\n")
     assert list(panning.policies()) == ["mine"]
-    (shelf / "mine.yaml").write_text("summry: x\n")
+    (shelf / "mine.yaml").write_text("kind: policy\nsummry: x\n")
     with pytest.raises(ConfigError, match="mine.yaml.*\n.*summry: unknown key. Did you mean 'summary'"):
+        panning.policies()
+    (shelf / "mine.yaml").write_text("kind: bench\nname: mine\n")  # a grid beside its policy
+    assert card_of(shelf / "mine.safetensors") is None and load_policy(shelf / "mine.safetensors").seen == {}
+    with pytest.raises(ConfigError, match="is no card of a policy: a card says 'kind: policy'"):
         panning.policies()
 
 

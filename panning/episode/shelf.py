@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from panning.foundation.config import Config, dump_config, load_config
+from panning.foundation.config import Config, dump_config, parse_config, read_yaml
 from panning.foundation.errors import ConfigError, PolicyError
 from panning.foundation.files import read_regular, write_atomic
 from panning.foundation.packaged import packaged_configs
@@ -65,12 +65,14 @@ class Card(Config):
     {'network_depth': (0.8, 0.2, 0.5)}
 
     Attributes:
+        kind: tells a card from other files of its name, as a grid beside its policy.
         summary: one sentence.
         seen: observation -> the lowest and the highest that the training has shown.
         scores: case -> what the policy reached there, in words.
         fails: where it does badly, in sentences.
     """
 
+    kind: Literal["policy"] = "policy"
     summary: Text = ""
     trained: Training | None = None
     seen: dict[Text, Bounds] = {}
@@ -121,7 +123,9 @@ def policies() -> dict[str, Shelved]:
     found: dict[str, Shelved] = {}
     for path, shipped in (*((path, True) for path in packaged_configs(SHIPPED).values()), *_own()):
         if path.stem not in found and (file := path.with_suffix(POLICY)).is_file():
-            found[path.stem] = Shelved(path.stem, file, load_config(Card, path), shipped)
+            if (card := _read(path)) is None:
+                raise ConfigError(f"{path} is no card of a policy: a card says 'kind: policy'.")
+            found[path.stem] = Shelved(path.stem, file, card, shipped)
     return found
 
 
@@ -164,7 +168,15 @@ def card_of(path: Path) -> Card | None:
         ConfigError: if it is broken.
     """
     beside = path.with_suffix(CARD)
-    return load_config(Card, beside) if path.suffix == POLICY and beside.is_file() else None
+    return _read(beside) if path.suffix == POLICY and beside.is_file() else None
+
+
+def _read(path: Path) -> Card | None:
+    """The card in a file; None if the file is something else."""
+    values = read_yaml(path)
+    return (
+        parse_config(Card, values, str(path)) if isinstance(values, dict) and values.get("kind") == "policy" else None
+    )
 
 
 def keep(policy: Path, name: str, card: Card) -> Shelved:
