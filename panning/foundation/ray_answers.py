@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from panning.foundation.errors import WorkerError
+from panning.foundation.errors import PanningWarning, WorkerError
 from panning.foundation.extras import extra_packages
 from panning.foundation.stopping import check_stop
 from panning.foundation.text import first_line
@@ -66,10 +67,19 @@ class Head:
             socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
             self._silent_since = None
         except OSError as error:
-            self._silent_since = now if self._silent_since is None else self._silent_since
+            if self._silent_since is None:
+                self._silent_since = now
+                warnings.warn(_silent(address), PanningWarning, stacklevel=2)  # now, as Ray may leave no time to say so
             if now - self._silent_since >= SILENT_S:
                 raise ray_is_gone(f"its head at {address} does not answer: {error}") from None
         return self._silent_since is None
+
+
+def _silent(address: str) -> str:
+    return (
+        f"The head of the Ray cluster at {address} does not answer. If it stays silent, the run ends within a minute: what is "
+        "done is kept; run the same again to go on."
+    )
 
 
 HEAD = Head()
