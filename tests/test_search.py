@@ -462,6 +462,7 @@ def test_all_errors_of_a_config_come_at_once() -> None:
 def test_every_shipped_config_is_well_formed_and_says_how_it_is_run(path: Path) -> None:
     from panning.agents import AgentConfig
     from panning.compare.grid import GridConfig
+    from panning.episode.shelf import Card
     from panning.foundation.config import Config
     from panning.jobs.prune import PruneConfig
     from panning.jobs.train import TrainConfig
@@ -476,7 +477,10 @@ def test_every_shipped_config_is_well_formed_and_says_how_it_is_run(path: Path) 
         "train": TrainConfig,
         "search": SearchConfig,
         "demo": SearchConfig,
+        "policies": Card,
     }
     load_config(kinds[path.parent.name], path)
+    if path.parent.name == "policies":  # which training writes
+        return
     text = path.read_text()
     assert text.startswith("# ") and (path.parent.name == "recipes" or f"{path.parent.name}/{path.stem}" in text)
