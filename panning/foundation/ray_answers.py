@@ -77,8 +77,8 @@ class Head:
 
 def _silent(address: str) -> str:
     return (
-        f"The head of the Ray cluster at {address} does not answer. If it stays silent, the run ends within a minute: what is "
-        "done is kept; run the same again to go on."
+        f"The head of the Ray cluster at {address} does not answer. If it stays silent, the run ends within a minute: what "
+        "is done is kept; run the same again to go on."
     )
 
 
