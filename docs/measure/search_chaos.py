@@ -299,13 +299,16 @@ class Chaos:
         driver.start(None)
         driver.process.wait()
         here, there = ({r.key: r for r in read_records(one / "records.jsonl")} for one in (folder, reference))
-        files = [[(one / name).read_bytes() for name in ("journal.jsonl", "table.md")] for one in (folder, reference)]
+        files = [
+            [(one / name).read_bytes() for name in ("journal.jsonl", "agent/policy.safetensors")]
+            for one in (folder, reference)
+        ]
         return {
             "records": len(here), "records that lack": len(there.keys() - here.keys()),
             "records too many": len(here.keys() - there.keys()),
             "records that differ": sum(said(here[key]) != said(there[key]) for key in here.keys() & there.keys()),
             "failed trials": sum(record.metrics.get("failure") is not None for record in here.values()),
-            "tables or journals that differ": int(files[0] != files[1]),
+            "journals or policies that differ": int(files[0] != files[1]),
         }  # fmt: skip
 
     def counts(self) -> dict[str, Any]:
