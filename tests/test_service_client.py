@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import contextmanager, suppress
+from datetime import date
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,7 @@ from served import CONFIG, Served
 import panning
 from panning.client import Client, ServiceError, UnreachableError, client, config_values, download, requests
 from panning.client.requests import Requests
-from panning.foundation.errors import ConfigError
-from panning.service.artefacts import Artefact
+from panning.foundation.errors import ConfigError, OutputError
 from panning.service.words import Quota
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +56,7 @@ class Torn:
     """An answer that breaks off after so many lines, or reads."""
 
     def __init__(self, answer: Any, n: int) -> None:
-        self.answer, self.n, self.status = answer, n, answer.status
+        self.answer, self.n, self.status, self.length = answer, n, answer.status, answer.length
 
     def __enter__(self) -> Torn:
         return self
@@ -71,10 +73,9 @@ class Torn:
         self._step()
         return self.answer.read(n)
 
-    def __iter__(self) -> Iterator[bytes]:
-        for line in self.answer:
-            self._step()
-            yield line
+    def readline(self, n: int) -> Any:
+        self._step()
+        return self.answer.readline(n)
 
 
 def tear(monkeypatch: pytest.MonkeyPatch, *after: int | None) -> list[str]:
@@ -150,20 +151,13 @@ def test_a_fetch_that_breaks_goes_on_behind_the_last_byte(
         mine.fetch(job.id, tmp_path, ["no", "nor"])
 
 
-def test_a_file_that_is_not_what_its_hash_says_is_not_kept(
-    mine: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_not_what_its_hash_says_is_not_kept(mine: Client, tmp_path: Path) -> None:
     job = mine.submit(CONFIG)
     mine.wait(job.id)
     (one,) = mine.artefacts(job.id)
     (tmp_path / f".{one.sha256[:32]}.part").write_bytes(b"x" * (one.n_bytes - 1))
     with pytest.raises(ServiceError, match="is not what its hash says"):
         mine.fetch(job.id, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    for path in ("../out", "/etc/out", "a/../../out", "", "a\\..\\out", "a\x1b"):
-        monkeypatch.setattr(Client, "artefacts", lambda *_, path=path: [Artefact(path, 1, one.sha256)])
-        with pytest.raises(ServiceError, match="outside of the folder"):
-            mine.fetch(job.id, tmp_path / "into")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,10 +225,116 @@ def test_a_redirection_is_not_followed_and_the_token_goes_nowhere_else() -> None
     assert seen == ["/api/v1/jobs/1"]
 
 
+@contextmanager
+def pretender(answers: Callable[[str], tuple[bytes, int]]) -> Iterator[Client]:
+    """A client of something else than a service, which answers a path with bytes, and says that they are so many."""
+
+    class Pretender(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body, length = answers(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            with suppress(ConnectionError):
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pretender) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield Client(f"http://127.0.0.1:{server.server_port}", "pan_x", patience_s=5)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_what_is_no_answer_of_a_service_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests.time, "sleep", lambda _: None)
+    for said in (b"<html>", b"", b"3", b"null", b"\xff", b'{"id": 1}', b"[" * 100_000, b'{"jobs": 1}'):
+        with pretender(lambda _, said=said: (said, len(said))) as mine:  # type: ignore[misc]
+            for call in (lambda: mine.job(1), mine.jobs, lambda: mine.fetch(1, "x")):
+                with pytest.raises(ServiceError, match="no answer of `panning serve`"):
+                    call()
+    for said in (b"data: {\n\n", b"id: x\ndata: {}\n\n", b"event: job\ndata: []\n\n", b"a" * (2 << 20)):
+        with (
+            pretender(lambda _, said=said: (said, len(said))) as mine,  # type: ignore[misc]
+            pytest.raises(ServiceError, match="no answer of `panning serve`"),
+        ):
+            mine.wait(1)
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests.time, "sleep", lambda _: None)
+    whole, asked = b'{"jobs": [], "next": null}', []
+
+    def answers(path: str) -> tuple[bytes, int]:
+        asked.append(path)
+        return whole[: 10 if len(asked) == 1 else None], len(whole)
+
+    with pretender(answers) as mine:
+        assert mine.jobs() == [] and len(asked) == 2
+
+
+WRONG: list[dict[str, Any]] = [
+    *(
+        {"path": path}
+        for path in ("../x", "a/../x", "/tmp/x", "", ".", "a//b", "a\\b", "a\x1b", ".bashrc", ".git/x", 3)
+    ),
+    *({"sha256": text} for text in ("", "../" * 30, "A" * 64, 5)),
+    *({"n_bytes": n} for n in (-1, "9", True, 1e3, None)),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_service_writes_nowhere_but_into_the_folder(wrong: dict[str, Any], tmp_path: Path) -> None:
+    told = json.dumps([{"path": "x", "sha256": "0" * 64, "n_bytes": 3, **wrong}]).encode()
+    out = tmp_path / "in" / "out"
+    with (
+        pretender(lambda path: (told, len(told)) if path.endswith("artefacts") else (b"abc", 3)) as mine,
+        pytest.raises(ServiceError, match=r"outside of the folder|no answer of"),
+    ):
+        mine.fetch(1, out)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_fetch_that_this_machine_has_no_room_for_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(requests.time, "sleep", slept.append)
+    sha256 = hashlib.sha256(b"abc").hexdigest()
+
+    def answers(path: str) -> tuple[bytes, int]:
+        told = json.dumps([{"path": "x", "sha256": sha256, "n_bytes": n_bytes}]).encode()
+        return (told, len(told)) if path.endswith("artefacts") else (b"abc", 3)
+
+    with pretender(answers) as mine:
+        n_bytes = 1 << 62
+        with pytest.raises(OutputError, match="the disk has room for"):
+            mine.fetch(1, tmp_path / "large")
+        n_bytes = 3
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / f".{sha256[:32]}.part").symlink_to("/dev/full")
+        with pytest.raises(OutputError, match="No space left on device"):
+            mine.fetch(1, tmp_path / "out")
+    assert slept == [], "no other try at the service would help"
+
+
 def test_addresses_and_configs_are_checked() -> None:
-    for url in ("", "127.0.0.1:8750", "ftp://host", "http://", "http://me:secret@host", "http://host?x"):
+    for url in ("", "127.0.0.1:8750", "ftp://host", "http://", "http://me:secret@host", "http://host?x", "http://[::1",
+                "http://host:abc", "http://host:0", "http://host:99999", "http://h\n:1", "http://a b"):  # fmt: skip
         with pytest.raises(ConfigError, match="is no address of a service"):
             Client(url, "pan_x")
+    for wrong in ("", "pan_a\nb", "pan \u221e", "p\xe4n"):
+        with pytest.raises(ConfigError, match="A token is one word"):
+            Client("http://localhost:1", wrong)
+    mine = Client("http://localhost:1", "pan_x")
+    with pytest.raises(ConfigError, match="A key is one word"):
+        mine.submit(CONFIG, key="a\nb")
+    for value in (float("inf"), float("nan"), date(2030, 1, 1)):
+        with pytest.raises(ConfigError, match="cannot be sent as JSON"):
+            mine.submit({**CONFIG, "density": value})
     with pytest.warns(panning.PanningWarning, match="The token goes to lab.example in the clear"):
         Client("http://lab.example:8750", "pan_x")
     assert Client("https://lab.example/", "pan_x").url == "https://lab.example"

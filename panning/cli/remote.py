@@ -40,7 +40,7 @@ def submit(
 ) -> None:
     """Send a job to a service.
 
-    Example: panning submit demo/digits seeds=[0]
+    Example: panning submit prune/digits-mlp seed=1
     """
     job = client_of(url, token_file).submit(config, changes or [], key)
     if as_json:

@@ -11,7 +11,6 @@ behind its last byte.
 
 from __future__ import annotations
 
-import json
 import urllib.parse
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from panning.client.download import fetch_file
-from panning.client.requests import BROKEN, Requests, ServiceError, sent_events
+from panning.client.download import checked, fetch_file
+from panning.client.requests import BROKEN, Requests, ServiceError, in_header, sent_events, understood
 from panning.foundation.config import overridden, read_yaml
 from panning.foundation.errors import ConfigError
 from panning.foundation.packaged import packaged_configs, packaged_name
@@ -50,7 +49,7 @@ class Client:
         timeout_s: the service may be silent for so long; it says that it is there every 15 s.
 
     Raises:
-        ConfigError: for a URL that is none.
+        ConfigError: for a URL or a token that is none.
     """
 
     def __init__(self, url: str, token: str, *, patience_s: float = 60.0, timeout_s: float = 120.0) -> None:
@@ -73,11 +72,11 @@ class Client:
             key: the same config under the same key is the same job; None makes a new one.
 
         Raises:
-            ConfigError: if there is no such config.
+            ConfigError: if there is no such config, or it or the key cannot be sent.
             ServiceError: if it is refused: for all that is wrong with it, or a quota.
         """
-        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-        return _job(self._requests.json("POST", "/jobs", config_values(config, changes), headers))
+        headers = {"Idempotency-Key": str(uuid.uuid4()) if key is None else in_header(key, "A key")}
+        return self._job(self._requests.json("POST", "/jobs", config_values(config, changes), headers))
 
     def job(self, number: int) -> Job:
         """A job as it is now.
@@ -86,7 +85,7 @@ class Client:
             ServiceError: if it is refused, as a job that is not there.
             UnreachableError: if nothing gets through.
         """
-        return _job(self._requests.json("GET", f"/jobs/{number}"))
+        return self._job(self._requests.json("GET", f"/jobs/{number}"))
 
     def jobs(self, state: str | None = None, n: int = 50) -> list[Job]:
         """The newest jobs that the token may see.
@@ -101,8 +100,10 @@ class Client:
             asked = {"limit": min(n - len(found), 200), "state": state, "before": before}
             query = urllib.parse.urlencode({name: value for name, value in asked.items() if value is not None})
             page = self._requests.json("GET", f"/jobs?{query}")
-            found += [_job(values) for values in page["jobs"]]
-            if (before := page["next"]) is None:
+            with understood(self.url):
+                found += (told := [self._job(values) for values in page["jobs"]])
+                before = page["next"]
+            if before is None or not told:
                 break
         return found
 
@@ -112,11 +113,11 @@ class Client:
         Raises:
             ServiceError: if it has ended.
         """
-        return _job(self._requests.json("POST", f"/jobs/{number}/cancel"))
+        return self._job(self._requests.json("POST", f"/jobs/{number}/cancel"))
 
     def retry(self, number: int) -> Job:
         """Queue a job that failed or was cancelled once more; it goes on where it was."""
-        return _job(json.loads(self._requests.once("POST", f"/jobs/{number}/retry")))
+        return self._job(self._requests.once("POST", f"/jobs/{number}/retry"))
 
     def delete(self, number: int) -> None:
         """Delete a job that has ended, with its files."""
@@ -126,6 +127,12 @@ class Client:
         """What a run of a config costs at most, as ``panning.cost`` says it."""
         found: dict[str, Any] = self._requests.json("POST", "/cost", config_values(config, changes))
         return found
+
+    def _job(self, values: Mapping[str, Any]) -> Job:
+        with understood(self.url):
+            ended = ("started", "ended")
+            times = {name: None if values[name] is None else datetime.fromisoformat(values[name]) for name in ended}
+            return Job(**{**values, **times, "submitted": datetime.fromisoformat(values["submitted"])})
 
     # --- following ---
 
@@ -152,7 +159,8 @@ class Client:
             reason: Exception | str = "the stream ended before the job"
             try:
                 headers = {"Last-Event-ID": str(last)} if last else {}
-                with self._requests.open("GET", f"/jobs/{number}/events", headers) as stream:
+                answer = self._requests.open("GET", f"/jobs/{number}/events", headers)
+                with answer as stream, understood(self.url):
                     for kind, place, values in sent_events(stream):
                         patience.renew()
                         last = last if place is None else place
@@ -167,7 +175,9 @@ class Client:
 
     def artefacts(self, number: int) -> list[Artefact]:
         """The files that a job has left by now."""
-        return [Artefact(**values) for values in self._requests.json("GET", f"/jobs/{number}/artefacts")]
+        told = self._requests.json("GET", f"/jobs/{number}/artefacts")
+        with understood(self.url):
+            return [checked(Artefact(**values)) for values in told]
 
     def fetch(self, number: int, out: str | Path, paths: Sequence[str] = ()) -> list[Path]:
         """Fetch the files of a job into a folder. Files that are there already are not fetched again.
@@ -180,6 +190,7 @@ class Client:
 
         Raises:
             ServiceError: if the job or a file is not there, or a file is not what its hash says.
+            OutputError: if there is no room for a file.
         """
         there = {one.path: one for one in self.artefacts(number)}
         if missing := [path for path in paths if path not in there]:
@@ -195,7 +206,7 @@ class Client:
             values: expires, owner, running, queued, stored_bytes, as the service describes them.
         """
         body = {"name": name, "scope": scope, **{key: value for key, value in values.items() if value is not None}}
-        found: dict[str, Any] = json.loads(self._requests.once("POST", "/tokens", body))
+        found: dict[str, Any] = self._requests.once("POST", "/tokens", body)
         return found
 
     def tokens(self) -> list[dict[str, Any]]:
@@ -232,8 +243,3 @@ def config_values(given: str | Path | Mapping[str, Any], changes: Sequence[str] 
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values at the top level.")
     return values
-
-
-def _job(values: Mapping[str, Any]) -> Job:
-    times = {name: values[name] and datetime.fromisoformat(values[name]) for name in ("submitted", "started", "ended")}
-    return Job(**{**values, **times})

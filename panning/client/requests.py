@@ -10,6 +10,7 @@ import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from panning.foundation.errors import ConfigError, JobError, PanningError, PanningWarning
@@ -18,6 +19,8 @@ from panning.foundation.errors import ConfigError, JobError, PanningError, Panni
 PASSING = (502, 503, 504)
 #: No answer but a file is longer.
 MOST_BYTES = 64 << 20
+#: No line of a stream is longer; an event has 64 KiB at most.
+MOST_OF_LINE = 1 << 20
 #: Waits before the same is tried again, in seconds.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 T = TypeVar("T")
@@ -88,19 +91,18 @@ class Requests:
         timeout_s: the service may be silent for so long.
 
     Raises:
-        ConfigError: for a URL that is none.
+        ConfigError: for a URL or a token that is none.
     """
 
     def __init__(self, url: str, token: str, patience_s: float, timeout_s: float) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        if (parts := _address(url)) is None or not parts.hostname:
             raise ConfigError(f"'{url}' is no address of a service: give http://HOST:PORT or https://HOST.")
         is_near = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
         if parts.scheme == "http" and not is_near:
             warnings.warn(f"The token goes to {parts.hostname} in the clear: use https.", PanningWarning, stacklevel=3)
         self.url = url.rstrip("/")
         self.patience_s, self.timeout_s = patience_s, timeout_s
-        self._token = token.strip()
+        self._token = in_header(token.strip(), "A token")
         # A redirection would take the token elsewhere, and a proxy has no business on this machine.
         self._opener = urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if is_near else []))
 
@@ -112,13 +114,14 @@ class Requests:
         """The answer to a request, open.
 
         Raises:
+            ConfigError: for a body that is no JSON, as an infinite number.
             ServiceError: if it is refused.
             Exception: one of ``BROKEN``, if it does not get through.
         """
         sent = {"Authorization": f"Bearer {self._token}", **(headers or {})}
         data = None
         if body is not None:
-            data, sent["Content-Type"] = json.dumps(body, allow_nan=False).encode(), "application/json"
+            data, sent["Content-Type"] = _as_json(body), "application/json"
         request = urllib.request.Request(f"{self.url}/api/v1{path}", data, sent, method=method)
         try:
             return self._opener.open(request, timeout=self.timeout_s)
@@ -132,6 +135,8 @@ class Requests:
         """All of the answer to a request, which is sent once; raises as ``open``."""
         with self.open(method, path, headers, body) as answer:
             found: bytes = answer.read(MOST_BYTES)
+            if answer.length:  # what broke off is no answer, and read says nothing of it
+                raise http.client.IncompleteRead(b"", answer.length)
             return found
 
     def json(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
@@ -141,11 +146,15 @@ class Requests:
             ServiceError: if it is refused.
             UnreachableError: if it does not get through.
         """
-        return json.loads(self.until_through(lambda: self.read(method, path, body, headers)))
+        answer = self.until_through(lambda: self.read(method, path, body, headers))
+        with understood(self.url):
+            return json.loads(answer)
 
-    def once(self, method: str, path: str, body: Any = None) -> bytes:
-        """All of the answer to a request that must not be sent again; raises as ``json``."""
-        return self.until_through(lambda: self.read(method, path, body), Patience(self.url, 0.0))
+    def once(self, method: str, path: str, body: Any = None) -> Any:
+        """The value of the answer to a request that must not be sent again, None if it has none; raises as ``json``."""
+        answer = self.until_through(lambda: self.read(method, path, body), Patience(self.url, 0.0))
+        with understood(self.url):
+            return json.loads(answer) if answer else None
 
     def until_through(self, call: Callable[[], T], patience: Patience | None = None) -> T:
         """What a call gives that is repeated while it does not get through; raises as ``json``."""
@@ -157,19 +166,72 @@ class Requests:
                 patience.wait(error)
 
 
+@contextmanager
+def understood(url: str) -> Iterator[None]:
+    """Within, what an answer says is read.
+
+    Raises:
+        ServiceError: if it is no answer of a service.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        said = (
+            f"What {url} answers is no answer of `panning serve`: is it the right address, and as new as this client?"
+        )
+        raise ServiceError(said, 200) from None
+
+
+def in_header(value: str, what: str) -> str:
+    """The value of a header, which is one word.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    if not value or not all("!" <= letter <= "~" for letter in value):
+        raise ConfigError(f"{what} is one word of ASCII letters, digits and signs, without spaces or line ends.")
+    return value
+
+
+def _address(url: str) -> urllib.parse.SplitResult | None:
+    """The parts of a URL of a service; None if it is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    is_plain = url.isascii() and url.isprintable() and " " not in url and not parts.query and not parts.username
+    return parts if parts.scheme in ("http", "https") and parts.hostname and port != 0 and is_plain else None
+
+
+def _as_json(body: Any) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"This cannot be sent as JSON: {error}. Write numbers that are finite, and dates in quotes."
+        ) from None
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         """Follow none: the answer is then an error."""
 
 
 def sent_events(stream: Any) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
-    """The server-sent events of a stream: kind, id, values."""
+    """The server-sent events of a stream: kind, id, values.
+
+    Raises:
+        ValueError: for what is none.
+    """
     event: dict[str, str] = {}
-    for line in stream:
+    while line := stream.readline(MOST_OF_LINE):
+        if len(line) == MOST_OF_LINE:
+            raise ValueError("a line without an end")
         name, _, value = line.decode().rstrip("\r\n").partition(": ")
-        if name:
+        if name in ("id", "event", "data"):
             event[name] = value
-        elif "data" in event:
+        elif not name and "data" in event:
             place = int(event["id"]) if "id" in event else None
             yield event.get("event", "message"), place, json.loads(event["data"])
             event = {}
