@@ -117,9 +117,21 @@ def test_a_token_ends_when_it_expires_and_at_once_when_it_is_revoked(
     assert made["secret"] not in served.ask("GET", "/api/v1/tokens", served.admin).body.decode()
     for wrong in (
         {"name": "a\nb"}, {"name": ""}, {"name": "a", "scope": "root"}, {"name": "a", "owner": 10**6},
+        {"name": "a", "expires": "9999-12-31T23:59:59-14:00"}, {"name": "a", "expires": "0001-01-01T00:00:00+14:00"},
         {"name": "a", "hash": "x"}, {"name": "a", "expires": "2030-01-01T00:00:00"}, {"name": "a", "running": -1},
     ):  # fmt: skip
         assert served.ask("POST", "/api/v1/tokens", served.admin, wrong).status == 422, wrong
+
+
+def test_an_open_stream_tells_a_token_that_was_revoked_nothing_more(served: Served) -> None:
+    made = served.ask("POST", "/api/v1/tokens", served.admin, {"name": "Bo"}).json
+    number = served.submit(made["secret"], **LONG)
+    told = served.events(made["secret"], number)
+    next(told)
+    assert served.ask("DELETE", f"/api/v1/tokens/{made['token']['id']}", served.admin).status == 204
+    assert len(list(told)) < LONG["rounds"], "the stream ends before the job"
+    assert served.ask("GET", f"/api/v1/jobs/{number}", served.admin).json["state"] == "running"
+    assert served.ask("POST", f"/api/v1/jobs/{number}/cancel", served.admin).status == 202
 
 
 def test_jobs_of_others_are_not_there(served: Served) -> None:

@@ -22,7 +22,7 @@ def add(
         str, typer.Option("--scope", help="read, submit (which includes it), admin (which includes all), or metrics.")
     ] = "submit",
     days: Annotated[
-        float | None, typer.Option("--days", min=0, help="It is good for so long. Default: it lasts.")
+        float | None, typer.Option("--days", min=0, max=36_500, help="It is good for so long. Default: it lasts.")
     ] = None,
     owner: Annotated[
         int | None,
@@ -30,7 +30,9 @@ def add(
     ] = None,
     running: Annotated[int | None, typer.Option("--running", min=0, help="So many of its jobs run at a time.")] = None,
     queued: Annotated[int | None, typer.Option("--queued", min=0, help="So many of its jobs wait at most.")] = None,
-    stored: Annotated[float | None, typer.Option("--stored-gib", min=0, help="So much its jobs may leave.")] = None,
+    stored: Annotated[
+        float | None, typer.Option("--stored-gib", min=0, max=1 << 30, help="So much its jobs may leave.")
+    ] = None,
     url: Url = HERE,
     token_file: TokenFile = None,
     as_json: options.AsJson = False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -76,29 +75,29 @@ class Access:
         self.tokens = tokens
         self.failures = Failures(clock)
         self._known: dict[bytes, Token] = {}
-        self._lock = threading.Lock()
-        self._n_revoked = 0
+        self._revoked: set[int] = set()
 
     def of(self, secret: str) -> Token | None:
         """The token of a secret; None if there is none that is good now."""
         key = hashlib.sha256(secret.encode(errors="replace")).digest()
         token = self._known.get(key)
         if token is not None:
-            return token if self.tokens.is_good(token) else None
-        before = self._n_revoked
+            return token if self.is_good(token) else None
         token = self.tokens.of(secret)
-        with self._lock:
-            if token is not None and before == self._n_revoked and len(self._known) < MOST_KNOWN:
-                self._known[key] = token
+        if token is not None and len(self._known) < MOST_KNOWN:
+            self._known[key] = token
         return token
+
+    def is_good(self, token: Token) -> bool:
+        """Whether a token that was good has neither expired nor been revoked since."""
+        return token.id not in self._revoked and self.tokens.is_good(token)
 
     def revoke(self, number: int) -> bool:
         """End a token at once; whether it was good until now."""
-        was_good = self.tokens.revoke(number)
-        with self._lock:
-            self._n_revoked += 1
-            self._known.clear()
-        return was_good
+        if not self.tokens.revoke(number):
+            return False
+        self._revoked.add(number)
+        return True
 
     def check(self, request: Request, secret: str | None, scope: Scope) -> Token:
         """The token of a request.

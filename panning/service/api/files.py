@@ -15,9 +15,9 @@ from panning.foundation.files import open_regular
 from panning.service.api.access import Reader
 from panning.service.api.jobs import Here, Number
 from panning.service.api.problems import ONE, ProblemError, documented
+from panning.service.api.service import Service
 from panning.service.artefacts import Artefact
-from panning.service.streams import Streams
-from panning.service.words import Job, NoJobError
+from panning.service.words import Job, NoJobError, Token
 
 #: Streams at a time.
 MOST_STREAMS = 500
@@ -51,11 +51,13 @@ def events(here: Here, token: Reader, number: Number, last: Last = None) -> Resp
     job = here.job(number, token)
     if here.streams.n_listeners >= MOST_STREAMS:
         raise ProblemError("busy", f"{MOST_STREAMS} streams are open, and no more may be.", {"Retry-After": "5"})
-    return StreamingResponse(_told(here.streams, job.id, last or 0), media_type="text/event-stream")
+    return StreamingResponse(_told(here, token, job.id, last or 0), media_type="text/event-stream")
 
 
-async def _told(streams: Streams, number: int, after: int) -> AsyncIterator[bytes]:
-    async for told in streams.listen(number, after):
+async def _told(here: Service, token: Token, number: int, after: int) -> AsyncIterator[bytes]:
+    async for told in here.streams.listen(number, after):
+        if not here.access.is_good(token):
+            return
         found = [format_sse_event(data_str=line.decode(), id=str(place)) for place, line in told.lines]
         if told.job is not None:
             found.append(format_sse_event(event="job", data_str=_JOB.dump_json(told.job).decode()))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from panning.service.api.access import Admin
 from panning.service.api.jobs import MAX_NUMBER, Here
@@ -24,13 +24,20 @@ def _written(given: object) -> object:
     return given
 
 
+def _in_utc(given: datetime) -> datetime:
+    try:
+        return given.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time lies in the years 1 to 9999 of UTC") from None
+
+
 class NewToken(BaseModel):
     """A token to be made."""
 
     model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1, max_length=MAX_NAME, description="Whose it is, on one line.")
     scope: Scope = "submit"
-    expires: Annotated[AwareDatetime, BeforeValidator(_written)] | None = Field(
+    expires: Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)] | None = Field(
         None, description="With a zone; null lets it last."
     )
     owner: int | None = Field(
