@@ -19,6 +19,7 @@ from served import CONFIG, LONG, Served
 from panning.foundation.errors import ConfigError, JobError
 from panning.foundation.remote import TEXTS
 from panning.service import checks as checks_module
+from panning.service.api import files
 from panning.service.api.access import MOST_FAILURES, Failures
 from panning.service.api.app import MAX_BODY_BYTES, routes
 from panning.service.api.deadline import TimedProtocol
@@ -132,6 +133,22 @@ def test_an_open_stream_tells_a_token_that_was_revoked_nothing_more(served: Serv
     assert len(list(told)) < LONG["rounds"], "the stream ends before the job"
     assert served.ask("GET", f"/api/v1/jobs/{number}", served.admin).json["state"] == "running"
     assert served.ask("POST", f"/api/v1/jobs/{number}/cancel", served.admin).status == 202
+
+
+def test_nobody_takes_all_streams(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MOST_OF_ONE", 2)
+    one, other = served.token(), served.token()
+    numbers = {token: served.submit(token, **LONG) for token in (one, other)}
+    open_ = [served.events(token, numbers[token]) for token in (one, one, other)]
+    for told in open_:
+        next(told)
+    path = f"/api/v1/jobs/{numbers[one]}/events"
+    assert served.ask("GET", path, one).problem == "busy"
+    for token, number in numbers.items():
+        served.ask("POST", f"/api/v1/jobs/{number}/cancel", token)
+    for told in open_:
+        assert [kind for kind, _, _ in told][-1] == "job"
+    assert served.ask("GET", path, one).status == 200, "a stream that has ended counts no more"
 
 
 def test_jobs_of_others_are_not_there(served: Served) -> None:

@@ -19,8 +19,8 @@ from panning.service.api.service import Service
 from panning.service.artefacts import Artefact
 from panning.service.words import Job, NoJobError, Token
 
-#: Streams at a time.
-MOST_STREAMS = 500
+#: Streams at a time, and of one owner of tokens, who is to leave some to others.
+MOST_STREAMS, MOST_OF_ONE = 500, 100
 CHUNK_BYTES = 1 << 18
 _JOB = TypeAdapter(Job)
 
@@ -51,17 +51,24 @@ def events(here: Here, token: Reader, number: Number, last: Last = None) -> Resp
     job = here.job(number, token)
     if here.streams.n_listeners >= MOST_STREAMS:
         raise ProblemError("busy", f"{MOST_STREAMS} streams are open, and no more may be.", {"Retry-After": "5"})
+    if here.listening[token.owner] >= MOST_OF_ONE:
+        said = f"{MOST_OF_ONE} streams of this token and those with its jobs are open, and no more may be: close some."
+        raise ProblemError("busy", said, {"Retry-After": "5"})
     return StreamingResponse(_told(here, token, job.id, last or 0), media_type="text/event-stream")
 
 
 async def _told(here: Service, token: Token, number: int, after: int) -> AsyncIterator[bytes]:
-    async for told in here.streams.listen(number, after):
-        if not here.access.is_good(token):
-            return
-        found = [format_sse_event(data_str=line.decode(), id=str(place)) for place, line in told.lines]
-        if told.job is not None:
-            found.append(format_sse_event(event="job", data_str=_JOB.dump_json(told.job).decode()))
-        yield b"".join(found) or b":\n\n"
+    here.listening[token.owner] += 1
+    try:
+        async for told in here.streams.listen(number, after):
+            if not here.access.is_good(token):
+                return
+            found = [format_sse_event(data_str=line.decode(), id=str(place)) for place, line in told.lines]
+            if told.job is not None:
+                found.append(format_sse_event(event="job", data_str=_JOB.dump_json(told.job).decode()))
+            yield b"".join(found) or b":\n\n"
+    finally:
+        here.listening[token.owner] -= 1
 
 
 @router.get("/jobs/{job}/artefacts", responses=documented(*ONE))

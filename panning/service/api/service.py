@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -23,6 +24,7 @@ class Service:
 
     Attributes:
         wake: set when the scheduler has something to do.
+        listening: how many streams each owner of tokens has open; of the server's event loop.
         is_scheduling: whether jobs are looked after.
     """
 
@@ -33,6 +35,7 @@ class Service:
     access: Access
     wake: threading.Event = field(default_factory=threading.Event)
     artefacts: Artefacts = field(default_factory=Artefacts)
+    listening: Counter[int] = field(default_factory=Counter)
     is_scheduling: bool = False
 
     def __post_init__(self) -> None:
