@@ -431,6 +431,13 @@ def test_a_service_for_everybody_needs_names(capsys: pytest.CaptureFixture[str],
     assert "say which names" in capsys.readouterr().err and not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("bound", ["--memory-gib", "--hours", "--disk-gib", "--dense-epochs"])
+def test_a_bound_of_jobs_is_a_number(bound: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("inf", "nan", "-1"):
+        assert run("serve", bound, wrong, "--root", str(tmp_path / "s")) == 2
+        assert bound in capsys.readouterr().err and not (tmp_path / "s").exists()
+
+
 # --- from nothing ---
 
 

@@ -12,6 +12,8 @@ from panning.cli import options, output
 app = typer.Typer()
 
 GIB = 1 << 30
+#: Of every bound: what is beyond is none, and 0 says so.
+MOST = 1e9
 
 
 @app.command()
@@ -29,12 +31,15 @@ def serve(
     workers: Annotated[int, typer.Option("--workers", min=0, help="Ray workers of each job; 0 runs without Ray.")] = 0,
     data_root: options.DataRoot = None,
     memory: Annotated[
-        float, typer.Option("--memory-gib", min=0, help="Of each process of a job; 0 is no limit.")
+        float, typer.Option("--memory-gib", min=0, max=MOST, help="Of each process of a job; 0 is no limit.")
     ] = 0.0,
-    hours: Annotated[float, typer.Option("--hours", min=0, help="Of each attempt of a job; 0 is no limit.")] = 0.0,
-    disk: Annotated[float, typer.Option("--disk-gib", min=0, help="Of each job; 0 is no limit.")] = 0.0,
+    hours: Annotated[
+        float, typer.Option("--hours", min=0, max=MOST, help="Of each attempt of a job; 0 is no limit.")
+    ] = 0.0,
+    disk: Annotated[float, typer.Option("--disk-gib", min=0, max=MOST, help="Of each job; 0 is no limit.")] = 0.0,
     epochs: Annotated[
-        float, typer.Option("--dense-epochs", min=0, help="Of each job, by its estimated cost; 0 is no limit.")
+        float,
+        typer.Option("--dense-epochs", min=0, max=MOST, help="Of each job, by its estimated cost; 0 is no limit."),
     ] = 0.0,
     new_token: Annotated[
         bool, typer.Option("--new-admin-token", help="Make one more token with the scope admin, and show it.")
