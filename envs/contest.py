@@ -30,7 +30,7 @@ class Contest(Config):
 
     >>> from panning.envs.contest import Contest
     >>> contest = Contest(rivals=[{"mix": "snip"}, {"mix": "synflow"}, {"quotas": "erk"}])
-    >>> contest.score(0.75, [0.5, 0.6, 0.7]), contest.score(0.1, [0.5, 0.6, 0.7])
+    >>> contest.score(0.8125, [0.5, 0.625, 0.75]), contest.score(0.125, [0.5, 0.625, 0.75])
     (0.5, -3.0)
 
     Attributes:

@@ -132,6 +132,24 @@ def test_hidden_units_of_torchs_own_transformer_go_though_torch_fx_does_not_look
     assert any("torch.fx does not look into it" in note for note in small.notes)
 
 
+def test_what_only_holds_layers_is_looked_into() -> None:
+    """torch.fx never meets an ``nn.ModuleList``: its layers are called one by one."""
+
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(3, 8), nn.Linear(8, 2)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[1](torch.relu(self.layers[0](x)))
+
+    torch.manual_seed(0)
+    model = Listed().double()
+    masks = all_but(model, layers__1__weight=[(slice(None), slice(5, None))])
+    small = trains_the_same(model, masks, (torch.randn(4, 3, dtype=torch.float64),))
+    assert small.notes == () and sizes(small)["layers.0.weight"] == (5, 3)
+
+
 def test_a_head_goes_that_nothing_reads_and_the_module_counts_the_rest() -> None:
     torch.manual_seed(0)
     model = Transformer().double()

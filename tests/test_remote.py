@@ -120,7 +120,7 @@ HOSTILE = [
     (TRAIN, "dynamic", "../dpf/short", "dynamic: must be a name, or a preset as MODEL-DATA/FORM"),
     (TRAIN, "recipe", "/etc/passwd", "recipe: must be a name, or a preset"),
     (TRAIN, "device", "cuda:3", "device: must be auto or cpu"),
-    (SEARCH, "n_samples", 10**12, "n_samples: must be from 0 to 1000 (given: 1000000000000)"),
+    (SEARCH, "n_samples", 10**12, "n_samples: must be from 0 to 2000 (given: 1000000000000)"),
     (SEARCH, "recipe.epochs", 10**9, "recipe.epochs: must be from 0 to 1000 (given: 1000000000)"),
     (SEARCH, "rungs.0.recipe.epochs", 1e300, "rungs.0.recipe.epochs: must be from 0 to 1000 (given: 1e+300)"),
     (SEARCH, "agent.ppo.n_envs", 10**6, "agent.ppo.n_envs: must be from 1 to 64 (given: 1000000)"),

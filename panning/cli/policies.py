@@ -80,6 +80,7 @@ def add(
     ],
     name: Annotated[str, typer.Option("--name", help="By which the policy is known.", show_default=False)],
     summary: Annotated[str, typer.Option("--summary", help="One sentence for its card.")] = "",
+    as_json: options.AsJson = False,
 ) -> None:
     """Keep a trained policy under a name, with its card.
 
@@ -92,6 +93,9 @@ def add(
     load_policy(path)  # a broken one is refused
     card = card_of(path) or Card()
     kept = keep(path, name, card.model_copy(update={"summary": summary or card.summary}))
+    if as_json:
+        output.print_json(_as_json(kept))
+        return
     output.say(f"Kept: {kept.path}")
 
 

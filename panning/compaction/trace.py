@@ -116,11 +116,13 @@ _NAMED = ("call_module", "get_attr")
 def _composites(model: nn.Module) -> list[str]:
     """Names of torch's own modules of several layers (``nn.TransformerEncoderLayer``), the outermost alone.
 
-    ``nn.MultiheadAttention`` is none: it stays in a network that keeps its forward, too.
+    ``nn.MultiheadAttention`` is none: it stays in a network that keeps its forward, too. Nor is what is never called, as
+    ``nn.ModuleList``.
     """
     found: list[str] = []
     for name, module in model.named_modules():
-        is_composite = fx.Tracer().is_leaf_module(module, name) and next(module.children(), None) is not None
+        is_called = type(module).forward is not nn.Module.forward
+        is_composite = is_called and fx.Tracer().is_leaf_module(module, name) and any(True for _ in module.children())
         inside = any(name.startswith(f"{outer}.") for outer in found)
         if name and is_composite and not inside and not isinstance(module, nn.MultiheadAttention):
             found.append(name)

@@ -65,7 +65,7 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "most_multiply_adds": (0, 1e8),
     "most_layers_without": (1, 100), "scoring_per_class": (1, 1000), "epochs": (0, 1000), "batch_size": (1, 65_536),
     "learning_rate": (0, 1e4), "learning_rates": (0, 1e4), "momentum": (0, 1), "weight_decay": (0, 1e4),
-    "milestones": (0, 1), "gamma": (0, 1), "n_images": (1, 1e8), "gain": (0, 1e4), "n_samples": (0, 1000),
+    "milestones": (0, 1), "gamma": (0, 1), "n_images": (1, 1e8), "gain": (0, 1e4), "n_samples": (0, 2000),
     "cost_weight": (0, 1e6), "keep": (0, 100_000), "n_seeds": (1, 100), "job_timeout_s": (0, 86_400), "n_rounds": (1, 1000),
     "n_rollouts": (1, 10_000), "n_envs": (1, 64), "n_steps": (1, 10_000), "n_epochs": (1, 1000), "gae_lambda": (0, 1),
     "clip_range": (0, 1e4), "ent_coef": (0, 1e4), "vf_coef": (0, 1e4), "max_grad_norm": (0, 1e6), "target_kl": (0, 1e6),
