@@ -388,6 +388,16 @@ def test_the_end_of_ray_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         ray_answers.check_ray_lives()
 
 
+def test_to_ask_for_the_head_of_a_ray_that_does_not_run_starts_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from panning.foundation.ray_answers import Head
+
+    asked = list[str]()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: asked.append("Ray"))
+    assert Head().answers() and asked == []
+
+
 def test_an_end_by_rays_memory_monitor_is_told_from_others() -> None:
     exceptions = pytest.importorskip("ray.exceptions")
     from panning.foundation.ray_answers import is_of_memory, is_of_node

@@ -28,6 +28,12 @@ HEAD_S = 5.0
 SILENT_S = 30.0
 
 
+def _address_of_head() -> str:
+    if not ray.is_initialized():
+        raise RuntimeError("Ray does not run")  # asked for it all the same, Ray would start another one
+    return str(ray.get_runtime_context().gcs_address)
+
+
 class Head:
     """The process of the cluster that knows its nodes.
 
@@ -37,7 +43,7 @@ class Head:
 
     def __init__(
         self,
-        address: Callable[[], str] = lambda: str(ray.get_runtime_context().gcs_address),
+        address: Callable[[], str] = _address_of_head,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
