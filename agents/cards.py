@@ -1,4 +1,4 @@
-"""What an agent's training writes onto its policy's card: what it was trained on, the cost, the observations shown."""
+"""The training's part of a policy's card: the tasks, the cost, and the range of each observation that the agent saw."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ class Population(Config):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What can be left out."""
+        """The words that ``without`` takes: families of networks, networks with or without norms, and data sets."""
         return ("mlp", "plain", "residual", "norm", "no_norm", *(one.data for one in self.data))
 
     @field_validator("data")

@@ -26,7 +26,7 @@ STANDARD_RIVALS = (
 
 
 class Contest(Config):
-    """What a mask's accuracy is compared with.
+    """Fixed policies that a mask's accuracy is compared with, and the scale of the comparison.
 
     >>> from panning.envs.contest import Contest
     >>> contest = Contest(rivals=[{"mix": "snip"}, {"mix": "synflow"}, {"quotas": "erk"}])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: What Python runs at its start: once the module is loaded, ``wrapped`` gets it.
+#: Text of a sitecustomize.py, which Python runs at its start: ``wrapped`` gets panning.jobs.work once that is loaded.
 SITE = """
 import importlib.abc, importlib.machinery, json, os, sys, time
 

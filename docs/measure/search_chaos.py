@@ -323,7 +323,7 @@ class Chaos:
 
 
 def said(record: Any) -> Any:
-    """What must be the same: of a failure its reason, without times and places; else all but times."""
+    """The part of a record that must be equal in both runs: of a failure its reason, else all figures but times."""
     if (failure := record.metrics.get("failure")) is not None:
         return record.kind, failure
     return record.kind, {k: v for k, v in record.metrics.items() if k not in ("wall_s", "timing")}

@@ -1,4 +1,4 @@
-"""What a trial costs beside its work: bare Ray actors, Ray Tune with Optuna, and panning's dispatcher, on the same job.
+"""Measure the overhead of a trial on the same job: bare Ray actors, Ray Tune with Optuna, and panning's dispatcher.
 
     python docs/measure/search_overhead.py [--workers 2] [--seconds 0 0.1 1] [--trials 400 200 60] [--only bare tune ours]
 

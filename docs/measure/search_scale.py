@@ -46,7 +46,7 @@ METRICS = {"accuracy": 0.5, "loss": 1.0, "train_loss": 1.0, "images_seen": 100, 
 
 
 def megabytes() -> float:
-    """What this process holds now."""
+    """The resident memory of this process, in MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 

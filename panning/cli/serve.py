@@ -12,7 +12,7 @@ from panning.cli import options, output
 app = typer.Typer()
 
 GIB = 1 << 30
-#: Of every bound: what is beyond is none, and 0 says so.
+#: The highest value of each limit: who wants no limit says 0.
 MOST = 1e9
 
 

@@ -124,7 +124,7 @@ class Client:
         self._requests.once("DELETE", f"/jobs/{number}")
 
     def cost(self, config: str | Path | Mapping[str, Any], changes: Sequence[str] = ()) -> dict[str, Any]:
-        """What a run of a config costs at most, as ``panning.cost`` says it."""
+        """Estimate the highest cost of a config's run, in the terms of ``panning.cost``."""
         found: dict[str, Any] = self._requests.json("POST", "/cost", config_values(config, changes))
         return found
 
@@ -137,7 +137,7 @@ class Client:
     # --- following ---
 
     def events(self, number: int, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """What a job tells, each event with its id, as it comes, until the job has ended.
+        """Follow a job: each of its events with the event's id, as it comes, until the job has ended.
 
         Args:
             after: the last id that was seen.

@@ -47,7 +47,7 @@ class _PassingError(Exception):
     """A request that did not get through, and may yet."""
 
 
-#: What goes wrong on the way to the service and back.
+#: Errors of the connection, after which a request may be sent again.
 BROKEN = (_PassingError, http.client.HTTPException, OSError)
 
 
@@ -157,7 +157,7 @@ class Requests:
             return json.loads(answer) if answer else None
 
     def until_through(self, call: Callable[[], T], patience: Patience | None = None) -> T:
-        """What a call gives that is repeated while it does not get through; raises as ``json``."""
+        """Repeat a call until it gets through, and return its result; raises as ``json``."""
         patience = patience or self.patience()
         while True:
             try:
