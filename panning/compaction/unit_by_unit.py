@@ -35,13 +35,15 @@ class UnitByUnit(Rule):
                 if axis is None:
                     return None
                 view = [-1 if i == x.axis else 1 for i in range(len(shape))]
-                values = torch.randn(len(x), dtype=torch.float64)
-                if not _hands_on(call, values.view(view).expand(shape), values, axis):
-                    zeros = torch.zeros_like(values)
-                    known = (
-                        x.constant == 0 if _hands_on(call, zeros.view(view).expand(shape), zeros, axis) else zeros > 0
-                    )
-                    x = replace(x.only_where(known), parameter=None)
+
+                def hands_on(values: Tensor) -> bool:
+                    """Whether units that have one value everywhere come out with that value."""
+                    result = call(values.view(view).expand(shape).clone()).movedim(axis, -1)
+                    return result.dtype == values.dtype and same(result, values.expand(result.shape))
+
+                if not hands_on(torch.randn(len(x), dtype=torch.float64)):
+                    keeps_zeros = hands_on(torch.zeros(len(x), dtype=torch.float64))
+                    x = replace(x.only_where((x.constant == 0) & keeps_zeros), parameter=None)
         except Exception:  # whatever a call raises that is given fewer units than it names
             return None
         moves = axis != x.axis or len(shape) != len(at.shape(node)) or len(operand.users) > 1
@@ -58,9 +60,3 @@ def _axis_of_result(call: partial[Tensor], values: Tensor, axis: int) -> int | N
         smaller = call(values.index_select(axis, index))
         found = [i for i in found if same(smaller, whole.index_select(i, index))]
     return found[0] if len(found) == 1 else None
-
-
-def _hands_on(call: partial[Tensor], constants: Tensor, values: Tensor, axis: int) -> bool:
-    """Whether units that have one value everywhere come out with that value."""
-    result = call(constants.clone()).movedim(axis, -1)
-    return result.dtype == values.dtype and same(result, values.expand(result.shape))

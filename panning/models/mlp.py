@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from panning.models.initialization import initialize
+
+
+def hidden_layers(widths: Sequence[int], norm: bool) -> nn.Sequential:
+    """Linear layers from each width to the next, each with ReLU; with ``norm`` a BatchNorm takes the place of the bias."""
+    layers = nn.Sequential()
+    for number, (n_inputs, n_units) in enumerate(pairwise(widths), start=1):
+        layers.add_module(f"linear{number}", nn.Linear(n_inputs, n_units, bias=not norm))
+        if norm:
+            layers.add_module(f"norm{number}", nn.BatchNorm1d(n_units))
+        layers.add_module(f"relu{number}", nn.ReLU())
+    return layers
 
 
 class MLP(nn.Module):
@@ -21,15 +33,9 @@ class MLP(nn.Module):
     def __init__(self, input_shape: Sequence[int], n_classes: int, hidden: Sequence[int], norm: bool = False) -> None:
         super().__init__()
         self.flatten = nn.Flatten()
-        width = math.prod(input_shape)
-        self.hidden = nn.Sequential()
-        for number, next_width in enumerate(hidden, start=1):
-            self.hidden.add_module(f"linear{number}", nn.Linear(width, next_width, bias=not norm))
-            if norm:
-                self.hidden.add_module(f"norm{number}", nn.BatchNorm1d(next_width))
-            self.hidden.add_module(f"relu{number}", nn.ReLU())
-            width = next_width
-        self.classifier = nn.Linear(width, n_classes)
+        widths = (math.prod(input_shape), *hidden)
+        self.hidden = hidden_layers(widths, norm)
+        self.classifier = nn.Linear(widths[-1], n_classes)
         initialize(self)
 
     def forward(self, inputs: Tensor) -> Tensor:

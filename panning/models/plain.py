@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from panning.models.initialization import initialize
+from panning.models.mlp import hidden_layers
 
 
 class Plain(nn.Module):
@@ -46,15 +47,9 @@ class Plain(nn.Module):
             self.stages.add_module(f"stage{number}", stage)
         self.pool = nn.Identity() if hidden else nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.hidden = nn.Sequential()
-        n_inputs *= height * width if hidden else 1
-        for number, n_units in enumerate(hidden, start=1):
-            self.hidden.add_module(f"linear{number}", nn.Linear(n_inputs, n_units, bias=not norm))
-            if norm:
-                self.hidden.add_module(f"norm{number}", nn.BatchNorm1d(n_units))
-            self.hidden.add_module(f"relu{number}", nn.ReLU())
-            n_inputs = n_units
-        self.classifier = nn.Linear(n_inputs, n_classes)
+        read = (n_inputs * (height * width if hidden else 1), *hidden)
+        self.hidden = hidden_layers(read, norm)
+        self.classifier = nn.Linear(read[-1], n_classes)
         initialize(self)
 
     def forward(self, inputs: Tensor) -> Tensor:
