@@ -10,8 +10,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     GetJsonSchemaHandler,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -20,9 +18,9 @@ from pydantic_core import CoreSchema
 from panning.agents.population import Population
 from panning.envs import PanningEnv, RewardSpec
 from panning.episode.actions import ActionSpec
-from panning.episode.observations import STANDARD, ObservationSpec
+from panning.episode.observations import ObservationSpec
 from panning.episode.round_reward import ROUND_TERMS
-from panning.foundation.config import Config
+from panning.foundation.config import Config, Grown
 from panning.foundation.errors import ConfigError
 from panning.foundation.registry import origins
 from panning.masks.masks import Density
@@ -92,6 +90,8 @@ class EnvSpec(EpisodeSpec):
             is trained once for a task and a seed.
     """
 
+    later = EpisodeSpec.later | {"population"}
+
     tasks: tuple[NamedTask, ...] = ()
     population: Population | None = None
     densities: Annotated[tuple[Density, ...], BeforeValidator(_densities), Field(min_length=1), _OrRange()]
@@ -102,13 +102,6 @@ class EnvSpec(EpisodeSpec):
         if not self.tasks and self.population is None:
             raise ValueError("tasks: at least one is needed, or a population")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_no_population(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before there were populations, and as ``ObservationSpec`` has it, so that agents that exist go on."""
-        left = {"population"} if self.population is None else set()
-        left |= {"observations"} if self.observations == STANDARD else set()
-        return {name: value for name, value in handler(self).items() if name not in left}
 
     @property
     def every_task(self) -> tuple[TaskSpec, ...]:
@@ -133,7 +126,7 @@ class EnvSpec(EpisodeSpec):
         )  # fmt: skip
 
 
-class PPOSpec(Config):
+class PPOSpec(Grown):
     """PPO's settings (Schulman et al. 2017), in Stable-Baselines3's names where it has one.
 
     >>> from panning.agents import PPOSpec
@@ -152,6 +145,8 @@ class PPOSpec(Config):
             that works and not in the middle of the action space; None begins there.
     """
 
+    later = frozenset({"schedule", "vf_coef", "max_grad_norm", "target_kl"})
+
     n_rollouts: Annotated[int, Field(ge=1, le=10**6)] = 30
     n_envs: Annotated[int, Field(ge=1, le=1024)] = 4
     n_steps: Annotated[int, Field(ge=2, le=10**6)] = 24
@@ -169,13 +164,6 @@ class PPOSpec(Config):
     log_std_init: float = -0.7
     start: Literal["magnitude", "snip", "grasp", "synflow"] | None = None
     net_arch: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (64, 64)
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before these settings could be chosen, so that agents and searches that exist go on."""
-        later = ("schedule", "vf_coef", "max_grad_norm", "target_kl")
-        default = {name: type(self).model_fields[name].default for name in later}
-        return {name: value for name, value in handler(self).items() if name not in later or value != default[name]}
 
     @model_validator(mode="after")
     def _batches_fit(self) -> PPOSpec:

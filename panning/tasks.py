@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import nn
 
 from panning.data import ImageData, OwnBatches, OwnData, data_names, load_data
@@ -22,7 +22,7 @@ from panning.data.kept import KeptData
 from panning.data.own import PARTS
 from panning.data.source import DataSource as DataSource
 from panning.flow import Example
-from panning.foundation.config import DISTINCT, Config
+from panning.foundation.config import DISTINCT, Config, Grown
 from panning.foundation.device import check_device_name, find_device, scoring_device
 from panning.foundation.errors import DataError, ModelError
 from panning.foundation.own import PREFIX, Own
@@ -62,7 +62,7 @@ def _own_data(data: Any) -> Any:
         raise ValueError(str(error)) from None
 
 
-class TaskSpec(Config):
+class TaskSpec(Grown):
     """What to prune: a model and a data set.
 
     >>> import torch
@@ -74,8 +74,8 @@ class TaskSpec(Config):
 
     Attributes:
         model: a row of ``MODELS``, sizes in a name as ``mlp:256-128`` (``panning.models.sized``), ``torchvision:NAME``,
-            ``timm:NAME``, or, in Python alone, a module, or a factory: a
-            function or class that makes a network from ``input_shape`` and ``n_classes``, or from nothing.
+            ``timm:NAME``, or, in Python alone, a module, or a factory: a function or class that makes a network from
+            ``input_shape`` and ``n_classes``, or from nothing.
         data: a row of ``DATASETS``, ``npz:PATH`` or ``folder:PATH``, or, in Python alone, data in memory (``OwnData``), or
             batches of any interface, which train nothing (``OwnBatches``).
         label: what tables call the data; None takes their own name.
@@ -86,6 +86,8 @@ class TaskSpec(Config):
         include, exclude: name patterns of what is prunable (see ``prunable_layout``).
     """
 
+    later = frozenset({"side", "classes"})
+
     model: Annotated[str | OwnModel, BeforeValidator(_own_model)]
     data: Annotated[str | OwnData | OwnBatches, BeforeValidator(_own_data)]
     label: str | None = None
@@ -95,11 +97,6 @@ class TaskSpec(Config):
     scoring_per_class: Annotated[int, Field(ge=1, le=2**31)] = 10
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before images could be made smaller and classes left out, so that records that exist keep their keys."""
-        return {name: value for name, value in handler(self).items() if name not in ("side", "classes") or value}
 
     @property
     def model_name(self) -> str:

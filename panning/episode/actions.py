@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, field_validator
 
-from panning.foundation.config import DISTINCT, Config, Name
+from panning.foundation.config import DISTINCT, Grown, Name
 from panning.foundation.errors import PanningError, PolicyError
 from panning.foundation.registry import origins
 from panning.pruners import PRUNERS, check_source
@@ -43,8 +43,6 @@ PICK_SHARES = (0.0, 0.5, 1.0)
 OFF = 0.05
 #: What stands before the source in the name of its lever.
 QUOTAS_OF = "quotas: "
-#: The levers that are off unless a spec switches them on.
-LATER = ("quotas", "balance", "start")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ START = Lever("start", (0.0, 1.0))
 STARTS_OF_EPISODES = ("none", "gain")
 
 
-class ActionSpec(Config):
+class ActionSpec(Grown):
     """The form of an agent's actions, the indices that they weigh, and the levers that they move.
 
     >>> from panning.episode.actions import ActionSpec
@@ -98,6 +96,8 @@ class ActionSpec(Config):
         balance: whether the share of each layer's weights that is dealt out evenly over its units is chosen.
         start: whether the start of the kept weights is chosen, none or ``gain``; the last round's choice holds.
     """
+
+    later = frozenset({"quotas", "balance", "start"})
 
     form: Literal["mix", "pick"] = "mix"
     indices: Annotated[tuple[Annotated[str, Name(INDICES, "index")], ...], Field(min_length=1)] = (
@@ -130,11 +130,6 @@ class ActionSpec(Config):
         except PanningError as error:
             raise ValueError(str(error)) from None
         return names
-
-    @model_serializer(mode="wrap")
-    def _without_levers_that_are_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before these levers could be chosen, so that policies, agents and records that exist stay what they are."""
-        return {name: value for name, value in handler(self).items() if name not in LATER or value}
 
     @property
     def levers(self) -> tuple[Lever, ...]:

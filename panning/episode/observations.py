@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
-from panning.foundation.config import DISTINCT, Config, Name
+from panning.foundation.config import DISTINCT, Grown, Name
 
 if TYPE_CHECKING:
     from panning.episode.state import EpisodeState
@@ -191,24 +191,18 @@ OF_NETWORKS = (
 )  # fmt: skip
 
 
-class ObservationSpec(Config):
+class ObservationSpec(Grown):
     """The observations that a policy sees, in the order of the vector.
 
     Attributes:
         observations: rows of ``OBSERVATIONS``.
     """
 
+    later = frozenset({"observations"})
+
     observations: Annotated[
         tuple[Annotated[str, Name(OBSERVATIONS, "observation")], ...], Field(min_length=1), DISTINCT
     ] = STANDARD
-
-    @model_serializer(mode="wrap")
-    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the standard observations: a config that does not name them is the same run as before one could."""
-        values: dict[str, Any] = dump(self)
-        if self.observations == STANDARD:
-            values.pop("observations", None)
-        return values
 
 
 def observe(state: EpisodeState, names: Sequence[str] = STANDARD) -> NDArray[np.float32]:

@@ -14,9 +14,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from panning.foundation.config import Config
+from panning.foundation.config import Config, Grown
 from panning.foundation.records import content_key
 from panning.jobs.outcome import CellOutcome, PruneOutcome, TrainOutcome
 from panning.jobs.ways import Way
@@ -74,13 +74,15 @@ class _OfOneNetwork(Config):
         return self.task.plugins
 
 
-class _OfOneMask(Way, _OfOneNetwork):
+class _OfOneMask(Way, _OfOneNetwork, Grown):
     """Base of descriptions of jobs that make a mask.
 
     Attributes:
         density: the share of weights that is kept, or of what ``shares_of`` says that is left.
         policy: hash of the agent's file.
     """
+
+    later = frozenset({"shares_of"})
 
     density: Density = 1.0
     shares_of: SharesOf = "weights"
@@ -90,11 +92,6 @@ class _OfOneMask(Way, _OfOneNetwork):
     def asked(self) -> float | Target:
         """How much is to be left."""
         return Target.of_share(self.shares_of, self.density)
-
-    @model_serializer(mode="wrap")
-    def _without_shares_of_weights(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before there were others, so that records that exist keep their keys."""
-        return {name: value for name, value in handler(self).items() if name != "shares_of" or value != "weights"}
 
     @property
     def plugins(self) -> dict[str, str]:

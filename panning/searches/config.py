@@ -12,12 +12,11 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     WrapSerializer,
-    model_serializer,
     model_validator,
 )
 
 from panning.agents.config import AgentConfig, EnvSpec, EpisodeSpec, PPOSpec
-from panning.foundation.config import DISTINCT, OR_NAME, Config, Name
+from panning.foundation.config import DISTINCT, OR_NAME, Config, Grown, Name
 from panning.jobs.ways import Method
 from panning.masks.masks import Density
 from panning.searches.samplers import SAMPLERS
@@ -148,10 +147,10 @@ DEFAULT_SAMPLERS = (SamplerPart(name="fixed"), SamplerPart(name="agent"))
 #: Fields that say how far a search goes, not which one it is.
 LIMITS = {"max_trials", "max_cost", "budget_s"}
 #: Fields that only free order has.
-OF_FREE = {"order", "samplers"} | LIMITS
+OF_FREE = frozenset({"order", "samplers"}) | LIMITS
 
 
-class SearchConfig(RunConfig):
+class SearchConfig(RunConfig, Grown):
     """A whole search.
 
     Attributes:
@@ -172,6 +171,7 @@ class SearchConfig(RunConfig):
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = OF_BASELINES
+    later = OF_FREE
     kind: Literal["search"] = "search"
     name: str
     task: NamedTask
@@ -189,12 +189,6 @@ class SearchConfig(RunConfig):
     max_trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
     max_cost: Annotated[float, Field(gt=0, le=1e9)] | None = None
     budget_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_free_order_needs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before there was another order, so that searches that exist stay what they are."""
-        defaults = type(self).model_fields
-        return {k: v for k, v in handler(self).items() if k not in OF_FREE or getattr(self, k) != defaults[k].default}
 
     @model_validator(mode="after")
     def _goes_with_its_order(self) -> SearchConfig:

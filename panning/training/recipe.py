@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
-from panning.foundation.config import OR_NAME, Config, Name, parse_config
+from panning.foundation.config import OR_NAME, Config, Grown, Name, parse_config
 from panning.masks.masks import Masks
 from panning.masks.orthogonal import orthogonal
 from panning.masks.start import STARTS, Started, reinitialise
@@ -74,7 +74,7 @@ StartOrNone = Annotated[Start | None, BeforeValidator(lambda given: None if give
 Precision = Literal["float32", "bfloat16"]
 
 
-class Recipe(Config):
+class Recipe(Grown):
     """How a network is trained. Its JSON has no ``start`` where there is none.
 
     Attributes:
@@ -92,6 +92,8 @@ class Recipe(Config):
     >>> Recipe(epochs=2, schedule="constant").learning_rate
     0.1
     """
+
+    later = frozenset({"start"})
 
     epochs: Annotated[float, Field(gt=0, le=1e6)] = 10.0
     batch_size: Annotated[int, Field(ge=1, le=2**31)] = 128
@@ -132,11 +134,6 @@ class Recipe(Config):
         if self.start is not None or not isinstance(start, str):
             return self
         return self.starting(start, "the mask's manifest")
-
-    @model_serializer(mode="wrap")
-    def _without_no_start(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before there were starts, so that records that exist keep their keys."""
-        return {name: value for name, value in handler(self).items() if name != "start" or value is not None}
 
 
 @dataclass(frozen=True)
