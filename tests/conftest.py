@@ -9,12 +9,15 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import settings
 from torch import nn
+
+if TYPE_CHECKING:
+    from served import Served
 
 os.environ["PANNING_CACHE"] = "off"  # nothing is kept in the home folder, and no test depends on the one before it
 torch.set_num_threads(1)  # the networks are tiny, and several test runs may share the machine
@@ -85,3 +88,21 @@ def local_ray() -> Iterator[None]:
     ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A running service, for the tests of one file."""
+    from served import Served
+
+    made = Served(tmp_path_factory.mktemp("service"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def token(served: Served) -> str:
+    """A token of that service, whose jobs are no other test's."""
+    from panning.service.words import Quota
+
+    return served.token(quota=Quota(running=2, queued=20))

@@ -8,7 +8,6 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,18 +18,6 @@ from panning.service.api.app import routes
 from panning.service.words import Quota
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    made = Served(tmp_path_factory.mktemp("service"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def token(served: Served) -> str:
-    return served.token(quota=Quota(running=2, queued=20))
 
 
 # --- jobs ---

@@ -26,21 +26,8 @@ import panning
 from panning.client import Client, ServiceError, UnreachableError, client, config_values, download, requests
 from panning.client.requests import Requests
 from panning.foundation.errors import ConfigError, OutputError
-from panning.service.words import Quota
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    made = Served(tmp_path_factory.mktemp("service"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def token(served: Served) -> str:
-    return served.token(quota=Quota(running=2, queued=20))
 
 
 @pytest.fixture
