@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from panning.agents.cards import Seen, seen_by, widened, write_card
 from panning.agents.config import TRAINING, AgentConfig, EnvSpec
 from panning.agents.fastest import with_fastest
+from panning.agents.mixed import mixed
 from panning.agents.rollouts import check_rollout, read_rollouts
 from panning.agents.saving import export_policy, load_agent, rollouts_done, save_agent
 from panning.alive.connectivity import Connectivity
@@ -131,7 +132,7 @@ def _trained(
                     model.set_logger(logger)
                     listen(Event(TRAINING, done, config.ppo.n_rollouts))
                     for rollout in range(done, config.ppo.n_rollouts):
-                        figures = _one_rollout(model, config, rollout)
+                        figures, said = _one_rollout(model, config, rollout)
                         shown = model.rollout_buffer.observations.reshape(-1, n_observations)
                         seen = widened(seen, shown) if rollout == 0 or seen is not None else None
                         # The record first: killed in between, the rollout is run again and its record is there.
@@ -139,7 +140,7 @@ def _trained(
                         save_agent(
                             checkpoint, model, {"rollouts": rollout + 1} | ({} if seen is None else {"seen": seen})
                         )
-                        listen(Event(TRAINING, rollout + 1, config.ppo.n_rollouts, "rollout", figures))
+                        listen(Event(TRAINING, rollout + 1, config.ppo.n_rollouts, "rollout", {**figures, **said}))
                         check_stop()
             images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
             facts = {"config": config.identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
@@ -152,7 +153,8 @@ def _trained(
             envs.close()
 
 
-def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, float]:
+def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """The figures of a rollout, and what else listeners are told of it."""
     seed = derive_seed(config.seed, "rollout", rollout) % 2**31
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -165,12 +167,12 @@ def _one_rollout(model: PPO, config: AgentConfig, rollout: int) -> dict[str, flo
         model.ep_info_buffer.clear()
     try:
         model.lr_schedule = lambda _: rate  # the share of the training that is left counts this rollout alone
-        steps = config.ppo.n_steps * config.ppo.n_envs
-        model.learn(steps, callback=_Figures(config), reset_num_timesteps=False, log_interval=1)
+        steps, heard = config.ppo.n_steps * config.ppo.n_envs, _Figures(config)
+        model.learn(steps, callback=heard, reset_num_timesteps=False, log_interval=1)
     except ValueError as error:  # SB3's and torch's way to say that the policy's outputs are NaN
         reason = str(error).splitlines()[0]
         raise NonFiniteError(f"PPO failed in rollout {rollout + 1}: {reason} Lower the learning rate.") from None
-    return _figures(model, config)
+    return _figures(model, config), heard.said
 
 
 def _figures(model: PPO, config: AgentConfig) -> dict[str, float]:
@@ -189,11 +191,15 @@ class _Figures(BaseCallback):
     """Tags ``panning/NAME`` of TensorBoard and the CSV: the figures of a rollout's episodes, beside SB3's own.
 
     Also where a rollout is stopped, which takes minutes on large networks.
+
+    Attributes:
+        said: what the agent mixed.
     """
 
     def __init__(self, config: AgentConfig) -> None:
         super().__init__()
         self.config = config
+        self.said: dict[str, Any] = {}
 
     def _on_step(self) -> bool:
         check_stop()
@@ -204,6 +210,8 @@ class _Figures(BaseCallback):
         for name, value in _figures(self.model, self.config).items():
             if name not in ("timesteps", "reward"):  # SB3's own
                 self.logger.record(f"panning/{name}", value)
+        buffer = self.model.rollout_buffer  # before PPO's update, which makes one row of steps and environments
+        self.said = mixed(self.config.env.action, buffer.actions, buffer.episode_starts)
 
 
 def _make_envs(config: AgentConfig, n_workers: int, cache: Path | None = None) -> VecEnv:

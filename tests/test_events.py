@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel, ConfigDict, create_model
@@ -17,6 +18,7 @@ from torch import nn
 
 import panning
 from panning.agents import AgentConfig
+from panning.agents.mixed import mixed
 from panning.compare.grid import GridConfig
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import run_policy
@@ -90,7 +92,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
 def checked(kind: Kind) -> type[BaseModel]:
     """What checks the facts of a kind: types, and no field beside those that are documented."""
     hints = get_type_hints(FACTS[kind])
-    if kind == "job":
+    if kind in ("job", "rollout"):
         hints["rounds"] = list[checked("round")]  # type: ignore[misc]
     config = ConfigDict(extra="allow" if kind == "rollout" else "forbid", strict=True)
     fields: dict[str, Any] = {name: (hint, None) for name, hint in hints.items()}
@@ -209,6 +211,33 @@ def test_the_jobs_of_a_search_tell_the_rounds_of_episodes_alone(told: Any) -> No
     assert all("rounds" not in event.facts for event in jobs if "SNIP" in event.facts["item"])
     records = read_records(told("search")[0] / "records.jsonl")
     assert all("rounds" not in record.metrics for record in records)  # told, and no part of the result
+
+
+def test_a_rollout_says_what_the_agent_mixed_on_average_and_round_by_round(told: Any) -> None:
+    _, events = told("train-agent")
+    (facts,) = [event.facts for event in events if event.kind == "rollout"]
+    assert [one["round"] for one in facts["rounds"]] == [1, 2]
+    names = list(ActionSpec().indices)
+    assert all(list(one["weights"]) == names and 0 <= one["spread"] <= 1 for one in facts["rounds"])
+    for name in names:  # four steps are two episodes of two rounds
+        mean = statistics.fmean(one["weights"][name] for one in facts["rounds"])
+        assert facts["weights"][name] == pytest.approx(mean) and 0 < mean < 1
+    records = read_records(told("train-agent")[0] / "rollouts.jsonl")
+    assert all("weights" not in record.metrics for record in records)  # told, and no figure
+
+
+def test_the_rounds_of_what_was_mixed_are_counted_from_the_start_of_each_episode() -> None:
+    spec = ActionSpec(form="pick", indices=("snip", "synflow"))
+    picks = np.array([[[0, 0, 0], [1, 0, 0]], [[1, 0, 0], [1, 0, 0]], [[1, 0, 0], [0, 0, 2]]])
+    found = mixed(spec, picks, np.array([[1, 1], [0, 0], [1, 0]]))  # 1, 2, 1 and 1, 2, 3
+    assert found == {
+        "weights": {"snip": pytest.approx(1 / 3), "synflow": pytest.approx(2 / 3)},
+        "rounds": [
+            {"round": 1, "weights": {"snip": pytest.approx(1 / 3), "synflow": pytest.approx(2 / 3)}, "spread": 0.0},
+            {"round": 2, "weights": {"snip": 0.0, "synflow": 1.0}, "spread": 0.0},
+            {"round": 3, "weights": {"snip": 1.0, "synflow": 0.0}, "spread": 1.0},
+        ],
+    }
 
 
 # --- rungs, rows, artefacts ---

@@ -73,6 +73,8 @@ class RolloutFacts(TypedDict, total=False):
         episodes: that ended in the rollout.
         timesteps: rounds since the training began.
         images_seen: in trainings of rewards.
+        weights: index -> its mean weight over all rounds of the rollout.
+        rounds: the mean ``weights`` and ``spread`` of each ``round`` of its episodes.
     """
 
     reward: float
@@ -83,6 +85,8 @@ class RolloutFacts(TypedDict, total=False):
     episodes: float
     timesteps: float
     images_seen: float
+    weights: dict[str, float]
+    rounds: list[RoundFacts]
 
 
 class EpochFacts(TypedDict, total=False):
