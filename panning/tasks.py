@@ -39,6 +39,7 @@ from panning.models import (
     model_names,
     one_name,
 )
+from panning.models.imported import FROM_FILE
 from panning.models.weights import load_weights
 from panning.scoring.interface import check_batch, layout_of, problem_of
 from panning.scoring.problem import Problem
@@ -128,7 +129,9 @@ class TaskSpec(Grown):
         """
         found: Any = self.model if model is None else model
         if isinstance(found, str) and ":" in found and not (is_of_library(found) or is_sized(found)):
-            found = OwnModel(import_factory(found), found)
+            # A file is called by what it holds, wherever it lies: the same network gives the same results elsewhere.
+            made = import_factory(found)
+            found = OwnModel(made()) if found.startswith(FROM_FILE) else OwnModel(made, found)
         task = self.model_copy(update={"model": found})
         if weights is None:
             return task.settled(source)

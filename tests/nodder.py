@@ -18,6 +18,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What the check process would say."""
     if request["what"] in ("methods", "data"):
         return {"found": [{"name": "snip"}] if request["what"] == "methods" else {"digits": True, "mnist": False}}
+    if request["what"] == "file":
+        with open(request["config"]["path"], "rb") as file:
+            start = file.read(5)
+        return {"refused": "The file is bad."} if start == b"bad: " else {"found": {"begins": start.decode("latin-1")}}
     match request["config"].get("method"):
         case "none":
             return {"refused": "config: 1 error(s)\n  method: Unknown method 'none'."}

@@ -364,6 +364,81 @@ def test_a_client_outlives_its_server_whose_jobs_run_on(tmp_path: Path) -> None:
     second.communicate()
 
 
+# --- files ---
+
+
+def test_a_file_goes_up_once_and_is_named_in_the_config(mine: Client, tmp_path: Path) -> None:
+    files = {field: tmp_path / name for field, name in (("model", "net.safetensors"), ("data", "my:scans.npz"))}
+    for field, path in files.items():
+        path.write_bytes(field.encode() * 100_000)
+    number = mine.submit(CONFIG, ["seed=4"], files=files).id
+    sent = {one.kind: one for one in mine.uploads()}
+    task = mine._requests.json("GET", f"/jobs/{number}/config")["task"]
+    assert task == {
+        "model": f"upload:{sent['network'].sha256}", "data": f"upload:{sent['data'].sha256}", "label": "my_scans"
+    }  # fmt: skip
+    assert (sent["data"].name, sent["data"].n_bytes, sent["data"].facts) == (
+        "my:scans.npz",
+        400_000,
+        {"begins": "datad"},
+    )
+    assert mine.upload(files["data"], "data") == sent["data"]
+    labelled = mine.submit(CONFIG, ["task.label=Mine"], files={"data": files["data"]})
+    assert mine._requests.json("GET", f"/jobs/{labelled.id}/config")["task"]["label"] == "Mine"
+    for job in (number, labelled.id):
+        mine.wait(job)
+    for one in sent.values():
+        mine.delete_upload(one.sha256)
+    assert mine.uploads() == []
+
+
+def test_what_cannot_be_sent_says_so(mine: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        mine.upload(tmp_path / "none", "data")
+    (tmp_path / "file").write_bytes(b"bad: it says")
+    with pytest.raises(ServiceError, match="The file is bad") as refused:
+        mine.upload(tmp_path / "file", "data")
+    assert refused.value.code == "file"
+    with pytest.raises(ConfigError, match="Did you mean 'data'"):
+        mine.submit(CONFIG, files={"dat": tmp_path / "file"})
+    several = {"kind": "bench", "tasks": [{"task": CONFIG["task"]}]}
+    (tmp_path / "file").write_bytes(b"good")
+    with pytest.raises(ConfigError, match="has not one task"):
+        mine.submit(several, files={"data": tmp_path / "file"})
+    read = Requests.read_json
+    limits = {"upload_bytes": 3, "stored_bytes": 0, "token": {"quota": {"stored_bytes": 9}}}
+    monkeypatch.setattr(Requests, "read_json", lambda *given: limits if given[2] == "/limits" else read(*given))
+    with pytest.raises(ServiceError, match="has 4 bytes, and the service takes 3 now"):
+        mine.upload(tmp_path / "file", "masks")
+
+
+def test_an_upload_that_breaks_off_is_sent_again(mine: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789" * 100_000)
+    read, torn = Requests.read, iter([True, True, False])
+
+    def reads(self: Requests, method: str, *more: Any) -> bytes:
+        found = read(self, method, *more)
+        if method == "PUT" and next(torn):
+            raise ConnectionResetError("the answer was lost")
+        return found
+
+    monkeypatch.setattr(Requests, "read", reads)
+    assert mine.upload(tmp_path / "file", "masks").n_bytes == 1_000_000
+    assert next(torn), "it was there when it was asked for again"
+
+
+def test_a_network_is_traced_here(mine: Client) -> None:
+    import torch
+
+    job = mine.submit_network(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), torch.ones(2, 1, 8, 8), CONFIG
+    )
+    (sent,) = [one for one in mine.uploads() if one.name == "Sequential.safetensors"]
+    task = mine._requests.json("GET", f"/jobs/{job.id}/config")["task"]
+    assert task == {**CONFIG["task"], "model": f"upload:{sent.sha256}"} and sent.kind == "network"
+    mine.wait(job.id)
+
+
 # --- commands ---
 
 
@@ -388,6 +463,12 @@ def test_commands_send_show_watch_fetch_and_cancel(
     assert json.loads(said("status", str(number), "--json"))["state"] == "succeeded"
     assert re.search(rf"{number} +prune +succeeded", said("status"))
     assert said("fetch", str(number), "--out", "got") == "1 files in got\n" and Path("got/dug.json").exists()
+    Path("net").write_bytes(b"a network")
+    sent = json.loads(said("submit", "mine.yaml", "--network", "net", "--data", "net", "--json", code=2) or "{}")
+    assert sent == {}, "it is there as a network"
+    Path("scans.npz").write_bytes(b"data")
+    sent = json.loads(said("submit", "mine.yaml", "--network", "net", "--data", "scans.npz", "--json"))
+    assert "succeeded" in said("watch", str(sent["id"]))
     assert run("cancel", str(number)) == 2 and "Cannot cancel job" in capsys.readouterr().err
     long = json.loads(said("submit", "mine.yaml", "rounds=10000", "--json"))["id"]
     assert "is asked to end" in (out := said("cancel", str(long))) or "is cancelled" in out

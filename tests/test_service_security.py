@@ -39,6 +39,8 @@ TABLE: dict[tuple[str, str], str | None] = {
     ("DELETE", "/api/v1/tokens/{token}"): "admin", ("POST", "/api/v1/validate"): "submit",
     ("POST", "/api/v1/cost"): "submit",
     ("GET", "/api/v1/methods"): "read", ("GET", "/api/v1/data-sets"): "read", ("GET", "/api/v1/limits"): "read",
+    ("GET", "/api/v1/uploads"): "read", ("GET", "/api/v1/uploads/{sha256}"): "read",
+    ("PUT", "/api/v1/uploads/{sha256}"): "submit", ("DELETE", "/api/v1/uploads/{sha256}"): "submit",
     ("GET", "/healthz"): None, ("GET", "/readyz"): None, ("GET", "/metrics"): "metrics",
 }  # fmt: skip
 OF_A_JOB = sorted(route for route in TABLE if "{job}" in route[1])
@@ -307,7 +309,7 @@ def test_no_text_leads_outside(served: Served) -> None:
     number = served.submit(token)
     places = [
         "/{}", "/api/v1/jobs/{}", "/api/v1/jobs/{}/log", f"/api/v1/jobs/{number}/artefacts/{{}}", "/api/v1/tokens/{}",
-        f"/api/v1/jobs/{number}/{{}}", "/api/v1/jobs?state={}", "/api/v1/jobs?before={}",
+        f"/api/v1/jobs/{number}/{{}}", "/api/v1/uploads/{}", "/api/v1/jobs?state={}", "/api/v1/jobs?before={}",
     ]  # fmt: skip
     n = 0
     for text, place in itertools.product(OUTSIDE, places):

@@ -34,15 +34,26 @@ def submit(
         str | None,
         typer.Option("--key", help="The same config under the same key is one job, however often it is sent."),
     ] = None,
+    network: Annotated[
+        Path | None, typer.Option("--network", help="A network file to send, in place of the task's model.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="An .npz to send, in place of the task's data.")] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="A mask file to send, for a training.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A safetensors file to send, to start from.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", help="A policy file to send.")] = None,
     url: Url = HERE,
     token_file: TokenFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Send a job to a service.
+    """Send a job to a service, with the files that it needs; a file that the service has is not sent again.
 
-    Example: panning submit prune/digits-mlp seed=1
+    Example: panning submit prune/digits-mlp seed=1 --network small/network.safetensors
     """
-    job = client_of(url, token_file).submit(config, changes or [], key)
+    given = {"model": network, "data": data, "mask": mask, "weights": weights, "policy": policy}
+    files = {field: path for field, path in given.items() if path is not None}
+    job = client_of(url, token_file).submit(config, changes or [], key, files)
     if as_json:
         output.print_json(_values(job))
         return

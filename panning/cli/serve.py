@@ -41,6 +41,7 @@ def serve(
         float,
         typer.Option("--dense-epochs", min=0, max=MOST, help="Of each job, by its estimated cost; 0 is no limit."),
     ] = 0.0,
+    upload: Annotated[int, typer.Option("--upload-mib", min=1, max=1 << 20, help="Of one file that is sent.")] = 1024,
     new_token: Annotated[
         bool, typer.Option("--new-admin-token", help="Make one more token with the scope admin, and show it.")
     ] = False,
@@ -62,7 +63,7 @@ def serve(
         )
     caps = Caps(int(memory * GIB), hours * 3600, int(disk * GIB), dense_epochs=epochs)
     where = None if data_root is None else str(data_root.absolute())
-    running = Running(Options(root.absolute(), host, port, names or (), slots, workers, where, caps))
+    running = Running(Options(root.absolute(), host, port, names or (), slots, workers, where, caps, upload << 20))
     log_to()
     output.say(f"panning serves at {running.url} from {root}")
     if (made := running.new_token(new_token)) is not None:

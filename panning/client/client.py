@@ -11,25 +11,29 @@ behind its last byte.
 
 from __future__ import annotations
 
+import tempfile
 import urllib.parse
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from panning.client.download import checked, fetch_file
 from panning.client.requests import BROKEN, Requests, ServiceError, in_header, sent_events, understood
+from panning.client.uploads import OF_CONFIG, OF_TASK, send_file, upload_of, with_files
 from panning.foundation.config import overridden, read_yaml
 from panning.foundation.errors import ConfigError
 from panning.foundation.packaged import packaged_configs, packaged_name
 from panning.foundation.registry import unknown_name_message
 from panning.service.artefacts import Artefact
-from panning.service.words import ENDED, Job
+from panning.service.words import ENDED, Job, Upload, UploadKind
 
 #: Folders of packaged configs that run.
 FOLDERS = ("prune", "train", "search", "demo", "agent", "bench")
 
+NO_FILES: Mapping[str, str | Path] = MappingProxyType({})
 #: No job has so many events: a stream behind this one tells the job's states alone.
 NO_EVENT = 2**53
 
@@ -62,21 +66,80 @@ class Client:
     # --- jobs ---
 
     def submit(
-        self, config: str | Path | Mapping[str, Any], changes: Sequence[str] = (), key: str | None = None
-    ) -> Job:
-        """Send a job.
+        self, config: str | Path | Mapping[str, Any], changes: Sequence[str] = (), key: str | None = None,
+        files: Mapping[str, str | Path] = NO_FILES,
+    ) -> Job:  # fmt: skip
+        """Send a job, and the files that it needs.
 
         Args:
             config: a file, the name of a packaged config, or keys with their ``kind``.
             changes: of the config, as "seeds=[0,1]".
             key: the same config under the same key is the same job; None makes a new one.
+            files: by the field that they are for: ``model`` (a network file) and ``data`` (.npz) of the config's task,
+                ``mask``, ``weights`` and ``policy`` of the config. A file that the service has is not sent again.
 
         Raises:
-            ConfigError: if there is no such config, or it or the key cannot be sent.
+            ConfigError: if there is no such config, or it, a file or the key cannot be sent.
             ServiceError: if it is refused: for all that is wrong with it, or a quota.
         """
         headers = {"Idempotency-Key": str(uuid.uuid4()) if key is None else in_header(key, "A key")}
-        return self._job(self._requests.json("POST", "/jobs", config_values(config, changes), headers))
+        kinds = {**OF_TASK, **OF_CONFIG}
+        if wrong := sorted(set(files) - set(kinds)):
+            raise ConfigError(unknown_name_message("field of a file", wrong[0], list(kinds)))
+        values = config_values(config, changes)
+        sent = {field: self.upload(path, kinds[field]) for field, path in files.items()}
+        values = with_files(values, sent) if sent else values
+        return self._job(self._requests.json("POST", "/jobs", values, headers))
+
+    def submit_network(
+        self, model: Any, example_inputs: Any, config: str | Path | Mapping[str, Any], changes: Sequence[str] = (),
+        key: str | None = None, files: Mapping[str, str | Path] = NO_FILES,
+    ) -> Job:  # fmt: skip
+        """Send a job for a network of your own, which is traced here; the service runs none of its code.
+
+        Needs torch. Masks of the job have the names of the network's own parameters.
+
+        Args:
+            model: a ``torch.nn.Module``.
+            example_inputs: a batch that it is called with (``panning.save_network``).
+            config, changes, key, files: as for ``submit``; the network takes the place of the task's model.
+
+        Raises:
+            ModelError: if it cannot be traced, with the part that stands in the way.
+        """
+        from panning.export.network import save_network
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{type(model).__name__}.safetensors"
+            save_network(model, path, example_inputs)
+            return self.submit(config, changes, key, {**files, "model": path})
+
+    # --- uploads ---
+
+    def upload(self, path: str | Path, kind: UploadKind, name: str | None = None) -> Upload:
+        """Send a file, unless it is there already; configs name it by ``upload:`` and its ``sha256``.
+
+        Args:
+            kind: network, data, masks, weights or policy.
+            name: what to call it; None takes the file's own.
+
+        Raises:
+            ConfigError: if it cannot be read.
+            ServiceError: if it is refused: it is not what it is said to be, or there is no room for it.
+        """
+        return send_file(self._requests, Path(path), kind, name)
+
+    def uploads(self) -> list[Upload]:
+        """The files that were sent, the newest first."""
+        told = self._requests.json("GET", "/uploads")
+        with understood(self.url):
+            return [upload_of(values) for values in told]
+
+    def delete_upload(self, sha256: str) -> None:
+        """Delete a file; one that a job needs is kept until the job has ended."""
+        self._requests.once("DELETE", f"/uploads/{sha256}")
+
+    # --- more of jobs ---
 
     def job(self, number: int) -> Job:
         """A job as it is now.

@@ -113,14 +113,19 @@ class Requests:
     def open(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: Any = None) -> Any:
         """The answer to a request, open.
 
+        Args:
+            body: goes as JSON, but for an iterator of bytes, whose ``Content-Length`` is among the headers.
+
         Raises:
             ConfigError: for a body that is no JSON, as an infinite number.
             ServiceError: if it is refused.
             Exception: one of ``BROKEN``, if it does not get through.
         """
         sent = {"Authorization": f"Bearer {self._token}", **(headers or {})}
-        data = None
-        if body is not None:
+        data: Any = None
+        if isinstance(body, Iterator):
+            data = body
+        elif body is not None:
             data, sent["Content-Type"] = _as_json(body), "application/json"
         request = urllib.request.Request(f"{self.url}/api/v1{path}", data, sent, method=method)
         try:
@@ -146,7 +151,11 @@ class Requests:
             ServiceError: if it is refused.
             UnreachableError: if it does not get through.
         """
-        answer = self.until_through(lambda: self.read(method, path, body, headers))
+        return self.until_through(lambda: self.read_json(method, path, body, headers))
+
+    def read_json(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """The value of the answer to a request, which is sent once; raises as ``open``."""
+        answer = self.read(method, path, body, headers)
         with understood(self.url):
             return json.loads(answer)
 

@@ -37,6 +37,16 @@ MAX_CHANNELS = 4
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, struct.error)
 
 
+def check_npz(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of the images of each part of an archive, by its directory and headers alone; no data are read.
+
+    Raises:
+        DataError: as ``read_npz``, but for what is wrong with the data themselves.
+    """
+    with _opened(path) as archive:
+        return _checked(archive, path)
+
+
 def read_npz(path: Path) -> Parts:
     """Read the train (and validation) part of an archive; the test part's headers are checked, its data left for later.
 
@@ -44,16 +54,22 @@ def read_npz(path: Path) -> Parts:
         DataError: naming the file, the key, what was found and what is allowed.
     """
     with _opened(path) as archive:
-        parts = ["train", "test"]
-        if any(f"val_{kind}.npy" in archive.namelist() for kind in ("images", "labels")):
-            parts.append("val")
-        shapes = {part: _check_part(archive, path, part) for part in parts}
-        for part, shape in shapes.items():
-            if shape != shapes["train"]:
-                raise DataError(f"{path}: {part}_images are {shape}, but train_images {shapes['train']} per image.")
+        parts = _checked(archive, path)
         train = _load(archive, path, "train")
         validation = _load(archive, path, "val") if "val" in parts else None
     return Parts(train, validation, partial(_read_part, path, "test"))
+
+
+def _checked(archive: zipfile.ZipFile, path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of the images of each part; all of one size."""
+    parts = ["train", "test"]
+    if any(f"val_{kind}.npy" in archive.namelist() for kind in ("images", "labels")):
+        parts.append("val")
+    shapes = {part: _check_part(archive, path, part) for part in parts}
+    for part, shape in shapes.items():
+        if shape[1:] != shapes["train"][1:]:
+            raise DataError(f"{path}: {part}_images are {shape[1:]}, but train_images {shapes['train'][1:]} per image.")
+    return shapes
 
 
 def _read_part(path: Path, part: str) -> InMemorySplit:
@@ -86,7 +102,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _check_part(archive: zipfile.ZipFile, path: Path, part: str) -> tuple[int, ...]:
-    """Check both headers of a part; the shape (H, W) or (H, W, C) of one image."""
+    """Check both headers of a part; the shape [n, H, W] or [n, H, W, C] of its images."""
     (images, kind), (labels, label_kind) = (_header(archive, path, f"{part}_{what}") for what in ("images", "labels"))
     if kind != np.uint8 or len(images) not in (3, 4):
         raise DataError(f"{path}: {part}_images is {kind} {list(images)}; allowed is uint8 [n, H, W] or [n, H, W, C].")
@@ -101,7 +117,7 @@ def _check_part(archive: zipfile.ZipFile, path: Path, part: str) -> tuple[int, .
         )
     if images[0] != labels[0]:
         raise DataError(f"{path}: {part}_images has {images[0]} entries, but {part}_labels {labels[0]}.")
-    return images[1:]
+    return images
 
 
 def _header(archive: zipfile.ZipFile, path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

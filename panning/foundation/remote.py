@@ -24,7 +24,12 @@ PLACES = {
     "data_root": "the folder of data sets", "policy": "a policy file", "mask": "a mask file", "weights": "a file of weights",
 }  # fmt: skip
 
+#: What stands before the SHA-256 of a file that was sent to a service, in fields that name a file or a network.
+UPLOAD = "upload:"
+UPLOADED = {"model", "data", "mask", "weights", "policy"}
+
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+_UPLOAD = UPLOAD + "[0-9a-f]{64}"
 #: A network whose name says its sizes, as mlp:256-128.
 _SIZED = r"(?:mlp|plain|residual):[0-9-]+(?:,[a-z]+=[a-z0-9-]+)*"
 #: Form of a text -> how a refusal calls it.
@@ -116,11 +121,13 @@ class Bounds:
         items: field -> longest list, in place of those of ``ITEMS``.
         million_parameters: of a network of torchvision, by its name. What networks of this package and of timm have is
             told by ``panning.cost``.
+        uploads: whether fields may name a file by ``upload:`` and its SHA-256, as a service allows it that takes such.
     """
 
     numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     items: Mapping[str, int] = field(default_factory=dict)
     million_parameters: float = 100.0
+    uploads: bool = False
 
 
 def check_remote(values: Any, bounds: Bounds = Bounds()) -> None:  # noqa: B008
@@ -184,7 +191,13 @@ class _Check:
         if depth > MOST_DEEP or self.n_values > MOST_VALUES:
             if depth > MOST_DEEP or self.n_values == MOST_VALUES + 1:
                 yield f"{place}: there are too many values, or they are nested too deeply"
-        elif value is None:
+        elif (
+            value is None
+            or self.bounds.uploads
+            and key in UPLOADED
+            and isinstance(value, str)
+            and re.fullmatch(_UPLOAD, value)
+        ):
             return
         elif key in PLACES:
             yield f"{place}: names {PLACES[key]} on this machine: leave it out"
@@ -251,6 +264,10 @@ class _Check:
 
 #: Every field that a config may have.
 KNOWN = {*TEXTS, *NUMBERS, *SWITCHES, *NESTS, *FREE, *PLACES}
+
+
+def _is_upload(key: str, value: Any) -> bool:
+    return key in UPLOADED and isinstance(value, str) and re.fullmatch(_UPLOAD, value) is not None
 
 
 def _has_form(text: str, form: str) -> bool:

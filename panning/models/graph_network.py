@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from panning.models.rehearsal import Rehearsal, check_flat
 from panning.models.vocabulary import FUNCTIONS, KINDS, LAYERS, METHODS
 
 KEY = "network"
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 class GraphNetwork(nn.Module):
@@ -55,6 +57,11 @@ class GraphNetwork(nn.Module):
     def input_shape(self) -> tuple[int, ...]:
         """Of one input, without the batch."""
         return self._graph.inputs[0].shape[1:]
+
+    @property
+    def label(self) -> str:
+        """The class of the network that the file was made from, where that is a plain name."""
+        return self._graph.label if _PLAIN.fullmatch(self._graph.label) else GraphNetwork.__name__
 
     def forward(self, x: Any) -> Any:
         return self._run((x,))

@@ -14,6 +14,7 @@ from panning.foundation.seeding import derive_seed, isolated_torch_rng
 from panning.foundation.tensorfile import tensor_bytes
 from panning.foundation.wrappers import unwrapped
 from panning.models.check import check_model_fits
+from panning.models.graph_network import GraphNetwork
 from panning.models.imported import Factory, call_factory, factory_name
 
 
@@ -39,7 +40,7 @@ class OwnModel(Own):
     def __init__(self, model: nn.Module | Factory, label: str | None = None) -> None:
         if isinstance(model, nn.Module):
             module = _copied(unwrapped(model))
-            super().__init__(label or type(module).__name__, fingerprint(module))
+            super().__init__(label or _label_of(module), fingerprint(module))
         elif callable(model):
             super().__init__(label or factory_name(model).rpartition(".")[2].strip("<>"), "")
         else:
@@ -85,7 +86,7 @@ class OwnModel(Own):
         if self.content:
             return self
         settled = copy.copy(self)
-        settled.label, settled.content = self._given_label or type(network).__name__, fingerprint(network)
+        settled.label, settled.content = self._given_label or _label_of(network), fingerprint(network)
         if settled.content != fingerprint(again):
             name = factory_name(self.made_from)
             raise ModelError(
@@ -93,6 +94,10 @@ class OwnModel(Own):
                 "torch's global generator alone."
             )
         return settled
+
+
+def _label_of(module: nn.Module) -> str:
+    return module.label if isinstance(module, GraphNetwork) else type(module).__name__
 
 
 def fingerprint(module: nn.Module) -> str:

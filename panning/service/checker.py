@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from panning.foundation.errors import PanningError
 from panning.foundation.text import one_line
 from panning.service.folder import Caps
+from panning.service.inputs import Inputs
 from panning.service.runner import limit_memory
+
+if TYPE_CHECKING:
+    from panning.tasks import RunConfig
 
 #: Networks with more parameters are not built to tell what they cost.
 MOST_PARAMETERS = 200_000_000
@@ -36,47 +44,60 @@ class Checker:
 
     Args:
         data_root: the folder of data sets.
+        data_sets: names that the operator has given, with what stands for each in a config.
     """
 
-    def __init__(self, data_root: Path | None) -> None:
-        self.data_root = data_root
-        self.whats = {"config": self.config, "cost": self.cost, "methods": self.methods, "data": self.data}
+    def __init__(self, data_root: Path | None, data_sets: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.data_root, self.data_sets = data_root, data_sets
+        self.whats = {
+            "config": self.config, "cost": self.cost, "methods": self.methods, "data": self.data, "file": self.file,
+        }  # fmt: skip
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request: ``found``, or ``refused`` with the reason, or ``failed``."""
         from panning.jobs.failure import is_memory
 
         try:
-            return {"found": self.whats[request["what"]](request.get("config"))}
+            with at_most(request.get("memory_bytes", 0)):
+                return {"found": self.whats[request["what"]](request)}
         except PanningError as error:
             return {"refused": str(error)}
         except Exception as error:
             if isinstance(error, MemoryError) or is_memory(error):
-                return {"refused": "Looking at this config takes more memory than is allowed: ask for less."}
+                return {"refused": "Looking at this takes more memory than is allowed: ask for less."}
             return {"failed": f"{type(error).__name__}: {one_line(str(error))}"}
 
-    def config(self, values: Any) -> None:
+    def config(self, request: Mapping[str, Any]) -> None:
         """Raise what is wrong with a config."""
-        from panning.searches.kinds import any_config
+        self._config(request)
 
-        any_config(values)
-
-    def cost(self, values: Any) -> dict[str, Any]:
+    def cost(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What a run of a config costs."""
         from panning.searches.cost import Limits, cost_of
-        from panning.searches.kinds import any_config
 
-        config = any_config(values).config.with_data(self.data_root, download=False)
+        config = self._config(request).with_data(self.data_root, download=False)
         return cost_of(config, limits=Limits(n_parameters=MOST_PARAMETERS)).as_json()
 
-    def methods(self, _: Any) -> list[dict[str, Any]]:
+    def file(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What is in a file that somebody sent."""
+        from panning.service.files import look_at
+
+        return look_at(Path(request["config"]["path"]), request["config"]["kind"])
+
+    def _config(self, request: Mapping[str, Any]) -> RunConfig:
+        from panning.searches.kinds import any_config
+
+        inputs = Inputs(request.get("files", {}), self.data_sets)
+        return any_config(inputs.placed(request["config"])).config
+
+    def methods(self, _: object) -> list[dict[str, Any]]:
         """All methods."""
         from panning.measure.methods import dynamic_rows, method_rows
 
         tables = {"before": method_rows(), "during": dynamic_rows()}
         return [{"when": when, **row} for when, rows in tables.items() for row in rows]
 
-    def data(self, _: Any) -> dict[str, bool]:
+    def data(self, _: object) -> dict[str, bool]:
         """Each data set's name, and whether it is here."""
         from panning.data import DATASETS
 
@@ -90,6 +111,22 @@ class Checker:
         return found
 
 
+@contextmanager
+def at_most(n_bytes: int) -> Iterator[None]:
+    """Within, this process may have so much more data than it has; 0 leaves its limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if not n_bytes:
+        yield
+        return
+    pages = Path("/proc/self/statm").read_text().split()[5]
+    most = int(pages) * resource.getpagesize() + n_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 def main(arguments: list[str]) -> None:
     """Answer requests until there are no more.
 
@@ -101,8 +138,9 @@ def main(arguments: list[str]) -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     limit_memory(Caps(memory_bytes=settings["memory_bytes"]))
     root = settings["data_root"] or os.environ.get("PANNING_DATA")
-    checker = Checker(None if root is None else Path(root))
-    import panning.searches.kinds  # noqa: F401  # takes seconds, for which no request is to wait
+    checker = Checker(None if root is None else Path(root), settings["data_sets"])
+    import panning.searches.kinds  # takes seconds, for which no request is to wait
+    import panning.service.files  # noqa: F401
 
     print(json.dumps({"found": "ready"}), file=answers, flush=True)
     if not select.select([sys.stdin], [], [], 0)[0]:

@@ -15,11 +15,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from panning.foundation.errors import ConfigError, JobError
 from panning.foundation.records import canonical_json
-from panning.service.words import BusyError
+from panning.service.words import BusyError, UploadError, UploadKind
 
 CHECKER = (sys.executable, "-P", "-m", "panning.service.checker")
 #: The process may take so long to begin: it imports torch.
@@ -29,6 +31,9 @@ MOST_WAITING, MOST_OF_ONE = 32, 16
 PATIENCE = 6
 #: So many configs that were good are remembered.
 MOST_KNOWN = 10_000
+#: Looking at a file may take so much of the processor, and of memory beside what the process has.
+FILE_S, FILE_BYTES = 2.0, 1 << 30
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -38,11 +43,13 @@ class Checks:
     Attributes:
         seconds: of the processor, that a request may take; on a machine with much to do it lasts longer, ``PATIENCE`` times
             as long at most.
+        named_data: names that the operator has given, with what stands for each in a config.
         memory_bytes: of the process's data; torch itself takes some hundred MiB.
         command: of the process; the settings are added.
     """
 
     data_root: str | None = None
+    named_data: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 10.0
     memory_bytes: int = 3 << 30
     command: Sequence[str] = CHECKER
@@ -67,8 +74,11 @@ class Checks:
             with self._asking:
                 self._end(process)
 
-    def config(self, config: Mapping[str, Any], owner: int) -> None:
+    def config(self, config: Mapping[str, Any], owner: int, files: Mapping[str, str] = NOTHING) -> None:
         """Raise what is wrong with a config.
+
+        Args:
+            files: of the uploads that it names, by their hashes.
 
         Raises:
             ConfigError: all that is wrong.
@@ -77,15 +87,29 @@ class Checks:
         digest = hashlib.sha256(canonical_json(config).encode()).hexdigest()
         if digest in self._good:
             return
-        self._ask("config", owner, config)
+        self._ask("config", owner, {"config": config, "files": dict(files)})
         with self._counting:
             self._good[digest] = None
             while len(self._good) > MOST_KNOWN:
                 self._good.popitem(last=False)
 
-    def cost(self, config: Mapping[str, Any], owner: int) -> dict[str, Any]:
-        """What a run of a config costs at most (``panning.cost``); raises as ``config``."""
-        found: dict[str, Any] = self._ask("cost", owner, config)
+    def cost(self, config: Mapping[str, Any], owner: int, files: Mapping[str, str] = NOTHING) -> dict[str, Any]:
+        """What a run of a config costs at most (``panning.cost``); arguments and errors as of ``config``."""
+        found: dict[str, Any] = self._ask("cost", owner, {"config": config, "files": dict(files)})
+        return found
+
+    def file(self, path: Path, kind: UploadKind, owner: int) -> dict[str, Any]:
+        """What is in a file that somebody sent.
+
+        Raises:
+            UploadError: if it is not what it is said to be, or takes too much to look at.
+            BusyError: if too many ask.
+        """
+        asked = {"config": {"kind": kind, "path": str(path)}, "memory_bytes": FILE_BYTES}
+        try:
+            found: dict[str, Any] = self._ask("file", owner, asked, min(FILE_S, self.seconds))
+        except ConfigError as error:
+            raise UploadError(str(error)) from None
         return found
 
     def methods(self) -> list[dict[str, Any]]:
@@ -99,9 +123,10 @@ class Checks:
         found: dict[str, bool] = self._ask("data", 0)
         return found
 
-    def _ask(self, what: str, owner: int, config: Mapping[str, Any] | None = None) -> Any:
+    def _ask(self, what: str, owner: int, asked: Mapping[str, Any] = NOTHING, seconds: float | None = None) -> Any:
+        seconds = self.seconds if seconds is None else seconds
         with self._in_line(owner), self._asking:
-            answer = self._answer(json.dumps({"what": what, "config": config, "seconds": self.seconds}))
+            answer = self._answer(json.dumps({"what": what, "seconds": seconds, **asked}), seconds)
         if "refused" in answer:
             raise ConfigError(answer["refused"])
         if "failed" in answer:
@@ -120,21 +145,19 @@ class Checks:
             with self._counting:
                 self._waiting[owner] -= 1
 
-    def _answer(self, request: str) -> dict[str, Any]:
+    def _answer(self, request: str, seconds: float) -> dict[str, Any]:
         process = self._begin()
         assert process.stdin is not None
         try:
             process.stdin.write(request.encode() + b"\n")
             process.stdin.flush()
-            answer = self._read(process, PATIENCE * self.seconds)
+            answer = self._read(process, PATIENCE * seconds)
         except BrokenPipeError:
             answer = None
         if answer is None:
             self._end(process)
             self._check_open()
-            return {
-                "refused": f"Looking at this config takes over {self.seconds:g} s or too much memory: ask for less."
-            }
+            return {"refused": f"Looking at this takes over {seconds:g} s or too much memory: ask for less."}
         return answer
 
     def _begin(self) -> subprocess.Popen[bytes]:
@@ -142,7 +165,9 @@ class Checks:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._check_open()
-        settings = json.dumps({"data_root": self.data_root, "memory_bytes": self.memory_bytes})
+        settings = json.dumps(
+            {"data_root": self.data_root, "memory_bytes": self.memory_bytes, "data_sets": dict(self.named_data)}
+        )
         self._process = subprocess.Popen(
             [*self.command, settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True,

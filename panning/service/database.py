@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from panning.foundation.errors import OutputError
 
 #: The newest schema.
-SCHEMA = "2"
+SCHEMA = "3"
 BUSY_MS = 30_000
 
 
@@ -65,6 +65,11 @@ ATTEMPTS = sa.Table(
 KEYS = sa.Table(
     "keys", TABLES, sa.Column("token", sa.Integer, primary_key=True), sa.Column("key", sa.String, primary_key=True),
     sa.Column("digest", sa.String), sa.Column("job", sa.Integer),
+)  # fmt: skip
+UPLOADS = sa.Table(
+    "uploads", TABLES, sa.Column("token", sa.Integer, primary_key=True), sa.Column("sha256", sa.String, primary_key=True),
+    sa.Column("kind", sa.String), sa.Column("name", sa.String), sa.Column("n_bytes", sa.BigInteger),
+    sa.Column("made", UtcTime), sa.Column("facts", sa.Text),
 )  # fmt: skip
 
 

@@ -63,6 +63,8 @@ class Order:
         attempt: from 1.
         workers: Ray workers; 0 runs without Ray.
         data_root: the folder of data sets.
+        files: of the uploads that the config names, by their hashes.
+        data_sets: names that the operator has given, with what stands for each in a config.
     """
 
     config: Mapping[str, Any]
@@ -70,6 +72,8 @@ class Order:
     workers: int = 0
     data_root: str | None = None
     caps: Caps = Caps()
+    files: Mapping[str, str] = field(default_factory=dict)
+    data_sets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from panning.foundation.errors import ConfigError, JobError, PanningError, StoppedError
 from panning.foundation.progress import Listener
-from panning.foundation.remote import check_remote
+from panning.foundation.remote import Bounds, check_remote
 from panning.foundation.stopping import ShouldStop
 from panning.foundation.text import one_line
 from panning.service.events import EventLog
 from panning.service.folder import Caps, JobFolder, LeaseOf, Order, Outcome
+from panning.service.inputs import Inputs
 
 if TYPE_CHECKING:  # torch comes with them, and the limit of memory comes first
     from panning.tasks import RunConfig
@@ -116,7 +117,7 @@ def run_job(folder: JobFolder, stop: Stop) -> Outcome:
     try:
         order = folder.order()
         limit_memory(order.caps)
-        check_remote(order.config)
+        check_remote(order.config, Bounds(uploads=True))
         with EventLog(folder.events) as log:
             config = _config_of(order)
             RUN[str(order.config["kind"])](config, Way(folder.run, log.hear, stop, order.workers))
@@ -142,7 +143,9 @@ def _config_of(order: Order) -> RunConfig:
     from panning.searches.kinds import any_config
 
     root = None if order.data_root is None else Path(order.data_root)
-    config = any_config(order.config).config.with_data(root, download=False)
+    config = any_config(Inputs(order.files, order.data_sets).placed(order.config)).config.with_data(
+        root, download=False
+    )
     if order.caps.n_parameters or order.caps.dense_epochs:
         _check_cost(config, order.caps)
     return config

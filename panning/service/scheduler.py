@@ -14,15 +14,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from panning.foundation.errors import OutputError
 from panning.service import supervisor
 from panning.service.folder import MARK, Caps, JobFolder, Order, Outcome
+from panning.service.inputs import named_uploads
 from panning.service.store import Store
 from panning.service.words import Job
 
@@ -44,6 +46,8 @@ class Setup:
         caps: of each job.
         grace_s: how long a job may take to end once it is asked; then its processes are killed.
         runner: the command; the job's folder is added.
+        uploads: the folder of uploads (``panning.service.uploads``).
+        data_sets: names that the operator has given, with what stands for each in a config.
     """
 
     root: Path
@@ -53,6 +57,12 @@ class Setup:
     caps: Caps = Caps()
     grace_s: float = 6.0
     runner: tuple[str, ...] = RUNNER
+    uploads: Path = Path("uploads")
+    data_sets: Mapping[str, str] = field(default_factory=dict)
+
+    def files(self, owner: int, config: Mapping[str, Any]) -> dict[str, str]:
+        """Where the uploads lie that a config names, by their hashes."""
+        return {sha256: str(self.uploads / str(owner) / sha256) for _, sha256 in named_uploads(config)}
 
 
 class Scheduler:
@@ -147,7 +157,8 @@ class Scheduler:
             try:
                 folder.sweep()
                 config = self.store.config(job.id)
-                folder.give(Order(config, job.attempt, setup.workers, setup.data_root, setup.caps))
+                files, names = setup.files(job.token, config), dict(setup.data_sets)
+                folder.give(Order(config, job.attempt, setup.workers, setup.data_root, setup.caps, files, names))
                 self._spawn(folder, job.attempt, lease)
             finally:
                 os.close(lease)

@@ -7,9 +7,9 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -25,6 +25,7 @@ from panning.service.folder import Caps, JobFolder
 from panning.service.scheduler import RUNNER, Scheduler, Setup
 from panning.service.store import Store
 from panning.service.streams import Streams
+from panning.service.uploads import Uploads
 from panning.service.words import Job, Quota, Token
 
 LOG = logging.getLogger("panning.service")
@@ -46,6 +47,8 @@ class Options:
         workers: Ray workers of each job; 0 runs without Ray.
         data_root: the folder of data sets.
         caps: of each job.
+        upload_bytes: of one upload.
+        data_sets: further data sets by name, as ``npz:FILE``.
         runner, checker: the commands of their processes.
     """
 
@@ -57,6 +60,8 @@ class Options:
     workers: int = 0
     data_root: str | None = None
     caps: Caps = Caps()
+    upload_bytes: int = 1 << 30
+    data_sets: Mapping[str, str] = field(default_factory=dict)
     runner: tuple[str, ...] = RUNNER
     checker: tuple[str, ...] = CHECKER
 
@@ -175,7 +180,8 @@ class Running:
 def _service(options: Options) -> Service:
     store = Store.at(options.root / "service.sqlite")
     setup = Setup(
-        options.root / "jobs", options.slots, options.workers, options.data_root, options.caps, runner=options.runner
+        options.root / "jobs", options.slots, options.workers, options.data_root, options.caps, runner=options.runner,
+        uploads=options.root / "uploads", data_sets=options.data_sets,
     )  # fmt: skip
     streams = Streams(store, lambda number: JobFolder(setup.root / str(number)))
 
@@ -186,10 +192,13 @@ def _service(options: Options) -> Service:
 
     try:
         scheduler = Scheduler(store, setup, tell)
+        uploads = Uploads(store.database, setup.uploads)
+        uploads.tidy()
     except BaseException:
         store.close()
         raise
-    return Service(store, scheduler, Checks(options.data_root, command=options.checker), streams, Access(store.tokens))
+    checks = Checks(options.data_root, options.data_sets, command=options.checker)
+    return Service(store, scheduler, checks, streams, Access(store.tokens), uploads, options.upload_bytes)
 
 
 def _listen(host: str, port: int) -> socket.socket:

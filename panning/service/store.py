@@ -24,6 +24,7 @@ from panning.service.database import ATTEMPTS, JOBS, KEYS, TOKENS, Database
 from panning.service.folder import Outcome
 from panning.service.steps import THERE, TURN, following
 from panning.service.tokens import Tokens, now_utc
+from panning.service.uploads import check_uploads, stored
 from panning.service.words import (
     ENDED,
     STATES,
@@ -94,6 +95,7 @@ class Store:
             key: an idempotency key: the same request under the same key is the same job.
 
         Raises:
+            ConfigError: if the config names an upload that the token does not have.
             KeyConflictError: if the key stands for another config.
             QuotaError: if the token has too many jobs queued or too much stored.
         """
@@ -103,6 +105,7 @@ class Store:
             if key is not None and (known := self._known(connection, token, key, digest)) is not None:
                 return Submitted(known, is_new=False)
             self._check_quota(connection, token)
+            check_uploads(connection, token, config)
             values = {
                 "token": token, "kind": str(config.get("kind")), "config": text, "state": "queued", "message": "",
                 "attempt": 0, "crashes": 0, "cancel_asked": False, "pinned": False, "deleted": False, "n_bytes": 0,
@@ -124,11 +127,7 @@ class Store:
     def config(self, number: int) -> dict[str, Any]:
         """The config of a job, as it was sent."""
         with self.database.reads() as connection:
-            text = connection.execute(sa.select(JOBS.c.config).where(JOBS.c.id == number, THERE)).scalar_one_or_none()
-        if text is None:
-            raise _no(number)
-        found: dict[str, Any] = json.loads(text)
-        return found
+            return self._config(connection, number)
 
     def attempts(self, number: int) -> list[Attempt]:
         """The attempts of a job, the first first."""
@@ -165,9 +164,9 @@ class Store:
         return {state: found.get(state, 0) for state in STATES}
 
     def stored(self, token: int) -> int:
-        """The bytes that the jobs of a token take."""
+        """The bytes that the jobs and the uploads of a token take."""
         with self.database.reads() as connection:
-            return _stored(connection, token)
+            return stored(connection, token)
 
     def cancel(self, number: int) -> Job:
         """End a queued job, and ask a running one to end.
@@ -192,6 +191,7 @@ class Store:
         again = {"state": "queued", "code": None, "message": "", "crashes": 0, "cancel_asked": False, "ended": None}
         with self.database.writes() as connection:
             token = self._job(connection, number).token
+            check_uploads(connection, token, self._config(connection, number))
             self._must(self._step(connection, number, ("failed", "cancelled"), again), connection, number, "retry")
             self._check_quota(connection, token, already=1)
             return self._job(connection, number)
@@ -303,6 +303,13 @@ class Store:
             raise _no(number)
         return Job(*row)
 
+    def _config(self, connection: Connection, number: int) -> dict[str, Any]:
+        text = connection.execute(sa.select(JOBS.c.config).where(JOBS.c.id == number, THERE)).scalar_one_or_none()
+        if text is None:
+            raise _no(number)
+        found: dict[str, Any] = json.loads(text)
+        return found
+
     def _known(self, connection: Connection, token: int, key: str, digest: str) -> Job | None:
         row = connection.execute(sa.select(KEYS).where(KEYS.c.token == token, KEYS.c.key == key)).one_or_none()
         if row is None:
@@ -318,15 +325,11 @@ class Store:
             raise QuotaError(
                 f"{n - already} jobs of this token are queued, and {quota.max_queued} may be: wait for some."
             )
-        if (n := _stored(connection, token)) >= quota.max_stored_bytes:
+        if (n := stored(connection, token)) >= quota.max_stored_bytes:
             raise QuotaError(
-                f"The jobs of this token take {n:,} bytes, and {quota.max_stored_bytes:,} are allowed: delete some."
+                f"The jobs and uploads of this token take {n:,} bytes, and {quota.max_stored_bytes:,} are allowed: delete "
+                "some."
             )
-
-
-def _stored(connection: Connection, token: int) -> int:
-    stored = sa.select(sa.func.coalesce(sa.func.sum(JOBS.c.n_bytes), 0)).where(JOBS.c.token == token)
-    return int(connection.execute(stored).scalar_one())
 
 
 def _of(asked: sa.Select[Any], token: int | None) -> sa.Select[Any]:

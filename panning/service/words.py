@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from panning.foundation.errors import PanningError
 
@@ -24,6 +24,8 @@ CODES: Mapping[str, str] = {
 }
 #: So many crashes fail a job.
 MAX_CRASHES = 3
+#: What an upload is, which says how it is checked and where a config may name it.
+UploadKind = Literal["network", "data", "masks", "weights", "policy"]
 Scope = Literal["metrics", "read", "submit", "admin"]
 #: Scope -> the scopes that it includes.
 SCOPES: Mapping[Scope, tuple[Scope, ...]] = {
@@ -52,6 +54,26 @@ class QuotaError(PanningError):
 
 class BusyError(PanningError):
     """The service has too much to do to look at this now."""
+
+
+class NoUploadError(PanningError):
+    """An upload that is not in the table."""
+
+
+class UploadError(PanningError):
+    """A file that is not what it is said to be."""
+
+
+class HashError(PanningError):
+    """A file whose content is not that of its name."""
+
+
+class OtherKindError(PanningError):
+    """A file that is there already, as one of another kind."""
+
+
+class InUseError(PanningError):
+    """A step that an upload cannot take while a job needs it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,25 @@ class Job:
     submitted: datetime
     started: datetime | None
     ended: datetime | None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that somebody sent.
+
+    Attributes:
+        sha256: of its content; configs name it by ``upload:`` and this.
+        name: what its owner calls it; may be empty.
+        made: when it came, in UTC.
+        facts: what the check has found, by its kind: counts, a density, the shape of an input.
+    """
+
+    sha256: str
+    kind: UploadKind
+    name: str
+    n_bytes: int
+    made: datetime
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)

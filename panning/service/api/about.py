@@ -11,7 +11,7 @@ from starlette.responses import Response
 from panning.foundation.errors import PanningError
 from panning.foundation.remote import check_remote
 from panning.service.api.access import Reader, Scraper, Submitter
-from panning.service.api.jobs import Config, Here
+from panning.service.api.jobs import BOUNDS, Config, Here
 from panning.service.api.metrics import MEDIA
 from panning.service.api.problems import ASKED, ProblemError, documented
 from panning.service.folder import Caps
@@ -39,6 +39,7 @@ class Limits(BaseModel):
     jobs: dict[State, int] = Field(description="Of its owner, by state.")
     stored_bytes: int
     caps: Caps = Field(description="Of each job; 0 is no limit.")
+    upload_bytes: int = Field(description="Of one upload.")
     slots: int = Field(description="So many jobs of all tokens run at a time.")
 
 
@@ -51,16 +52,16 @@ class Health(BaseModel):
 @router.post("/validate", responses=documented(*ASKED, "config", "busy"))
 def validate(here: Here, token: Submitter, config: Config) -> Health:
     """Check a config as a submission does; all its errors come at once."""
-    check_remote(config)
-    here.checks.config(config, token.owner)
+    check_remote(config, BOUNDS)
+    here.checks.config(config, token.owner, here.files(token.owner, config))
     return Health(status="well-formed")
 
 
 @router.post("/cost", responses=documented(*ASKED, "config", "busy"))
 def cost(here: Here, token: Submitter, config: Config) -> dict[str, Any]:
     """What a run of a config costs at most: parameters, dense epochs, memory and disk in bytes, steps of each stage."""
-    check_remote(config)
-    return here.checks.cost(config, token.owner)
+    check_remote(config, BOUNDS)
+    return here.checks.cost(config, token.owner, here.files(token.owner, config))
 
 
 @router.get("/methods", responses=documented(*ASKED, "busy"))
@@ -80,7 +81,10 @@ def limits(here: Here, token: Reader) -> Limits:
     """What the token may, and what it has taken."""
     jobs, stored = here.store.counts(token.owner), here.store.stored(token.owner)
     setup = here.scheduler.setup
-    return Limits(token=token, jobs=jobs, stored_bytes=stored, caps=setup.caps, slots=setup.slots)
+    most = here.most_upload_bytes
+    return Limits(
+        token=token, jobs=jobs, stored_bytes=stored, caps=setup.caps, upload_bytes=most, slots=setup.slots
+    )  # fmt: skip
 
 
 @health.get("/healthz", responses=documented("host", "origin", "too-large"))

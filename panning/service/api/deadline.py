@@ -9,8 +9,12 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from panning.service.api.guard import is_upload
+
 #: A request, its body included, is there this long after its connection was opened or its first byte came.
 DEADLINE_S = 10.0
+#: An upload may take longer, as long as so much of it comes in that time.
+LEAST_BYTES = 1 << 19
 LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -18,6 +22,8 @@ class TimedProtocol(H11Protocol):
     """uvicorn's protocol, with a deadline for every request."""
 
     deadline_s = DEADLINE_S
+    least_bytes = LEAST_BYTES
+    _n_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -25,6 +31,7 @@ class TimedProtocol(H11Protocol):
         self._begin()
 
     def data_received(self, data: bytes) -> None:
+        self._n_bytes += len(data)
         super().data_received(data)
         if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
             self._begin()
@@ -44,6 +51,7 @@ class TimedProtocol(H11Protocol):
 
     def _begin(self) -> None:
         if self._deadline is None:
+            self._n_bytes = 0
             self._deadline = self.loop.call_later(self.deadline_s, self._late)
 
     def _end(self) -> None:
@@ -51,7 +59,18 @@ class TimedProtocol(H11Protocol):
             self._deadline.cancel()
             self._deadline = None
 
+    def _comes(self) -> bool:
+        """Whether an upload that somebody takes in is on its way, and fast enough."""
+        is_awaited = (
+            self.conn.their_state is h11.SEND_BODY and self.cycle is not None and not self.cycle.response_started
+        )
+        return is_awaited and is_upload(dict(self.scope)) and self._n_bytes >= self.least_bytes
+
     def _late(self) -> None:
+        if self._comes():
+            self._deadline = None
+            self._begin()
+            return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(LATE)
         self.transport.close()

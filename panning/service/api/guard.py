@@ -24,6 +24,8 @@ HEADERS = {
     b"referrer-policy": b"no-referrer",
     b"cross-origin-resource-policy": b"same-origin",
 }
+#: What the paths of uploads begin with.
+UPLOADS = "/api/v1/uploads/"
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 
 
@@ -70,10 +72,15 @@ class Guard:
         hosts: the authorities that requests may name (``authorities``).
         max_bytes: of a body.
         seen: hears of each request that was answered.
+        most_upload_bytes: of a body that is an upload.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str], max_bytes: int, seen: Callable[[Seen], None]) -> None:
-        self.app, self.hosts, self.max_bytes, self.seen = app, frozenset(hosts), max_bytes, seen
+    def __init__(
+        self, app: ASGIApp, hosts: Collection[str], max_bytes: int, seen: Callable[[Seen], None],
+        most_upload_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        self.app, self.hosts, self.seen = app, frozenset(hosts), seen
+        self.max_bytes, self.most_upload_bytes = max_bytes, most_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -107,8 +114,9 @@ class Guard:
         if len(origins) > 1 or not all(self._is_ours(origin) for origin in origins):
             return "origin", "Only pages of the service itself may ask it in a browser."
         lengths = _headers(scope, b"content-length")
-        if any(not length.isdecimal() or int(length[:20]) > self.max_bytes for length in lengths):
-            return "too-large", f"A body may have {self.max_bytes:,} bytes."
+        most = self.most_upload_bytes if is_upload(scope) else self.max_bytes
+        if any(not length.isdecimal() or int(length[:20]) > most for length in lengths):
+            return "too-large", f"A body may have {most:,} bytes."
         return None
 
     def _is_ours(self, origin: str) -> bool:
@@ -118,6 +126,11 @@ class Guard:
             return False
         is_plain = origin.lower() == f"{parts.scheme}://{parts.netloc}"
         return is_plain and parts.scheme in ("http", "https") and parts.netloc in self.hosts
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether a request sends a file, which may be larger and take longer than others."""
+    return bool(scope["method"] == "PUT" and scope["path"].startswith(UPLOADS))
 
 
 def _headers(scope: Scope, name: bytes) -> list[str]:

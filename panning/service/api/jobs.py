@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from panning.foundation.remote import RUNS, check_remote
+from panning.foundation.remote import RUNS, Bounds, check_remote
 from panning.service.api.access import Reader, Submitter
 from panning.service.api.problems import ASKED, ONE, documented
 from panning.service.api.service import Service, service_of, whose
@@ -15,6 +15,8 @@ from panning.service.store import MAX_PAGE
 from panning.service.words import Attempt, Job, State
 
 MAX_NUMBER = 2**53
+#: What a config may ask for here.
+BOUNDS = Bounds(uploads=True)
 Number = Annotated[int, Path(alias="job", ge=1, le=MAX_NUMBER, description="The job's id.")]
 Here = Annotated[Service, Depends(service_of)]
 Key = Annotated[
@@ -52,8 +54,8 @@ class Jobs(BaseModel):
 )
 def submit(here: Here, token: Submitter, config: Config, response: Response, key: Key = None) -> Job:
     """Send a job. Once this is answered, the job is on the disk. A request that was sent before is answered with 200."""
-    check_remote(config)
-    here.checks.config(config, token.owner)
+    check_remote(config, BOUNDS)
+    here.checks.config(config, token.owner, here.files(token.owner, config))
     done = here.store.submit(token.owner, config, key)
     response.headers["Location"] = f"/api/v1/jobs/{done.job.id}"
     if not done.is_new:

@@ -14,7 +14,18 @@ from starlette.responses import JSONResponse, Response
 from panning.foundation.errors import ConfigError, PanningError
 from panning.foundation.remote import shown
 from panning.foundation.text import one_line, printable
-from panning.service.words import BusyError, KeyConflictError, NoJobError, QuotaError, StepError
+from panning.service.words import (
+    BusyError,
+    HashError,
+    InUseError,
+    KeyConflictError,
+    NoJobError,
+    NoUploadError,
+    OtherKindError,
+    QuotaError,
+    StepError,
+    UploadError,
+)
 
 TYPE = "urn:panning:"
 MEDIA = "application/problem+json"
@@ -28,11 +39,16 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "method": (405, "This cannot be done here"),
     "step": (409, "The job's state does not allow this"),
     "key": (409, "The idempotency key stands for another request"),
+    "used": (409, "A job uses this"),
+    "kind": (409, "It is there as a file of another kind"),
+    "length": (411, "The length of the body is needed"),
     "too-large": (413, "The body is too large"),
     "range": (416, "The file has no such range"),
     "host": (421, "The service has another name"),
     "values": (422, "A value is refused"),
     "config": (422, "The config is refused"),
+    "hash": (422, "The content is not that of its name"),
+    "file": (422, "The file is refused"),
     "quota": (429, "The quota of the token is used up"),
     "failures": (429, "Too many requests without a good token"),
     "busy": (503, "The service is busy"),
@@ -46,7 +62,8 @@ OF_STATUS = {400: "request", 401: "token", 403: "scope", 404: "absent", 405: "me
 #: Error of the store -> code.
 OF_ERROR: Mapping[type[PanningError], str] = {
     NoJobError: "absent", StepError: "step", KeyConflictError: "key", QuotaError: "quota", ConfigError: "config",
-    BusyError: "busy",
+    BusyError: "busy", NoUploadError: "absent", InUseError: "used", OtherKindError: "kind", HashError: "hash",
+    UploadError: "file",
 }  # fmt: skip
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 
@@ -15,6 +17,7 @@ from panning.service.checks import Checks
 from panning.service.scheduler import Scheduler
 from panning.service.store import Store
 from panning.service.streams import Streams
+from panning.service.uploads import Uploads, check_uploads
 from panning.service.words import Job, NoJobError, Token
 
 
@@ -24,6 +27,7 @@ class Service:
 
     Attributes:
         wake: set when the scheduler has something to do.
+        most_upload_bytes: of one upload.
         listening: how many streams each owner of tokens has open; of the server's event loop.
         is_scheduling: whether jobs are looked after.
     """
@@ -33,6 +37,8 @@ class Service:
     checks: Checks
     streams: Streams
     access: Access
+    uploads: Uploads
+    most_upload_bytes: int
     wake: threading.Event = field(default_factory=threading.Event)
     artefacts: Artefacts = field(default_factory=Artefacts)
     listening: Counter[int] = field(default_factory=Counter)
@@ -51,6 +57,16 @@ class Service:
         if whose(token) not in (None, job.token):
             raise NoJobError(f"There is no job {number}.")
         return job
+
+    def files(self, owner: int, config: Mapping[str, Any]) -> dict[str, str]:
+        """The files of the uploads that a config names, by their hashes.
+
+        Raises:
+            ConfigError: if one is not there, or is of another kind.
+        """
+        with self.store.database.reads() as connection:
+            check_uploads(connection, owner, config)
+        return self.scheduler.setup.files(owner, config)
 
     def told(self, job: Job) -> Job:
         """Tell of a job that was stepped on by a request."""

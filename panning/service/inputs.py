@@ -1,0 +1,99 @@
+"""What a config of the service names by a hash or by a name of the service, in place of a place: uploads, and the data sets
+of the operator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panning.foundation.errors import ConfigError
+from panning.foundation.remote import UPLOAD
+from panning.service.words import UploadKind
+
+#: Field of a config -> the kind of upload that may stand there.
+FIELDS: Mapping[str, UploadKind] = {
+    "model": "network", "data": "data", "mask": "masks", "weights": "weights", "policy": "policy",
+}  # fmt: skip
+_NAMED = re.compile(UPLOAD + "([0-9a-f]{64})")
+#: So many digits of a hash are what tables call data without a label.
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where what a config names lies on this machine.
+
+    Attributes:
+        files: the hash of an upload -> its file.
+        data_sets: a name that the operator has given -> what stands for it in a config, as ``npz:/srv/scans.npz``.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    data_sets: Mapping[str, str] = field(default_factory=dict)
+
+    def placed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config with the files in place of what names them; networks are read. Needs torch if there is one.
+
+        Raises:
+            ConfigError: if an upload is not there.
+            ModelError: for a network that cannot be read.
+        """
+        placed: dict[str, Any] = _with(config, self._in_place)
+        return placed
+
+    def _in_place(self, key: str, text: str, among: dict[str, Any]) -> Any:
+        """What stands for a text in a field; data get a label, since tables would show the name of a file."""
+        named = _NAMED.fullmatch(text) if key in FIELDS else None
+        if key == "data" and (named or text in self.data_sets) and "model" in among and among.get("label") is None:
+            among["label"] = f"upload {named[1][:SHOWN]}" if named else text
+        if named is None:
+            return self.data_sets.get(text, text) if key == "data" else text
+        if (path := self.files.get(named[1])) is None or not Path(path).is_file():
+            raise ConfigError(f"The upload {named[1]} is not there any more: send it again.")
+        if key == "model":
+            return _network(Path(path))
+        return f"npz:{path}" if key == "data" else path
+
+
+def _network(path: Path) -> Any:
+    from panning.models import OwnModel
+    from panning.models.graph_network import load_network
+
+    return OwnModel(load_network(path))
+
+
+def _with(config: Mapping[str, Any], change: Callable[[str, str, dict[str, Any]], Any]) -> Any:
+    def one(key: str, value: Any, among: dict[str, Any]) -> Any:
+        if isinstance(value, Mapping):
+            made = dict(value)
+            for name, item in value.items():
+                if item is not None:
+                    made[name] = one(name, item, made)
+            return made
+        if isinstance(value, list | tuple):
+            return [one(key, item, among) for item in value]
+        return change(key, value, among) if isinstance(value, str) else value
+
+    return one("", config, {})
+
+
+def named_uploads(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The uploads that a config names: the field of each, and its hash.
+
+    Examples:
+        >>> from panning.service.inputs import named_uploads
+        >>> [(field, sha256[:4]) for field, sha256 in named_uploads({"task": {"model": "upload:" + "ab" * 32}})]
+        [('model', 'abab')]
+    """
+    found: list[tuple[str, str]] = []
+
+    def take(key: str, text: str, _: dict[str, Any]) -> str:
+        if key in FIELDS and (named := _NAMED.fullmatch(text)):
+            found.append((key, named[1]))
+        return text
+
+    _with(config, take)
+    yield from found
