@@ -11,6 +11,10 @@ import signal
 import sys
 from typing import Any
 
+CARD = {
+    "name": "mine", "shipped": False, "kind": "policy", "summary": "Mine.", "trained": None, "seen": {"depth": [0.1, 0.2]},
+    "scores": {"a": "0.9"}, "fails": ["On wide networks."],
+}  # fmt: skip
 COST = {"n_parameters": 50_826, "dense_epochs": 0.0}
 
 
@@ -18,6 +22,16 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What the check process would say."""
     if request["what"] in ("methods", "data"):
         return {"found": [{"name": "snip"}] if request["what"] == "methods" else {"digits": True, "mnist": False}}
+    if request["what"] == "policies":
+        return {"found": [CARD]}
+    if request["what"] == "compare":
+        contents = []
+        for name in ("first", "second"):
+            with open(request["config"][name], "rb") as file:
+                contents.append(file.read())
+        total = {"n_weights": 2, "n_kept": 1, "density": 0.5, "effective_density": None}
+        same = float(contents[0] == contents[1])
+        return {"found": {"first": total, "second": total, "n_both": 1, "jaccard": same, "layers": []}}
     if request["what"] == "file":
         with open(request["config"]["path"], "rb") as file:
             start = file.read(5)

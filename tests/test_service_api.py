@@ -244,6 +244,32 @@ def test_methods_data_sets_health_and_figures(served: Served, token: str) -> Non
     assert "panning_jobs{" in text and "panning_streams 0.0" in text
 
 
+def test_policies_have_cards(served: Served, token: str) -> None:
+    (card,) = served.ask("GET", "/api/v1/policies", token).json
+    assert (card["name"], card["seen"], card["fails"]) == ("mine", {"depth": [0.1, 0.2]}, ["On wide networks."])
+    assert served.ask("GET", "/api/v1/policies/mine", token).json == card
+    assert served.ask("GET", "/api/v1/policies/other", token).problem == "absent"
+    assert served.ask("POST", "/api/v1/jobs", token, {**CONFIG, "policy": "mine"}).status == 201
+    assert served.ask("POST", "/api/v1/jobs", token, {**CONFIG, "policy": "../mine"}).problem == "config"
+
+
+def test_masks_of_jobs_and_uploads_are_compared(served: Served, token: str) -> None:
+    number = served.submit(token)
+    served.until_ended(token, number)
+    (left,) = served.ask("GET", f"/api/v1/jobs/{number}/artefacts", token).json
+    content = b"another mask"
+    sent = hashlib.sha256(content).hexdigest()
+    assert served.ask("PUT", f"/api/v1/uploads/{sent}?kind=masks", token, content).status == 201
+    ours = f"/api/v1/masks/compare?first={left['sha256']}&first_job={number}"
+    assert served.ask("GET", f"{ours}&second={left['sha256']}&second_job={number}", token).json["jaccard"] == 1
+    assert served.ask("GET", f"{ours}&second={sent}", token).json["jaccard"] == 0
+    other = served.token()
+    assert served.ask("GET", f"{ours}&second={sent}", other).problem == "absent"
+    assert served.ask("GET", f"/api/v1/masks/compare?first={sent}&second={sent}", other).problem == "absent"
+    assert served.ask("GET", f"{ours}&second={'0' * 64}&second_job={number}", token).problem == "absent"
+    assert served.ask("GET", ours, token).problem == "values"
+
+
 def test_the_log_has_one_line_of_json_for_each_request_and_no_secret(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import panning
 from panning.foundation.errors import ConfigError
 from panning.service.checker import Checker
 from panning.service.checks import Checks
+from panning.service.inputs import named_data
 
 PRUNE = {"kind": "prune", "task": {"model": "mlp", "data": "digits"}, "density": 0.1, "method": "snip"}
 
@@ -30,6 +33,47 @@ def test_a_checker_tells_methods_and_data_sets(tmp_path: Path) -> None:
     assert {("before", "snip"), ("during", "rigl")} <= {(row["when"], row["name"]) for row in methods}
     there = checker.answer({"what": "data"})["found"]
     assert there["digits"] and not there["mnist"]
+
+
+def test_a_checker_compares_masks_layer_by_layer(tmp_path: Path) -> None:
+    first = {"a": torch.tensor([[1, 1, 0], [0, 0, 1]]), "b": torch.zeros(4), "c": torch.ones(2), "d": torch.ones(9)}
+    second = {"a": torch.tensor([[1, 0, 0], [0, 1, 1]]), "b": torch.zeros(4), "c": torch.ones(3), "e": torch.ones(2)}
+    manifests = {"first": {"effective_density": 0.25}, "second": {"effective_density": "all"}}
+    for name, tensors in (("first", first), ("second", second)):
+        panning.save_masks(panning.Masks.from_tensors(tensors, manifests[name]), tmp_path / name)
+    asked = {"what": "compare", "config": {name: str(tmp_path / name) for name in ("first", "second")}}
+    found = Checker(None).answer(asked)["found"]
+    assert (found["first"]["effective_density"], found["second"]["effective_density"]) == (0.25, None)
+    assert found["first"]["n_kept"] == 14 and found["jaccard"] is None, "they are of two networks"
+    rows = [(row["name"], row["shape"], row["n_both"], row["jaccard"]) for row in found["layers"]]
+    assert rows == [
+        ("a", [2, 3], 2, 0.5), ("b", [4], 0, None), ("c", [2], None, None), ("c", [3], None, None), ("d", [9], None, None),
+        ("e", [2], None, None),
+    ]  # fmt: skip
+    assert found["layers"][0]["first"] == {"n_kept": 3, "density": 0.5} and found["layers"][-1]["first"] is None
+    same = {**asked, "config": {"first": str(tmp_path / "first"), "second": str(tmp_path / "first")}}
+    assert Checker(None).answer(same)["found"]["jaccard"] == 1
+    (tmp_path / "second").write_bytes(b"no masks")
+    refused = Checker(None).answer(asked)["refused"]
+    assert refused.startswith("The second mask is not a usable mask file") and str(tmp_path) not in refused
+
+
+def test_a_checker_tells_policies_and_named_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from panning.episode.shelf import policies
+
+    found = Checker(None).answer({"what": "policies"})["found"]
+    assert [one["name"] for one in found] == list(policies()) and str(tmp_path) not in str(found)
+    (tmp_path / "a.npz").touch()
+    named = {"mine": f"npz:{tmp_path / 'a.npz'}", "gone": f"npz:{tmp_path / 'b.npz'}"}
+    there = Checker(None, named).answer({"what": "data"})["found"]
+    assert there["mine"] and not there["gone"] and there["digits"]
+    with pytest.raises(ConfigError, match="no file"):
+        named_data(["b=npz:b.npz"])
+    for wrong in ("npz:a", "a", "a=b:c", "../a=npz:b", "=npz:b"):
+        with pytest.raises(ConfigError, match="must be NAME=npz:FILE"):
+            named_data([wrong])
+    config = {**PRUNE, "policy": "none"}
+    assert "Unknown policy 'none'" in Checker(None).answer({"what": "config", "config": config})["refused"]
 
 
 @pytest.mark.parametrize(

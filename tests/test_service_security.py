@@ -41,6 +41,8 @@ TABLE: dict[tuple[str, str], str | None] = {
     ("GET", "/api/v1/methods"): "read", ("GET", "/api/v1/data-sets"): "read", ("GET", "/api/v1/limits"): "read",
     ("GET", "/api/v1/uploads"): "read", ("GET", "/api/v1/uploads/{sha256}"): "read",
     ("PUT", "/api/v1/uploads/{sha256}"): "submit", ("DELETE", "/api/v1/uploads/{sha256}"): "submit",
+    ("GET", "/api/v1/policies"): "read", ("GET", "/api/v1/policies/{name}"): "read",
+    ("GET", "/api/v1/masks/compare"): "read",
     ("GET", "/healthz"): None, ("GET", "/readyz"): None, ("GET", "/metrics"): "metrics",
 }  # fmt: skip
 OF_A_JOB = sorted(route for route in TABLE if "{job}" in route[1])
@@ -80,7 +82,7 @@ def test_the_table_has_every_route() -> None:
 def test_every_route_asks_for_its_scope(served: Served) -> None:
     made: dict[str | None, str | None] = {scope: served.token(scope) for scope in SCOPES}
     for (method, path), needed in TABLE.items():
-        path = path.format(job=10**6, token=10**6, sha256="0" * 64)
+        path = path.format(job=10**6, token=10**6, sha256="0" * 64, name="none")
         for scope, token in {None: None, **made}.items():
             answer = served.ask(method, path, token, {} if method == "POST" else None)
             if needed is None or (scope is not None and needed in SCOPES[scope]):  # type: ignore[index]
@@ -309,7 +311,9 @@ def test_no_text_leads_outside(served: Served) -> None:
     number = served.submit(token)
     places = [
         "/{}", "/api/v1/jobs/{}", "/api/v1/jobs/{}/log", f"/api/v1/jobs/{number}/artefacts/{{}}", "/api/v1/tokens/{}",
-        f"/api/v1/jobs/{number}/{{}}", "/api/v1/uploads/{}", "/api/v1/jobs?state={}", "/api/v1/jobs?before={}",
+        f"/api/v1/jobs/{number}/{{}}", "/api/v1/uploads/{}",
+        "/api/v1/policies/{}", "/api/v1/masks/compare?first={}", "/api/v1/masks/compare?first_job={}",
+        "/api/v1/jobs?state={}", "/api/v1/jobs?before={}",
     ]  # fmt: skip
     n = 0
     for text, place in itertools.product(OUTSIDE, places):

@@ -30,6 +30,10 @@ def serve(
     slots: Annotated[int, typer.Option("--slots", min=1, help="So many jobs run at a time.")] = 1,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Ray workers of each job; 0 runs without Ray.")] = 0,
     data_root: options.DataRoot = None,
+    data_sets: Annotated[
+        list[str] | None,
+        typer.Option("--data-set", help="A data set by a name of your own: NAME=npz:FILE or NAME=folder:FOLDER."),
+    ] = None,
     memory: Annotated[
         float, typer.Option("--memory-gib", min=0, max=MOST, help="Of each process of a job; 0 is no limit.")
     ] = 0.0,
@@ -54,6 +58,7 @@ def serve(
     """
     from panning.foundation.errors import ConfigError
     from panning.service.folder import Caps
+    from panning.service.inputs import named_data
     from panning.service.log import log_to
     from panning.service.serve import Options, Running
 
@@ -62,8 +67,11 @@ def serve(
             f"--host {host} listens everywhere: say which names it may be called by, as --name HOST:PORT."
         )
     caps = Caps(int(memory * GIB), hours * 3600, int(disk * GIB), dense_epochs=epochs)
+    named = named_data(data_sets or ())
     where = None if data_root is None else str(data_root.absolute())
-    running = Running(Options(root.absolute(), host, port, names or (), slots, workers, where, caps, upload << 20))
+    running = Running(
+        Options(root.absolute(), host, port, names or (), slots, workers, where, caps, upload << 20, named)
+    )
     log_to()
     output.say(f"panning serves at {running.url} from {root}")
     if (made := running.new_token(new_token)) is not None:

@@ -29,6 +29,7 @@ UPLOAD = "upload:"
 UPLOADED = {"model", "data", "mask", "weights", "policy"}
 
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+_POLICY = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _UPLOAD = UPLOAD + "[0-9a-f]{64}"
 #: A network whose name says its sizes, as mlp:256-128.
 _SIZED = r"(?:mlp|plain|residual):[0-9-]+(?:,[a-z]+=[a-z0-9-]+)*"
@@ -121,7 +122,8 @@ class Bounds:
         items: field -> longest list, in place of those of ``ITEMS``.
         million_parameters: of a network of torchvision, by its name. What networks of this package and of timm have is
             told by ``panning.cost``.
-        uploads: whether fields may name a file by ``upload:`` and its SHA-256, as a service allows it that takes such.
+        uploads: whether fields may name a file by ``upload:`` and its SHA-256, and a policy by its name on the shelf, as a
+            service allows it that has both.
     """
 
     numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -267,7 +269,10 @@ KNOWN = {*TEXTS, *NUMBERS, *SWITCHES, *NESTS, *FREE, *PLACES}
 
 
 def _is_upload(key: str, value: Any) -> bool:
-    return key in UPLOADED and isinstance(value, str) and re.fullmatch(_UPLOAD, value) is not None
+    """Whether a value names what a service has: an upload, or a policy."""
+    if not isinstance(value, str) or key not in UPLOADED:
+        return False
+    return re.fullmatch(_UPLOAD, value) is not None or (key == "policy" and _has_form(value, _POLICY))
 
 
 def _has_form(text: str, form: str) -> bool:

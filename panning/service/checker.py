@@ -51,6 +51,7 @@ class Checker:
         self.data_root, self.data_sets = data_root, data_sets
         self.whats = {
             "config": self.config, "cost": self.cost, "methods": self.methods, "data": self.data, "file": self.file,
+            "compare": self.compare, "policies": self.policies,
         }  # fmt: skip
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +85,21 @@ class Checker:
 
         return look_at(Path(request["config"]["path"]), request["config"]["kind"])
 
+    def compare(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Two mask files layer by layer."""
+        from panning.service.compare import compared
+
+        return compared(Path(request["config"]["first"]), Path(request["config"]["second"]))
+
+    def policies(self, _: object) -> list[dict[str, Any]]:
+        """The policies on the shelf."""
+        from panning.episode.shelf import policies
+
+        return [
+            {"name": name, "shipped": one.shipped, **one.card.model_dump(mode="json")}
+            for name, one in policies().items()
+        ]
+
     def _config(self, request: Mapping[str, Any]) -> RunConfig:
         from panning.searches.kinds import any_config
 
@@ -108,7 +124,11 @@ class Checker:
                 found[name] = True
             except PanningError:
                 found[name] = False
-        return found
+        return found | {name: _is_there(place) for name, place in self.data_sets.items()}
+
+
+def _is_there(place: str) -> bool:
+    return Path(place.partition(":")[2]).exists()
 
 
 @contextmanager

@@ -112,6 +112,20 @@ class Checks:
             raise UploadError(str(error)) from None
         return found
 
+    def compared(self, first: Path, second: Path, owner: int) -> dict[str, Any]:
+        """Two mask files layer by layer (``panning.service.compare``); raises as ``file``."""
+        asked = {"config": {"first": str(first), "second": str(second)}, "memory_bytes": FILE_BYTES}
+        try:
+            found: dict[str, Any] = self._ask("compare", owner, asked, min(FILE_S, self.seconds))
+        except ConfigError as error:
+            raise UploadError(str(error)) from None
+        return found
+
+    def policies(self) -> list[dict[str, Any]]:
+        """The trained policies that have a name, with their cards; the shelf is looked at anew."""
+        found: list[dict[str, Any]] = self._ask("policies", 0)
+        return found
+
     def methods(self) -> list[dict[str, Any]]:
         """All methods; they stay what they are."""
         if self._methods is None:

@@ -4,7 +4,7 @@ of the operator."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Inputs:
         named = _NAMED.fullmatch(text) if key in FIELDS else None
         if key == "data" and (named or text in self.data_sets) and "model" in among and among.get("label") is None:
             among["label"] = f"upload {named[1][:SHOWN]}" if named else text
+        if named is None and key == "policy":
+            return _on_shelf(text)
         if named is None:
             return self.data_sets.get(text, text) if key == "data" else text
         if (path := self.files.get(named[1])) is None or not Path(path).is_file():
@@ -58,11 +60,44 @@ class Inputs:
         return f"npz:{path}" if key == "data" else path
 
 
+def named_data(given: Iterable[str]) -> dict[str, str]:
+    """The data sets that an operator names, as ``NAME=npz:FILE``; what stands for each in a config.
+
+    Raises:
+        ConfigError: for a text of another form, or a place where nothing is.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from panning.service.inputs import named_data
+        >>> Path("scans.npz").touch()
+        >>> list(named_data(["scans=npz:scans.npz"]))
+        ['scans']
+    """
+    found = {}
+    for text in given:
+        name, _, place = text.partition("=")
+        kind, _, path = place.partition(":")
+        if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", name) or kind not in ("npz", "folder"):
+            raise ConfigError(f"--data-set is '{text}', but must be NAME=npz:FILE or NAME=folder:FOLDER.")
+        where = Path(path).expanduser().absolute()
+        if not (where.is_file() if kind == "npz" else where.is_dir()):
+            raise ConfigError(f"--data-set {name}: there is no {'file' if kind == 'npz' else 'folder'} {where}.")
+        found[name] = f"{kind}:{where}"
+    return found
+
+
 def _network(path: Path) -> Any:
     from panning.models import OwnModel
     from panning.models.graph_network import load_network
 
     return OwnModel(load_network(path))
+
+
+def _on_shelf(name: str) -> str:
+    from panning.episode.shelf import policies
+    from panning.foundation.registry import lookup
+
+    return str(lookup(policies(), name, "policy").path)
 
 
 def _with(config: Mapping[str, Any], change: Callable[[str, str, dict[str, Any]], Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from panning.service.api import about, files, jobs, tokens, uploads
+from panning.service.api import about, files, jobs, shelf, tokens, uploads
 from panning.service.api.guard import Guard, Seen
 from panning.service.api.problems import Problem, handle_problems
 from panning.service.api.service import Service
@@ -35,7 +35,7 @@ def routes() -> FastAPI:
         openapi_url="/api/v1/openapi.json", max_body_size=MAX_BODY_BYTES, redirect_slashes=False,
         description="Send a network, watch the agent pan, take the mask home. Every error is a problem (RFC 9457).",
     )  # fmt: skip
-    for router in (jobs.router, files.router, uploads.router, tokens.router, about.router, about.health):
+    for router in (jobs.router, files.router, uploads.router, tokens.router, about.router, shelf.router, about.health):
         app.include_router(router)
     handle_problems(app)
     made = app.openapi
