@@ -190,6 +190,32 @@ def test_bounds_are_the_operators() -> None:
         check_remote({**SEARCH, "seeds": [0, 1, 2]}, bounds)
 
 
+def test_uploads_and_policies_by_name_are_for_those_that_have_them() -> None:
+    sent = "upload:" + "0a" * 32
+    train = {"kind": "train", "task": {"model": sent, "data": sent}, "mask": sent, "weights": sent}
+    prune = {"kind": "prune", "task": {"model": "mlp", "data": "digits"}, "policy": "digits"}
+    for config, n in ((train, 4), (prune, 1), ({**prune, "policy": sent}, 1)):
+        check_remote(config, Bounds(uploads=True))
+        with pytest.raises(ConfigError, match=rf"with {n} error"):
+            check_remote(config)
+    for wrong in (
+        sent[:-1],
+        sent + "0",
+        sent.upper(),
+        "upload:../x",
+        sent + "\n",
+        "../digits",
+        "/etc/x",
+        ".",
+        "a" * 81,
+    ):
+        with pytest.raises(ConfigError, match="policy: names a policy file"):
+            check_remote({**prune, "policy": wrong}, Bounds(uploads=True))
+    for field in ("method", "device", "label", "data_root"):
+        with pytest.raises(ConfigError, match=f"{field}: "):
+            check_remote({**prune, field: sent}, Bounds(uploads=True))
+
+
 # --- the tables against the configs ---
 
 

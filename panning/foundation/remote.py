@@ -193,13 +193,7 @@ class _Check:
         if depth > MOST_DEEP or self.n_values > MOST_VALUES:
             if depth > MOST_DEEP or self.n_values == MOST_VALUES + 1:
                 yield f"{place}: there are too many values, or they are nested too deeply"
-        elif (
-            value is None
-            or self.bounds.uploads
-            and key in UPLOADED
-            and isinstance(value, str)
-            and re.fullmatch(_UPLOAD, value)
-        ):
+        elif value is None or (self.bounds.uploads and _is_upload(key, value)):
             return
         elif key in PLACES:
             yield f"{place}: names {PLACES[key]} on this machine: leave it out"

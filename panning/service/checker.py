@@ -159,8 +159,10 @@ def main(arguments: list[str]) -> None:
     limit_memory(Caps(memory_bytes=settings["memory_bytes"]))
     root = settings["data_root"] or os.environ.get("PANNING_DATA")
     checker = Checker(None if root is None else Path(root), settings["data_sets"])
-    import panning.searches.kinds  # takes seconds, for which no request is to wait
-    import panning.service.files  # noqa: F401
+    import panning.searches.kinds  # noqa: F401  # takes seconds, for which no request is to wait
+    from panning.service.files import warm
+
+    warm()
 
     print(json.dumps({"found": "ready"}), file=answers, flush=True)
     if not select.select([sys.stdin], [], [], 0)[0]:

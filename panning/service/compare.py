@@ -58,11 +58,11 @@ def _read(path: Path, called: str) -> Masks:
 
 
 def _total(masks: Masks) -> dict[str, Any]:
-    effective = masks.manifest.get("effective_density")
-    is_density = isinstance(effective, int | float) and not isinstance(effective, bool) and 0 <= effective <= 1
+    said = masks.manifest.get("effective_density")
+    is_density = isinstance(said, float) and 0 <= said <= 1
     return {
         "n_weights": masks.n_prunable, "n_kept": masks.n_kept, "density": masks.density,
-        "effective_density": float(effective) if is_density else None,
+        "effective_density": said if is_density else None,
     }  # fmt: skip
 
 
@@ -79,10 +79,10 @@ def _row(first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[st
         for one in (first, second)
     ]
     n_both = None if first is None or second is None else n_ones(np.bitwise_and(first["bits"], second["bits"]))
-    kept = [0 if one is None else one["n_kept"] for one in told]
+    n_first, n_second = (0 if one is None else one["n_kept"] for one in told)
     return {
         "name": some["name"], "shape": some["shape"], "n_weights": some["n"], "first": told[0], "second": told[1],
-        "n_both": n_both, "jaccard": _jaccard(*kept, n_both),
+        "n_both": n_both, "jaccard": _jaccard(n_first, n_second, n_both),
     }  # fmt: skip
 
 

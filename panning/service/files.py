@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 
 from panning.data.npz import check_npz
@@ -16,7 +17,8 @@ from panning.foundation.errors import PanningError
 from panning.foundation.tensorfile import DAMAGE, check_header
 from panning.foundation.text import one_line
 from panning.masks.file import load_masks
-from panning.models.graph_network import load_network
+from panning.models.graph import Given, Graph, Node, Part
+from panning.models.graph_network import load_network, network_of
 from panning.service.words import UploadError, UploadKind
 
 #: How a message calls a file in place of its path.
@@ -50,6 +52,16 @@ def look_at(path: Path, kind: UploadKind) -> dict[str, Any]:
     except DAMAGE as error:
         said = f"{CALLED} cannot be read: {error}"
     raise UploadError(one_line(said.replace(str(path), CALLED))[:MAX_SAID])
+
+
+def warm() -> None:
+    """Look at a network, so that what torch loads at the first one is loaded: no upload is to pay for it."""
+    layer = Part(kind="Linear", fields={"in_features": 2, "out_features": 1})
+    graph = Graph(
+        inputs=(Given(name="x", shape=(1, 2), dtype="float32"),), layers={"last": layer},
+        nodes=(Node(op="layer", target="last", args=[{"node": 0}]),), output={"node": 1},
+    )  # fmt: skip
+    network_of(graph, {"last.weight": torch.zeros(1, 2), "last.bias": torch.zeros(1)})
 
 
 def _refuse_code(path: Path) -> None:
