@@ -136,7 +136,7 @@ def test_what_a_run_raises_fails_it_with_a_code(
 def test_the_cap_on_memory_is_set_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(resource, "setrlimit", lambda *given: asked.append(given))
-    monkeypatch.setattr(runner, "check_remote", lambda _: asked.append("checked"))
+    monkeypatch.setattr(runner, "check_remote", lambda *_: asked.append("checked"))
     ordered(tmp_path / "1", {**PRUNE, "method": "snpi"}, caps=Caps(memory_bytes=10**10))
     assert asked == [(resource.RLIMIT_DATA, (10**10, 10**10)), "checked"]
 

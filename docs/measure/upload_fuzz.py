@@ -76,6 +76,8 @@ DESCR = [
 FIELDS = (
     "in_features", "out_features", "in_channels", "out_channels", "kernel_size", "num_features", "p", "function", "axis",
 )  # fmt: skip
+#: Files that one worker looks at.
+PER_WORKER = 10_000
 File = tuple[str, bytes]
 
 
@@ -359,14 +361,19 @@ def work(first: int, last: int) -> None:
 
 
 def fuzz(n: int, first: int) -> dict[str, Any]:
-    """Look at ``n`` files in workers; what was found."""
+    """Look at ``n`` files in workers, or until SIGTERM; what was found."""
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
     found, seen, slow, ends, slowest, peak, seed = Counter[str](), Counter[str](), 0, list[str](), 0.0, 0, first
-    while seed < first + n:
-        last = min(first + n, seed + 10_000)
+    while seed < first + n and not stops:
+        last = min(first + n, seed + PER_WORKER)
         command = [sys.executable, __file__, "--work", str(seed), str(last)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
             assert worker.stdout is not None
             for line in worker.stdout:
+                if stops:
+                    worker.kill()
+                    break
                 values = json.loads(line)
                 if "begun" in values:
                     seed = values["begun"] + 1
@@ -376,6 +383,8 @@ def fuzz(n: int, first: int) -> dict[str, Any]:
                     found[f"{values['kind']}: {values['found']}"] += 1
                     seen.update(values["seen"])
                     slowest = max(slowest, values["s"])
+        if stops:
+            break
         if worker.returncode == -signal.SIGPROF:
             slow += 1
         elif worker.returncode:
