@@ -11,6 +11,7 @@ behind. The record says how many were found good, refused, or failed by what is 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import platform
@@ -187,7 +188,7 @@ def _json_changed(value: Any, rng: random.Random, words: list[Any]) -> None:
         old = holder[key]
         match rng.randrange(7):
             case 0:
-                holder[key] = rng.choice(HOSTILE)
+                holder[key] = copy.deepcopy(rng.choice(HOSTILE))
             case 1:
                 other, its = rng.choice(places)
                 holder[key] = json.loads(json.dumps(other[its]))
@@ -200,7 +201,7 @@ def _json_changed(value: Any, rng: random.Random, words: list[Any]) -> None:
             case 5 if isinstance(old, list) and old:
                 holder[key] = old * rng.choice((2, 3, 100))
             case _:
-                holder[key] = rng.choice(words)
+                holder[key] = copy.deepcopy(rng.choice(words))
 
 
 #: Names that mean something to a reader, where a name stands.
