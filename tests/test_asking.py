@@ -96,7 +96,7 @@ def test_a_candidate_that_failed_is_worth_no_more_than_the_worst() -> None:
     held = lane(3)
     for said in (Verdict(0.1, 1.0, (-0.4, 0.0)), Verdict.failed("diverged"), Dropped("no path"), Dropped("as 0", True)):
         trial = Trial(Candidate(0, "listed", Way(), Way()), 1, (one for one in ()))  # type: ignore[arg-type]
-        held.running.append(trial)
+        held.begin(trial)
         held.end(trial, said)
     assert [result.value for result in held.samplers["listed"].told] == [-0.4] * 4  # type: ignore[attr-defined]
     assert held.reasons == {"diverged", "no path"}

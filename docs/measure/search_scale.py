@@ -5,7 +5,12 @@ Nothing is trained.
 
 Prints what an append costs at growing numbers of records, what opening them costs, what a resumed search pays for each mask
 of LeNet-5 that it has, and CPU milliseconds a trial of the real dispatcher with simulated workers, whose trials take
-lognormal times (sigma 1) and end their worker in 2 of 100.
+lognormal times (sigma 1) and end their worker in 2 of 100; the same under the asking of a search in free order, without
+failures. A number of 0 leaves a part out.
+
+How busy workers are is told thrice: until the first of them has no job any more, in all, and in all if the same jobs went in
+the same order to workers that are there from the begin and lose no time (list scheduling). Who does not know beforehand how
+long jobs take can hope for no more: a long job that comes last keeps one worker, and the others have nothing to do.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +32,7 @@ import torch
 from panning.foundation.machine import environment_info
 from panning.foundation.records import RecordStore, RunRecord
 from panning.jobs.dispatch import Dispatcher, Done, Lost, News, Up
-from panning.jobs.kept import check_record
+from panning.jobs.kept import check_quickly, check_record
 from panning.jobs.outcome import PruneOutcome, TrainOutcome
 from panning.jobs.patience import Patience
 from panning.jobs.spec import PruneSpec, TrainSpec, digest, key_of
@@ -73,12 +79,12 @@ def keep(n_records: int, path: Path) -> None:
 
 
 def open_again(path: Path) -> None:
-    """In a process of its own, whose memory nothing else has filled."""
-    before, held = time.process_time(), megabytes()
-    n = len(RecordStore(path, check_record))
-    print(
-        f"opening {n:,} records, each checked: {time.process_time() - before:.1f} s CPU, {megabytes() - held:+.0f} MiB"
-    )
+    """In a process of its own, whose memory nothing else has filled; once more with the strict reader alone."""
+    for said, quick in (("each checked", check_quickly), ("each read strictly", None)):
+        before, held = time.process_time(), megabytes()
+        n = len(RecordStore(path, check_record, quick=quick))
+        took = time.process_time() - before
+        print(f"opening {n:,} records, {said}: {took:.1f} s CPU, {megabytes() - held:+.0f} MiB", flush=True)
 
 
 class Numbered(Job[Any]):
@@ -93,8 +99,9 @@ class Simulated:
     """Workers on a clock of their own."""
 
     def __init__(self, n_places: int) -> None:
-        self.n_places, self.now, self.took = n_places, 0.0, 0.0
+        self.n_places, self.now = n_places, 0.0
         self.events: list[tuple[float, int, News]] = []
+        self.spans: list[tuple[float, int, float]] = []  # when, where, for how long
         self.order, self.lot = itertools.count(), random.Random(0)
 
     def clock(self) -> float:
@@ -105,7 +112,7 @@ class Simulated:
 
     def send(self, place: int, job: Job[Any]) -> None:
         seconds = 30.0 * self.lot.lognormvariate(0.0, 1.0)
-        self.took += seconds
+        self.spans.append((self.now, place, seconds))
         news = Lost(place) if self.lot.random() < 0.02 else Done(place, GOOD)
         heapq.heappush(self.events, (self.now + seconds, next(self.order), news))
 
@@ -120,15 +127,45 @@ class Simulated:
         return [news]
 
 
+def busy(spans: Sequence[tuple[float, int, float]], n_places: int) -> str:
+    """The share of the workers' time in which they had a job: until one of them had no more, in all, and in all at best."""
+    n_seconds = sum(seconds for *_, seconds in spans)
+    ends = {place: when + seconds for when, place, seconds in spans}  # of the last job there
+    first = min(ends.values())
+    until = sum(min(seconds, max(0.0, first - when)) for when, _, seconds in spans)
+    whole = max(when + seconds for when, _, seconds in spans)
+    free = [0.0] * n_places
+    for *_, seconds in spans:
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    at_best = n_seconds / (n_places * max(free))
+    shares = (until / (n_places * first), n_seconds / (n_places * whole), at_best)
+    return "  ".join(f"{share:9.3f}" for share in shares)
+
+
+HEADING = "workers   trials  ms CPU a trial  busy until one had no more, in all, in all at best"
+
+
 def dispatch(n_trials: int) -> None:
-    print("workers  trials  ms CPU a trial  busy")
+    print(f"{HEADING}; the dispatcher alone", flush=True)
     for n_places in (1, 64, 1000):
         workers = Simulated(n_places)
-
         before = time.process_time()
         n = sum(1 for _ in Dispatcher(workers, Patience(1e9), workers.clock).run(map(Numbered, range(n_trials))))
         took = time.process_time() - before
-        print(f"{n_places:7,}  {n:6,}  {1000 * took / n:14.3f}  {workers.took / (n_places * workers.now):.3f}")
+        print(f"{n_places:7,}  {n:7,}  {1000 * took / n:14.3f}  {busy(workers.spans, n_places)}", flush=True)
+
+
+def ask(n_candidates: int) -> None:
+    """Three rungs, of which a third goes on; trainings take 10, 30 and 90 s times a lognormal number."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    from asked import World, lane, lognormal
+
+    print(f"{HEADING}; with the asking, {n_candidates:,} candidates", flush=True)
+    for n_places in (64, 1000):
+        before = time.process_time()
+        world = World([lane(n_candidates)], n_places, seconds=lognormal).run()
+        took, n = time.process_time() - before, len(world.fake.spans)
+        print(f"{n_places:7,}  {n:7,}  {1000 * took / n:14.3f}  {busy(world.fake.spans, n_places)}", flush=True)
 
 
 def look_up(n_masks: int, folder: Path) -> None:
@@ -158,10 +195,14 @@ if __name__ == "__main__":
     counts = [int(text) for text in sys.argv[1:]]
     n_records, n_trials, n_masks = (*counts, *(100_000, 20_000, 2_000)[len(counts) :])[:3]
     with tempfile.TemporaryDirectory() as folder:
-        keep(n_records, path := Path(folder) / "records.jsonl")
-        process = multiprocessing.get_context("spawn").Process(target=open_again, args=(path,))
-        process.start()
-        process.join()
+        if n_records:
+            keep(n_records, path := Path(folder) / "records.jsonl")
+            process = multiprocessing.get_context("spawn").Process(target=open_again, args=(path,))
+            process.start()
+            process.join()
     with tempfile.TemporaryDirectory() as folder:
-        look_up(n_masks, Path(folder))
-    dispatch(n_trials)
+        if n_masks:
+            look_up(n_masks, Path(folder))
+    if n_trials:
+        dispatch(n_trials)
+        ask(n_trials)

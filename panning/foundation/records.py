@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json, to_json
+
 from panning.foundation.errors import OutputError, PanningError
 from panning.foundation.files import open_regular, strict_json
 
@@ -26,6 +28,11 @@ MAX_LINE_BYTES = 2**24
 ENVIRONMENT = "environment"
 #: Looks at a record that is read; raises ValueError with what is wrong with it.
 Check = Callable[["RunRecord"], object]
+#: Looks at key, kind, config and the JSON of the metrics of a record: the JSON of the config, as ``canonical_json`` has it,
+#: of one that the store's ``Check`` takes; None where that is not known, which the check then says.
+QuickCheck = Callable[[str, str, dict[str, Any], str], str | None]
+_text = json.encoder.encode_basestring_ascii
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,16 @@ class RunRecord:
 
 def content_key(config: Any) -> str:
     """A short hash that is equal for equal JSON-able values, whatever the order of their keys."""
-    return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:20]
+    return hash_of(canonical_json(config))
+
+
+def hash_of(text: str) -> str:
+    """``content_key`` of a value whose canonical JSON this is."""
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def canonical_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def read_records(path: str | Path, check: Check = lambda _: None) -> list[RunRecord]:
@@ -65,6 +77,7 @@ class RecordStore:
     """An append-only file of records, one JSON object a line, one writing process (``sole_writer``).
 
     Args:
+        quick: says of most records without more ado that ``check`` takes them.
         is_durable: whether each record is on the disk when ``append`` returns; without it a loss of power, though no end of
             the process, may cost the last ones.
 
@@ -72,7 +85,14 @@ class RecordStore:
         PanningError: as ``read_records``.
     """
 
-    def __init__(self, path: str | Path, check: Check = lambda _: None, *, is_durable: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        check: Check = lambda _: None,
+        *,
+        quick: QuickCheck | None = None,
+        is_durable: bool = True,
+    ) -> None:
         self.path = Path(path)
         self._is_durable = is_durable
         self._places: dict[str, int] = {}  # key -> where its line begins
@@ -83,7 +103,7 @@ class RecordStore:
         self._fd: int | None = None
         if os.path.lexists(self.path):
             with _Journal(self.path, os.O_NOFOLLOW) as journal:
-                self._places = {record.key: place for place, record in journal.records(check)}
+                self._places = {key: place for place, key in journal.keys(check, quick)}
                 self._environments, self._end, self._tail = journal.environments, journal.end, journal.tail
                 self._size = self._end + len(self._tail)
 
@@ -198,8 +218,21 @@ class _Journal:
 
     def records(self, check: Check = lambda _: None) -> Iterator[tuple[int, RunRecord]]:
         """Every record with the place where its line begins."""
+        return ((place, found) for place, found in self._read_all(check, None) if isinstance(found, RunRecord))
+
+    def keys(self, check: Check, quick: QuickCheck | None) -> Iterator[tuple[int, str]]:
+        """Every record's key with the place where its line begins."""
+        for place, found in self._read_all(check, quick):
+            yield place, found if isinstance(found, str) else found.key
+
+    def _read_all(self, check: Check, quick: QuickCheck | None) -> Iterator[tuple[int, RunRecord | str]]:
+        """Every record, or only the key of one that was looked at quickly, with the place where its line begins."""
         number = 0
         while line := self._line(number := number + 1):
+            if quick is not None and (key := self._quickly(line, quick)) is not None:
+                yield self.end, key
+                self.end += len(line)
+                continue
             if not line.endswith(b"\n"):
                 self.tail, line = line, line.rstrip(b"\0")
                 if not _is_whole(line):  # else it lacks its end alone
@@ -210,6 +243,28 @@ class _Journal:
             else:
                 yield self.end, record
             self.end += 0 if self.tail else len(line)
+
+    def _quickly(self, line: bytes, quick: QuickCheck) -> str | None:
+        """The key of a record that stands there as it was written here, byte for byte; None of any other line.
+
+        A parser that is fast and not strict reads it. What was read is written again: where that is the same text, no key
+        stands twice, and a strict parser reads the same.
+        """
+        try:
+            values = from_json(line, allow_inf_nan=False)
+            key, kind, named, config = values["key"], values["kind"], values["environment"], values["config"]
+            are_texts = type(key) is type(kind) is type(named) is str
+            if not are_texts or type(config) is not dict or named not in self.environments:
+                return None
+            metrics = to_json(values["metrics"]).decode()
+            if not line.endswith(f"{metrics}}}\n".encode()):  # as with numbers and letters that it writes otherwise
+                metrics = canonical_json(values["metrics"])
+            if kind == ENVIRONMENT or metrics[0] != "{" or (said := quick(key, kind, config, metrics)) is None:
+                return None
+            names = f'"environment":{_text(named)},"key":{_text(key)},"kind":{_text(kind)}'
+            return key if line == f'{{"config":{said},{names},"metrics":{metrics}}}\n'.encode() else None
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+            return None  # the strict parser says what is wrong
 
     def record_at(self, place: int) -> RunRecord:
         """The record whose line begins at ``place``."""

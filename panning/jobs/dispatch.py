@@ -18,6 +18,7 @@ from panning.foundation.errors import WorkerError
 from panning.jobs.failure import REASONS
 from panning.jobs.outcome import Failure, Outcome, OutcomeT
 from panning.jobs.patience import Patience
+from panning.jobs.places import Place, Places
 from panning.jobs.work import Job
 
 
@@ -83,24 +84,6 @@ class Workers(Protocol):
         """
 
 
-@dataclass
-class _Place:
-    """What is at one place.
-
-    Attributes:
-        state: "starting", "idle", "busy", "pausing" until it is started again, or "out" for good.
-        since: when the state began, in seconds.
-        n_starts: in vain, one after the other.
-        kin: of the job (``Patience.kin``).
-    """
-
-    state: str
-    since: float
-    n_starts: int = 0
-    job: Job[Any] | None = None
-    kin: Any = None
-
-
 class _Asked:
     """Where jobs come from.
 
@@ -148,7 +131,7 @@ class Dispatcher:
         self.patience = patience
         self._clock = clock
         self._told = told
-        self._places: list[_Place] = []
+        self._places = Places(0, patience, 0.0)
         self._again: deque[Job[Any]] = deque()
         self._alone: deque[Job[Any]] = deque()  # took too much memory beside others
         self._tries: Counter[str] = Counter()
@@ -169,57 +152,60 @@ class Dispatcher:
             while True:
                 self._start_places()
                 self._send_to_idle(asked)
-                if asked.is_dry and not (self._again or self._alone or self._busy):
+                if asked.is_dry and not (self._again or self._alone or self._places.n_in("busy")):
                     return
                 self._check_somebody_is_there()
                 for news in self.workers.news(self._wait_s()):
                     if (ended := self._take(news)) is not None:
                         yield ended
                         asked.was_told()
-                for place in self._overdue():
-                    yield self._give_up(place, "time")
+                for number in self._places.overdue(self._clock()):
+                    yield self._give_up(number, "time")
                     asked.was_told()
         finally:
-            for number in self._busy:  # the caller stopped early: what still runs is not wanted any more
+            for number in self._places.numbers(
+                "busy"
+            ):  # the caller stopped early: what still runs is not wanted any more
                 self._leave(number, "pausing")
             self._again.clear()
             self._alone.clear()
 
     def close(self) -> None:
         """End all workers."""
-        for number, place in enumerate(self._places):
-            if place.state != "pausing":
+        for number in range(len(self._places)):
+            if self._places[number].state != "pausing":
                 self.workers.stop(number)
-        self._places = []
-
-    @property
-    def _busy(self) -> list[int]:
-        return [number for number, place in enumerate(self._places) if place.state == "busy"]
+        self._places = Places(0, self.patience, 0.0)
 
     # --- places ---
 
     def _start_places(self) -> None:
         now = self._clock()
-        if not self._places:
-            self._places = [_Place("pausing", now - self.patience.pause_s(0)) for _ in range(self.workers.n_places)]
-        for number, place in enumerate(self._places):
+        if not len(self._places):
+            self._places = Places(self.workers.n_places, self.patience, now)
+        if now < self._places.look_at:
+            return
+        for number in range(len(self._places)):
+            place = self._places[number]
             if place.state == "starting" and now - place.since > self.patience.start_s(place.n_starts):
                 self._told(f"A worker has waited for {now - place.since:.0f} s for a place; it is asked for again")
-                self._leave(number, "pausing", place.n_starts + 1)
+                place = self._leave(number, "pausing", place.n_starts + 1)
             if place.state == "pausing" and now >= place.since + self.patience.pause_s(place.n_starts):
                 self.workers.start(number)
-                place.state, place.since = "starting", now
+                self._places.put(number, Place("starting", now, place.n_starts))
+        self._places.looked(now)
 
-    def _leave(self, number: int, state: str, n_starts: int = 0) -> None:
+    def _leave(self, number: int, state: str, n_starts: int = 0) -> Place:
         """Give up the worker at a place."""
         if state != "out":  # a worker that is left out keeps its place, so that the next one is put elsewhere
             self.workers.stop(number)
-        self._places[number] = _Place(state, self._clock(), n_starts)
+        self._places.put(number, left := Place(state, self._clock(), n_starts))
+        return left
 
     def _check_somebody_is_there(self) -> None:
         """Raise WorkerError if no worker has been up for too long."""
         now = self._clock()
-        if any(place.state in ("idle", "busy") for place in self._places):
+        if self._places.n_in("idle", "busy"):
             self._nobody_since = None
         elif self._nobody_since is None:
             self._nobody_since = now
@@ -233,34 +219,32 @@ class Dispatcher:
 
     def _send_to_idle(self, asked: _Asked) -> None:
         """Give every idle worker a job, as far as there are jobs."""
-        for number, place in enumerate(self._places):
-            if place.state != "idle":
-                continue
+        while (number := self._places.first_idle()) is not None:
             job = self._again.popleft() if self._again else asked.next()
-            if job is None and self._alone and not self._busy:
+            if job is None and self._alone and not self._places.n_in("busy"):
                 job = self._alone.popleft()
             if job is None:
                 break
             self.workers.send(number, job)
-            self._places[number] = _Place("busy", self._clock(), job=job, kin=self.patience.kin(job))
+            self._places.put(number, Place("busy", self._clock(), job=job, kin=self.patience.kin(job)))
 
     def _take(self, news: News) -> tuple[Job[Any], Any] | None:
         """Note what happened; a job that ended by it, with its outcome."""
         place = self._places[news.place]
         job = place.job
         if isinstance(news, Up):
-            self._places[news.place] = _Place("idle", self._clock())
+            self._places.put(news.place, Place("idle", self._clock()))
         elif isinstance(news, Unfit):
             self._leave_out(news, job)
         elif isinstance(news, Lost):
             return self._lose(news)
         elif job is not None:
-            self._places[news.place] = _Place("idle", self._clock())
+            self._places.put(news.place, Place("idle", self._clock()))
             if news.outcome.failure == "memory" and self._may_try_again(job):
                 self._alone.append(job)
                 return None
-            if news.outcome.failure is None:
-                self.patience.learn(place.kin, self._clock() - place.since)
+            if news.outcome.failure is None and self.patience.learn(place.kin, self._clock() - place.since):
+                self._places.look_at = self._clock()
             return job, news.outcome
         return None
 
@@ -290,19 +274,14 @@ class Dispatcher:
     def _leave_out(self, news: Unfit, job: Job[Any] | None) -> None:
         if job is not None:
             self._again.appendleft(job)
-        self._places[news.place] = _Place("out", self._clock())
-        if all(place.state == "out" for place in self._places):
+        self._places.put(news.place, Place("out", self._clock()))
+        if self._places.n_in("out") == len(self._places):
             raise news.error
         self._told(f"A worker is left out: {news.error}")
 
     def _may_try_again(self, job: Job[Any]) -> bool:
         self._tries[job.key] += 1
         return self._tries[job.key] < self.patience.max_tries
-
-    def _overdue(self) -> list[int]:
-        now, allowed_s = self._clock(), self.patience.job_s
-        places = enumerate(self._places)
-        return [number for number, p in places if p.state == "busy" and now >= p.since + allowed_s(p.kin)]
 
     def _give_up(self, number: int, failure: Failure, said: str = "") -> tuple[Job[Any], Any]:
         """The outcome of a job whose worker is ended for good reason."""
@@ -316,11 +295,4 @@ class Dispatcher:
 
     def _wait_s(self) -> float:
         """How long news may be waited for: until the next deadline."""
-        now = self._clock()
-        waits = [1.0]
-        for place in self._places:
-            if place.state == "busy":
-                waits.append(place.since + self.patience.job_s(place.kin) - now)
-            elif place.state == "pausing":
-                waits.append(place.since + self.patience.pause_s(place.n_starts) - now)
-        return max(0.0, min(waits))
+        return max(0.0, self._places.look_at - self._clock())

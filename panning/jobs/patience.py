@@ -50,14 +50,17 @@ class Patience:
         spec: Any = job.spec
         return (spec.task.model_name, spec.recipe) if spec.kind == "train" else None
 
-    def learn(self, kin: Any, took_s: float) -> None:
-        """Take in how long a job took."""
+    def learn(self, kin: Any, took_s: float) -> bool:
+        """Take in how long a job took; whether others of its kind may take more or less since."""
         if kin is None:
-            return
+            return False
         took = self._took[kin]
         took.append(took_s)
-        if len(took) >= ENOUGH_TRAININGS:
-            self._deadlines[kin] = min(self.job_timeout_s, max(MIN_DEADLINE_S, TIMES_AS_LONG * max(took)))
+        if len(took) < ENOUGH_TRAININGS:
+            return False
+        before = self._deadlines.get(kin)
+        self._deadlines[kin] = min(self.job_timeout_s, max(MIN_DEADLINE_S, TIMES_AS_LONG * max(took)))
+        return self._deadlines[kin] != before
 
     def job_s(self, kin: Any) -> float:
         """How long a job may take: short trainings eight times as long as the slowest of their kind."""

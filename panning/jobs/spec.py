@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from panning.foundation.config import Config, Grown
-from panning.foundation.records import content_key
+from panning.foundation.records import canonical_json, content_key, hash_of
 from panning.jobs.outcome import CellOutcome, PruneOutcome, TrainOutcome
 from panning.jobs.ways import Way
 from panning.masks.masks import Density
@@ -45,7 +45,12 @@ def key_of(kind: str, config: Mapping[str, Any]) -> str:
         >>> key_of("prune", {"by": actions}) == key_of("prune", {"by": {**actions, "drawn_by": "tpe"}})
         True
     """
-    return content_key({"kind": kind, **config, **({"by": nameless(config["by"])} if "by" in config else {})})
+    return hash_of(key_text(kind, config))
+
+
+def key_text(kind: str, config: Mapping[str, Any]) -> str:
+    """What is hashed for ``key_of``."""
+    return canonical_json({"kind": kind, **config, **({"by": nameless(config["by"])} if "by" in config else {})})
 
 
 def nameless(by: Any) -> Any:

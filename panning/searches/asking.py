@@ -157,8 +157,7 @@ class Asking:
 
     def _run(self, lane: Lane, candidate: Candidate, rung: int) -> None:
         trial = Trial(candidate, rung, self._begin(lane, candidate, rung))
-        lane.running.append(trial)
-        lane.n_begun += 1
+        lane.begin(trial)
         self._go_on(lane, trial)
 
     def _go_on(self, lane: Lane, trial: Trial) -> None:

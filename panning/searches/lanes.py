@@ -115,12 +115,13 @@ class Lane:
         self.allowed = allowed
         self.ladder = Ladder(shares)
         self.candidates: list[Candidate] = []
-        self.running: list[Trial] = []
+        self.running: dict[Trial, None] = {}
         self.closed: Why | None = None
         self.paid: dict[str, int] = {}
         self.reasons: set[str] = set()
         self.n_begun = 0
         self._images = 0
+        self._held = 0  # prices of what runs
         self._turns = list(samplers)
         self.n_in_vain = 0
         self._worst = 0.0
@@ -132,8 +133,7 @@ class Lane:
 
     def has_room(self, rung: int) -> bool:
         """Whether a candidate in a rung can still go on to the last within what may be paid."""
-        held = sum(self.allowed.prices[trial.rung - 1] for trial in self.running)
-        return self._images + held + self.allowed.climb(rung) <= self.allowed.images
+        return self._images + self._held + self.allowed.climb(rung) <= self.allowed.images
 
     def promotion(self) -> tuple[int, int] | None:
         """The candidate that goes on now, and to which rung."""
@@ -167,9 +167,16 @@ class Lane:
             self.paid[job.key] = outcome.images_seen
             self._images += outcome.images_seen
 
+    def begin(self, trial: Trial) -> None:
+        """Take in that a trial runs."""
+        self.running[trial] = None
+        self._held += self.allowed.prices[trial.rung - 1]
+        self.n_begun += 1
+
     def end(self, trial: Trial, said: Verdict | Dropped) -> None:
         """Take in what a trial says, and tell the samplers."""
-        self.running.remove(trial)
+        del self.running[trial]
+        self._held -= self.allowed.prices[trial.rung - 1]
         candidate, verdict = trial.candidate, said if isinstance(said, Verdict) else Verdict.failed(said.why)
         if isinstance(said, Verdict):
             self.ladder.rungs[trial.rung - 1].judge(candidate.number, said)
