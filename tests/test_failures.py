@@ -430,6 +430,28 @@ def test_a_head_that_is_silent_ends_the_run_before_ray_ends_the_process() -> Non
         assert head.answers()  # another cluster
 
 
+@pytest.mark.parametrize(("said", "seconds"), [(None, 30.0), ("600", 300.0), ("1", 5.0), ("soon", 30.0)])
+def test_the_head_may_be_silent_for_half_as_long_as_ray_waits_for_it(
+    said: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    from panning.foundation.ray_answers import RAYS_PATIENCE, Head, silent_s
+
+    monkeypatch.delenv(RAYS_PATIENCE, raising=False)
+    if said is not None:
+        monkeypatch.setenv(RAYS_PATIENCE, said)
+    assert silent_s() == seconds
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    times = iter((0.0, seconds - 0.1 if seconds > 5 else seconds, seconds, 2 * seconds))
+    head = Head(lambda: f"127.0.0.1:{port}", lambda: next(times))
+    with pytest.warns(PanningWarning, match=f"the run ends in {seconds:.0f} to {2 * seconds:.0f} s"):
+        assert not head.answers()
+    with pytest.raises(WorkerError, match="does not answer"):
+        for _ in range(3):
+            head.answers()
+
+
 def test_a_node_that_lacks_a_package_is_named() -> None:
     pytest.importorskip("ray")
     from panning.jobs.ray_workers import _reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 import warnings
@@ -22,10 +23,23 @@ LOOK_S = 10.0
 STOP_S = 1.0
 
 
-#: How often the head is looked for, and how long it may be silent. After a minute of that Ray ends this process itself,
-#: without our last words.
+#: How often the head is looked for.
 HEAD_S = 5.0
-SILENT_S = 30.0
+#: After so many seconds without a head Ray ends this process itself, without our last words, unless a variable of the
+#: environment says otherwise.
+RAYS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+RAYS_PATIENCE_S = 60.0
+
+
+def silent_s() -> float:
+    """How long the head may be silent: half of what Ray waits for it.
+
+    Where the head comes again with what it knew (Ray's fault tolerance of the GCS), more than Ray's minute lets a run go on.
+    """
+    try:
+        return max(2 * HEAD_S, float(os.environ[RAYS_PATIENCE])) / 2
+    except (KeyError, ValueError):
+        return RAYS_PATIENCE_S / 2
 
 
 def _address_of_head() -> str:
@@ -56,7 +70,7 @@ class Head:
         """Whether it did when it was last looked for, which this does every ``HEAD_S`` seconds.
 
         Raises:
-            WorkerError: if it has not for ``SILENT_S`` seconds.
+            WorkerError: if it has not for ``silent_s()`` seconds.
         """
         now = self._clock()
         if now < self._looked + HEAD_S:
@@ -76,15 +90,15 @@ class Head:
             if self._silent_since is None:
                 self._silent_since = now
                 warnings.warn(_silent(address), PanningWarning, stacklevel=2)  # now, as Ray may leave no time to say so
-            if now - self._silent_since >= SILENT_S:
+            if now - self._silent_since >= silent_s():
                 raise ray_is_gone(f"its head at {address} does not answer: {error}") from None
         return self._silent_since is None
 
 
 def _silent(address: str) -> str:
     return (
-        f"The head of the Ray cluster at {address} does not answer. If it stays silent, the run ends within a minute: what "
-        "is done is kept; run the same again to go on."
+        f"The head of the Ray cluster at {address} does not answer. If it stays silent, the run ends in {silent_s():.0f} to "
+        f"{2 * silent_s():.0f} s: what is done is kept; run the same again to go on."
     )
 
 
