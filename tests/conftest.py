@@ -17,13 +17,14 @@ from hypothesis import settings
 from torch import nn
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
     from served import Served
 
 os.environ["PANNING_CACHE"] = "off"  # nothing is kept in the home folder, and no test depends on the one before it
 torch.set_num_threads(1)  # the networks are tiny, and several test runs may share the machine
 
 #: The service's packages are an extra of their own; an installation for development has them.
-collect_ignore_glob = [] if "CI" in os.environ or find_spec("sqlalchemy") else ["test_service_*.py"]
+collect_ignore_glob = [] if "CI" in os.environ or find_spec("sqlalchemy") else ["test_service_*.py", "test_page*.py"]
 
 # A timing is never asserted, and a red test must be red again when it is run again.
 settings.register_profile("panning", deadline=None, derandomize=True, database=None)
@@ -47,7 +48,8 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(n_cores, MAX_WORKERS)
 
 
-#: Files whose tests stay in one worker: Ray starts once, and the searches and the grid that many tests look at run once.
+#: Files whose tests stay in one worker: Ray starts once, and the searches and the grid that many tests look at run once;
+#: those of the page share a browser.
 TOGETHER = {
     **dict.fromkeys(["test_agents", "test_contracts", "test_python_runs", "test_search"], "ray"),
     "test_grid": "grid", "test_runs": "runs",
@@ -61,7 +63,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return TOGETHER.get(Path(nodeid.split("::")[0]).stem, nodeid)
+            file = Path(nodeid.split("::")[0]).stem
+            return "browser" if file.startswith("test_page") else TOGETHER.get(file, nodeid)
 
     return Together(config, log) if config.getvalue("dist") == "load" else None
 
@@ -106,3 +109,21 @@ def token(served: Served) -> str:
     from panning.service.words import Quota
 
     return served.token(quota=Quota(running=2, queued=20))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A browser, for the tests of one file: Playwright holds the thread's event loop while it is open."""
+    from browser import started
+
+    with started() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(chromium: Browser, served: Served, token: str) -> Iterator[Page]:
+    """A page of the running service, signed in by ``token``, on a desk; what it does wrong fails the test in the end."""
+    from browser import opened
+
+    with opened(chromium, served, token) as made:
+        yield made

@@ -64,6 +64,10 @@ class Served:
         self.thread = threading.Thread(target=self.running.run, kwargs={"seconds": 10})
         self.thread.start()
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def close(self) -> None:
         self.running.stop()
         self.thread.join(60)

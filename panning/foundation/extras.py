@@ -39,6 +39,7 @@ EXTRAS = {
     "uvicorn": "service",
     "h11": "service",
     "prometheus_client": "service",
+    "jinja2": "service",
     "pytest": "dev",
 }
 

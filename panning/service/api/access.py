@@ -1,4 +1,5 @@
-"""Who may ask: a token in the header ``Authorization: Bearer``, whose scope includes what is asked for."""
+"""Who may ask: a token in the header ``Authorization: Bearer``, or the cookie of a page's session, whose scope includes what
+is asked for. A browser sends cookies along whoever made the request, so with one a page must show that it is ours."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from panning.service.api.problems import ProblemError
+from panning.service.api.sessions import COOKIE, Session, Sessions
 from panning.service.tokens import Tokens
 from panning.service.words import Scope, Token
 
@@ -20,6 +23,11 @@ from panning.service.words import Scope, Token
 MOST_FAILURES, FAILURES_S = 10, 60.0
 #: At most so many addresses and tokens are remembered.
 MOST_KNOWN = 10_000
+
+#: The header that our pages send with whatever changes something: no page of another origin can.
+OURS = "X-Panning"
+#: Methods that change nothing.
+SAFE = ("GET", "HEAD", "OPTIONS")
 
 BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `panning token add`.")
 
@@ -69,10 +77,13 @@ class Access:
 
     Args:
         tokens: of the store. Tokens that were good are remembered, so they are to be revoked here.
+        secure: the service is reached over https alone: cookies go no other way.
     """
 
-    def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.monotonic, secure: bool = False) -> None:
         self.tokens = tokens
+        self.secure = secure
+        self.sessions = Sessions(clock)
         self.failures = Failures(clock)
         self._known: dict[bytes, Token] = {}
         self._revoked: set[int] = set()
@@ -99,18 +110,29 @@ class Access:
         self._revoked.add(number)
         return True
 
-    def check(self, request: Request, secret: str | None, scope: Scope) -> Token:
+    def still(self, request: Request, token: Token) -> bool:
+        """Whether what a request was let in by is good by now: its token, and its session if it had one."""
+        session: Session | None = request.scope.get("panning.session")
+        return self.is_good(token) and (session is None or self.sessions.is_open(session))
+
+    def check(self, request: Request, secret: str | None, scope: Scope, cookie: str | None = None) -> Token:
         """The token of a request.
 
+        Args:
+            secret: that of a token.
+            cookie: the id of a session, which counts where there is no secret.
+
         Raises:
-            ProblemError: if there is none, it is no good, or its scope does not include ``scope``.
+            ProblemError: if there is none, it is no good, its scope does not include ``scope``, or it comes by a cookie and
+                not from a page of ours.
         """
-        token = None if secret is None else self.of(secret)
+        if secret is None and cookie is not None:
+            check_ours(request, self.secure)
+            token = self._of_session(request, cookie)
+        else:
+            token = None if secret is None else self.of(secret)
         if token is None:
-            address = "-" if request.client is None else request.client.host
-            if (seconds := self.failures.wait(address)) > 0:
-                said = f"Of this address came {MOST_FAILURES} requests without a good token within a minute: wait."
-                raise ProblemError("failures", said, {"Retry-After": str(int(seconds) + 1)})
+            self.failed(request)
             said = "Send a token that is good, as 'Authorization: Bearer pan_...'; `panning token add` makes one."
             raise ProblemError("token", said, {"WWW-Authenticate": "Bearer"})
         request.scope["panning.token"] = token.id
@@ -118,13 +140,66 @@ class Access:
             raise ProblemError("scope", f"The scope of this token is {token.scope}, and {scope} is needed.")
         return token
 
+    def failed(self, request: Request) -> None:
+        """Take note of a request without a good token.
+
+        Raises:
+            ProblemError: if too many came from its address.
+        """
+        address = "-" if request.client is None else request.client.host
+        if (seconds := self.failures.wait(address)) > 0:
+            said = f"Of this address came {MOST_FAILURES} requests without a good token within a minute: wait."
+            raise ProblemError("failures", said, {"Retry-After": str(int(seconds) + 1)})
+
+    def _of_session(self, request: Request, cookie: str) -> Token | None:
+        session = self.sessions.of(cookie)
+        if session is None or not self.is_good(session.token):
+            return None
+        request.scope["panning.session"] = session
+        return session.token
+
+
+def check_ours(request: Request, secure: bool) -> None:
+    """Raise if a request with a cookie may not come from a page of ours.
+
+    A request that changes something says its origin, which is that of the address that it goes to, and has a header that
+    other pages cannot send. One that reads is refused where the browser says that another site made it.
+
+    Args:
+        secure: the service is reached over https alone.
+
+    Raises:
+        ProblemError: if so.
+    """
+    if request.method not in SAFE:
+        origin = urlsplit(request.headers.get("origin", "").lower())  # the guard has refused what is no origin
+        is_ours = origin.netloc == request.headers["host"].lower() and origin.scheme in _schemes(secure)
+        if not is_ours or request.headers.get(OURS) != "1":
+            said = (
+                f"By cookie, only a page of the service may ask for this: send its Origin and '{OURS}: 1', or a token."
+            )
+            raise ProblemError("origin", said)
+    elif (
+        request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+        and request.headers.get("sec-fetch-mode") != "navigate"
+    ):
+        raise ProblemError("origin", "By cookie, only a page of the service may ask for this: send a token.")
+
+
+def _schemes(secure: bool) -> tuple[str, ...]:
+    return ("https",) if secure else ("http", "https")
+
+
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
+Cookie = Annotated[str | None, Security(COOKIE)]
+
 
 def needs(scope: Scope) -> Callable[..., Awaitable[Token]]:
     """The dependency of a route that needs a scope."""
 
-    async def token(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> Token:
+    async def token(request: Request, given: Bearer, cookie: Cookie) -> Token:
         access: Access = request.app.state.service.access
-        return access.check(request, None if given is None else given.credentials, scope)
+        return access.check(request, None if given is None else given.credentials, scope, cookie)
 
     return token
 

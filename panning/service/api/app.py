@@ -16,6 +16,7 @@ from panning.service.api import about, files, jobs, shelf, tokens, uploads
 from panning.service.api.guard import Guard, Seen
 from panning.service.api.problems import Problem, handle_problems
 from panning.service.api.service import Service
+from panning.service.page.app import add_pages
 
 #: Of a body: configs have at most 5,000 values.
 MAX_BODY_BYTES = 1 << 18
@@ -62,6 +63,7 @@ def make_app(service: Service, hosts: Collection[str]) -> ASGIApp:
     """
     app = routes()
     app.state.service = service
+    add_pages(app)
 
     def seen(one: Seen) -> None:
         service.metrics.hear(one)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Header, Path, Request
 from fastapi.sse import format_sse_event
 from pydantic import TypeAdapter
 from starlette.responses import Response, StreamingResponse
@@ -46,7 +46,7 @@ _SSE: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/jobs/{job}/events", responses={**documented(*ONE, "busy"), **_SSE}, response_class=StreamingResponse)
-def events(here: Here, token: Reader, number: Number, last: Last = None) -> Response:
+def events(here: Here, token: Reader, number: Number, request: Request, last: Last = None) -> Response:
     """The events of a job as they come (server-sent events), from the first or behind Last-Event-ID."""
     job = here.job(number, token)
     if here.streams.n_listeners >= MOST_STREAMS:
@@ -54,14 +54,17 @@ def events(here: Here, token: Reader, number: Number, last: Last = None) -> Resp
     if here.listening[token.owner] >= MOST_OF_ONE:
         said = f"{MOST_OF_ONE} streams of this token and those with its jobs are open, and no more may be: close some."
         raise ProblemError("busy", said, {"Retry-After": "5"})
-    return StreamingResponse(_told(here, token, job.id, last or 0), media_type="text/event-stream")
+    told = _told(here, token, job.id, last or 0, lambda: here.access.still(request, token))
+    return StreamingResponse(told, media_type="text/event-stream")
 
 
-async def _told(here: Service, token: Token, number: int, after: int) -> AsyncIterator[bytes]:
+async def _told(
+    here: Service, token: Token, number: int, after: int, is_good: Callable[[], bool]
+) -> AsyncIterator[bytes]:
     here.listening[token.owner] += 1
     try:
         async for told in here.streams.listen(number, after):
-            if not here.access.is_good(token):
+            if not is_good():
                 return
             found = [format_sse_event(data_str=line.decode(), id=str(place)) for place, line in told.lines]
             if told.job is not None:

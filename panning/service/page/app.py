@@ -1,0 +1,13 @@
+"""What the page adds to the application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from panning.service.page import jobs, signin, static
+
+
+def add_pages(app: FastAPI) -> None:
+    """Add the pages, sign-in and the static files; none of them is part of the API's description."""
+    for router in (static.router, signin.router, jobs.router):
+        app.include_router(router)

@@ -1,0 +1,59 @@
+// One job: its buttons, and its parts renewed when its state changes.
+import { ask, say } from "./ask.js";
+import { showTimes } from "./times.js";
+
+const live = document.getElementById("live");
+const number = live.dataset.job;
+const path = `/api/v1/jobs/${number}`;
+const ACTIONS = {
+  cancel: ["POST", `${path}/cancel`, "The job is asked to end."],
+  retry: ["POST", `${path}/retry`, "The job is queued again."],
+  pin: ["PUT", `${path}/pin`, "The job is kept from being deleted."],
+  unpin: ["DELETE", `${path}/pin`, "The job may be deleted."],
+};
+
+// The server makes the parts; those that differ are put in the place of the old ones. What is open stays open.
+async function renew() {
+  const answer = await fetch(location.href, { credentials: "same-origin" });
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  for (const part of document.querySelectorAll("[data-part]")) {
+    const fresh = page.querySelector(`[data-part="${part.dataset.part}"]`);
+    if (!fresh) continue;
+    const held = part.contains(document.activeElement);
+    part.querySelectorAll("details").forEach((one, i) => { if (one.open) fresh.querySelectorAll("details")[i]?.setAttribute("open", ""); });
+    showTimes(fresh);
+    part.replaceWith(fresh);
+    if (held) (fresh.querySelector("button, a, summary") || document.getElementById("main")).focus();
+  }
+}
+
+async function act(action) {
+  if (action === "delete") {
+    if (!confirm(`Delete job ${number} and all its files?`)) return;
+    await ask("DELETE", path);
+    location.assign("/jobs");
+    return;
+  }
+  const [method, address, sentence] = ACTIONS[action];
+  await ask(method, address);
+  say(sentence);
+  await renew();
+  if (action === "retry") location.reload(); // its run begins anew
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-action]");
+  if (!button) return;
+  button.disabled = true;
+  try {
+    await act(button.dataset.action);
+  } catch (error) {
+    say(error.message);
+  } finally {
+    button.disabled = false;
+  }
+});
+
+let renewing = Promise.resolve();
+live.addEventListener("job", () => { renewing = renewing.then(renew).catch(() => {}); });
