@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastapi import Request
 from fastapi.security import APIKeyCookie
+from starlette.requests import HTTPConnection
 
 from panning.service.words import Token
 
@@ -88,7 +88,7 @@ def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="replace")).digest()
 
 
-def cookie_name(request: Request, secure: bool) -> str:
+def cookie_name(request: HTTPConnection, secure: bool) -> str:
     """The name of the cookie: browsers tell cookies apart by host, not by port, so the name has the port.
 
     Args:
@@ -102,7 +102,7 @@ def cookie_name(request: Request, secure: bool) -> str:
 class SessionCookie(APIKeyCookie):
     """Finds the session's cookie by the name that it has for this request."""
 
-    async def __call__(self, request: Request) -> str | None:
+    async def __call__(self, request: HTTPConnection) -> str | None:
         return request.cookies.get(cookie_name(request, request.app.state.service.access.secure))
 
 
