@@ -34,6 +34,7 @@ TABLE: dict[tuple[str, str], str | None] = {
     ("POST", "/api/v1/jobs/{job}/cancel"): "submit", ("POST", "/api/v1/jobs/{job}/retry"): "submit",
     ("PUT", "/api/v1/jobs/{job}/pin"): "submit", ("DELETE", "/api/v1/jobs/{job}/pin"): "submit",
     ("DELETE", "/api/v1/jobs/{job}"): "submit", ("GET", "/api/v1/jobs/{job}/events"): "read",
+    ("GET", "/api/v1/events"): "read",
     ("GET", "/api/v1/jobs/{job}/artefacts"): "read", ("GET", "/api/v1/jobs/{job}/artefacts/{sha256}"): "read",
     ("GET", "/api/v1/jobs/{job}/log"): "read", ("GET", "/api/v1/tokens"): "admin", ("POST", "/api/v1/tokens"): "admin",
     ("DELETE", "/api/v1/tokens/{token}"): "admin", ("POST", "/api/v1/validate"): "submit",
@@ -372,3 +373,20 @@ def test_the_line_before_the_check_process_is_short(monkeypatch: pytest.MonkeyPa
     with pytest.raises(BusyError):
         asked.cost(CONFIG, 2)
     asked.close()
+
+
+def test_a_stream_of_several_jobs_holds_those_of_the_token_alone(served: Served) -> None:
+    mine, other = served.token(), served.token()
+    numbers = [served.submit(token) for token in (mine, mine, other)]
+    for token, number in zip((mine, mine, other), numbers, strict=True):
+        served.until_ended(token, number)
+    wanted = [f"follow={number}:{last}" for number, last in zip(numbers, (0, 2, 0), strict=True)]
+    told = served.ask("GET", f"/api/v1/events?{'&'.join(wanted)}", mine).body.decode().strip().split("\n\n")
+    fields = [dict(line.split(": ", 1) for line in one.split("\n")) for one in told]
+    assert [one["data"] for one in fields if one.get("event") == "gone"] == [json.dumps({"id": numbers[2]})]
+    of_jobs = [json.loads(one["data"]) for one in fields if one.get("event") == "job"]
+    assert {one["id"] for one in of_jobs if one["state"] == "succeeded"} == set(numbers[:2])
+    ids = sorted(one["id"] for one in fields if "id" in one)
+    assert ids == sorted([f"{numbers[0]}:1", f"{numbers[0]}:2", f"{numbers[0]}:3", f"{numbers[1]}:3"])
+    for wrong in ("", "?follow=", "?follow=1", "?follow=0:0", "?follow=1:-1", "?" + "&".join(["follow=1:0"] * 33)):
+        assert served.ask("GET", f"/api/v1/events{wrong}", mine).problem == "values", wrong

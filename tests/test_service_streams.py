@@ -102,3 +102,36 @@ def test_a_job_that_is_not_there_has_no_stream(job: Job) -> None:
         assert job.streams.n_listeners == 0
 
     in_time(run)
+
+
+def test_several_jobs_are_told_in_one_stream_each_behind_its_own_id_and_one_that_is_gone_as_none(job: Job) -> None:
+    async def run() -> None:
+        job.tell(3)
+        heard: dict[int, list[int]] = {1: [], 7: []}
+        ended, gone = [], []
+        async for number, told in job.streams.listen_to_all({1: 1, 7: 0}):
+            if told is None:
+                gone.append(number)
+                continue
+            heard[number] += [place for place, _ in told.lines]
+            if told.job is not None and told.job.state == "succeeded":
+                ended.append(number)
+            elif heard[1][-1:] == [3]:
+                job.tell(2)
+                job.end()
+        assert (heard, gone, ended) == ({1: [2, 3, 4, 5], 7: []}, [7], [1])
+        assert job.streams.n_listeners == 0 and job.streams._channels == {}
+
+    in_time(run)
+
+
+def test_who_leaves_a_stream_of_several_jobs_leaves_them_all(job: Job) -> None:
+    async def run() -> None:
+        listening = job.streams.listen_to_all({1: 0})
+        async for number, told in listening:
+            assert number == 1 and told is not None and told.job is not None
+            break
+        await listening.aclose()
+        assert job.streams.n_listeners == 0 and job.streams._channels == {}
+
+    in_time(run)

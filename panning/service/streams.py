@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 from panning.service.events import EventReader
 from panning.service.folder import JobFolder
 from panning.service.store import Store
-from panning.service.words import ENDED, Job
+from panning.service.words import ENDED, Job, NoJobError
 
 #: How often a job's file is looked at while somebody listens.
 LOOK_S = 0.2
@@ -139,6 +139,37 @@ class Streams:
                     yield Told()
         finally:
             self._leave(number, channel)
+
+    async def listen_to_all(self, after: Mapping[int, int]) -> AsyncGenerator[tuple[int, Told | None], None]:
+        """The events of several jobs as they come, each told with its job's number, until all have ended or the server does.
+
+        None is told of a job that is gone.
+
+        Args:
+            after: number of a job -> the id of the last event that was seen.
+        """
+        told: asyncio.Queue[tuple[int, Told | None] | None] = asyncio.Queue(maxsize=1)  # who reads slowly is waited for
+
+        async def hear(number: int) -> None:
+            try:
+                async for one in self.listen(number, after[number]):
+                    await told.put((number, one))
+            except NoJobError:
+                await told.put((number, None))
+            await told.put(None)
+
+        tasks = [asyncio.create_task(hear(number)) for number in after]
+        try:
+            left = len(tasks)
+            while left:
+                if (one := await told.get()) is None:
+                    left -= 1
+                else:
+                    yield one
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _wait(self, channel: Channel, seen: int) -> bool:
         """Wait for something new; whether there is."""

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.sse import format_sse_event
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from starlette.responses import Response, StreamingResponse
 
 from panning.foundation.files import open_regular
 from panning.service.api.access import Reader
 from panning.service.api.jobs import Here, Number
-from panning.service.api.problems import ONE, ProblemError, documented
+from panning.service.api.problems import ASKED, ONE, ProblemError, documented
 from panning.service.api.service import Service
 from panning.service.artefacts import Artefact
+from panning.service.streams import Told
 from panning.service.words import Job, NoJobError, Token
 
 #: Streams at a time, and of one owner of tokens, who is to leave some to others.
 MOST_STREAMS, MOST_OF_ONE = 500, 100
+#: Jobs in one stream.
+MOST_FOLLOWED = 32
 CHUNK_BYTES = 1 << 18
 _JOB = TypeAdapter(Job)
 
@@ -28,6 +34,13 @@ router = APIRouter(prefix="/api/v1", tags=["files"])
 Last = Annotated[
     int | None, Header(alias="Last-Event-ID", ge=0, le=2**53, description="The id of the last event that was seen.")
 ]
+Follow = Annotated[
+    list[Annotated[str, Field(pattern="^[1-9][0-9]{0,14}:[0-9]{1,15}$")]],
+    Query(
+        min_length=1, max_length=MOST_FOLLOWED,
+        description="A job and the id of the last of its events that was seen, as `7:0`.",
+    ),
+]  # fmt: skip
 Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Of the file's content.")]
 Asked = Annotated[
     str | None, Header(alias="Range", description="One range of bytes; several are answered with the whole file.")
@@ -44,18 +57,39 @@ _SSE: dict[int | str, dict[str, Any]] = {
     }
 }  # fmt: skip
 
+_SSE_OF_ALL: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "As the stream of one job, with `JOB:LINE` as the id of an event; a `gone` event holds the `id` of a "
+        "job that is not there; the stream ends when all jobs have.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}  # fmt: skip
+
 
 @router.get("/jobs/{job}/events", responses={**documented(*ONE, "busy"), **_SSE}, response_class=StreamingResponse)
 def events(here: Here, token: Reader, number: Number, request: Request, last: Last = None) -> Response:
     """The events of a job as they come (server-sent events), from the first or behind Last-Event-ID."""
     job = here.job(number, token)
+    _check_room(here, token)
+    told = _told(here, token, job.id, last or 0, lambda: here.access.still(request, token))
+    return StreamingResponse(told, media_type="text/event-stream")
+
+
+@router.get("/events", responses={**documented(*ASKED, "busy"), **_SSE_OF_ALL}, response_class=StreamingResponse)
+def events_of_jobs(here: Here, token: Reader, request: Request, follow: Follow) -> Response:
+    """The events of several jobs in one stream: browsers open six connections to a server, whoever has more tabs."""
+    after = {int(job): int(last) for job, _, last in (one.partition(":") for one in follow)}
+    _check_room(here, token)
+    told = _told_of_all(here, token, after, lambda: here.access.still(request, token))
+    return StreamingResponse(told, media_type="text/event-stream")
+
+
+def _check_room(here: Service, token: Token) -> None:
     if here.streams.n_listeners >= MOST_STREAMS:
         raise ProblemError("busy", f"{MOST_STREAMS} streams are open, and no more may be.", {"Retry-After": "5"})
     if here.listening[token.owner] >= MOST_OF_ONE:
         said = f"{MOST_OF_ONE} streams of this token and those with its jobs are open, and no more may be: close some."
         raise ProblemError("busy", said, {"Retry-After": "5"})
-    told = _told(here, token, job.id, last or 0, lambda: here.access.still(request, token))
-    return StreamingResponse(told, media_type="text/event-stream")
 
 
 async def _told(
@@ -66,12 +100,48 @@ async def _told(
         async for told in here.streams.listen(number, after):
             if not is_good():
                 return
-            found = [format_sse_event(data_str=line.decode(), id=str(place)) for place, line in told.lines]
-            if told.job is not None:
-                found.append(format_sse_event(event="job", data_str=_JOB.dump_json(told.job).decode()))
-            yield b"".join(found) or b":\n\n"
+            yield _sent(told)
     finally:
         here.listening[token.owner] -= 1
+
+
+async def _told_of_all(
+    here: Service, token: Token, after: Mapping[int, int], is_good: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """``after``: number of a job -> the id of the last event that was seen."""
+    here.listening[token.owner] += 1
+    try:
+        theirs = await asyncio.to_thread(lambda: [number for number in after if _may_see(here, number, token)])
+        for number in sorted(set(after) - set(theirs)):
+            yield _gone(number)
+        async with contextlib.aclosing(
+            here.streams.listen_to_all({number: after[number] for number in theirs})
+        ) as all_told:
+            async for number, told in all_told:
+                if not is_good():
+                    return
+                yield _gone(number) if told is None else _sent(told, f"{number}:")
+    finally:
+        here.listening[token.owner] -= 1
+
+
+def _sent(told: Told, of_job: str = "") -> bytes:
+    found = [format_sse_event(data_str=line.decode(), id=f"{of_job}{place}") for place, line in told.lines]
+    if told.job is not None:
+        found.append(format_sse_event(event="job", data_str=_JOB.dump_json(told.job).decode()))
+    return b"".join(found) or b":\n\n"
+
+
+def _gone(number: int) -> bytes:
+    return format_sse_event(event="gone", data_str=json.dumps({"id": number}))
+
+
+def _may_see(here: Service, number: int, token: Token) -> bool:
+    try:
+        here.job(number, token)
+    except NoJobError:
+        return False
+    return True
 
 
 @router.get("/jobs/{job}/artefacts", responses=documented(*ONE))

@@ -1,0 +1,38 @@
+// All tabs share this worker, and it has one stream for all jobs that they show: browsers open six connections to a server.
+import { fresh, take } from "./course.js";
+import { Reader } from "./reader.js";
+
+const jobs = new Map(); // job -> {course, row, trouble, ports}
+
+const reader = new Reader((job, told) => {
+  const one = jobs.get(job);
+  if (!one) return;
+  if (told.events) take(one.course, told.events);
+  if (told.row) one.row = told.row;
+  if (told.trouble !== undefined) one.trouble = told.trouble;
+  for (const port of one.ports) port.postMessage({ job, ...told });
+});
+
+function leave(port) {
+  for (const [job, one] of jobs) {
+    if (one.ports.delete(port) && !one.ports.size) {
+      jobs.delete(job);
+      reader.leave(job, true);
+    }
+  }
+}
+
+self.addEventListener("connect", (event) => {
+  const [port] = event.ports;
+  port.addEventListener("message", ({ data }) => {
+    leave(port);
+    if (data.leave) return;
+    const job = data.follow;
+    if (!jobs.has(job)) jobs.set(job, { course: fresh(), row: null, trouble: "", ports: new Set() });
+    const one = jobs.get(job);
+    one.ports.add(port);
+    port.postMessage({ job, course: one.course, row: one.row, trouble: one.trouble });
+    reader.follow(job, one.course.last);
+  });
+  port.start();
+});
