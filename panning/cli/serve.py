@@ -46,6 +46,9 @@ def serve(
         typer.Option("--dense-epochs", min=0, max=MOST, help="Of each job, by its estimated cost; 0 is no limit."),
     ] = 0.0,
     upload: Annotated[int, typer.Option("--upload-mib", min=1, max=1 << 20, help="Of one file that is sent.")] = 1024,
+    https: Annotated[
+        bool, typer.Option("--https", help="It is reached over https alone, through a proxy: cookies are marked so.")
+    ] = False,
     new_token: Annotated[
         bool, typer.Option("--new-admin-token", help="Make one more token with the scope admin, and show it.")
     ] = False,
@@ -70,7 +73,7 @@ def serve(
     named = named_data(data_sets or ())
     where = None if data_root is None else str(data_root.absolute())
     running = Running(
-        Options(root.absolute(), host, port, names or (), slots, workers, where, caps, upload << 20, named)
+        Options(root.absolute(), host, port, names or (), slots, workers, where, caps, upload << 20, named, https)
     )
     log_to()
     output.say(f"panning serves at {running.url} from {root}")

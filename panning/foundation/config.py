@@ -204,11 +204,32 @@ def read_yaml(path: str | Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"No configuration file '{path}'.")
     try:
-        return yaml.load(read_regular(path, MAX_CONFIG_BYTES).decode(), _Loader)
+        text = read_regular(path, MAX_CONFIG_BYTES)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: bytes, source: str) -> Any:
+    """The plain values of a text of YAML, of which JSON is a part.
+
+    Args:
+        source: says where the text came from.
+
+    Raises:
+        ConfigError: if it is larger than a configuration may be, or it is not YAML.
+
+    Examples:
+        >>> from panning.foundation.config import parse_yaml
+        >>> parse_yaml(b"density: 0.1", "what was sent")
+        {'density': 0.1}
+    """
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{source} has over {MAX_CONFIG_BYTES:,} bytes.")
+    try:
+        return yaml.load(text.decode(), _Loader)
     except Exception as error:  # PyYAML raises whatever a broken tag led to
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        raise ConfigError(f"{source} is not valid YAML: {error}") from None
 
 
 def overridden(values: Any, changes: Sequence[str]) -> Any:

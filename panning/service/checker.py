@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from panning.foundation.errors import PanningError
 from panning.foundation.text import one_line
+from panning.service import looks
 from panning.service.folder import Caps
 from panning.service.inputs import Inputs
 from panning.service.runner import limit_memory
@@ -51,7 +52,7 @@ class Checker:
         self.data_root, self.data_sets = data_root, data_sets
         self.whats = {
             "config": self.config, "cost": self.cost, "methods": self.methods, "data": self.data, "file": self.file,
-            "compare": self.compare, "policies": self.policies,
+            "compare": self.compare, "policies": self.policies, **looks.WHATS,
         }  # fmt: skip
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ MOST_WAITING, MOST_OF_ONE = 32, 16
 PATIENCE = 6
 #: So many configs that were good are remembered.
 MOST_KNOWN = 10_000
+#: Of costs, which have a list of stages each, so many.
+MOST_COSTS = 1_000
 #: Looking at a file may take so much of the processor, and of memory beside what the process has.
 FILE_S, FILE_BYTES = 2.0, 1 << 30
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -59,7 +61,9 @@ class Checks:
     _counting: threading.Lock = field(default_factory=threading.Lock)
     _waiting: Counter[int] = field(default_factory=Counter)
     _good: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _costs: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
     _methods: list[dict[str, Any]] | None = None
+    _packaged: list[dict[str, Any]] | None = None
 
     def start(self) -> None:
         """Start the process, so that it is warm when it is asked."""
@@ -136,6 +140,33 @@ class Checks:
         """Each data set's name, and whether it is here now."""
         found: dict[str, bool] = self._ask("data", 0)
         return found
+
+    def known_cost(self, config: Mapping[str, Any], owner: int, files: Mapping[str, str] = NOTHING) -> dict[str, Any]:
+        """As ``cost``, which is remembered: a list of jobs asks for the same again and again."""
+        digest = hashlib.sha256(canonical_json(config).encode()).hexdigest()
+        if (known := self._costs.get(digest)) is None:
+            known = self.cost(config, owner, files)
+            with self._counting:
+                self._costs[digest] = known
+                while len(self._costs) > MOST_COSTS:
+                    self._costs.popitem(last=False)
+        return known
+
+    def text(self, text: str, changes: Sequence[str], owner: int) -> dict[str, Any]:
+        """The values of a config that somebody has written, with changes like "seed=1", and the text with them.
+
+        Raises:
+            ConfigError: if it is no YAML, or a change leads nowhere.
+            BusyError: if too many ask.
+        """
+        found: dict[str, Any] = self._ask("text", owner, {"text": text, "changes": list(changes)})
+        return found
+
+    def packaged(self) -> list[dict[str, Any]]:
+        """The packaged configs that may be sent as jobs: name, kind, what each is for, and its text."""
+        if self._packaged is None:
+            self._packaged = self._ask("packaged", 0)
+        return self._packaged
 
     def _ask(self, what: str, owner: int, asked: Mapping[str, Any] = NOTHING, seconds: float | None = None) -> Any:
         seconds = self.seconds if seconds is None else seconds

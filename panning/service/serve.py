@@ -49,6 +49,7 @@ class Options:
         caps: of each job.
         upload_bytes: of one upload.
         data_sets: further data sets by name, as ``npz:FILE``.
+        https: callers reach it over https alone, through a proxy.
         runner, checker: the commands of their processes.
     """
 
@@ -62,6 +63,7 @@ class Options:
     caps: Caps = Caps()
     upload_bytes: int = 1 << 30
     data_sets: Mapping[str, str] = field(default_factory=dict)
+    https: bool = False
     runner: tuple[str, ...] = RUNNER
     checker: tuple[str, ...] = CHECKER
 
@@ -198,7 +200,9 @@ def _service(options: Options) -> Service:
         store.close()
         raise
     checks = Checks(options.data_root, options.data_sets, command=options.checker)
-    return Service(store, scheduler, checks, streams, Access(store.tokens), uploads, options.upload_bytes)
+    return Service(
+        store, scheduler, checks, streams, Access(store.tokens, secure=options.https), uploads, options.upload_bytes
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

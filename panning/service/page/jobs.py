@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from panning.foundation.errors import ConfigError, JobError
 from panning.foundation.files import open_regular
 from panning.service.api.jobs import MAX_NUMBER, Here, Number
 from panning.service.api.service import Service, whose
 from panning.service.page.pages import PageRoute, Viewer
 from panning.service.page.templates import answer
-from panning.service.words import CODES, ENDED, STATES, Job, State
+from panning.service.words import CODES, ENDED, STATES, BusyError, Job, NoJobError, State
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 #: Jobs on a page of the list, and files of a job that are shown; `panning fetch` takes all.
 MOST_JOBS, MOST_FILES = 50, 200
+#: What files of masks are called.
+MASKS = ("mask*.safetensors", "choice-*.safetensors")
 #: So much of a log is shown: its end.
 LOG_BYTES = 1 << 14
 
@@ -54,8 +58,29 @@ def job(here: Here, viewer: Viewer, number: Number) -> Response:
     return answer(
         "job.html", viewer=viewer, job=found, about=about(config), config=config, attempts=here.store.attempts(found.id),
         left=left[:MOST_FILES], n_left=len(left), log=_end_of_log(here, found), owners=owners(here, [found]),
-        is_over=found.state in ENDED, codes=CODES,
+        is_over=found.state in ENDED, codes=CODES, has_mask=any(is_mask(one.path) for one in left),
     )  # fmt: skip
+
+
+@router.get("/costs")
+def costs(here: Here, viewer: Viewer, job: Annotated[list[int], Query(max_length=MOST_JOBS)]) -> JSONResponse:
+    """What jobs were estimated to cost, by their numbers; those whose cost cannot be told are left out."""
+    found = {}
+    for number in job:
+        try:
+            asked = here.job(number, viewer)
+            config = here.store.config(asked.id)
+            found[number] = here.checks.known_cost(config, viewer.owner, here.files(asked.token, config))
+        except (NoJobError, ConfigError, JobError):
+            continue  # it has gone, or asks for what is here no more
+        except BusyError:
+            break
+    return JSONResponse(found)
+
+
+def is_mask(path: str) -> bool:
+    """Whether a file that a job has left is called as masks are."""
+    return any(fnmatch(path, pattern) for pattern in MASKS)
 
 
 def owners(here: Service, jobs: list[Job]) -> Mapping[int, str]:

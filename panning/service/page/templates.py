@@ -14,7 +14,7 @@ from starlette.responses import Response
 from panning.service.page.static import POLICY, files
 
 #: The pages that the head leads to.
-PAGES = ("/jobs",)
+PAGES = ("/jobs", "/submit", "/compare", "/policies")
 
 
 @functools.cache

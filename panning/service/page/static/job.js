@@ -1,5 +1,6 @@
 // One job: its buttons, and its parts renewed when its state changes.
 import { ask, say } from "./ask.js";
+import { inWords } from "./costs.js";
 import { showTimes } from "./times.js";
 
 const live = document.getElementById("live");
@@ -28,9 +29,16 @@ async function renew() {
   }
 }
 
+function isSure() {
+  const dialog = document.getElementById("sure");
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((told) => dialog.addEventListener("close", () => told(dialog.returnValue === "yes"), { once: true }));
+}
+
 async function act(action) {
   if (action === "delete") {
-    if (!confirm(`Delete job ${number} and all its files?`)) return;
+    if (!await isSure()) return;
     await ask("DELETE", path);
     location.assign("/jobs");
     return;
@@ -57,3 +65,6 @@ document.addEventListener("click", async (event) => {
 
 let renewing = Promise.resolve();
 live.addEventListener("job", () => { renewing = renewing.then(renew).catch(() => {}); });
+
+const found = await ask("GET", `/costs?job=${number}`).catch(() => ({}));
+if (found[number]) document.getElementById("cost").textContent = inWords(found[number]);
