@@ -95,7 +95,7 @@ function tableOf(rows, winners) {
   const head = [
     { name: "Method" }, { name: "Density", number: true }, { name: "Effective compression", number: true },
     { name: "Validation, %", number: true }, { name: "Test, %", number: true }, { name: "Standard deviation", number: true },
-    { name: "95 % interval", number: true }, { name: "Seeds", number: true }, { name: "Compute left", number: true }, { name: "" },
+    { name: "95 % interval", number: true }, { name: "Seeds", number: true }, { name: "Compute left", number: true }, { name: "Best" },
   ];
   return {
     head, marked,

@@ -104,7 +104,7 @@ export class Heat {
         const density = point.layers[name];
         if (!(density > 0)) return; // a layer without weights is empty
         pen.fillStyle = colour(1 - Math.log(density) / low);
-        pen.fillRect(from, TOP + i * row, Math.max(to - from, 1), row - gap);
+        pen.fillRect(from, TOP + i * row, Math.min(Math.max(to - from + 0.5, 1), right - from), row - gap);
       });
     });
     pen.globalAlpha = 1;
