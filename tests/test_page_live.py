@@ -300,3 +300,12 @@ def test_nothing_is_wrong_for_axe_nor_wider_than_the_screen(
 
 def test_the_scripts_and_styles_of_the_page_are_small() -> None:
     assert sum(len(one.content) for one in files().values()) < 150_000
+
+
+def test_a_browser_without_shared_workers_has_a_stream_of_its_own(page: Page, told: Callable[[], Told]) -> None:
+    job = told()
+    job.tell(*rounds(2))
+    page.add_init_script("delete window.SharedWorker")
+    show(page, job)
+    job.tell(*rounds(5)[2:])
+    assert len(as_table(live(page, job), "heat")) == 5
