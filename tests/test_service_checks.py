@@ -13,6 +13,7 @@ from panning.foundation.errors import ConfigError
 from panning.service.checker import Checker
 from panning.service.checks import Checks
 from panning.service.inputs import named_data
+from panning.service.words import UploadError
 
 PRUNE = {"kind": "prune", "task": {"model": "mlp", "data": "digits"}, "density": 0.1, "method": "snip"}
 
@@ -96,7 +97,13 @@ def test_the_process_answers_and_one_without_memory_is_replaced(tmp_path: Path) 
     with pytest.raises(ConfigError, match="Did you mean 'snip'"):
         checks.config({**PRUNE, "method": "snpi"}, 1)
     assert checks.cost(PRUNE, 1)["n_parameters"] == 50_826
+    panning.save_network(torch.nn.Linear(4, 2), tmp_path / "network", torch.ones(1, 4))
+    assert checks.file(tmp_path / "network", "network", 1)["n_parameters"] == 10
+    with pytest.raises(UploadError, match="The file is not a usable mask file"):
+        checks.file(tmp_path / "network", "masks", 1)
     checks.seconds = 0.001
+    with pytest.raises(UploadError, match="takes over"):
+        checks.file(tmp_path / "network", "network", 1)
     with pytest.raises(ConfigError, match="takes over"):
         checks.cost({**PRUNE, "task": {"model": "vgg19", "data": "digits"}}, 1)
     checks.seconds = 10

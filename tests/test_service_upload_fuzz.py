@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from panning.foundation.files import strict_json
 from panning.service.files import KINDS
 
 SCRIPT = Path(__file__).resolve().parent.parent / "docs" / "measure" / "upload_fuzz.py"
@@ -41,6 +42,14 @@ def test_hostile_uploads_are_refused_in_sentences_and_run_nothing(fuzz: ModuleTy
     assert set(found) == {"good", "refused"}, found
     assert found["refused"] > 150
     assert not watch.seen, "nothing was run, started, asked for or opened"
+
+
+@pytest.mark.parametrize("code", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-8-sig"])
+def test_a_header_is_in_utf_8(code: str) -> None:
+    """The fuzz saw Python load a decoder that the first bytes of a file had asked for."""
+    with pytest.raises(ValueError):
+        strict_json('{"a": 1}'.encode(code))
+    assert strict_json(b'{"a": "\xc3\xa9"}') == {"a": "\u00e9"}
 
 
 def test_the_watch_sees_what_is_run(fuzz: ModuleType, tmp_path: Path) -> None:

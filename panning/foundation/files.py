@@ -24,6 +24,9 @@ MAX_IDENTITY_BYTES = 2**20
 def strict_json(text: str | bytes) -> Any:
     """The value of a JSON text from outside. Its whole numbers may be of any size: who asks for one bounds it.
 
+    Args:
+        text: bytes are UTF-8; Python's own reader would take them for another code by their zeros, and load what decodes it.
+
     Raises:
         ValueError: also for a key that stands twice, NaN, infinity, 1e999, and what is nested too deeply.
     """
@@ -41,6 +44,8 @@ def strict_json(text: str | bytes) -> Any:
             raise ValueError(f"{digits[:20]} is larger than any float")
         return value
 
+    if isinstance(text, bytes):
+        text = text.decode(errors="surrogatepass")
     try:
         return json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
     except RecursionError:
