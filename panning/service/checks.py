@@ -196,7 +196,7 @@ class Checks:
         try:
             process.stdin.write(request.encode() + b"\n")
             process.stdin.flush()
-            answer = self._read(process, PATIENCE * seconds)
+            answer = self._read(process, PATIENCE * self.seconds)  # of a clock, which a busy machine lets run ahead
         except BrokenPipeError:
             answer = None
         if answer is None:
