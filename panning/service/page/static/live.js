@@ -101,6 +101,7 @@ function draw() {
   parts.latest.textContent = course.latest ? SAID[course.latest.kind]?.(course.latest) ?? "" : "";
   for (const picture of pictures) picture.show(course, winners);
   live.dataset.events = String(course.last);
+  live.dataset.drawn = String(Math.round(performance.now())); // milliseconds since the page was asked for
   live.dataset.draws = String(Number(live.dataset.draws ?? 0) + 1);
 }
 
