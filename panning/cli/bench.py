@@ -78,6 +78,7 @@ def run(
     grid, beside = found.config.with_data(data_root, download, device).with_network(model, weights), found.path.parent
     n_cells, n_trainings = check_grid(grid, beside)
     output.note(f"{n_cells} cells" + (f", {n_trainings} trainings" if n_trainings > n_cells else ""))
+    output.note_slow_precision(grid.model_dump(mode="json"), grid.device)
     folder = out or Path("runs") / f"bench-{grid.name}"
     if dry_run:
         from panning.searches.cost import dry_run_of

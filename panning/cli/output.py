@@ -43,6 +43,30 @@ def note(text: str) -> None:
     Console(stderr=True).print(printable(text), **OPTIONS)
 
 
+def note_slow_precision(config: Any, device: str) -> None:
+    """Say on stderr that a run trains in bfloat16 where that is slower than float32.
+
+    Args:
+        config: of the run, as JSON.
+        device: that it trains on, by name; workers on other machines may be faster.
+    """
+    from panning.foundation.device import emulates_bfloat16, find_device
+
+    if "bfloat16" in _precisions(config) and emulates_bfloat16(find_device(device)):
+        note(
+            "note: this processor has no bfloat16 of its own, so that training in it takes several times as long as in "
+            "float32: precision: float32 in each recipe is faster here, and gives other figures."
+        )
+
+
+def _precisions(config: Any) -> set[str]:
+    """The values of all keys ``precision`` in a config."""
+    if isinstance(config, Mapping):
+        own = {config["precision"]} if isinstance(config.get("precision"), str) else set()
+        return own.union(*map(_precisions, config.values()))
+    return set().union(*map(_precisions, config)) if isinstance(config, list | tuple) else set()
+
+
 def print_json(value: Any) -> None:
     """Print a JSON value on stdout, never wrapped or coloured."""
     print(json.dumps(value, indent=2, allow_nan=False))

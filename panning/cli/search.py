@@ -66,6 +66,7 @@ def search(
     found = named_config(SEARCH, config, changes, given)
     settings = found.config.with_data(data_root, download, device).with_network(model, weights)
     folder = out or Path("runs") / found.stem
+    output.note_slow_precision(settings.model_dump(mode="json"), settings.device)
     if dry_run:
         from panning.searches.cost import dry_run_of
 

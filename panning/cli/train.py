@@ -101,6 +101,7 @@ def train(
         "recipe.start": start, **{f"dynamic.options.{key}": value for key, value in _numbers(numbers or []).items()},
     }  # fmt: skip
     settings = options.one_config(TRAIN, config, changes, model, given)
+    output.note_slow_precision(settings.model_dump(mode="json"), settings.device)
     if dry_run:
         from panning.searches.cost import dry_run_of
 

@@ -47,6 +47,7 @@ def train_agent(
     found = named_config(AGENT, config, changes or ())
     settings = found.config.with_data(data_root, download, device).with_network(model, weights)
     folder = out or Path("runs") / f"agent-{found.stem}"
+    output.note_slow_precision(settings.model_dump(mode="json"), settings.device)
     if dry_run:
         from panning.searches.cost import dry_run_of
 
