@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -521,6 +522,6 @@ def test_a_precision_that_is_slow_here_is_said(
 def test_bfloat16_is_emulated_where_torch_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
     for has in (False, True):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", partial(bool, has))
         assert emulates_bfloat16(torch.device("cpu")) == (not has)
         assert not emulates_bfloat16(torch.device("cuda"))

@@ -62,7 +62,7 @@ def find_device(name: str) -> torch.device:
 
 def emulates_bfloat16(device: torch.device) -> bool:
     """Whether training in bfloat16 is slower than in float32 there: a processor for whose instructions torch has no bfloat16
-    kernels (before AVX-512 on x86) converts back and forth. An AMD EPYC with AVX2 took 7 times as long for a step of LeNet-5.
+    kernels (before AVX-512 on x86) converts back and forth. An AMD EPYC with AVX2 took 7 times as long for a LeNet-5.
 
     Examples:
         >>> import torch
