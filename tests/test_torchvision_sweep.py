@@ -30,7 +30,7 @@ from panning.pruners import PRUNERS, Rounds, prune_problem
 from panning.pruners.form import Form
 from panning.scoring.problem import Problem
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 #: Network -> pixels, and what else it is built with.
 NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
