@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,16 @@ def test_a_dry_run_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     run, cost = dry_run_of(config), cost_of(config)
     assert run.as_json()["memory_bytes"] == cost.memory_bytes and run.as_json()["n_parameters"] == N_PARAMETERS
     assert run.sentences()[-1] == cost.sentence() and "mlp on Digits has 50,826 parameters" in cost.sentence()
+
+
+def test_many_networks_are_told_by_their_range() -> None:
+    cost = cost_of(PruneConfig(task=TASK, density=0.1, method="snip"))
+    few, many = (
+        replace(cost, networks=tuple(replace(cost.networks[0], name=f"net {i}", n_parameters=i) for i in range(1, n)))
+        for n in (9, 1001)
+    )
+    assert few.sentence().startswith("net 1 has 1 parameters, net 2 has 2 parameters")
+    assert many.sentence().startswith("1000 networks have 1 to 1,000 parameters; a process takes")
 
 
 def test_the_cost_of_a_file_a_name_keys_and_an_object_is_one(tmp_path: Path) -> None:

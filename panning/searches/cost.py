@@ -84,6 +84,10 @@ def dry_run_of(config: RunConfig, n_workers: int = 0, folder: Path = Path(), sha
     return replace(run, beside=beside, said=(cost.sentence(),))
 
 
+#: More networks than this are told by their range, as those of a population.
+MOST_NAMED = 8
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a run may cost at most; None is no limit."""
@@ -137,7 +141,11 @@ class Cost:
 
     def sentence(self) -> str:
         """Parameters, memory and disk in words."""
-        networks = ", ".join(f"{one.name} has {one.n_parameters:,} parameters" for one in self.networks)
+        sizes = [one.n_parameters for one in self.networks]
+        if len(sizes) > MOST_NAMED:
+            networks = f"{len(sizes)} networks have {min(sizes):,} to {max(sizes):,} parameters"
+        else:
+            networks = ", ".join(f"{one.name} has {one.n_parameters:,} parameters" for one in self.networks)
         return (
             f"{networks}; a process takes about {self.memory_bytes / 2**30:.2g} GiB of memory, the run leaves at most "
             f"{self.disk_bytes / 2**20:,.0f} MiB on disk."
