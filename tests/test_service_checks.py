@@ -97,8 +97,9 @@ def test_the_process_answers_and_one_without_memory_is_replaced(tmp_path: Path) 
     with pytest.raises(ConfigError, match="Did you mean 'snip'"):
         checks.config({**PRUNE, "method": "snpi"}, 1)
     assert checks.cost(PRUNE, 1)["n_parameters"] == 50_826
-    panning.save_network(torch.nn.Linear(4, 2), tmp_path / "network", torch.ones(1, 4))
-    assert checks.file(tmp_path / "network", "network", 1)["n_parameters"] == 10
+    deep = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(200)))
+    panning.save_network(deep, tmp_path / "network", torch.ones(1, 4))
+    assert checks.file(tmp_path / "network", "network", 1)["n_parameters"] == 200 * 20
     with pytest.raises(UploadError, match="The file is not a usable mask file"):
         checks.file(tmp_path / "network", "masks", 1)
     checks.seconds = 0.001
