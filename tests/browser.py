@@ -78,7 +78,7 @@ def opened(browser: Browser, served: Served, secret: str | None, **options: Any)
         yield page
     finally:
         context.close()
-    assert wrong == []
+    assert wrong == [], wrong
 
 
 def watch(page: Page, served: Served, wrong: list[str]) -> None:
