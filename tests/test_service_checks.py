@@ -110,3 +110,35 @@ def test_the_process_answers_and_one_without_memory_is_replaced(tmp_path: Path) 
     checks.seconds = 10
     assert len(checks.methods()) > 50
     checks.close()
+
+
+def test_a_text_of_the_page_is_read_as_configs_are() -> None:
+    from panning.service.checker import Checker
+
+    def read(text: str, *changes: str) -> Any:
+        return Checker(None).answer({"what": "text", "text": text, "changes": list(changes)})
+
+    assert read("density: 0.5")["found"] == {"config": {"density": 0.5}, "text": "density: 0.5"}
+    changed = read("{task: {model: mlp}} # mine", "task.model=lenet5", "seed=3")["found"]
+    assert changed["config"] == {"task": {"model": "lenet5"}, "seed": 3}
+    assert changed["text"] == "task:\n  model: lenet5\nseed: 3\n"
+    bomb = "a: " + "x" * 70_000
+    for wrong in ("- 1", "a: [", "a: !!python/object/apply:os.system [ls]", "a: 1\na: 2", bomb):
+        assert "refused" in read(wrong), wrong[:40]
+    assert "refused" in read("a: 1", "nowhere") and "refused" in read("a: 1", "a.b=2")
+
+
+def test_packaged_configs_of_the_page_are_those_that_may_be_sent() -> None:
+    from panning.foundation.config import parse_yaml
+    from panning.foundation.remote import check_remote
+    from panning.service.checker import Checker
+
+    found = Checker(None).whats["packaged"]({})
+    names = [one["name"] for one in found]
+    assert (
+        "prune/digits-mlp" in names
+        and "demo/digits" in names
+        and not any(name.startswith("recipes/") for name in names)
+    )
+    for one in found:
+        check_remote(parse_yaml(one["text"].encode(), one["name"]))

@@ -69,8 +69,8 @@ def shares(found: dict[str, Any]) -> dict[str, Any]:
 
     Examples:
         >>> from panning.service.page.compare import shares
-        >>> kept = {"n_kept": 2, "density": 0.5}
-        >>> both = {"first": kept, "second": kept, "n_both": 1, "jaccard": 1 / 3, "n_weights": 4}
+        >>> kept = {"n_weights": 4, "n_kept": 2, "density": 0.5}
+        >>> both = {"first": kept, "second": kept, "n_both": 1, "jaccard": 1 / 3}
         >>> shares({**both, "layers": []})["all"]["n_first"]
         1
     """
