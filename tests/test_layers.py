@@ -26,7 +26,7 @@ LAYERS = [
 ORDER = [room for rooms in LAYERS for room in rooms.split()]
 #: Of foundation, the files that know torch; what stands on the others starts without it.
 WITH_TORCH = {
-    "device", "modes", "nests", "seeding", "tensorfile", "torch_private", "torchfile", "tracking", "wrappers",
+    "device", "modes", "nests", "overruns", "seeding", "tensorfile", "torch_private", "torchfile", "tracking", "wrappers",
 }  # fmt: skip
 #: Masks.effective_density calls up, inside the function.
 #: The method that is a shipped policy runs it, where there is one.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from panning.foundation.modes import as_it_was
+from panning.foundation.overruns import overruns
 from panning.foundation.seeding import isolated_torch_rng
 from panning.models.parts import PartialSum
 
@@ -27,7 +32,8 @@ def image_format(model: nn.Module, inputs: Tensor, precision: str = "float32") -
 
     Compact residual networks keep the usual one in float32: to gather and add units by their indices is slower channels
     last, and costs them about what their convolutions gain. In bfloat16 on a processor products of matrices do it
-    (``modules.by_product``).
+    (``modules.by_product``). Networks with a convolution whose gradient is wrong channels last keep it, too
+    (``panning.foundation.overruns``).
 
     Args:
         inputs: a few of them. Only images [batch, C, H, W] have a channels-last format.
@@ -37,11 +43,27 @@ def image_format(model: nn.Module, inputs: Tensor, precision: str = "float32") -
     if inputs.dim() != 4 or (adds_parts(model) and not by_products):
         return torch.contiguous_format
     try:
-        with as_it_was(model), torch.no_grad(), isolated_torch_rng(0):
+        with as_it_was(model), torch.no_grad(), isolated_torch_rng(0), _Watch() as watch:
             model.eval()(inputs.contiguous(memory_format=torch.channels_last))
     except RuntimeError:  # x.view(len(x), -1), say, of a feature map
         return torch.contiguous_format
-    return torch.channels_last
+    return torch.contiguous_format if watch.overruns and inputs.device.type == "cpu" else torch.channels_last
+
+
+class _Watch(TorchFunctionMode):
+    """Looks for convolutions whose gradient is wrong channels last."""
+
+    overruns = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.conv2d, torch.convolution):
+            self.overruns |= _overruns(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _overruns(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, *_: Any, **__: Any) -> bool:
+    """With the arguments of ``F.conv2d``, by their names."""
+    return overruns(weight, stride)
 
 
 def adds_parts(model: nn.Module) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from panning.flow.following import Rule
 from panning.flow.lazy import Lazy
 from panning.foundation.making import making
+from panning.foundation.overruns import overruns
 from panning.foundation.torch_private import every_module, transforms_are_active
 
 #: Modules that normalise maps, and functions that code calls without them.
@@ -49,6 +50,7 @@ def convolution(
     """
     if isinstance(padding, str) or not _fits(x, weight, bias):
         return function(x, weight, bias, stride, padding, dilation, groups)
+    last = last and not overruns(weight, stride)
     if last:
         x = x.contiguous(memory_format=torch.channels_last)
     how = How(_pair(stride), _pair(padding), _pair(dilation), groups, last)
@@ -93,21 +95,23 @@ def _pair(value: Any) -> Any:
     return tuple(both) * (2 // len(both))
 
 
-def _laid(x: Tensor, weight: Tensor, how: How) -> Tensor:
-    """The weight; channels last where the map, of one channel, does not say its layout."""
-    return weight.clone(memory_format=torch.channels_last) if how.last and x.shape[1] == 1 else weight
+def _laid(x: Tensor, weight: Tensor, how: How) -> tuple[Tensor, Tensor]:
+    """Map and weight; the weight channels last where the map, of one channel, does not say its layout."""
+    if overruns(weight, how.stride):
+        return x.contiguous(), weight.contiguous()
+    return x, weight.clone(memory_format=torch.channels_last) if how.last and x.shape[1] == 1 else weight
 
 
 def _sums(x: Tensor, weight: Tensor, bias: Tensor | None, how: How) -> Tensor:
     stride, padding, dilation, groups, _ = how
-    return torch.convolution(x, _laid(x, weight, how), bias, stride, padding, dilation, False, (0, 0), groups)
+    return torch.convolution(*_laid(x, weight, how), bias, stride, padding, dilation, False, (0, 0), groups)
 
 
 def _back(grad: Tensor, x: Tensor, weight: Tensor, how: How, by_x: bool, by_weight: bool) -> Any:
     stride, padding, dilation, groups, _ = how
     of = (by_x, by_weight, False)
     return torch.ops.aten.convolution_backward(
-        grad, x, _laid(x, weight, how), None, stride, padding, dilation, False, (0, 0), groups, of
+        grad, *_laid(x, weight, how), None, stride, padding, dilation, False, (0, 0), groups, of
     )[:2]
 
 
