@@ -388,8 +388,9 @@ def test_weights_stay_on_disk(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="missing"):
         map_weights(mapped, tmp_path)
+    (empty := tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="holds no .safetensors file"):
-        map_weights(mapped, tmp_path / "..")
+        map_weights(mapped, empty)
 
 
 def test_the_command_streams(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from panning.foundation.errors import DeviceError
+from panning.foundation.torch_private import has_bfloat16_kernels
 
 #: What a name may be; N counts from 0.
 NAMES = "auto, cpu, cuda, cuda:N or mps"
@@ -70,9 +71,7 @@ def emulates_bfloat16(device: torch.device) -> bool:
         >>> emulates_bfloat16(torch.device("cuda"))
         False
     """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cpu" and not has_bfloat16_kernels()
 
 
 def device_name(device: str | torch.device) -> str:

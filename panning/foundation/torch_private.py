@@ -25,6 +25,11 @@ multiply_each = torch._foreach_mul_
 copy_each = torch._foreach_copy_
 
 
+def has_bfloat16_kernels() -> bool:
+    """Whether torch multiplies in bfloat16 by instructions of this processor (on x86: AVX-512 and later)."""
+    return not torch.backends.mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class Slots(NamedTuple):
     """The dicts of a module themselves: iterators leave out empty entries, and ``setattr`` does more than to write."""
 
