@@ -1,4 +1,4 @@
-"""What an agent mixed in a rollout, for listeners: the mean weight of each index, over all rounds and round by round."""
+"""The mean weight that an agent gave each index in a rollout, over all rounds and round by round: listeners are told it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does an agent add? One action for all networks, searched for at the agent's cost, and policies beside each other.
+"""Measure what an agent adds: search one action for all networks at the agent's cost, and compare policies with each other.
 
 `search` looks for the constant action with the highest mean reward over the episodes of an agent's config: each proposal of
 the sampler takes the same episodes (networks, seeds, densities drawn once), so that proposals differ by their action alone.
@@ -59,7 +59,7 @@ class Taker:
     act: Callable[[Any], Action]
 
     def reward(self, start: Start) -> float:
-        """Of one episode."""
+        """Take one episode; the sum of its rewards."""
         number, seed, density = start
         seen, _ = self.env.reset(options={"task": number, "seed": seed, "density": density})
         total, ended = 0.0, False
@@ -69,7 +69,7 @@ class Taker:
         return total
 
     def rewards(self, starts: Sequence[Start]) -> dict[str, Any]:
-        """Of episodes, as a record's figures."""
+        """Take an episode from each start; the figures of a record hold the reward of each."""
         return {"rewards": [self.reward(start) for start in starts]}
 
 

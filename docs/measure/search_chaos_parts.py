@@ -1,4 +1,4 @@
-"""What a chaos run of a search disturbs and looks at: the nodes of a cluster, the driver, the log of executions."""
+"""Parts of the chaos measurement of a search: it kills nodes and the driver, and reads which jobs were executed."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ from panning.service.checks import FILE_BYTES, FILE_S
 from panning.service.files import KINDS, look_at
 from panning.service.words import UploadError
 
-#: What no look at a file may do. "import" counts for modules that are not loaded, "open" for other files than the one.
+#: Audit events that the check of an upload may not cause. "import" counts for modules that are not loaded yet, and
+#: "open" for files other than the upload.
 WATCHED = (
     "import", "exec", "open", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.Popen",
     "pty.spawn",
@@ -294,7 +295,7 @@ def mutated(seed: int, good: list[File]) -> File:
 
 
 class Watch:
-    """What is done that may not be, while it is on."""
+    """Counts the events of ``WATCHED`` that Python reports while the watch is on."""
 
     def __init__(self) -> None:
         self.allowed = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import re
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from panning.client.requests import BROKEN, Requests, ServiceError
 from panning.foundation.errors import OutputError
+from panning.foundation.files import file_sha256
 from panning.service.artefacts import Artefact
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -28,7 +28,7 @@ def fetch_file(requests: Requests, number: int, one: Artefact, out: Path) -> Pat
         UnreachableError: if it does not get through.
     """
     target = out / one.path
-    if target.is_file() and target.stat().st_size == one.n_bytes and _sha256(target) == one.sha256:
+    if target.is_file() and target.stat().st_size == one.n_bytes and file_sha256(target) == one.sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part, patience = target.with_name(f".{one.sha256[:32]}.part"), requests.patience()
@@ -42,7 +42,7 @@ def fetch_file(requests: Requests, number: int, one: Artefact, out: Path) -> Pat
             if part.exists() and part.stat().st_size > max(0, begin):
                 patience.renew()
             patience.wait(error)
-    if _sha256(part) != one.sha256:
+    if file_sha256(part) != one.sha256:
         part.unlink()
         raise ServiceError(f"{one.path} of job {number} is not what its hash says: fetch it again.", 200)
     part.replace(target)
@@ -94,8 +94,3 @@ def checked(one: Artefact) -> Artefact:
             "The service names a file outside of the folder that it is fetched into, or a hidden one.", 200
         )
     return one
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

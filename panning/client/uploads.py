@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from panning.client.requests import Requests, ServiceError, understood
 from panning.foundation.errors import ConfigError
+from panning.foundation.files import file_sha256
 from panning.foundation.remote import UPLOAD
 from panning.service.words import Upload, UploadKind
 
@@ -33,9 +33,7 @@ def send_file(requests: Requests, path: Path, kind: UploadKind, name: str | None
         UnreachableError: if it does not get through.
     """
     try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            n_bytes = file.tell()
+        sha256, n_bytes = file_sha256(path), path.stat().st_size
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
     called = "".join(letter for letter in (path.name if name is None else name) if letter.isprintable())[:100]
@@ -105,7 +103,7 @@ def _there(requests: Requests, sha256: str) -> Any:
 
 
 def _check_room(requests: Requests, path: Path, n_bytes: int) -> None:
-    """What is too large is not sent: the service would close the connection, and its answer would be lost."""
+    """Refuse a file that is too large before it is sent: the service would close the connection, and its answer be lost."""
     limits = requests.read_json("GET", "/limits")
     with understood(requests.url):
         most = min(limits["upload_bytes"], limits["token"]["quota"]["stored_bytes"] - limits["stored_bytes"])

@@ -109,10 +109,15 @@ def _write_aside_and_rename(path: Path, data: bytes | str) -> None:
         aside.unlink(missing_ok=True)
 
 
-def file_digest(path: str | Path) -> str:
-    """A hash of a file's content."""
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's content, in 64 hexadecimal digits."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:20]
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """The beginning of ``file_sha256``, by which manifests and jobs name a file's content."""
+    return file_sha256(path)[:20]
 
 
 def named_within(path: str | Path, *patterns: str) -> str:

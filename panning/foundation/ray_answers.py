@@ -23,7 +23,7 @@ LOOK_S = 10.0
 STOP_S = 1.0
 
 
-#: How often the head is looked for.
+#: Seconds between two attempts to reach the head node of Ray.
 HEAD_S = 5.0
 #: After so many seconds without a head Ray ends this process itself, without our last words, unless a variable of the
 #: environment says otherwise.

@@ -24,7 +24,7 @@ PLACES = {
     "data_root": "the folder of data sets", "policy": "a policy file", "mask": "a mask file", "weights": "a file of weights",
 }  # fmt: skip
 
-#: What stands before the SHA-256 of a file that was sent to a service, in fields that name a file or a network.
+#: A field of a config names a file that was sent to a service by this prefix and the SHA-256 of the file.
 UPLOAD = "upload:"
 UPLOADED = {"model", "data", "mask", "weights", "policy"}
 

@@ -163,9 +163,8 @@ class Dispatcher:
                     yield self._give_up(number, "time")
                     asked.was_told()
         finally:
-            for number in self._places.numbers(
-                "busy"
-            ):  # the caller stopped early: what still runs is not wanted any more
+            # The caller stopped early: jobs that still run are not wanted any more.
+            for number in self._places.numbers("busy"):
                 self._leave(number, "pausing")
             self._again.clear()
             self._alone.clear()

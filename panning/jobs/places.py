@@ -1,5 +1,5 @@
-"""The places of workers, and what is at each. What is asked of all of them at every step is kept at hand, so that a step
-costs the same for one worker as for a thousand."""
+"""The places of workers, and the worker and job at each. Counts and the next deadline are kept up to date, so
+that a step of the dispatcher costs the same for one worker as for a thousand."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from panning.jobs.patience import Patience
 from panning.jobs.work import Job
 
-#: How often all places are looked through, whatever happens.
+#: Seconds after which the dispatcher looks through all places, even if no deadline has passed.
 LOOK_S = 1.0
 
 
 @dataclass
 class Place:
-    """What is at one place.
+    """The worker at a place, and its job.
 
     Attributes:
         state: "starting", "idle", "busy", "pausing" until it is started again, or "out" for good.

@@ -92,10 +92,7 @@ class Checks:
         if digest in self._good:
             return
         self._ask("config", owner, {"config": config, "files": dict(files)})
-        with self._counting:
-            self._good[digest] = None
-            while len(self._good) > MOST_KNOWN:
-                self._good.popitem(last=False)
+        self._remember(self._good, digest, None, MOST_KNOWN)
 
     def cost(self, config: Mapping[str, Any], owner: int, files: Mapping[str, str] = NOTHING) -> dict[str, Any]:
         """What a run of a config costs at most (``panning.cost``); arguments and errors as of ``config``."""
@@ -109,21 +106,11 @@ class Checks:
             UploadError: if it is not what it is said to be, or takes too much to look at.
             BusyError: if too many ask.
         """
-        asked = {"config": {"kind": kind, "path": str(path)}, "memory_bytes": FILE_BYTES}
-        try:
-            found: dict[str, Any] = self._ask("file", owner, asked, min(FILE_S, self.seconds))
-        except ConfigError as error:
-            raise UploadError(str(error)) from None
-        return found
+        return self._look_at("file", owner, {"kind": kind, "path": str(path)})
 
     def compared(self, first: Path, second: Path, owner: int) -> dict[str, Any]:
         """Two mask files layer by layer (``panning.service.compare``); raises as ``file``."""
-        asked = {"config": {"first": str(first), "second": str(second)}, "memory_bytes": FILE_BYTES}
-        try:
-            found: dict[str, Any] = self._ask("compare", owner, asked, min(FILE_S, self.seconds))
-        except ConfigError as error:
-            raise UploadError(str(error)) from None
-        return found
+        return self._look_at("compare", owner, {"first": str(first), "second": str(second)})
 
     def policies(self) -> list[dict[str, Any]]:
         """The trained policies that have a name, with their cards; the shelf is looked at anew."""
@@ -146,10 +133,7 @@ class Checks:
         digest = hashlib.sha256(canonical_json(config).encode()).hexdigest()
         if (known := self._costs.get(digest)) is None:
             known = self.cost(config, owner, files)
-            with self._counting:
-                self._costs[digest] = known
-                while len(self._costs) > MOST_COSTS:
-                    self._costs.popitem(last=False)
+            self._remember(self._costs, digest, known, MOST_COSTS)
         return known
 
     def text(self, text: str, changes: Sequence[str], owner: int) -> dict[str, Any]:
@@ -167,6 +151,22 @@ class Checks:
         if self._packaged is None:
             self._packaged = self._ask("packaged", 0)
         return self._packaged
+
+    def _look_at(self, what: str, owner: int, files: dict[str, str]) -> dict[str, Any]:
+        """Ask about files, within the time and memory that looking at a file may take; raises as ``file``."""
+        asked = {"config": files, "memory_bytes": FILE_BYTES}
+        try:
+            found: dict[str, Any] = self._ask(what, owner, asked, min(FILE_S, self.seconds))
+        except ConfigError as error:
+            raise UploadError(str(error)) from None
+        return found
+
+    def _remember(self, kept: OrderedDict[str, Any], digest: str, found: Any, most: int) -> None:
+        """Keep what was found for a config; the oldest is dropped beyond ``most``."""
+        with self._counting:
+            kept[digest] = found
+            while len(kept) > most:
+                kept.popitem(last=False)
 
     def _ask(self, what: str, owner: int, asked: Mapping[str, Any] = NOTHING, seconds: float | None = None) -> Any:
         seconds = self.seconds if seconds is None else seconds
