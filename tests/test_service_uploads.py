@@ -187,9 +187,8 @@ def test_a_file_that_breaks_off_leaves_nothing(served: Served, token: str) -> No
         connection.sendall("\r\n".join(lines).encode() + b"x" * 2_000_000)
         while not left(served):
             pass
-    while left(served):
-        pass
-    assert not served.service.uploads._coming_bytes.total()
+    while left(served) or served.service.uploads._coming_bytes.total():
+        pass  # the room that was held for the file is given back after its part has gone
 
 
 # --- with jobs ---
