@@ -499,7 +499,10 @@ def test_a_service_for_everybody_needs_names(capsys: pytest.CaptureFixture[str],
     assert "say which names" in capsys.readouterr().err and not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("bound", ["--memory-gib", "--hours", "--disk-gib", "--dense-epochs"])
+@pytest.mark.parametrize(
+    "bound",
+    ["--memory-gib", "--hours", "--disk-gib", "--dense-epochs", "--reduce-days", "--remove-days", "--jobs-gib"],
+)
 def test_a_bound_of_jobs_is_a_number(bound: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in ("inf", "nan", "-1"):
         assert run("serve", bound, wrong, "--root", str(tmp_path / "s")) == 2

@@ -284,7 +284,7 @@ def test_times_are_utc_whatever_the_zone_and_a_time_without_one_is_refused(tmp_p
 # --- schemas ---
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4])
 def test_a_database_of_each_schema_opens(schema: int, tmp_path: Path) -> None:
     """tests/golden/service-N.sql is the dump of a database that the version with schema N wrote."""
     path = tmp_path / "service.sqlite"

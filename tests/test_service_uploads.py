@@ -75,9 +75,10 @@ def test_a_file_is_there_as_one_kind(served: Served, token: str) -> None:
 def test_uploads_of_others_are_not_there(served: Served, token: str) -> None:
     other, screen = served.token(), served.token("read", owner=served.service.access.of(token).owner)  # type: ignore[union-attr]
     path = f"/api/v1/uploads/{send(served, token, CONTENT).json['sha256']}"
-    for one in (other, served.admin):
-        assert served.ask("GET", path, one).problem == served.ask("DELETE", path, one).problem == "absent"
-        assert served.ask("GET", "/api/v1/uploads", one).json == []
+    assert served.ask("GET", "/api/v1/uploads", other).json == []
+    for asked in ("", f"?owner={served.service.access.of(token).owner}"):  # type: ignore[union-attr]
+        assert served.ask("GET", path + asked, other).problem == served.ask("DELETE", path + asked, other).problem
+        assert served.ask("GET", path + asked, other).problem == "absent"
     assert served.ask("GET", path, screen).status == 200
     assert served.ask("DELETE", path, screen).problem == "scope"
     config = {**CONFIG, "task": {"model": f"upload:{sha256(CONTENT)}", "data": "digits"}}
@@ -91,6 +92,22 @@ def test_a_name_is_no_markup(served: Served, token: str) -> None:
     name = "<script>alert(1)</script>"
     found = send(served, token, CONTENT, query="&name=%3Cscript%3Ealert(1)%3C/script%3E")
     assert found.json["name"] == name and found.headers["Content-Type"] == "application/json"
+
+
+def test_the_scope_admin_sees_the_files_of_all(served: Served, token: str) -> None:
+    owner, content = served.service.access.of(token).owner, b"of one of many"  # type: ignore[union-attr]
+    found = send(served, token, content, kind="masks").json
+    path = f"/api/v1/uploads/{found['sha256']}"
+    assert found["token"] == owner and found in served.ask("GET", "/api/v1/uploads", served.admin).json
+    assert served.ask("GET", f"/api/v1/uploads?owner={owner}", served.admin).json == [found]
+    assert served.ask("GET", f"/api/v1/uploads?owner={owner}", served.token()).problem == "absent"
+    assert served.ask("GET", path, served.admin).problem == "absent", "without an owner it is one's own"
+    assert served.ask("GET", f"{path}?owner={owner}", served.admin).json == found
+    compared = f"/api/v1/masks/compare?first={found['sha256']}&second={found['sha256']}"
+    assert served.ask("GET", compared, served.admin).json["jaccard"] == 1
+    assert served.ask("GET", compared, served.token()).problem == "absent"
+    assert served.ask("DELETE", f"{path}?owner={owner}", served.admin).status == 204
+    assert served.ask("GET", path, token).problem == "absent"
 
 
 # --- sizes ---

@@ -1,4 +1,5 @@
-"""``panning submit``, ``status``, ``watch``, ``fetch`` and ``cancel``: jobs of a service, here or elsewhere."""
+"""``panning submit``, ``status``, ``watch``, ``fetch``, ``cancel``, ``retry``, ``pin``, ``unpin`` and ``delete``: jobs of a
+service, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panning.cli import options, output
+from panning.foundation.text import in_bytes
 
 if TYPE_CHECKING:
     from panning.client import Client
@@ -136,6 +138,49 @@ def cancel(number: Number, url: Url = HERE, token_file: TokenFile = None, as_jso
         _say(job)
 
 
+@app.command()
+def retry(number: Number, url: Url = HERE, token_file: TokenFile = None, as_json: options.AsJson = False) -> None:
+    """Queue a job that failed or was cancelled once more; it goes on where it was."""
+    job = client_of(url, token_file).retry(number)
+    if as_json:
+        output.print_json(_values(job))
+        return
+    output.say(f"Job {job.id} is queued again.")
+    output.note(f"Next: panning watch {job.id}")
+
+
+@app.command()
+def pin(number: Number, url: Url = HERE, token_file: TokenFile = None, as_json: options.AsJson = False) -> None:
+    """Keep a job and its files: neither `panning delete` nor the rules of the service remove them."""
+    _pin(client_of(url, token_file), number, True, as_json)
+
+
+@app.command()
+def unpin(number: Number, url: Url = HERE, token_file: TokenFile = None, as_json: options.AsJson = False) -> None:
+    """Let a job that was pinned be deleted again."""
+    _pin(client_of(url, token_file), number, False, as_json)
+
+
+@app.command()
+def delete(number: Number, url: Url = HERE, token_file: TokenFile = None, as_json: options.AsJson = False) -> None:
+    """Delete a job that has ended, with all its files."""
+    client = client_of(url, token_file)
+    job = client.job(number)
+    client.delete(number)
+    if as_json:
+        output.print_json({"deleted": number, "n_bytes": job.n_bytes})
+        return
+    output.say(f"Job {number} is deleted; its files ({in_bytes(job.n_bytes)}) go now.")
+
+
+def _pin(client: Client, number: int, pinned: bool, as_json: bool) -> None:
+    job = client.pin(number, pinned)
+    if as_json:
+        output.print_json(_values(job))
+    else:
+        output.say(f"Job {job.id} {'stays until it is unpinned' if pinned else 'may be deleted'}. {job.gone}".rstrip())
+
+
 def client_of(url: str, token_file: Path | None) -> Client:
     """The client of a command: with the token of a file, or of the environment.
 
@@ -157,14 +202,18 @@ def client_of(url: str, token_file: Path | None) -> Client:
 
 def _values(job: Job) -> dict[str, Any]:
     times = {
-        name: time and time.isoformat() for name in ("submitted", "started", "ended") if (time := getattr(job, name))
+        name: time and time.isoformat()
+        for name in ("submitted", "started", "ended", "reduced")
+        if (time := getattr(job, name))
     }
     return {**asdict(job), **times}
 
 
 def _row(job: Job) -> list[object]:
     when = job.submitted.astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return [job.id, job.kind, job.state, job.attempt, when, job.message]
+    pinned = "It is pinned." if job.pinned else ""
+    said = " ".join(filter(None, (job.message, pinned, job.gone)))
+    return [job.id, job.kind, job.state, job.attempt, when, said]
 
 
 def _say(job: Job) -> None:

@@ -45,6 +45,30 @@ def serve(
         float,
         typer.Option("--dense-epochs", min=0, max=MOST, help="Of each job, by its estimated cost; 0 is no limit."),
     ] = 0.0,
+    reduce_days: Annotated[
+        float,
+        typer.Option(
+            "--reduce-days",
+            min=0,
+            max=36_500,
+            help="So long after its end a job is reduced to masks, policies, tables, pictures and records; 0 is never.",
+        ),
+    ] = 0.0,
+    remove_days: Annotated[
+        float,
+        typer.Option(
+            "--remove-days", min=0, max=36_500, help="So long after its end all files of a job go; 0 is never."
+        ),
+    ] = 0.0,
+    jobs_gib: Annotated[
+        float,
+        typer.Option(
+            "--jobs-gib",
+            min=0,
+            max=MOST,
+            help="Of the files of all jobs: beyond it the oldest that have ended are reduced, then removed; 0 is no limit.",
+        ),
+    ] = 0.0,
     upload: Annotated[int, typer.Option("--upload-mib", min=1, max=1 << 20, help="Of one file that is sent.")] = 1024,
     https: Annotated[
         bool, typer.Option("--https", help="It is reached over https alone, through a proxy: cookies are marked so.")
@@ -63,6 +87,7 @@ def serve(
     from panning.service.folder import Caps
     from panning.service.inputs import named_data
     from panning.service.log import log_to
+    from panning.service.retention import Rules
     from panning.service.serve import Options, Running
 
     if host in ("0.0.0.0", "::", "") and not names:
@@ -70,10 +95,13 @@ def serve(
             f"--host {host} listens everywhere: say which names it may be called by, as --name HOST:PORT."
         )
     caps = Caps(int(memory * GIB), hours * 3600, int(disk * GIB), dense_epochs=epochs)
+    rules = Rules(reduce_days, remove_days, int(jobs_gib * GIB))
     named = named_data(data_sets or ())
     where = None if data_root is None else str(data_root.absolute())
     running = Running(
-        Options(root.absolute(), host, port, names or (), slots, workers, where, caps, upload << 20, named, https)
+        Options(
+            root.absolute(), host, port, names or (), slots, workers, where, caps, upload << 20, named, rules, https
+        )
     )
     log_to()
     output.say(f"panning serves at {running.url} from {root}")

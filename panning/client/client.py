@@ -129,15 +129,23 @@ class Client:
         """
         return send_file(self._requests, Path(path), kind, name)
 
-    def uploads(self) -> list[Upload]:
-        """The files that were sent, the newest first."""
-        told = self._requests.json("GET", "/uploads")
+    def uploads(self, owner: int | None = None) -> list[Upload]:
+        """The files that were sent and that the token may see, the newest first.
+
+        Args:
+            owner: those of this token alone; the scope admin sees those of all.
+        """
+        told = self._requests.json("GET", "/uploads" + _of_owner(owner))
         with understood(self.url):
             return [upload_of(values) for values in told]
 
-    def delete_upload(self, sha256: str) -> None:
-        """Delete a file; one that a job needs is kept until the job has ended."""
-        self._requests.once("DELETE", f"/uploads/{sha256}")
+    def delete_upload(self, sha256: str, owner: int | None = None) -> None:
+        """Delete a file; one that a job needs is kept until the job has ended.
+
+        Args:
+            owner: the token whose file it is, for the scope admin; None is one's own.
+        """
+        self._requests.once("DELETE", f"/uploads/{sha256}{_of_owner(owner)}")
 
     # --- more of jobs ---
 
@@ -179,11 +187,23 @@ class Client:
         return self._job(self._requests.json("POST", f"/jobs/{number}/cancel"))
 
     def retry(self, number: int) -> Job:
-        """Queue a job that failed or was cancelled once more; it goes on where it was."""
+        """Queue a job that failed or was cancelled once more; it goes on where it was.
+
+        Raises:
+            ServiceError: if it did not fail and was not cancelled, files of it are gone, or a quota is used up.
+        """
         return self._job(self._requests.once("POST", f"/jobs/{number}/retry"))
 
+    def pin(self, number: int, pinned: bool = True) -> Job:
+        """Keep a job and its files from being deleted, by anybody and by the service's rules; or no more."""
+        return self._job(self._requests.json("PUT" if pinned else "DELETE", f"/jobs/{number}/pin"))
+
     def delete(self, number: int) -> None:
-        """Delete a job that has ended, with its files."""
+        """Delete a job that has ended, with its files.
+
+        Raises:
+            ServiceError: if it has not ended, or is pinned.
+        """
         self._requests.once("DELETE", f"/jobs/{number}")
 
     def cost(self, config: str | Path | Mapping[str, Any], changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -193,8 +213,8 @@ class Client:
 
     def _job(self, values: Mapping[str, Any]) -> Job:
         with understood(self.url):
-            ended = ("started", "ended")
-            times = {name: None if values[name] is None else datetime.fromisoformat(values[name]) for name in ended}
+            others = ("started", "ended", "reduced")
+            times = {name: None if values[name] is None else datetime.fromisoformat(values[name]) for name in others}
             return Job(**{**values, **times, "submitted": datetime.fromisoformat(values["submitted"])})
 
     # --- following ---
@@ -280,6 +300,10 @@ class Client:
     def revoke_token(self, number: int) -> None:
         """End a token at once; its jobs stay."""
         self._requests.once("DELETE", f"/tokens/{number}")
+
+
+def _of_owner(owner: int | None) -> str:
+    return "" if owner is None else f"?owner={owner}"
 
 
 def config_values(given: str | Path | Mapping[str, Any], changes: Sequence[str] = ()) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def with_files(values: Mapping[str, Any], sent: Mapping[str, Upload]) -> dict[st
         >>> from datetime import UTC, datetime
         >>> from panning.client.uploads import with_files
         >>> from panning.service.words import Upload
-        >>> mine = Upload("ab" * 32, "data", "scans.npz", 5, datetime.now(UTC), {})
+        >>> mine = Upload(1, "ab" * 32, "data", "scans.npz", 5, datetime.now(UTC), {})
         >>> found = with_files({"kind": "prune", "task": {"model": "mlp"}}, {"data": mine})
         >>> found["task"]["data"][:11], found["task"]["label"]
         ('upload:abab', 'scans')

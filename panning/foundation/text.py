@@ -53,3 +53,19 @@ def in_markdown(text: str) -> str:
         a\\|b &lt;script>x&lt;/script> \\![y\\](http://z), p < 0.05
     """
     return _ACTIVE.sub(lambda found: _INSTEAD[found[0]], one_line(text))
+
+
+def in_bytes(n_bytes: int) -> str:
+    """A size in the unit that fits.
+
+    Examples:
+        >>> from panning.foundation.text import in_bytes
+        >>> in_bytes(0), in_bytes(1023), in_bytes(1536), in_bytes(5 << 30)
+        ('0 B', '1,023 B', '1.5 KiB', '5.0 GiB')
+    """
+    size, unit = float(n_bytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{n_bytes:,} B" if unit == "B" else f"{size:.1f} {unit}"

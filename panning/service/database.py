@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from panning.foundation.errors import OutputError
 
 #: The newest schema.
-SCHEMA = "3"
+SCHEMA = "4"
 BUSY_MS = 30_000
 
 
@@ -55,7 +55,8 @@ JOBS = sa.Table(
     sa.Column("code", sa.String), sa.Column("message", sa.Text), sa.Column("attempt", sa.Integer),
     sa.Column("crashes", sa.Integer), sa.Column("cancel_asked", sa.Boolean), sa.Column("pinned", sa.Boolean),
     sa.Column("deleted", sa.Boolean), sa.Column("n_bytes", sa.BigInteger), sa.Column("submitted", UtcTime),
-    sa.Column("started", UtcTime), sa.Column("ended", UtcTime),
+    sa.Column("started", UtcTime), sa.Column("ended", UtcTime), sa.Column("kept", sa.String),
+    sa.Column("freed_bytes", sa.BigInteger), sa.Column("reduced", UtcTime), sa.Column("sweeping", sa.Boolean),
 )  # fmt: skip
 ATTEMPTS = sa.Table(
     "attempts", TABLES, sa.Column("job", sa.Integer, primary_key=True), sa.Column("number", sa.Integer, primary_key=True),

@@ -25,6 +25,7 @@ from panning.foundation.errors import OutputError
 from panning.service import supervisor
 from panning.service.folder import MARK, Caps, JobFolder, Order, Outcome
 from panning.service.inputs import named_uploads
+from panning.service.retention import Retention, Rules
 from panning.service.store import Store
 from panning.service.words import Job
 
@@ -48,6 +49,7 @@ class Setup:
         runner: the command; the job's folder is added.
         uploads: the folder of uploads (``panning.service.uploads``).
         data_sets: names that the operator has given, with what stands for each in a config.
+        rules: when files of jobs that have ended go.
     """
 
     root: Path
@@ -59,6 +61,7 @@ class Setup:
     runner: tuple[str, ...] = RUNNER
     uploads: Path = Path("uploads")
     data_sets: Mapping[str, str] = field(default_factory=dict)
+    rules: Rules = Rules()
 
     def files(self, owner: int, config: Mapping[str, Any]) -> dict[str, str]:
         """Where the uploads lie that a config names, by their hashes."""
@@ -78,6 +81,7 @@ class Scheduler:
     def __init__(self, store: Store, setup: Setup, told: Callable[[Job], None] = lambda job: None) -> None:
         self.store = store
         self.setup = setup
+        self.retention = Retention(store.database, self.folder, setup.rules)
         self._told = told
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._children: list[subprocess.Popen[bytes]] = []
@@ -111,6 +115,7 @@ class Scheduler:
         running = [job for job in self.store.running() if self._look_after(job)]
         for number in self.store.doomed():
             self._remove(number)
+        self.retention.look()
         n = len(running)
         while n < self.setup.slots and time.monotonic() >= self._paused_until:
             if (job := self.store.start_next(self._boot)) is None:
@@ -190,7 +195,9 @@ class Scheduler:
             return
         try:
             folder.sweep()
+            size = supervisor.n_bytes(folder.path)
             shutil.rmtree(folder.path)
             self.store.forget(number)
         finally:
             os.close(lease)
+        LOG.info("deleted", extra={"facts": {"job": number, "freed_bytes": size}})

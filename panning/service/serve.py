@@ -22,6 +22,7 @@ from panning.service.api.guard import authorities
 from panning.service.api.service import Service
 from panning.service.checks import CHECKER, Checks
 from panning.service.folder import Caps, JobFolder
+from panning.service.retention import Rules
 from panning.service.scheduler import RUNNER, Scheduler, Setup
 from panning.service.store import Store
 from panning.service.streams import Streams
@@ -49,6 +50,7 @@ class Options:
         caps: of each job.
         upload_bytes: of one upload.
         data_sets: further data sets by name, as ``npz:FILE``.
+        rules: when files of jobs that have ended go.
         https: callers reach it over https alone, through a proxy.
         runner, checker: the commands of their processes.
     """
@@ -63,6 +65,7 @@ class Options:
     caps: Caps = Caps()
     upload_bytes: int = 1 << 30
     data_sets: Mapping[str, str] = field(default_factory=dict)
+    rules: Rules = Rules()
     https: bool = False
     runner: tuple[str, ...] = RUNNER
     checker: tuple[str, ...] = CHECKER
@@ -183,7 +186,7 @@ def _service(options: Options) -> Service:
     store = Store.at(options.root / "service.sqlite")
     setup = Setup(
         options.root / "jobs", options.slots, options.workers, options.data_root, options.caps, runner=options.runner,
-        uploads=options.root / "uploads", data_sets=options.data_sets,
+        uploads=options.root / "uploads", data_sets=options.data_sets, rules=options.rules,
     )  # fmt: skip
     streams = Streams(store, lambda number: JobFolder(setup.root / str(number)))
 

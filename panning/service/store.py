@@ -109,7 +109,7 @@ class Store:
             values = {
                 "token": token, "kind": str(config.get("kind")), "config": text, "state": "queued", "message": "",
                 "attempt": 0, "crashes": 0, "cancel_asked": False, "pinned": False, "deleted": False, "n_bytes": 0,
-                "submitted": self._now(),
+                "submitted": self._now(), "kept": "all", "freed_bytes": 0, "sweeping": False,
             }  # fmt: skip
             number = connection.execute(sa.insert(JOBS).values(values)).inserted_primary_key[0]
             if key is not None:
@@ -185,19 +185,21 @@ class Store:
         """Queue a job that failed or was cancelled once more; it goes on where it was.
 
         Raises:
-            StepError: if it did not fail and was not cancelled.
+            StepError: if it did not fail and was not cancelled, or files of it are gone.
             QuotaError: as for ``submit``.
         """
         again = {"state": "queued", "code": None, "message": "", "crashes": 0, "cancel_asked": False, "ended": None}
         with self.database.writes() as connection:
             token = self._job(connection, number).token
             check_uploads(connection, token, self._config(connection, number))
-            self._must(self._step(connection, number, ("failed", "cancelled"), again), connection, number, "retry")
+            whole = JOBS.c.kept == "all"
+            stepped = self._step(connection, number, ("failed", "cancelled"), again, whole)
+            self._must(stepped, connection, number, "retry")
             self._check_quota(connection, token, already=1)
             return self._job(connection, number)
 
     def pin(self, number: int, pinned: bool = True) -> Job:
-        """Keep a job from being deleted, or no more."""
+        """Keep a job and its files from being deleted, or no more."""
         with self.database.writes() as connection:
             self._job(connection, number)
             connection.execute(sa.update(JOBS).where(JOBS.c.id == number).values(pinned=pinned))
@@ -295,7 +297,8 @@ class Store:
             job = self._job(connection, number)
             more = f" in its attempt {job.attempt}" if job.attempt else ""
             pinned = " and pinned" if job.pinned else ""
-            raise StepError(f"Cannot {what} job {number}: it is {job.state}{pinned}{more}.")
+            gone = f" {job.gone} Send its config again." if what == "retry" and job.gone else ""
+            raise StepError(f"Cannot {what} job {number}: it is {job.state}{pinned}{more}.{gone}")
 
     def _job(self, connection: Connection, number: int) -> Job:
         row = connection.execute(sa.select(*LISTED).where(JOBS.c.id == number, THERE)).one_or_none()

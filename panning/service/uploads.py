@@ -116,9 +116,11 @@ class Uploads:
         """Where an upload lies."""
         return self.root / str(owner) / sha256
 
-    def all(self, owner: int) -> list[Upload]:
-        """The uploads of an owner, the newest first."""
-        asked = sa.select(UPLOADS).where(UPLOADS.c.token == owner).order_by(UPLOADS.c.made.desc(), UPLOADS.c.sha256)
+    def all(self, owner: int | None) -> list[Upload]:
+        """The uploads of an owner, or, for None, of all; the newest first."""
+        asked = sa.select(UPLOADS).order_by(UPLOADS.c.made.desc(), UPLOADS.c.sha256, UPLOADS.c.token)
+        if owner is not None:
+            asked = asked.where(UPLOADS.c.token == owner)
         with self.database.reads() as connection:
             return [_upload(row) for row in connection.execute(asked)]
 
@@ -172,7 +174,7 @@ class Uploads:
 
     def keep(self, owner: int, came: Coming, kind: UploadKind, name: str, facts: Mapping[str, Any]) -> Upload:
         """Give a file that has come, and was found good, its place. Once this returns, it stays."""
-        found = Upload(came.sha256, kind, name, came.n_bytes, self._now(), dict(facts))
+        found = Upload(owner, came.sha256, kind, name, came.n_bytes, self._now(), dict(facts))
         path = self.path(owner, came.sha256)
         values = {
             "token": owner, "sha256": found.sha256, "kind": kind, "name": name, "n_bytes": found.n_bytes,
@@ -260,7 +262,7 @@ def _of(owner: int, sha256: str) -> tuple[Any, Any]:
 
 
 def _upload(row: Any) -> Upload:
-    return Upload(row.sha256, row.kind, row.name, row.n_bytes, row.made, json.loads(row.facts))
+    return Upload(row.token, row.sha256, row.kind, row.name, row.n_bytes, row.made, json.loads(row.facts))
 
 
 def _sync(folder: Path) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from panning.foundation.errors import PanningError
+from panning.foundation.text import in_bytes
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 #: States that a job leaves only by ``retry``.
@@ -22,6 +23,8 @@ CODES: Mapping[str, str] = {
     "crashed": "its process ended three times without a word",
     "error": "it raised an error",
 }
+#: What is left of a job's files: all, its results (masks, policies, tables, pictures and records), or nothing.
+Kept = Literal["all", "results", "nothing"]
 #: So many crashes fail a job.
 MAX_CRASHES = 3
 #: What an upload is, which says how it is checked and where a config may name it.
@@ -87,9 +90,12 @@ class Job:
         message: more on how it ended, in a sentence.
         attempt: the number of the last; 0 before the first.
         cancel_asked: somebody wants it to end, and it has not yet.
-        pinned: it is not deleted.
-        n_bytes: of its folder, when its last attempt ended.
+        pinned: it is not deleted, and keeps its files.
+        n_bytes: of its folder, when its last attempt ended, or files of it went.
         submitted, started, ended: in UTC; the last attempt began and the job ended then.
+        kept: what is left of its files by the service's rules of retention.
+        freed_bytes: that went by them.
+        reduced: when files went last, in UTC.
     """
 
     id: int
@@ -105,6 +111,17 @@ class Job:
     submitted: datetime
     started: datetime | None
     ended: datetime | None
+    kept: Kept
+    freed_bytes: int
+    reduced: datetime | None
+
+    @property
+    def gone(self) -> str:
+        """What went of its files, in a sentence; empty if nothing did."""
+        if self.kept == "all":
+            return ""
+        what = "All its files" if self.kept == "nothing" else "Its weights, checkpoints and logs"
+        return f"{what} were removed by the service's rules, which freed {in_bytes(self.freed_bytes)}."
 
 
 @dataclass(frozen=True)
@@ -112,12 +129,14 @@ class Upload:
     """A file that somebody sent.
 
     Attributes:
+        token: whose it is.
         sha256: of its content; configs name it by ``upload:`` and this.
         name: what its owner calls it; may be empty.
         made: when it came, in UTC.
         facts: what the check has found, by its kind: counts, a density, the shape of an input.
     """
 
+    token: int
     sha256: str
     kind: UploadKind
     name: str

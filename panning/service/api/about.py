@@ -15,6 +15,7 @@ from panning.service.api.jobs import BOUNDS, Config, Here
 from panning.service.api.metrics import MEDIA
 from panning.service.api.problems import ASKED, ProblemError, documented
 from panning.service.folder import Caps
+from panning.service.retention import Rules
 from panning.service.words import State, Token
 
 router = APIRouter(prefix="/api/v1", tags=["about"])
@@ -41,6 +42,7 @@ class Limits(BaseModel):
     caps: Caps = Field(description="Of each job; 0 is no limit.")
     upload_bytes: int = Field(description="Of one upload.")
     slots: int = Field(description="So many jobs of all tokens run at a time.")
+    retention: Rules = Field(description="When files of jobs that have ended go; 0 is never.")
 
 
 class Health(BaseModel):
@@ -83,7 +85,8 @@ def limits(here: Here, token: Reader) -> Limits:
     setup = here.scheduler.setup
     most = here.most_upload_bytes
     return Limits(
-        token=token, jobs=jobs, stored_bytes=stored, caps=setup.caps, upload_bytes=most, slots=setup.slots
+        token=token, jobs=jobs, stored_bytes=stored, caps=setup.caps, upload_bytes=most, slots=setup.slots,
+        retention=setup.rules,
     )  # fmt: skip
 
 

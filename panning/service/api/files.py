@@ -165,9 +165,9 @@ def artefact(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A file of a job by the hash of its content, or a range of it."""
-    found = here.artefacts.open(here.scheduler.folder(here.job(number, token).id), sha256)
-    if found is None:
-        raise NoJobError(f"Job {number} has no file with this content.")
+    job = here.job(number, token)
+    if (found := here.artefacts.open(here.scheduler.folder(job.id), sha256)) is None:
+        raise NoJobError(f"Job {number} has no file with this content. {job.gone}".rstrip())
     artefact, file = found
     tag = f'"{sha256}"'
     headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "private, max-age=31536000, immutable"}
@@ -181,11 +181,11 @@ def artefact(
 @router.get("/jobs/{job}/log", responses={**documented(*ONE), 200: _BYTES[200]}, response_class=Response)
 def log(here: Here, token: Reader, number: Number) -> Response:
     """What the processes of a job have printed."""
-    path = here.scheduler.folder(here.job(number, token).id).log
+    job = here.job(number, token)
     try:
-        file = open_regular(path, os.O_NOFOLLOW)
+        file = open_regular(here.scheduler.folder(job.id).log, os.O_NOFOLLOW)
     except OSError:
-        raise NoJobError(f"Job {number} has printed nothing yet.") from None
+        raise NoJobError(job.gone or f"Job {number} has printed nothing yet.") from None
     return _bytes(file, os.fstat(file.fileno()).st_size, None, "log.txt", {})
 
 

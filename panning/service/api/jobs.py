@@ -103,19 +103,19 @@ def cancel(here: Here, token: Submitter, number: Number) -> Job:
 
 @router.post("/jobs/{job}/retry", status_code=202, responses=documented(*ONE, "step", "quota"))
 def retry(here: Here, token: Submitter, number: Number) -> Job:
-    """Queue a job that failed or was cancelled once more; it goes on where it was."""
+    """Queue a job that failed or was cancelled once more; it goes on where it was. One whose files are gone is refused."""
     return here.told(here.store.retry(here.job(number, token).id))
 
 
 @router.put("/jobs/{job}/pin", responses=documented(*ONE))
 def pin(here: Here, token: Submitter, number: Number) -> Job:
-    """Keep a job from being deleted."""
+    """Keep a job and its files from being deleted, by anybody and by the service's rules."""
     return here.store.pin(here.job(number, token).id)
 
 
 @router.delete("/jobs/{job}/pin", responses=documented(*ONE))
 def unpin(here: Here, token: Submitter, number: Number) -> Job:
-    """Let a job be deleted again."""
+    """Let a job and its files be deleted again."""
     return here.store.pin(here.job(number, token).id, pinned=False)
 
 

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -18,7 +19,7 @@ from panning.service.scheduler import Scheduler
 from panning.service.store import Store
 from panning.service.streams import Streams
 from panning.service.uploads import Uploads, check_uploads
-from panning.service.words import Job, NoJobError, Token
+from panning.service.words import Job, NoJobError, NoUploadError, Token
 
 
 @dataclass
@@ -57,6 +58,17 @@ class Service:
         if whose(token) not in (None, job.token):
             raise NoJobError(f"There is no job {number}.")
         return job
+
+    def upload(self, sha256: str, token: Token) -> Path:
+        """Where an upload lies that a token may see: its own, or, of several with this content, any.
+
+        Raises:
+            NoUploadError: if there is none; one of somebody else is none, too.
+        """
+        there = [one.token for one in self.uploads.all(whose(token)) if one.sha256 == sha256]
+        if not there:
+            raise NoUploadError(f"There is no upload {sha256}.")
+        return self.uploads.path(token.owner if token.owner in there else there[0], sha256)
 
     def files(self, owner: int, config: Mapping[str, Any]) -> dict[str, str]:
         """The files of the uploads that a config names, by their hashes.

@@ -100,7 +100,7 @@ def compare(
 def _mask(here: Service, token: Token, sha256: str, number: int | None) -> FilePath:
     """Where a mask file lies that a token may see."""
     if number is None:
-        return here.uploads.path(token.owner, here.uploads.one(token.owner, sha256).sha256)
+        return here.upload(sha256, token)
     folder = here.scheduler.folder(here.job(number, token).id)
     if (found := here.artefacts.open(folder, sha256)) is None:
         raise NoJobError(f"Job {number} has no file with this content.")

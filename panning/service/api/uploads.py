@@ -10,15 +10,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from panning.service.api.access import Reader, Submitter
-from panning.service.api.jobs import Here
+from panning.service.api.jobs import MAX_NUMBER, Here
 from panning.service.api.problems import ASKED, ONE, ProblemError, documented
+from panning.service.api.service import whose
 from panning.service.uploads import MAX_NAME, Coming
-from panning.service.words import HashError, Upload, UploadKind
+from panning.service.words import HashError, NoUploadError, Token, Upload, UploadKind
 
 router = APIRouter(prefix="/api/v1", tags=["uploads"])
 Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Of the file's content.")]
 Kind = Annotated[UploadKind, Query(description="What the file is: it is checked as that.")]
 Name = Annotated[str, Query(max_length=MAX_NAME, description="What to call it, on one line.")]
+Owner = Annotated[
+    int | None,
+    Query(ge=1, le=MAX_NUMBER, description="The token whose file it is, for the scope admin; else it is one's own."),
+]
 Length = Annotated[int | None, Header(alias="Content-Length", include_in_schema=False)]
 #: So much is written at a time, beside the event loop.
 PIECE_BYTES = 1 << 20
@@ -32,16 +37,27 @@ _RAW = {
 }
 
 
-@router.get("/uploads", responses=documented(*ASKED))
-def uploads(here: Here, token: Reader) -> list[Upload]:
-    """The files that the token's owner has sent, the newest first."""
-    return here.uploads.all(token.owner)
+@router.get("/uploads", responses=documented(*ONE))
+def uploads(here: Here, token: Reader, owner: Owner = None) -> list[Upload]:
+    """The files that were sent and that the token may see, the newest first."""
+    return here.uploads.all(whose(token) if owner is None else _owner(token, owner))
 
 
 @router.get("/uploads/{sha256}", responses=documented(*ONE))
-def upload(here: Here, token: Reader, sha256: Sha256) -> Upload:
+def upload(here: Here, token: Reader, sha256: Sha256, owner: Owner = None) -> Upload:
     """One of them, and what the check has found in it."""
-    return here.uploads.one(token.owner, sha256)
+    return here.uploads.one(_owner(token, owner), sha256)
+
+
+def _owner(token: Token, asked: int | None) -> int:
+    """Whose files are asked for.
+
+    Raises:
+        NoUploadError: if they are somebody else's.
+    """
+    if asked is not None and whose(token) not in (None, asked):
+        raise NoUploadError(f"There is no upload of token {asked}.")
+    return token.owner if asked is None else asked
 
 
 @router.put(
@@ -105,6 +121,6 @@ def _finish(came: Coming, rest: bytes) -> None:
 
 
 @router.delete("/uploads/{sha256}", status_code=204, responses=documented(*ONE, "used"))
-def delete(here: Here, token: Submitter, sha256: Sha256) -> None:
+def delete(here: Here, token: Submitter, sha256: Sha256, owner: Owner = None) -> None:
     """Delete a file; one that a job names is kept until the job has ended."""
-    here.uploads.delete(token.owner, sha256)
+    here.uploads.delete(_owner(token, owner), sha256)

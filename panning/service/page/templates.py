@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 
+from panning.foundation.text import in_bytes
 from panning.service.page.static import POLICY, files
 
 #: The pages that the head leads to.
@@ -37,22 +38,6 @@ def answer(template: str, status: int = 200, **values: Any) -> Response:
     text = _environment().get_template(template).render(values)
     headers = {"Content-Security-Policy": POLICY, "Content-Type": "text/html; charset=utf-8"}
     return Response(text, status, headers)
-
-
-def in_bytes(n_bytes: int) -> str:
-    """A size in the unit that fits.
-
-    Examples:
-        >>> from panning.service.page.templates import in_bytes
-        >>> in_bytes(0), in_bytes(1023), in_bytes(1536), in_bytes(5 << 30)
-        ('0 B', '1,023 B', '1.5 KiB', '5.0 GiB')
-    """
-    size, unit = float(n_bytes), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{n_bytes:,} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def utc(time: datetime) -> str:
