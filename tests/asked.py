@@ -13,6 +13,7 @@ from panning.jobs.dispatch import Dispatcher
 from panning.jobs.outcome import Outcome, TrainOutcome
 from panning.jobs.patience import Patience
 from panning.jobs.spec import TrainSpec
+from panning.jobs.watch import Watch, watched
 from panning.jobs.ways import ReplayedEpisode, Way
 from panning.jobs.work import Job
 from panning.searches.asking import Asking
@@ -114,12 +115,13 @@ class World:
         before = list(self.notes.lines)
         dispatcher = Dispatcher(self.fake, Patience(1e9), self.fake.clock)
         ended = dispatcher.run(self.asking.jobs(before))
-        for asked, outcome in ended:
-            self.known[asked.key] = outcome
-            if stop is not None and len(self.notes.lines) >= stop:
-                ended.close()
-                break
-            self.asking.tell(asked, outcome)
+        with watched(Watch(is_wanted=self.asking.is_wanted)):
+            for asked, outcome in ended:
+                self.known[asked.key] = outcome
+                if stop is not None and len(self.notes.lines) >= stop:
+                    ended.close()
+                    break
+                self.asking.tell(asked, outcome)
         return self
 
 

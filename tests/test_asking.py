@@ -244,13 +244,67 @@ def test_so_many_candidates_and_no_more_are_asked_for_and_a_later_call_may_go_on
     assert ("open", {"density": 0.1}) in more.notes.lines and len(more.asking.lanes[0.1].candidates) == 11
 
 
-def test_when_the_time_is_over_what_runs_is_awaited_and_nothing_new_begins() -> None:
-    world = World([lane(), lane(density=0.05)], n_workers=4, budget_s=200.0).run()
+def two(**limits: Any) -> list[Lane]:
+    return [lane(**limits), lane(density=0.05, **limits)]
+
+
+def test_when_the_time_is_over_what_runs_is_withdrawn_and_nothing_new_begins() -> None:
+    world = World(two(), n_workers=4, budget_s=200.0).run()
     assert max(when for when, *_ in world.fake.sent) < 200.0 and not world.fake.busy
     assert [said["why"] for kind, said in world.notes.lines if kind == "close"] == ["budget"] * 2
-    more = World([lane(), lane(density=0.05)], n_workers=4, budget_s=100.0, before=world.notes.lines,
-                 known=world.known).run()  # fmt: skip
+    n_open = sum(len(held.running) for held in world.asking.lanes.values())
+    assert n_open == len(world.fake.withdrawn) > 0 and 200.0 <= world.fake.now <= 203.0
+    told = [said["key"] for kind, said in world.notes.lines if kind == "told"]
+    assert sorted(told) == sorted(world.known)  # what was withdrawn is nowhere
+    same = World(two(), n_workers=4, budget_s=0.0, before=world.notes.lines, known=world.known).run()
+    assert same.notes.lines == world.notes.lines and same.fake.sent == []
+    more = World(two(), n_workers=4, budget_s=100.0, before=world.notes.lines, known=world.known).run()
     assert [kind for kind, _ in more.notes.lines].count("open") == 2
+    begun_again = [seed for _, _, seed in more.fake.sent[:n_open]]
+    assert sorted(begun_again) == sorted(seed for _, seed in world.fake.withdrawn)
+
+
+def test_a_search_whose_trials_were_withdrawn_ends_with_more_time_as_one_that_was_killed_there() -> None:
+    """One worker: a withdrawn trial and one in flight at a kill are alike."""
+    for budget_s in (25.0, 60.0, 130.0, 190.0):
+        world = World(two(n_candidates=9), budget_s=budget_s).run()
+        lines = [line for line in world.notes.lines if line[0] != "close"]
+        killed = World(two(n_candidates=9), before=lines, known=dict(world.known)).run()
+        more = World(two(n_candidates=9), before=world.notes.lines, known=dict(world.known)).run()
+        assert more.known == killed.known
+        for density, held in more.asking.lanes.items():
+            assert held.ladder.best == killed.asking.lanes[density].ladder.best and held.closed == "max_trials"
+
+
+def test_a_trial_is_awaited_where_there_is_nobody_to_choose_yet_though_the_time_is_over() -> None:
+    """Three trainings of one density begin; the first to end takes 200 s, and the others are then wanted no more."""
+    world = World(
+        [lane()], n_workers=3, budget_s=50.0, seconds=lambda asked, price: 200.0 if asked.spec.seed == 1 else 400.0
+    ).run()
+    assert world.asking.lanes[0.1].ladder.best == (1, 1) and world.asking.lanes[0.1].closed == "budget"
+    assert sorted(seed for _, seed in world.fake.withdrawn) == [0, 2] and 202.0 < world.fake.now < 206.0
+
+
+def test_a_density_that_asks_no_more_ends_with_the_time_too() -> None:
+    """Its last trial runs as the time is over."""
+    world = World([lane(2)], n_workers=1, budget_s=30.0, seconds=lambda asked, price: 20.0).run()
+    assert [kind for kind, _ in world.notes.lines] == ["ask", "told", "ask", "close"]
+    world = World([lane(1)], n_workers=1, budget_s=40.0, seconds=lambda asked, price: 30.0).run()
+    kinds = [(kind, said.get("why")) for kind, said in world.notes.lines if kind != "told"]
+    assert kinds == [("ask", None), ("close", "samplers"), ("promote", None), ("close", "budget")]
+    more = World([lane(1)], before=world.notes.lines, known=world.known).run()
+    assert more.asking.lanes[0.1].ladder.best == (0, 3)
+
+
+def test_a_result_that_comes_after_the_time_is_over_counts() -> None:
+    """As one whose worker was at its last step: the journal has it behind the end of the asking."""
+    world = World([lane()], n_workers=2, budget_s=55.0)
+    world.fake.step_s = None  # nobody hears that a job is not wanted
+    world.run()
+    kinds = [kind for kind, _ in world.notes.lines]
+    assert "told" in kinds[kinds.index("close") :] and not world.asking.lanes[0.1].running
+    same = World([lane()], n_workers=2, budget_s=0.0, before=world.notes.lines, known=world.known).run()
+    assert same.notes.lines == world.notes.lines and same.asking.n_passed_over == 0
 
 
 def test_one_candidate_of_each_density_is_judged_though_the_time_is_over_at_once() -> None:

@@ -41,21 +41,25 @@ class TestEveryDynamicMethod(DynamicContract):
 
 
 class TestTheSerialExecutor(ExecutorContract):
+    withdraws = True
+
     @pytest.fixture
     def executor(self) -> Executor:
-        return SerialExecutor()
+        return SerialExecutor(heard_after_s=0.0)
 
 
 @pytest.fixture(scope="module")
 def ray_executor(local_ray: None) -> Iterator[Executor]:
     from panning.jobs.ray_executor import RayExecutor
 
-    with RayExecutor(2) as executor:
+    with RayExecutor(2, heard_after_s=0.0) as executor:
         yield executor
 
 
 @pytest.mark.ray
 class TestTheRayExecutor(ExecutorContract):
+    withdraws = True
+
     @pytest.fixture
     def executor(self, ray_executor: Executor) -> Executor:
         return ray_executor

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from panning.foundation.errors import DataError, WorkerError
-from panning.jobs.dispatch import Dispatcher, Done, Lost, News, Unfit, Up
+from panning.foundation.stopping import Reached
+from panning.jobs.dispatch import Dispatcher
 from panning.jobs.executor import SerialExecutor
+from panning.jobs.news import Done, Heard, Lost, News, Unfit, Up, Withdrawn
 from panning.jobs.outcome import PruneOutcome, TrainOutcome
 from panning.jobs.patience import ENOUGH_TRAININGS, Patience
 from panning.jobs.spec import PruneSpec, TrainSpec
+from panning.jobs.watch import Running, Watch, watched
 from panning.jobs.ways import Method
 from panning.jobs.work import Job
 from panning.tasks import TaskSpec
@@ -44,6 +47,7 @@ class Fake:
         fate: job, number of the try, place -> seconds, and what is heard then; None hangs for ever.
         start: place, number of the start -> seconds until it is up; a text is why it is lost, an error why it is unfit;
             news are what is heard.
+        step_s: between two steps of a job, in which it hears that it is not wanted; None does not hear it.
     """
 
     def __init__(
@@ -51,8 +55,12 @@ class Fake:
         n_places: int,
         fate: Callable[[Job[Any], int, int], tuple[float, Any] | None] = lambda job, n, place: (1.0, GOOD),
         start: Callable[[int, int], float | str | Exception | Lost | None] = lambda place, n: 2.0,
+        step_s: float | None = 1.0,
     ) -> None:
         self.n_places, self.fate, self.on_start = n_places, fate, start
+        self.step_s = step_s
+        self.asked: list[float] = []
+        self.withdrawn: list[tuple[float, int]] = []  # when, which seed
         self.now = 0.0
         self.events: list[tuple[float, int, int, News]] = []
         self.order = itertools.count()
@@ -101,23 +109,37 @@ class Fake:
                 seconds, Lost(place, what) if isinstance(what, str) else Done(place, news) if news is what else news
             )
 
+    def ask(self) -> None:
+        self.asked.append(self.now)
+        for place, job in self.busy.items():
+            self.later(0.0, Heard(place, Reached(job.spec.seed, 100, "epoch")))
+
+    def withdraw(self, place: int) -> None:
+        self.withdrawn.append((self.now, self.busy[place].spec.seed))
+        if self.step_s is not None:
+            self.forget(place)
+            self.later(self.step_s, Withdrawn(place))
+
+    def forget(self, place: int) -> None:
+        self.events = [event for event in self.events if event[2] != place]
+        heapq.heapify(self.events)
+
     def stop(self, place: int) -> None:
         self.up.discard(place)
         self.busy.pop(place, None)
-        self.events = [event for event in self.events if event[2] != place]
-        heapq.heapify(self.events)
+        self.forget(place)
 
     def news(self, timeout_s: float) -> list[News]:
         if not self.events or self.events[0][0] > self.now + timeout_s:
             self.now += timeout_s
             return []
         self.now, _, place, news = heapq.heappop(self.events)
-        if place in self.busy:
+        if place in self.busy and not isinstance(news, Heard):
             del self.busy[place]
             self.ended[place] = self.now
         if isinstance(news, Up):
             self.up.add(place)
-        elif not isinstance(news, Done):
+        elif not isinstance(news, Done | Heard | Withdrawn):
             self.up.discard(place)
         return [news]
 
@@ -403,6 +425,79 @@ def test_workers_are_idle_while_they_start_alone() -> None:
     assert sorted(keys, key=int) == [str(number) for number in range(4000)]
     n_restarts = sum(fake.starts.values()) - 64
     assert 40 < n_restarts < 160 and 0 < fake.idle_s <= 2.0 * n_restarts + 1e-6
+
+
+# --- jobs that are heard of, and withdrawn ---
+
+
+def test_jobs_of_some_seconds_are_heard_of_and_shorter_ones_cost_no_question() -> None:
+    heard: list[Running] = []
+    fake = Fake(2, lambda job, n, place: (23.0 if job.spec.seed == 0 else 4.0, GOOD))
+    with watched(Watch(heard.append)):
+        assert len(run(fake, map(training, range(6)))) == 6
+    assert len(fake.asked) == 4 and all(b - a >= 5.0 for a, b in itertools.pairwise(fake.asked))
+    told = [one for one in heard if one.job.spec.seed == 0]
+    assert [one.reached.done for one in told] == [0] * 4 and told[0].worker == 0
+    assert [one.seconds for one in told] == sorted(one.seconds for one in told) and 5.0 <= told[0].seconds <= 6.0
+    fake = Fake(2, lambda job, n, place: (4.0, GOOD))
+    with watched(Watch(heard.append, lambda job: False)):
+        assert len(run(fake, map(training, range(6)))) == 6
+    assert fake.asked == [] and fake.withdrawn == []
+    run(fake := Fake(1, lambda job, n, place: (60.0, GOOD)), [training(0)])
+    assert fake.asked == []  # nobody hears it
+
+
+def test_a_job_that_is_not_wanted_any_more_leaves_no_outcome_and_its_worker_goes_on() -> None:
+    """Jobs 0 and 1 take 100 s; from second 30 on nobody wants 1. Its worker then has the time for 2 and 3."""
+    fake = Fake(2, lambda job, n, place: (100.0 if job.spec.seed < 2 else 10.0, GOOD))
+    with watched(Watch(is_wanted=lambda job: job.spec.seed != 1 or fake.now < 30.0)):
+        found = run(fake, map(training, range(4)))
+    assert found == [(2, GOOD), (3, GOOD), (0, GOOD)]
+    ((when, seed),) = fake.withdrawn
+    assert seed == 1 and 30.0 <= when <= 31.0 and sum(fake.starts.values()) == 2
+
+
+def test_the_asker_is_asked_again_once_a_job_was_withdrawn() -> None:
+    """It waits for an outcome that does not come, and may now ask for something else."""
+
+    def ask() -> Iterator[Job[TrainOutcome] | None]:
+        yield training(0)
+        while fake.now < 30.0:
+            yield None
+        yield training(1)
+
+    fake = Fake(1, lambda job, n, place: (1000.0 if job.spec.seed == 0 else 1.0, GOOD))
+    with watched(Watch(is_wanted=lambda job: job.spec.seed == 1 or fake.now < 30.0)):
+        assert run(fake, ask()) == [(1, GOOD)]
+
+
+def test_a_job_that_takes_no_step_is_withdrawn_with_its_worker() -> None:
+    """It hangs, or an epoch takes very long."""
+    fake = Fake(1, lambda job, n, place: None if job.spec.seed == 0 else (1.0, GOOD), step_s=None)
+    with watched(Watch(is_wanted=lambda job: job.spec.seed == 1 or fake.now < 30.0)):
+        assert run(fake, map(training, range(2)), Patience(1000.0, withdraw_s=20.0)) == [(1, GOOD)]
+    assert fake.starts == {0: 2} and 50.0 <= fake.now <= 56.0
+
+
+def test_a_job_whose_end_comes_before_it_hears_that_it_is_not_wanted_has_its_outcome() -> None:
+    fake = Fake(1, lambda job, n, place: (35.0, GOOD), step_s=None)
+    with watched(Watch(is_wanted=lambda job: fake.now < 30.0)):
+        assert run(fake, [training(0)]) == [(0, GOOD)]
+    assert len(fake.withdrawn) == 1
+
+
+@pytest.mark.parametrize("fate", ["worker", "memory"])
+def test_what_a_lost_worker_had_is_not_tried_again_where_nobody_wants_it(fate: str) -> None:
+    def ask() -> Iterator[Job[TrainOutcome] | None]:
+        yield training(0)
+        while fake.now < 10.0:
+            yield None
+        yield training(1)
+
+    fake = Fake(2, lambda job, n, place: (10.0, fate) if job.spec.seed == 0 else (1.0, GOOD))
+    with watched(Watch(is_wanted=lambda job: job.spec.seed == 1 or fake.now < 10.0)):
+        assert run(fake, ask()) == [(1, GOOD)]
+    assert [seed for _, _, seed in fake.sent] == [0, 1]
 
 
 def test_every_wait_on_ray_has_a_deadline() -> None:

@@ -29,8 +29,8 @@ from panning.foundation.progress import silent
 from panning.foundation.records import read_records
 from panning.jobs import begun, kept, work
 from panning.jobs.begun import check_begun_alike
-from panning.jobs.dispatch import Unfit, Up
 from panning.jobs.executor import SerialExecutor
+from panning.jobs.news import Unfit, Up
 from panning.jobs.outcome import Outcome, PruneOutcome, TrainOutcome
 from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec
 from panning.jobs.store import FEW_FAILED, JobStore

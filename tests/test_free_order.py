@@ -20,6 +20,7 @@ from panning.jobs.runs import RunFolder, delete_masks, needless_masks, retry_fai
 from panning.jobs.spec import digest
 from panning.jobs.work import Job, execute
 from panning.masks.file import load_masks
+from panning.searches import free_order
 from panning.searches.config import SearchConfig
 from panning.searches.journal import Journal
 from panning.searches.plan import search_stages
@@ -128,6 +129,39 @@ def test_the_best_masks_so_far_are_on_disk_on_the_way(tmp_path: Path) -> None:
     assert 1 < len(trained) < 6
     assert digest((tmp_path / "choice-density0.1-seed0.safetensors").read_bytes()) == best.config["mask"]
     assert not (tmp_path / "choice-density0.1-seed1.safetensors").exists()
+
+
+def test_a_training_that_runs_as_the_time_is_over_is_withdrawn_and_comes_again_with_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is over after the first of two epochs of the second candidate in rung 2."""
+    rungs = [{"keep": 0.5, "recipe": SHORT}, {"keep": 1, "recipe": {**SHORT, "epochs": 2}}]
+    change = {**FREE, "samplers": ["random"], "max_trials": 5, "seeds": [0], "rungs": rungs}
+    running = list[Event]()
+
+    def listen(event: Event) -> None:
+        if event.kind == "running" and event.facts.get("rung") == 2:
+            running.append(event)
+
+    def call(out: Path) -> SearchResult:
+        executor = SerialExecutor(heard_after_s=0.0)
+        return run_search(check_search(config(**change)), out, executor, agent_workers=0, listen=listen)
+
+    undisturbed = call(tmp_path / "whole")
+    assert len(running) >= 2
+    running.clear()
+    monkeypatch.setattr(free_order.FreeOrder, "_is_late", lambda self: len(running) >= 2)
+    early = call(tmp_path / "x")
+    assert [event.facts["reached"] for event in running] == [1, 1] and len({e.facts["key"] for e in running}) == 2
+    assert early.ended[0].endswith("the time was over (budget); 1 trial was withdrawn.")
+    kept = {record.key for record in read_records(tmp_path / "x" / "records.jsonl")}
+    assert running[0].facts["key"] in kept and running[1].facts["key"] not in kept
+    monkeypatch.undo()
+    result = call(tmp_path / "x")
+    assert said(result) == said(undisturbed) and result.ended == undisturbed.ended
+    assert [line for line in lines_of(tmp_path / "x") if line[0] not in ("open", "close")] == [
+        line for line in lines_of(tmp_path / "whole") if line[0] != "close"
+    ]
 
 
 class Shuffled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,12 +13,14 @@ from test_search import CONFIG, SHORT
 
 from panning import cli
 from panning.cli import output
+from panning.cli.live import Live
 from panning.compare.grid import GridConfig
 from panning.compare.plan import grid_stages
 from panning.compare.run import run_grid
 from panning.foundation.config import parse_config
-from panning.foundation.course import Course, duration
+from panning.foundation.course import Course, duration, lines
 from panning.foundation.progress import Event, Stage, plan_event
+from panning.foundation.tracking import figures
 from panning.jobs.executor import SerialExecutor
 from panning.jobs.ways import Method, Way
 from panning.measure import dry_run as module
@@ -168,6 +171,63 @@ def test_the_bar_of_a_terminal_shows_phase_and_time_left(monkeypatch: pytest.Mon
     assert "1/2 a" in (shown := console.export_text()) and "7 min left" in shown
 
 
+def running(key: str, seconds: float, **more: Any) -> Event:
+    far = {"unit": "epoch", "reached": 3, "of": 12, "seconds": seconds}
+    return Event("a", 1, 2, "running", {"key": key, "worker": 0, "seed": 1, **far, **more})
+
+
+def test_a_job_that_runs_is_no_step_and_says_nothing_of_the_pace(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    course = Course(clock)
+    for event in (plan_event("run", [Stage("a", 4, 8.0)]), Event("a", 0, 4)):
+        course.hear(event)
+    clock.now += 60
+    course.hear(Event("a", 1, 4, "job"))
+    clock.now += 30
+    course.hear(running("x", 30.0))
+    assert course.seconds_left == 150.0
+    tell = lines(print)
+    tell(running("x", 30.0))
+    assert capsys.readouterr().out == "" and figures(running("x", 30.0)) == {}
+
+
+def test_a_terminal_shows_the_jobs_that_run_and_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    console = Console(force_terminal=True, width=120, file=open("/dev/null", "w"), record=True)  # noqa: SIM115
+    monkeypatch.setattr(output, "Live", lambda: Live(clock))
+    monkeypatch.setattr(output, "Console", lambda **_: console)
+    judged = [{"candidate": "GraSP [bold]\x1b[2J", "accuracy": 0.5}, {"candidate": "SNIP", "accuracy": 0.4}]
+    with output.listener() as listen:
+        listen(Event("a", 0, 2))
+        listen(running("x", 90.0, item="ERK [red]", density=0.1, rung=2))
+        listen(Event("a", 0, 2, "rung", {"rung": 1, "density": 0.1, "candidates": judged}))
+    console.file.close()
+    shown = console.export_text()
+    assert "worker 0  ERK [red], density 0.1, rung 2, seed 1  epoch 3 of 12  2 min" in shown
+    assert r"best so far at density 0.1: GraSP [bold]\x1b[2J, validation 50.00% in rung 1" in shown
+
+
+def test_what_is_shown_of_jobs_ends_with_them() -> None:
+    """With its outcome, its stage, or once nothing was heard of it for a minute."""
+    clock = Clock()
+    live = Live(clock)
+    for number in range(12):
+        live.hear(running(f"{number}", float(number)))
+    assert [row[3] for row in live.jobs()] == [f"{seconds} s" for seconds in range(11, 3, -1)]
+    live.hear(Event("a", 2, 12, "job", {"key": "11"}))
+    clock.now += 50
+    live.hear(running("2", 52.0))
+    assert [row[3] for row in live.jobs()][:2] == ["1 min", "59 s"]
+    clock.now += 11
+    assert live.jobs() == [("worker 0", "a training, seed 1", "epoch 3 of 12", "1 min")]
+    live.hear(Event("b", 0, 1))
+    assert live.jobs() == []
+    for rung, accuracy in ((1, 0.9), (2, 0.5), (2, 0.4)):
+        live.hear(Event("b", 0, 1, "rung", {"rung": rung, "density": 0.1, "candidates": [
+            {"candidate": f"{accuracy}", "accuracy": accuracy}]}))  # fmt: skip
+    assert live.best() == ["best so far at density 0.1: 0.5, validation 50.00% in rung 2"]
+
+
 # --- plans ---
 
 
@@ -178,7 +238,7 @@ def follows(plan: Event, events: list[Event]) -> None:
     assert [name for name in stages if name in begun] == begun
     for event in events:
         assert event.total <= stages[event.stage]["steps"], event.stage
-        assert event.kind in ("stage", "rung", "row", stages[event.stage]["kind"])
+        assert event.kind in ("stage", "running", "rung", "row", stages[event.stage]["kind"])
 
 
 @pytest.mark.slow

@@ -31,8 +31,9 @@ import torch
 
 from panning.foundation.machine import environment_info
 from panning.foundation.records import RecordStore, RunRecord
-from panning.jobs.dispatch import Dispatcher, Done, Lost, News, Up
+from panning.jobs.dispatch import Dispatcher
 from panning.jobs.kept import check_quickly, check_record
+from panning.jobs.news import Done, Lost, News, Up
 from panning.jobs.outcome import PruneOutcome, TrainOutcome
 from panning.jobs.patience import Patience
 from panning.jobs.spec import PruneSpec, TrainSpec, digest, key_of
@@ -115,6 +116,12 @@ class Simulated:
         self.spans.append((self.now, place, seconds))
         news = Lost(place) if self.lot.random() < 0.02 else Done(place, GOOD)
         heapq.heappush(self.events, (self.now + seconds, next(self.order), news))
+
+    def ask(self) -> None:
+        pass
+
+    def withdraw(self, place: int) -> None:
+        pass
 
     def stop(self, place: int) -> None:
         pass

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from panning.cli.live import Bars, Live
 from panning.foundation.course import Course, duration, lines
 from panning.foundation.errors import PanningWarning
 from panning.foundation.progress import BESIDE, Event, Listener, silent
@@ -155,8 +156,9 @@ def standing() -> str:
 def listener(*others: Listener) -> Iterator[Listener]:
     """Show how far a command is: the block gets a listener of events, which tells them to ``others``, too.
 
-    On a terminal each stage has a bar, with the time that the whole run still takes; elsewhere a line at each full tenth, so
-    that a log stays short. Where the run tells its plan, stages are numbered.
+    On a terminal each stage has a bar, with the time that the whole run still takes, and below them stand the jobs that have
+    run for some seconds and the best candidates so far. Elsewhere there is a line at each full tenth, so that a log stays
+    short. Where the run tells its plan, stages are numbered.
     """
     with _shown(Console(stderr=True), Course()) as show:
 
@@ -192,11 +194,13 @@ def _shown(console: Console, course: Course) -> Iterator[Listener]:
         _TimeLeft(course),
         progress.TextColumn("{task.fields[note]}", markup=False),
     )
-    with progress.Progress(*columns, console=console) as bars:
+    live = Live()
+    with Bars(*columns, below=live, console=console) as bars:
         tasks: dict[str, progress.TaskID] = {}
 
         def show(event: Event) -> None:
             course.hear(event)
+            live.hear(event)
             if event.kind == "plan":
                 note(_plan(event))
             if event.kind in BESIDE:

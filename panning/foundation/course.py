@@ -42,7 +42,7 @@ class Course:
             self.is_planned, self._current = True, ""
             self._done, self._begun = {}, {}  # what came before, as a start of Ray, is no part of the plan
             self._stages = {stage["name"]: Stage(**stage) for stage in event.facts["stages"]}
-        elif event.kind != "artefact" and (not self.is_planned or event.stage in self._stages):
+        elif event.kind not in BESIDE and (not self.is_planned or event.stage in self._stages):
             known = self._stages.get(event.stage, Stage(event.stage, event.total, float(event.total)))
             cost = known.cost * event.total / max(known.steps, 1)
             self._stages[event.stage] = Stage(event.stage, event.total, cost)
@@ -51,7 +51,8 @@ class Course:
             self._begun.setdefault(event.stage, began)
             self._done[event.stage], self._ended[event.stage] = event.done, now
             self._current = event.stage
-        self._last = now
+        if event.kind != "running":  # it ends nothing: the next step has taken its time, too
+            self._last = now
 
     @property
     def phase(self) -> tuple[int, int]:

@@ -137,6 +137,32 @@ class JobFacts(TypedDict, total=False):
     rounds: list[RoundFacts]
 
 
+class RunningFacts(TypedDict, total=False):
+    """A job runs, since some seconds.
+
+    Attributes:
+        key: of the record that it will have.
+        item: the row of tables or the candidate that it belongs to.
+        seed: of its network.
+        density, rung: of the candidate, in free order.
+        worker: the number of its place, from 0.
+        unit: of its steps: "epoch" of a training, "round" of a pruning. Each network that a job trains counts anew.
+        reached, of: steps that are done, and all.
+        seconds: since its worker has it.
+    """
+
+    key: str
+    item: str
+    seed: int
+    density: float
+    rung: int
+    worker: int
+    unit: str
+    reached: int
+    of: int
+    seconds: float
+
+
 class RungFacts(TypedDict, total=False):
     """A rung of a search has been judged at one density; in free order, one candidate in it.
 
@@ -196,5 +222,5 @@ class ArtefactFacts(TypedDict, total=False):
 
 FACTS: Mapping[Kind, Any] = {
     "plan": PlanFacts, "stage": StageFacts, "round": RoundFacts, "rollout": RolloutFacts, "epoch": EpochFacts,
-    "job": JobFacts, "rung": RungFacts, "row": RowFacts, "artefact": ArtefactFacts,
+    "job": JobFacts, "running": RunningFacts, "rung": RungFacts, "row": RowFacts, "artefact": ArtefactFacts,
 }  # fmt: skip

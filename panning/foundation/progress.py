@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar, get_args
 
 from panning.foundation.errors import ConfigError, PanningError
 
-Kind = Literal["plan", "stage", "round", "rollout", "epoch", "job", "rung", "row", "artefact"]
-#: What is said beside the steps of a stage: of a whole run, and of the files that it left.
-BESIDE = ("plan", "artefact")
+Kind = Literal["plan", "stage", "round", "rollout", "epoch", "job", "running", "rung", "row", "artefact"]
+#: What is said beside the steps of a stage: of a whole run, of jobs that run, and of the files that it left.
+BESIDE = ("plan", "running", "artefact")
 T = TypeVar("T")
 
 

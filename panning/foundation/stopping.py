@@ -1,7 +1,8 @@
-"""Stopping work from outside: a function is asked after each round, epoch, rollout and job, however deep in a run that is.
+"""Stopping work from outside, and hearing how far it is: after each round, epoch, rollout and job, however deep in a run.
 
-The function is not handed down through every call: it holds for a block (``stops_when``), and what is at work in the block
-asks it (``check_stop``). Workers in other processes do not ask; the process that waits for them does, and ends them.
+Functions are not handed down through every call: they hold for a block (``stops_when``, ``steps_heard``), and what is at
+work in the block calls them (``check_stop``, ``step_done``). Workers in other processes do not ask whether the run stops;
+the process that waits for them does, and ends them.
 """
 
 from __future__ import annotations
@@ -9,13 +10,46 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from panning.foundation.errors import ConfigError, StoppedError
 
 #: Says whether a run should stop now.
 ShouldStop = Callable[[], bool]
 
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a piece of work is: so many of its steps are done.
+
+    >>> from panning.foundation.stopping import Reached
+    >>> str(Reached(3, 12, "epoch"))
+    'epoch 3 of 12'
+
+    Attributes:
+        unit: what a step is: "epoch" or "round".
+    """
+
+    done: int
+    total: int
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.unit} {self.done} of {self.total}"
+
+
+#: Hears of each step; what it raises ends the work.
+HearsSteps = Callable[[Reached], None]
+
 _should_stop: ContextVar[ShouldStop | None] = ContextVar("panning_should_stop", default=None)
+_hears_steps: ContextVar[HearsSteps | None] = ContextVar("panning_hears_steps", default=None)
+
+
+class WithdrawnError(BaseException):
+    """Ends one job whose outcome nobody wants any more, while the run goes on.
+
+    It is no ``Exception``, as it is no failure: what takes failed trials in passes it on.
+    """
 
 
 @contextmanager
@@ -47,6 +81,33 @@ def stops_when(should_stop: ShouldStop | None) -> Iterator[None]:
         yield
     finally:
         _should_stop.reset(token)
+
+
+@contextmanager
+def steps_heard(hear: HearsSteps) -> Iterator[None]:
+    """Within, ``hear`` is told of each epoch of a training and each round of a pruning, when it is done.
+
+    Examples:
+        >>> from panning.foundation.stopping import step_done, steps_heard
+        >>> with steps_heard(print):
+        ...     step_done(1, 2, "epoch")
+        ...     step_done(2, 2, "epoch")
+        epoch 1 of 2
+        epoch 2 of 2
+    """
+    token = _hears_steps.set(hear)
+    try:
+        yield
+    finally:
+        _hears_steps.reset(token)
+
+
+def step_done(done: int, total: int, unit: str) -> None:
+    """Tell whoever hears it that a step is done, and stop if the work should."""
+    hear = _hears_steps.get()
+    if hear is not None:
+        hear(Reached(done, total, unit))
+    check_stop()
 
 
 def check_stop() -> None:

@@ -139,7 +139,7 @@ def _reason(error: Exception) -> str:
 #: Facts that are numbers and no figures: a curve over them says nothing.
 NAMES = {"seed", "rung", "round"}
 #: Kinds that say something beside the steps of a stage: on its axis they would stand among its figures.
-UNDRAWN = {"plan", "rung", "row", "artefact"}
+UNDRAWN = {"plan", "running", "rung", "row", "artefact"}
 
 
 def figures(event: Event) -> dict[str, float]:

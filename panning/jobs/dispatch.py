@@ -1,9 +1,10 @@
 """The dispatcher: which worker does which job, what is tried again, and when a worker is given up.
 
-It knows no Ray: workers are places behind a small interface (``Workers``), which tests and simulations stand in for. Jobs
-are asked for one at a time, when a worker is free, and outcomes are told as they come, so that what is asked next may depend
-on them; whoever is asked may have nothing until the next outcome (None). The dispatcher sends a job only to a worker that is
-up and idle, so that the time that it measures is the job's own. A worker for which the cluster has no room holds up no job.
+It knows no Ray: workers are places behind a small interface (``panning.jobs.news``), for which tests and simulations have
+their own. Jobs are asked for one at a time, when a worker is free, and outcomes are told as they come, so that what is
+asked next may depend on them; whoever is asked may have nothing until the next outcome (None). The dispatcher sends a job
+only to a worker that is up and idle, so that the time that it measures is the job's own. A worker for which the cluster
+has no room holds up no job.
 """
 
 from __future__ import annotations
@@ -11,77 +12,17 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from panning.foundation.errors import WorkerError
 from panning.jobs.failure import REASONS
-from panning.jobs.outcome import Failure, Outcome, OutcomeT
+from panning.jobs.news import Heard, Lost, News, Unfit, Up, Withdrawn, Workers
+from panning.jobs.outcome import Failure, OutcomeT
 from panning.jobs.patience import Patience
 from panning.jobs.places import Place, Places
+from panning.jobs.watch import Running, current_watch
 from panning.jobs.work import Job
-
-
-@dataclass(frozen=True)
-class Up:
-    """A worker is up and waits for its first job."""
-
-    place: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """A job came to its end."""
-
-    place: int
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker is gone.
-
-    Attributes:
-        reason: "memory" if it was ended for taking too much; "node" if its machine is gone, which no job is to blame for.
-        said: what is known of it, for messages.
-    """
-
-    place: int
-    reason: str = "worker"
-    said: str = ""
-
-
-@dataclass(frozen=True)
-class Unfit:
-    """A worker cannot do the jobs, as its machine lacks something or has something else; its place is left out."""
-
-    place: int
-    error: Exception
-
-
-News = Up | Done | Lost | Unfit
-
-
-class Workers(Protocol):
-    """Places with a worker each, which does one job at a time."""
-
-    n_places: int
-
-    def start(self, place: int) -> None:
-        """Ask for a worker; news tell when it is up."""
-
-    def send(self, place: int, job: Job[Any]) -> None:
-        """Let the worker at a place, which is up and idle, do a job."""
-
-    def stop(self, place: int) -> None:
-        """End what is at a place, whatever it does; nothing is heard of it any more."""
-
-    def news(self, timeout_s: float) -> list[News]:
-        """What has happened; waits for it, but no longer than this.
-
-        Raises:
-            WorkerError: if nothing will happen any more.
-        """
 
 
 class _Asked:
@@ -136,6 +77,7 @@ class Dispatcher:
         self._alone: deque[Job[Any]] = deque()  # took too much memory beside others
         self._tries: Counter[str] = Counter()
         self._nobody_since: float | None = None
+        self._asked = float("-inf")
 
     def run(self, jobs: Iterable[Job[OutcomeT] | None]) -> Iterator[tuple[Job[OutcomeT], OutcomeT]]:
         """Every job with its outcome, in the order in which they end. The next job is asked for when a worker is free.
@@ -158,9 +100,13 @@ class Dispatcher:
                 for news in self.workers.news(self._wait_s()):
                     if (ended := self._take(news)) is not None:
                         yield ended
+                    if ended is not None or isinstance(news, Withdrawn):
                         asked.was_told()
                 for number in self._places.overdue(self._clock()):
-                    yield self._give_up(number, "time")
+                    if self._places[number].withdrawn is None:
+                        yield self._give_up(number, "time")
+                    else:
+                        self._leave(number, "pausing")
                     asked.was_told()
         finally:
             # The caller stopped early: jobs that still run are not wanted any more.
@@ -192,6 +138,7 @@ class Dispatcher:
             if place.state == "pausing" and now >= place.since + self.patience.pause_s(place.n_starts):
                 self.workers.start(number)
                 self._places.put(number, Place("starting", now, place.n_starts))
+        self._look_at_jobs(now)
         self._places.looked(now)
 
     def _leave(self, number: int, state: str, n_starts: int = 0) -> Place:
@@ -219,13 +166,36 @@ class Dispatcher:
     def _send_to_idle(self, asked: _Asked) -> None:
         """Give every idle worker a job, as far as there are jobs."""
         while (number := self._places.first_idle()) is not None:
-            job = self._again.popleft() if self._again else asked.next()
-            if job is None and self._alone and not self._places.n_in("busy"):
-                job = self._alone.popleft()
+            job = self._held(self._again, asked) or asked.next()
+            if job is None and not self._places.n_in("busy"):
+                job = self._held(self._alone, asked) or asked.next()
             if job is None:
                 break
             self.workers.send(number, job)
             self._places.put(number, Place("busy", self._clock(), job=job, kin=self.patience.kin(job)))
+
+    def _held(self, jobs: deque[Job[Any]], asked: _Asked) -> Job[Any] | None:
+        """The next job that is tried again and still wanted."""
+        while jobs:
+            if current_watch().is_wanted(job := jobs.popleft()):
+                return job
+            asked.was_told()
+        return None
+
+    def _look_at_jobs(self, now: float) -> None:
+        """Withdraw what nobody wants any more, and ask how far the others are. Jobs that have just begun are left alone."""
+        watch, n_heard = current_watch(), 0
+        for number in self._places.numbers("busy"):
+            place = self._places[number]
+            if place.withdrawn is not None or now - place.since < self.patience.heard_after_s:
+                continue
+            n_heard += 1
+            if not watch.is_wanted(_job_of(place)):
+                self.workers.withdraw(number)
+                self._places.put(number, replace(place, withdrawn=now))
+        if n_heard and watch.heard is not None and now - self._asked >= self.patience.heard_after_s:
+            self.workers.ask()
+            self._asked = now
 
     def _take(self, news: News) -> tuple[Job[Any], Any] | None:
         """Note what happened; a job that ended by it, with its outcome."""
@@ -237,6 +207,11 @@ class Dispatcher:
             self._leave_out(news, job)
         elif isinstance(news, Lost):
             return self._lose(news)
+        elif isinstance(news, Heard):
+            if job is not None and (heard := current_watch().heard) is not None:
+                heard(Running(job, news.reached, self._clock() - place.since, news.place))
+        elif isinstance(news, Withdrawn):
+            self._places.put(news.place, Place("idle", self._clock()))
         elif job is not None:
             self._places.put(news.place, Place("idle", self._clock()))
             if news.outcome.failure == "memory" and self._may_try_again(job):
@@ -285,8 +260,7 @@ class Dispatcher:
     def _give_up(self, number: int, failure: Failure, said: str = "") -> tuple[Job[Any], Any]:
         """The outcome of a job whose worker is ended for good reason."""
         place = self._places[number]
-        job = place.job
-        assert job is not None  # a worker is given up for what it does
+        job = _job_of(place)
         after = f"after {self._clock() - place.since:.0f} s" + (f" ({said})" if said else "")
         tries = f", {self._tries[job.key]} times" if self._tries[job.key] > 1 else ""
         self._leave(number, "pausing")
@@ -295,3 +269,9 @@ class Dispatcher:
     def _wait_s(self) -> float:
         """How long news may be waited for: until the next deadline."""
         return max(0.0, self._places.look_at - self._clock())
+
+
+def _job_of(place: Place) -> Job[Any]:
+    """The job at a place that is busy."""
+    assert place.job is not None
+    return place.job

@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from panning.jobs.watch import HEARD_AFTER_S
 from panning.jobs.work import Job
 
 #: Short trainings of one recipe take about equally long: once so many have ended, one that takes so many times as long as
@@ -27,6 +28,8 @@ class Patience:
         nobody_s: how long there may be no worker that is up; a cluster that grows by need makes machines in this time.
         max_tries: of a job whose workers end, or that took too much memory.
         max_starts: of a worker that ends before it is up, one after the other.
+        heard_after_s: how long a job runs before it is asked how far it is, and between two times.
+        withdraw_s: how long a job that is not wanted any more may take to its next epoch or round; then its worker is ended.
     """
 
     job_timeout_s: float = 3600.0
@@ -34,6 +37,8 @@ class Patience:
     nobody_s: float = 600.0
     max_tries: int = 3
     max_starts: int = 3
+    heard_after_s: float = HEARD_AFTER_S
+    withdraw_s: float = 60.0
     _took: dict[Any, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=200)))
     _deadlines: dict[Any, float] = field(default_factory=dict)
 

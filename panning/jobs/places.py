@@ -24,6 +24,7 @@ class Place:
         since: when the state began, in seconds.
         n_starts: in vain, one after the other.
         kin: of the job (``Patience.kin``).
+        withdrawn: when it was told that nobody wants the job any more.
     """
 
     state: str
@@ -31,6 +32,7 @@ class Place:
     n_starts: int = 0
     job: Job[Any] | None = None
     kin: Any = None
+    withdrawn: float | None = None
 
 
 class Places:
@@ -91,5 +93,6 @@ class Places:
 
     def _due(self, place: Place) -> float:
         if place.state == "busy":
-            return place.since + self._patience.job_s(place.kin)
+            due = place.since + self._patience.job_s(place.kin)
+            return due if place.withdrawn is None else min(due, place.withdrawn + self._patience.withdraw_s)
         return place.since + self._patience.pause_s(place.n_starts) if place.state == "pausing" else float("inf")

@@ -9,6 +9,7 @@ from panning.jobs.dispatch import Dispatcher
 from panning.jobs.outcome import OutcomeT
 from panning.jobs.patience import Patience
 from panning.jobs.ray_workers import RayWorkers
+from panning.jobs.watch import HEARD_AFTER_S
 from panning.jobs.work import Job
 
 
@@ -22,6 +23,7 @@ class RayExecutor:
         device: on which jobs compute; workers share the GPUs of the cluster evenly (``gpu_share``).
         start_ray: called before the first job; without it Ray must be running (``ray_running``).
         told: hears sentences on workers that are left out or waited for; on stderr if not said.
+        heard_after_s: how long a job runs before it is heard of (``panning.jobs.watch``), and between two times.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class RayExecutor:
         device: str = "cpu",
         start_ray: Callable[[], None] = lambda: None,
         told: Callable[[str], None] | None = None,
+        heard_after_s: float = HEARD_AFTER_S,
     ) -> None:
         self.n_workers = n_workers
-        self.workers = RayWorkers(n_workers, device)
-        self.dispatcher = Dispatcher(self.workers, Patience(job_timeout_s), told=told or _on_stderr)
+        self.workers = RayWorkers(n_workers, device, heard_after_s)
+        patience = Patience(job_timeout_s, heard_after_s=heard_after_s)
+        self.dispatcher = Dispatcher(self.workers, patience, told=told or _on_stderr)
         self._start_ray = start_ray
 
     def __enter__(self) -> RayExecutor:

@@ -23,6 +23,7 @@ from panning.jobs.kept import Kept, check_record
 from panning.jobs.outcome import Outcome, OutcomeT, PruneOutcome
 from panning.jobs.reuse import OtherRuns
 from panning.jobs.runs import write_index
+from panning.jobs.watch import Running, Watch, watched
 from panning.jobs.work import Job
 
 #: So few failures end no run.
@@ -86,11 +87,16 @@ class JobStore(Kept):
         outcomes = {key: known for key, job in wanted.items() if (known := self.get(job)) is not None}
         left = self.outcomes([job for key, job in wanted.items() if key not in outcomes], executor)
         listen(Event(stage, len(outcomes), len(wanted)))
+
+        def heard(running: Running) -> None:
+            listen(running_event(stage, len(outcomes), len(wanted), running))
+
         try:
-            for job, outcome in left:
-                outcomes[job.key] = outcome
-                listen(job_event(stage, len(outcomes), len(wanted), job, outcome))
-                check_stop()
+            with watched(Watch(heard)):
+                for job, outcome in left:
+                    outcomes[job.key] = outcome
+                    listen(job_event(stage, len(outcomes), len(wanted), job, outcome))
+                    check_stop()
         finally:
             if any(job.spec.outcome is PruneOutcome for job in jobs):
                 self.index()
@@ -117,6 +123,17 @@ class JobStore(Kept):
 def job_event(stage: str, done: int, total: int, job: Job[OutcomeT], outcome: OutcomeT) -> Event:
     """What listeners are told of a job that has ended."""
     return Event(stage, done, total, "job", {"key": job.key, **job.facts, **outcome.facts})
+
+
+def running_event(stage: str, done: int, total: int, running: Running, **more: Any) -> Event:
+    """What listeners are told of a job that runs.
+
+    Args:
+        more: facts that the job itself does not know.
+    """
+    job, reached = running.job, running.reached
+    far = {"unit": reached.unit, "reached": reached.done, "of": reached.total, "seconds": round(running.seconds, 1)}
+    return Event(stage, done, total, "running", {"key": job.key, **job.facts, "worker": running.worker, **far, **more})
 
 
 def _record(job: Job[Any], outcome: Outcome) -> RunRecord:

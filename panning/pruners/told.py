@@ -10,7 +10,7 @@ from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.foundation.progress import Event, LazyFacts, Listener, silent
-from panning.foundation.stopping import check_stop
+from panning.foundation.stopping import step_done
 from panning.masks.masks import Masks
 from panning.masks.selection import n_true
 from panning.scoring.problem import Problem
@@ -36,7 +36,7 @@ def tell_round(
         alive: flat bool, the alive weights of ``mask``, where they are known.
     """
     if listen is silent:
-        check_stop()
+        step_done(done, total, "round")
         return
 
     @functools.cache
@@ -49,4 +49,4 @@ def tell_round(
         "layers": Masks(problem.layout, mask).layer_densities,
     }
     listen(Event("pruning", done, total, "round", LazyFacts({"round": done, **known}, later, held=mask)))
-    check_stop()
+    step_done(done, total, "round")

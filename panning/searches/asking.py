@@ -70,8 +70,7 @@ class Asking:
         self._replays = False
         self._open_again()
         while True:
-            while self._ready:
-                job = self._ready.pop(next(iter(self._ready)))
+            while (job := self._next_ready()) is not None:
                 if (outcome := self._known(job)) is not None:
                     self.tell(job, outcome)
                 else:
@@ -81,6 +80,20 @@ class Asking:
             if not self._waiting:
                 return
             yield None
+
+    def is_wanted(self, job: Job[Any]) -> bool:
+        """Whether the outcome of a job that was asked for is still of use.
+
+        Once the time that the search may take is over, it is where a density has nobody to choose yet. What is not wanted
+        stays open: a later call that may take longer asks for it again.
+        """
+        if self._replays or not self._is_late():
+            return True
+        return any(not lane.is_judged for lane, _ in self._waiting.get(job.key, ()))
+
+    def waits_for(self, job: Job[Any]) -> tuple[Lane, Trial] | None:
+        """The first trial that waits for a job."""
+        return next(iter(self._waiting.get(job.key, ())), None)
 
     def tell(self, job: Job[Any], outcome: Outcome) -> None:
         """Take in the outcome of a job."""
@@ -95,10 +108,15 @@ class Asking:
 
     # --- what is started next ---
 
+    def _next_ready(self) -> Job[Any] | None:
+        """The next job that was asked for, is wanted and did not begin."""
+        key = next((key for key, job in self._ready.items() if self.is_wanted(job)), None)
+        return None if key is None else self._ready.pop(key)
+
     def _start(self) -> bool:
         """Start a trial at the density that has begun the fewest; False if there is nothing to start now."""
         for lane in sorted(self.lanes.values(), key=lambda lane: lane.n_begun):
-            if self._is_late() and lane.is_judged and (lane.closed is None or lane.promotion() is not None):
+            if self._is_late() and lane.is_judged and lane.closed != "budget" and lane.has_more:
                 self._close(lane, "budget")
             if self._promote(lane) or self._ask(lane) or (lane.closed and self._promote(lane)):
                 return True

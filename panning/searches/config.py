@@ -167,7 +167,8 @@ class SearchConfig(RunConfig, Grown):
         samplers: of free order, asked in turn.
         max_trials: of free order: at most so many candidates at each density.
         max_cost: of free order: at most so many dense epochs of short trainings, shared evenly by the densities.
-        budget_s: of free order: once a search has taken so long, it tries nothing more and trains what it has chosen.
+        budget_s: of free order: once a search has taken so long, it tries nothing more, withdraws what runs, and trains what
+            it has chosen.
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = OF_BASELINES

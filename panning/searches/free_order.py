@@ -5,14 +5,17 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Hashable
+from typing import Any
 
 from panning.foundation.errors import ConfigError, JobError, PanningWarning
 from panning.foundation.progress import Event
 from panning.foundation.seeding import derive_seed
 from panning.foundation.stopping import check_stop
 from panning.jobs.outcome import PruneOutcome
-from panning.jobs.store import job_event
+from panning.jobs.store import job_event, running_event
+from panning.jobs.watch import Running, Watch, watched
 from panning.jobs.ways import Way
+from panning.jobs.work import Job
 from panning.searches.asking import Asking
 from panning.searches.candidates import is_sampled, named, plain, replay_of
 from panning.searches.config import SearchConfig
@@ -61,12 +64,20 @@ class FreeOrder:
 
         ended = store.outcomes(asking.jobs(list(self.journal)), self.trials.executor)
         self.trials.listen(Event(TRYING, asking.n_told, max(expected, asking.n_told)))
+
+        def total() -> int:
+            return max(expected, asking.n_told + asking.n_open)
+
+        def heard(running: Running) -> None:
+            more = self._facts_of(running.job)
+            self.trials.listen(running_event(TRYING, asking.n_told, total(), running, **more))
+
         try:
-            for job, outcome in ended:
-                asking.tell(job, outcome)
-                total = max(expected, asking.n_told + asking.n_open)
-                self.trials.listen(job_event(TRYING, asking.n_told, total, job, outcome))
-                check_stop()
+            with watched(Watch(heard, asking.is_wanted)):
+                for job, outcome in ended:
+                    asking.tell(job, outcome)
+                    self.trials.listen(job_event(TRYING, asking.n_told, total(), job, outcome))
+                    check_stop()
         finally:
             store.index()
         self.trials.listen(Event(TRYING, asking.n_told, asking.n_told))
@@ -83,10 +94,17 @@ class FreeOrder:
     def sentences(self) -> list[str]:
         """How many candidates were tried at each density, and what ended the asking."""
         return [
-            f"At density {lane.density:g}, candidates tried: {len(lane.candidates)}; {ENDED[lane.closed]}."
+            f"At density {lane.density:g}, candidates tried: {len(lane.candidates)}; {ENDED[lane.closed]}{_withdrawn(lane)}."
             for lane in self.asking.lanes.values()
             if lane.closed is not None
         ]
+
+    def _facts_of(self, job: Job[Any]) -> dict[str, Any]:
+        """The candidate and rung that a job is for."""
+        if (found := self.asking.waits_for(job)) is None:
+            return {}
+        lane, trial = found
+        return {"item": trial.candidate.way.label, "density": lane.density, "rung": trial.rung}
 
     # --- trials ---
 
@@ -153,6 +171,12 @@ class FreeOrder:
 
     def _is_late(self) -> bool:
         return self.config.budget_s is not None and self.journal.spent_s >= self.config.budget_s
+
+
+def _withdrawn(lane: Lane) -> str:
+    """What is said of the trials that were withdrawn as the time was over."""
+    n = len(lane.running)
+    return f"; {n} trial{'s were' if n > 1 else ' was'} withdrawn" if n else ""
 
 
 def lane_of(config: SearchConfig, density: float, n_train: int) -> Lane:

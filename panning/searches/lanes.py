@@ -131,6 +131,11 @@ class Lane:
         """Whether there is a candidate to choose."""
         return self.ladder.best is not None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there is anything that the end of the time ends: asking, what runs, or who could go on."""
+        return self.closed is None or bool(self.running) or self.promotion() is not None
+
     def has_room(self, rung: int) -> bool:
         """Whether a candidate in a rung can still go on to the last within what may be paid."""
         return self._images + self._held + self.allowed.climb(rung) <= self.allowed.images

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
 
 from panning.foundation.errors import DataError
 from panning.jobs.executor import Executor
 from panning.jobs.outcome import PruneOutcome
-from panning.jobs.spec import PruneSpec
+from panning.jobs.spec import PruneSpec, TrainSpec
+from panning.jobs.watch import Running, Watch, watched
 from panning.jobs.ways import Method
 from panning.jobs.work import Job, execute
 from panning.tasks import TaskSpec
+from panning.training import Recipe
 
 TASK = TaskSpec(model="mlp", data="digits", n_train=100)
 
@@ -22,7 +25,13 @@ class ExecutorContract:
 
     An executor runs one job at a time in a process: a job sets the number of threads, and networks are traced with state of
     the whole process.
+
+    Attributes:
+        withdraws: whether it heeds ``panning.jobs.watch``: tells how far jobs are, and withdraws those that are not wanted.
+            The executor of the fixture then does so for jobs of any length.
     """
+
+    withdraws: ClassVar[bool] = False
 
     @pytest.fixture
     def executor(self) -> Executor:
@@ -56,6 +65,29 @@ class ExecutorContract:
         impossible, possible = job(0, "erk", 1e-9), job(0, "erk")
         errors = {done.key: outcome.error for done, outcome in executor.run([impossible, possible])}
         assert errors[possible.key] is None and "keeps none" in str(errors[impossible.key])
+
+    def test_who_watches_changes_no_outcome(self, executor: Executor) -> None:
+        jobs = [job(seed, "erk") for seed in (0, 1)]
+        with watched(Watch(lambda running: None)):
+            found = {done.key: outcome for done, outcome in executor.run(jobs)}
+        assert found == {asked.key: execute(asked) for asked in jobs}
+
+    def test_a_job_tells_how_far_it_is_and_is_withdrawn_once_it_is_not_wanted(self, executor: Executor) -> None:
+        if not self.withdraws:
+            pytest.skip("this executor lets every job run to its end")
+        hours = Job(TrainSpec(task=TASK, seed=0, mask=None, recipe=Recipe(epochs=10**6, batch_size=50)))
+        heard: list[Running] = []
+        watch = Watch(
+            lambda running: heard.append(running) if running.job.key == hours.key else None,
+            lambda job: job.key != hours.key or not heard,
+        )
+        asked: list[Job[Any]] = [hours, job(0, "erk"), job(1, "erk")]
+        with watched(watch):
+            found = [done.key for done, _ in executor.run(asked)]
+        assert sorted(found) == sorted([job(0, "erk").key, job(1, "erk").key])
+        reached = heard[0].reached
+        assert (reached.unit, reached.total) == ("epoch", 10**6) and 0 < reached.done < 10**6 and heard[0].seconds >= 0
+        assert [done.key for done, _ in executor.run([job(0, "erk")])] == [job(0, "erk").key]
 
     def test_wrong_input_arrives_as_its_own_error(self, executor: Executor) -> None:
         absent = job(0, "erk", task=TaskSpec(model="mlp", data="npz:absent.npz"))

@@ -27,7 +27,7 @@ from panning.foundation.errors import NonFiniteError
 from panning.foundation.progress import Event, Listener, silent
 from panning.foundation.records import content_key
 from panning.foundation.seeding import derive_seed, isolated_torch_rng, torch_generator
-from panning.foundation.stopping import check_stop
+from panning.foundation.stopping import step_done
 from panning.masks.masks import Masks, digest_of, fitted
 from panning.masks.start import Started
 from panning.tasks import Task
@@ -112,7 +112,7 @@ def train(
             listen(Event("training", epoch + 1, n_epochs, "epoch", entry))
             if checkpoint is not None:
                 save_checkpoint(checkpoint, *parts, done, training, regime.moving)
-            check_stop()
+            step_done(epoch + 1, n_epochs, "epoch")
     result = _result(regime, data, done, started)
     return replace(result, masks=masks) if movement is None and recipe.has_own_masks else result
 

@@ -1,7 +1,7 @@
 // What the pictures show, as plain data: the fold of a job's events, of bounded size however many there are.
 
 const MOST_POINTS = 2000, MOST_ROUNDS = 400, MOST_RUNGS = 400, MOST_ROWS = 2000, MOST_STAGES = 200;
-const BESIDE = new Set(["plan", "artefact"]);
+const BESIDE = new Set(["plan", "running", "artefact"]);
 const BETWEEN = new Set(["rung", "row"]);
 
 export const fresh = () => ({
@@ -74,7 +74,7 @@ function takeOne(course, event) {
   if (event.kind === "plan") plan(course, event.facts);
   else if (!BESIDE.has(event.kind)) step(course, event, before || course.time);
   if (event.kind === "artefact") course.artefacts += 1;
-  else if (event.kind !== "plan") course.latest = event;
+  else if (!BESIDE.has(event.kind)) course.latest = event;
   TAKE[event.kind]?.(course, event);
 }
 
