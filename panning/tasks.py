@@ -26,6 +26,7 @@ from panning.foundation.config import DISTINCT, Config, Grown
 from panning.foundation.device import check_device_name, find_device, scoring_device
 from panning.foundation.errors import DataError, ModelError
 from panning.foundation.own import PREFIX, Own
+from panning.foundation.places import placed
 from panning.foundation.registry import origins, unknown_name_message
 from panning.masks.layout import prunable_layout
 from panning.models import (
@@ -216,7 +217,7 @@ def check_task_names(task: TaskSpec) -> TaskSpec:
     if not (is_known(model) or model.startswith(PREFIX)):
         code = "" if ":" not in model else f" Code is named on the command line alone: --model {model}."
         raise ValueError(unknown_name_message("model", model, model_names()) + code)
-    if data not in data_names() and not data.startswith(("npz:", "folder:", PREFIX)):
+    if placed(data) not in data_names() and not placed(data).startswith(("npz:", "folder:", PREFIX)):
         raise ValueError(unknown_name_message("data set", data, data_names()))
     return task
 
@@ -269,7 +270,8 @@ def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
     """The data of ``spec``; the last eight data sets stay in memory, and small ones besides (``KeptData``)."""
     if isinstance(spec.data, OwnBatches):
         raise DataError(f"{spec.data} are batches that score networks, and train none: {_LABELLED}")
-    key = spec.data, spec.label, spec.n_train, spec.side, spec.classes, source
+    place = placed(spec.data) if isinstance(spec.data, str) else spec.data
+    key = place, spec.label, spec.n_train, spec.side, spec.classes, source
     if source.device != "cpu":
         return _DATA.get(key, lambda: load_task_data(spec, source.on_cpu).to(find_device(source.device)))
     return _DATA.get(key, lambda: _loaded(spec, source))

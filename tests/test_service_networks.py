@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_service_runs import CONFIGS, TASK
 from torch import nn
 
 import panning
@@ -88,6 +89,25 @@ def test_a_training_takes_the_mask_and_the_weights_that_were_sent(files: dict[st
     train = {"kind": "train", "task": NAMED, "recipe": {"epochs": 1, "batch_size": 20}, "mask": "upload:" + "c" * 64}
     trained = ran(tmp_path / "2", train, files={**files, "c" * 64: mask})
     assert (trained.run / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["prune", "train", "bench", "train-agent"])
+def test_what_a_job_leaves_names_no_place_of_the_service(
+    kind: str, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PANNING_DATA", "before")
+    given = {**CONFIGS[kind]}
+    files["c" * 64] = str(tmp_path / "mask")
+    if kind == "train":
+        pruned = ran(tmp_path / "pruned", config(task=NAMED), files=files)
+        (tmp_path / "mask").write_bytes((pruned.run / "mask.safetensors").read_bytes())
+        given["mask"] = "upload:" + "c" * 64
+    task = json.dumps(CONFIGS[kind]).replace(json.dumps(TASK), json.dumps(NAMED))
+    folder = ran(tmp_path / "1", {**given, **json.loads(task)}, files=files, data_root=str(tmp_path))
+    left = {path: path.read_bytes() for path in folder.run.rglob("*") if path.is_file()}
+    assert [path for path, content in left.items() if str(tmp_path).encode() in content] == []
+    named = (folder.run / "config.yaml").read_text()
+    assert NAMED["data"] in named and (kind != "train" or f"mask: upload:{'c' * 64}" in named)
 
 
 def test_a_data_set_that_the_operator_named_is_one_by_its_name(files: dict[str, str], tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""``panning serve``: the service, which takes jobs over HTTP and runs them on this machine."""
+"""``panning serve``: the service, which takes jobs over HTTP and runs them on this machine.
+
+``panning backup``: a copy of it."""
 
 from __future__ import annotations
 
@@ -109,3 +111,25 @@ def serve(
         output.say("A token with the scope admin, shown this once; it may do everything:")
         output.say(f"export PANNING_URL={running.url} PANNING_TOKEN={made[1]}")
     running.run()
+
+
+@app.command()
+def backup(
+    out: Annotated[Path, typer.Argument(help="Folder for the backup, which is not there yet.", show_default=False)],
+    root: Annotated[Path, typer.Option("--root", help="Folder of the service.")] = Path("panning-service"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Copy a service, also while it runs; `panning serve --root` takes the copy as it is.
+
+    Example: panning backup /backup/monday --root /srv/panning
+    """
+    from panning.foundation.text import in_bytes
+    from panning.service.backup import back_up
+
+    made = back_up(root, out)
+    if as_json:
+        output.print_json(
+            {"path": str(made.path), "jobs": made.n_jobs, "uploads": made.n_uploads, "n_bytes": made.n_bytes}
+        )
+        return
+    output.say(f"{made.n_jobs} jobs and {made.n_uploads} uploads, {in_bytes(made.n_bytes)}, in {out}")

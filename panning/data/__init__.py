@@ -28,6 +28,7 @@ from panning.data.splits import (
 from panning.data.torchvision_sets import read_torchvision
 from panning.foundation.errors import DataError, UnknownNameError
 from panning.foundation.own import PREFIX
+from panning.foundation.places import placed
 from panning.foundation.registry import unknown_name_message
 from panning.foundation.seeding import torch_generator
 
@@ -150,6 +151,7 @@ def _smaller_test(load: Callable[[], Split], side: int, label: str) -> Split:
 
 
 def _row(name: str, root: Path | None) -> DatasetRow:
+    name = placed(name)
     if name in DATASETS:
         return DATASETS[name]
     if name.startswith(PREFIX):

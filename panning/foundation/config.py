@@ -26,6 +26,7 @@ from pydantic_core import CoreSchema
 
 from panning.foundation.errors import ConfigError, PanningError
 from panning.foundation.files import read_regular
+from panning.foundation.places import named
 from panning.foundation.registry import lookup, nearest
 from panning.foundation.wrong import what_is_wrong
 
@@ -297,8 +298,8 @@ def _changed(values: Any, keys: Sequence[str], new: Any, said: str) -> Any:
 
 
 def dump_config(config: Config) -> str:
-    """The configuration as YAML that ``load_config`` reads back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """The configuration as YAML that ``load_config`` reads back to an equal object; places that have names are named."""
+    return yaml.safe_dump(named(config.model_dump(mode="json")), sort_keys=False)
 
 
 def _line(kind: type[BaseModel], entry: Any) -> str:

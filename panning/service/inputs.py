@@ -3,6 +3,7 @@ of the operator."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from panning.foundation.errors import ConfigError
+from panning.foundation.places import name_places
 from panning.foundation.remote import UPLOAD
 from panning.service.words import UploadKind
 
@@ -35,29 +37,39 @@ class Inputs:
     data_sets: Mapping[str, str] = field(default_factory=dict)
 
     def placed(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The config with the files in place of what names them; networks are read. Needs torch if there is one.
+        """The config with files in place of what names them; networks are read, which needs torch. Data keep their names,
+        which stand for files in this process from now on, and results name no place (``panning.foundation.places``).
 
         Raises:
             ConfigError: if an upload is not there.
             ModelError: for a network that cannot be read.
         """
-        placed: dict[str, Any] = _with(config, self._in_place)
+        data, files = dict(self.data_sets), dict[str, str]()
+        for key, sha256 in named_uploads(config):
+            if (path := self.files.get(sha256)) is None or not Path(path).is_file():
+                raise ConfigError(f"The upload {sha256} is not there any more: send it again.")
+            if key == "data":
+                data[UPLOAD + sha256] = f"npz:{path}"
+            else:
+                files[UPLOAD + sha256] = path
+        placed: dict[str, Any] = _with(config, functools.partial(self._in_place, files))
+        name_places(data, files)
         return placed
 
-    def _in_place(self, key: str, text: str, among: dict[str, Any]) -> Any:
-        """What stands for a text in a field; data get a label, since tables would show the name of a file."""
+    def _in_place(self, files: dict[str, str], key: str, text: str, among: dict[str, Any]) -> Any:
+        """What stands for a text in a field; data get a label, since tables would show the name of a file.
+
+        Args:
+            files: paths by name, to which that of a policy on the shelf is added.
+        """
         named = _NAMED.fullmatch(text) if key in FIELDS else None
         if key == "data" and (named or text in self.data_sets) and "model" in among and among.get("label") is None:
             among["label"] = f"upload {named[1][:SHOWN]}" if named else text
         if named is None and key == "policy":
-            return _on_shelf(text)
-        if named is None:
-            return self.data_sets.get(text, text) if key == "data" else text
-        if (path := self.files.get(named[1])) is None or not Path(path).is_file():
-            raise ConfigError(f"The upload {named[1]} is not there any more: send it again.")
-        if key == "model":
-            return _network(Path(path))
-        return f"npz:{path}" if key == "data" else path
+            return files.setdefault(text, _on_shelf(text))
+        if named is None or key == "data":
+            return text
+        return _network(Path(files[text])) if key == "model" else files[text]
 
 
 def named_data(given: Iterable[str]) -> dict[str, str]:

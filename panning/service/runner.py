@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panning.foundation.errors import ConfigError, JobError, PanningError, StoppedError
+from panning.foundation.places import without_places
 from panning.foundation.progress import Listener
 from panning.foundation.remote import Bounds, check_remote
 from panning.foundation.stopping import ShouldStop
@@ -142,9 +143,10 @@ def limit_memory(caps: Caps) -> None:
 def _config_of(order: Order) -> RunConfig:
     from panning.searches.kinds import any_config
 
-    root = None if order.data_root is None else Path(order.data_root)
+    if order.data_root is not None:
+        os.environ["PANNING_DATA"] = order.data_root  # no field of the config: what a run leaves names no place
     config = any_config(Inputs(order.files, order.data_sets).placed(order.config)).config.with_data(
-        root, download=False
+        None, download=False
     )
     if order.caps.n_parameters or order.caps.dense_epochs:
         _check_cost(config, order.caps)
@@ -172,7 +174,7 @@ def _is_memory(error: Exception) -> bool:
 
 def _said(error: BaseException) -> str:
     said = str(error) if isinstance(error, PanningError) else f"{type(error).__name__}: {one_line(str(error))}"
-    return said[:MAX_MESSAGE]
+    return without_places(said)[:MAX_MESSAGE]
 
 
 def main(arguments: list[str]) -> None:
