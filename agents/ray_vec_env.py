@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium
@@ -19,7 +20,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from panning.foundation.errors import PanningError, WorkerError
+from panning.data import ImageData
+from panning.data.ray_shipping import Cargo, Offers, accept_offers
+from panning.data.shipped import WAY_OUT
+from panning.foundation.errors import DataError, PanningError, WorkerError
 from panning.foundation.memory import keep_freed_memory
 from panning.foundation.own import Own
 from panning.foundation.ray_answers import answer
@@ -36,10 +40,11 @@ ANSWER_S = 3600.0
 
 
 class _EnvWorker:
-    def __init__(self, makers: list[EnvMaker]) -> None:
+    def __init__(self, makers: list[EnvMaker], offers: Offers) -> None:
         import torch
 
         keep_freed_memory()
+        accept_offers(offers)
         torch.set_num_threads(1)
         self.envs = DummyVecEnv(makers)
 
@@ -74,18 +79,21 @@ class RayVecEnv(VecEnv):
     Args:
         device: on which the environments score; actors share the GPUs of the cluster evenly (``gpu_share``).
         own: what is the caller's own in the makers.
+        data: what names the data of the makers -> reads them; offered to actors that lack them.
     """
 
     def __init__(
-        self, makers: Sequence[EnvMaker], n_workers: int, device: str = "cpu", own: Sequence[Own] = ()
-    ) -> None:
+        self, makers: Sequence[EnvMaker], n_workers: int, device: str = "cpu", own: Sequence[Own] = (),
+        data: Mapping[Hashable, Callable[[], ImageData]] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         shares = np.array_split(np.arange(len(makers)), min(n_workers, len(makers)))
         makers_of = [[makers[i] for i in share] for share in shares]
         self._slices = [slice(int(share[0]), int(share[-1]) + 1) for share in shares]
         self._actor = _RemoteEnvWorker.options(num_gpus=gpu_share(device, len(shares)))
         with sent_with_code(own):
             self._sent = [ray.put(part) for part in makers_of]
-        self._workers = [self._actor.remote(part) for part in self._sent]
+        self._offers = Cargo().load(data)
+        self._workers = [self._actor.remote(part, self._offers) for part in self._sent]
         self._next_seed: int | None = None  # serves one reset, as in DummyVecEnv
         self._episode_seed: int | None = None  # of the last reset
         self._actions: list[Any] = []
@@ -156,7 +164,7 @@ class RayVecEnv(VecEnv):
                     "memory enough? What is done is kept; run the same again to go on."
                 )
             ray.kill(self._workers[number])
-            self._workers[number] = self._actor.remote(self._sent[number])
+            self._workers[number] = self._actor.remote(self._sent[number], self._offers)
             try:
                 actions = [a[part] for a in self._actions]
                 return answer(self._workers[number].replay.remote(self._seed_of(number), actions), START_S + ANSWER_S)
@@ -190,6 +198,8 @@ class RayVecEnv(VecEnv):
 
 def _own(error: RayTaskError) -> Exception:
     """The error that an environment raised; an error of this package comes without the worker's traceback."""
+    if isinstance(error.cause, DataError):
+        return DataError(f"{error.cause} {WAY_OUT}")
     if isinstance(error.cause, PanningError):
         return error.cause
     return WorkerError(f"An environment of the agent failed: {_reason(error)}")

@@ -28,6 +28,7 @@ from panning.agents.mixed import mixed
 from panning.agents.rollouts import check_rollout, read_rollouts
 from panning.agents.saving import export_policy, load_agent, rollouts_done, save_agent
 from panning.alive.connectivity import Connectivity
+from panning.data.shipped import data_name, ships_data
 from panning.episode.actions import ActionSpec
 from panning.episode.policies import make_policy
 from panning.episode.policy_net import PolicyNet, save_policy
@@ -42,7 +43,7 @@ from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import derive_seed, isolated_global_rngs
 from panning.foundation.stopping import check_stop
 from panning.masks.masks import n_kept_at
-from panning.tasks import DataSource, TaskSpec, load_task
+from panning.tasks import DataSource, TaskSpec, load_task, load_task_data
 
 
 def train_agent(
@@ -221,7 +222,9 @@ def _make_envs(config: AgentConfig, n_workers: int, cache: Path | None = None) -
     from panning.agents.ray_vec_env import RayVecEnv  # imports Ray
 
     own = [thing for task in config.env.every_task for thing in task.own.values()]
-    return RayVecEnv(makers, n_workers, config.device, own)
+    named = [task for task in config.env.every_task if ships_data() and isinstance(task.data, str)]
+    data = {data_name(task): partial(load_task_data, task, config.source.on_cpu) for task in named}
+    return RayVecEnv(makers, n_workers, config.device, own, data)
 
 
 def _make_env(spec: EnvSpec, source: DataSource, cache: Path | None = None) -> Monitor:

@@ -92,6 +92,7 @@ def search(
     config: str | Path | SearchConfig | Mapping[str, Any] | None = None,
     workers: int = 0,
     ray_address: str | None = None,
+    ship_data: bool = False,
     reuse: str | Path | Sequence[str | Path] = (),
     on_event: Listener | None = None,
     should_stop: ShouldStop | None = None,
@@ -126,6 +127,7 @@ def search(
             values.
         workers: Ray workers; 0 runs in this process, without Ray. The results are the same.
         ray_address: of a cluster; None starts Ray on this machine.
+        ship_data: send named data to workers that lack them, once for each node; data that are passed go there anyway.
         reuse: folders of other searches or benchmarks, whose evaluations are not paid for again where all that they depend
             on is the same.
         on_event: hears how far the search is (``panning.foundation.progress.Event``); None prints lines on stderr.
@@ -144,7 +146,7 @@ def search(
     from panning.searches.report import as_json, choices
     from panning.searches.whole import How, whole_search
 
-    tell, folder, where = _listener(on_event), _folder(out), Workers(workers, ray_address)
+    tell, folder, where = _listener(on_event), _folder(out), Workers(workers, ray_address, ship_data)
     folders = [Path(one) for one in ([reuse] if isinstance(reuse, str | Path) else reuse)]
     found = search_config(model, data, densities, config, {"name": folder.name, **settings})
     _warn_of_one_start((found.task,), found.seeds)
@@ -170,6 +172,7 @@ def train_agent(
     config: str | Path | AgentConfig | Mapping[str, Any] | None = None,
     workers: int = 0,
     ray_address: str | None = None,
+    ship_data: bool = False,
     on_event: Listener | None = None,
     should_stop: ShouldStop | None = None,
     **settings: Any,
@@ -195,7 +198,7 @@ def train_agent(
         densities: targets; each episode draws one.
         config: a packaged config's name, a config file, an ``AgentConfig`` or its keys; what else is passed replaces its
             values.
-        workers, ray_address, on_event, should_stop: as for ``panning.search``.
+        workers, ray_address, ship_data, on_event, should_stop: as for ``panning.search``.
         settings: further keys of ``panning.agents.EnvSpec`` (``seeds``, ``n_rounds``, ``action``, ``reward``,
             ``observations``) and of ``panning.agents.AgentConfig`` (``ppo``, ``seed``, ``device``, ``data_root``, ...).
 
@@ -206,7 +209,7 @@ def train_agent(
     from panning.searches.given import agent_config
     from panning.searches.whole import How, whole_agent
 
-    tell, folder, where = _listener(on_event), _folder(out), Workers(workers, ray_address)
+    tell, folder, where = _listener(on_event), _folder(out), Workers(workers, ray_address, ship_data)
     found = agent_config((model, data, forward, loss), densities, config, settings)
     policy, records = whole_agent(found, folder, How(where, tell, formats=(), should_stop=should_stop))
     path, rollouts = folder / "policy.safetensors", tuple(record.metrics for record in records)

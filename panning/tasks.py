@@ -20,6 +20,7 @@ from panning.data import ImageData, OwnBatches, OwnData, data_names, load_data
 from panning.data.image_data import ScoringBatches
 from panning.data.kept import KeptData
 from panning.data.own import PARTS
+from panning.data.shipped import data_name, offered
 from panning.data.source import DataSource as DataSource
 from panning.flow import Example
 from panning.foundation.config import DISTINCT, Config, Grown
@@ -279,14 +280,15 @@ def load_task_data(spec: TaskSpec, source: DataSource) -> ImageData:
 
 def _loaded(spec: TaskSpec, source: DataSource) -> ImageData:
     assert not isinstance(spec.data, OwnBatches)  # refused before
-    data = load_data(
-        spec.data,
-        root=source.root,
-        download=source.download,
-        n_train=spec.n_train,
-        side=spec.side,
-        classes=spec.classes,
-    )
+    try:
+        data = load_data(
+            spec.data, root=source.root, download=source.download, n_train=spec.n_train, side=spec.side,
+            classes=spec.classes,
+        )  # fmt: skip
+    except DataError:
+        if (shipped := offered(data_name(spec))) is None:
+            raise
+        data = shipped
     return data if spec.label is None else replace(data, label=spec.label)
 
 

@@ -51,7 +51,7 @@ def pytest_xdist_auto_num_workers() -> int:
 #: Files whose tests stay in one worker: Ray starts once, and the searches and the grid that many tests look at run once;
 #: those of the page share a browser.
 TOGETHER = {
-    **dict.fromkeys(["test_agents", "test_contracts", "test_python_runs", "test_search"], "ray"),
+    **dict.fromkeys(["test_agents", "test_contracts", "test_python_runs", "test_search", "test_shipping"], "ray"),
     "test_grid": "grid", "test_runs": "runs",
 }  # fmt: skip
 

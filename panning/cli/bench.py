@@ -50,6 +50,7 @@ def run(
     ] = False,
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
+    ship_data: options.ShipData = False,
     model: options.OtherModel = None,
     weights: options.Weights = None,
     data_root: options.DataRoot = None,
@@ -73,7 +74,7 @@ def run(
     from panning.searches.kinds import BENCH, named_config
     from panning.searches.whole import How, whole_grid
 
-    where, part = options.workers_of(workers, ray_address), _share(share)
+    where, part = options.workers_of(workers, ray_address, ship_data), _share(share)
     found = named_config(BENCH, config, [*(changes or ()), *(["controls=false"] if no_controls else [])])
     grid, beside = found.config.with_data(data_root, download, device).with_network(model, weights), found.path.parent
     n_cells, n_trainings = check_grid(grid, beside)

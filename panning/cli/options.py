@@ -47,6 +47,9 @@ Workers = Annotated[
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", help="Join this Ray cluster. Default: $RAY_ADDRESS, else start one here.")
 ]
+ShipData = Annotated[
+    bool, typer.Option("--ship-data", help="Send the data to Ray workers that lack them, once for each node.")
+]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Where data sets lie. Default: $PANNING_DATA.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a torchvision data set that is not there.")]
 Device = Annotated[
@@ -161,8 +164,8 @@ def _as_said(value: Any) -> Any:
     return str(value.absolute()) if isinstance(value, Path) else value
 
 
-def workers_of(n: int | None, ray_address: str | None) -> of_jobs.Workers:
-    """The workers that ``--workers`` and ``--ray-address`` ask for; without either, one Ray worker for each core."""
+def workers_of(n: int | None, ray_address: str | None, ship_data: bool = False) -> of_jobs.Workers:
+    """The workers that the options ask for; without ``--workers``, one Ray worker for each core."""
     from panning.jobs import workers as of_jobs
 
-    return of_jobs.Workers(usable_cores() if n is None else n, ray_address)
+    return of_jobs.Workers(usable_cores() if n is None else n, ray_address, ship_data)

@@ -18,6 +18,7 @@ def search(
     out: options.Out = None,
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
+    ship_data: options.ShipData = False,
     model: options.OtherModel = None,
     weights: options.Weights = None,
     data_root: options.DataRoot = None,
@@ -55,7 +56,7 @@ def search(
     from panning.searches.kinds import SEARCH, named_config
     from panning.searches.whole import How, whole_search
 
-    wanted, where = parse_formats(formats), options.workers_of(workers, ray_address)
+    wanted, where = parse_formats(formats), options.workers_of(workers, ray_address, ship_data)
     config, changes, out = _resumed(config, changes or [], out)
     limits = {
         "max_trials": max_trials,

@@ -19,6 +19,7 @@ def train_agent(
     out: options.Out = None,
     workers: options.Workers = None,
     ray_address: options.RayAddress = None,
+    ship_data: options.ShipData = False,
     model: options.OtherModel = None,
     weights: options.Weights = None,
     data_root: options.DataRoot = None,
@@ -43,7 +44,7 @@ def train_agent(
     from panning.searches.kinds import AGENT, named_config
     from panning.searches.whole import How, whole_agent
 
-    wanted, where = parse_formats(formats), options.workers_of(workers, ray_address)
+    wanted, where = parse_formats(formats), options.workers_of(workers, ray_address, ship_data)
     found = named_config(AGENT, config, changes or ())
     settings = found.config.with_data(data_root, download, device).with_network(model, weights)
     folder = out or Path("runs") / f"agent-{found.stem}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import platform
 import re
@@ -9,6 +10,8 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from panning.data.ray_shipping import Cargo, Offers, accept_offers
+from panning.data.shipped import data_name, ships_data
 from panning.foundation.errors import PanningError, WorkerError
 from panning.foundation.extras import extra_packages
 from panning.foundation.machine import code_versions
@@ -24,6 +27,7 @@ from panning.jobs.outcome import Outcome
 from panning.jobs.ray_board import BoardOfDriver, BoardOfWorker
 from panning.jobs.watch import HEARD_AFTER_S
 from panning.jobs.work import Job, check_data, execute
+from panning.tasks import load_task_data
 
 with extra_packages():
     import ray
@@ -51,6 +55,10 @@ class _JobWorker:
     def hold(self, own: dict[str, Own]) -> None:
         """Keep what is the caller's own for the jobs that name it."""
         self.own |= own
+
+    def offer(self, offers: Offers) -> None:
+        """Know where data are that this node may lack."""
+        accept_offers(offers)
 
     def greet(self) -> dict[str, Any]:
         """What must be as in the process that sends jobs."""
@@ -91,13 +99,17 @@ class RayWorkers:
         self._calls: dict[Any, int] = {}
         self._held: dict[str, Own] = {}
         self._sent: list[Any] = []  # references to all of it
+        self._cargo = Cargo()
 
     def share(self, jobs: Iterable[Job[Any]]) -> None:
-        """Send what is the caller's own in the jobs to all workers, once.
+        """Send what is the caller's own in the jobs to all workers, once, and offer them the data where that is asked for.
 
         Raises:
-            WorkerError: if it cannot be sent.
+            WorkerError, DataError: if something cannot be sent.
         """
+        jobs = list(jobs)
+        if ships_data():
+            self._offer(jobs)
         own = {name: thing for job in jobs for name, thing in job.own.items() if name not in self._held}
         if not own:
             return
@@ -107,11 +119,20 @@ class RayWorkers:
         for place, actor in self.actors.items():
             self._calls[actor.hold.remote(self._sent[-1])] = place
 
+    def _offer(self, jobs: Iterable[Job[Any]]) -> None:
+        named = [(job.spec.task, job.source.on_cpu) for job in jobs if isinstance(job.spec.task.data, str)]
+        data = {data_name(task): functools.partial(load_task_data, task, source) for task, source in named}
+        if offers := self._cargo.load(data):
+            for place, actor in self.actors.items():
+                self._calls[actor.offer.remote(offers)] = place
+
     def start(self, place: int) -> None:
         actor = _RemoteJobWorker.options(num_gpus=gpu_share(self.device, self.n_places)).remote(
             self.board.name, self.heard_after_s
         )
         self.actors[place] = actor
+        if self._cargo.offers:
+            self._calls[actor.offer.remote(self._cargo.offers)] = place
         for sent in self._sent:
             self._calls[actor.hold.remote(sent)] = place
         self._calls[actor.greet.remote()] = place

@@ -18,6 +18,7 @@ import torch
 from panning.alive.connectivity import Connectivity
 from panning.alive.report import MaskReport, report
 from panning.compaction.cost import compute_left
+from panning.data.shipped import WAY_OUT
 from panning.episode.policy_net import PolicyNet, parse_policy
 from panning.foundation.device import accelerator_name
 from panning.foundation.errors import DataError, NonFiniteError
@@ -125,7 +126,7 @@ def check_data(job: Job[Any], data: str | None, node: str) -> None:
     try:
         here = data_fingerprint(job.spec.task, job.source)
     except DataError as error:
-        raise DataError(f"On the node {node}: {error}") from None
+        raise DataError(f"On the node {node}: {error} {WAY_OUT}") from None
     if here != data:
         raise DataError(
             f"The node {node} has other data under the name '{job.spec.task.data}' than this machine; copy the files there."

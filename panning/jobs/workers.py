@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from panning.data.shipped import shipping
 from panning.foundation.errors import ConfigError
 from panning.foundation.progress import Listener, silent
 from panning.jobs.executor import Executor, executor_of
@@ -23,6 +24,7 @@ class Workers:
     Attributes:
         n: Ray workers; 0 is this process, without Ray.
         address: of a Ray cluster; None starts Ray on this machine.
+        ship_data: workers that lack the data of a run get them from this machine, through Ray's object store.
 
     Raises:
         ConfigError: if the two do not go together.
@@ -30,6 +32,7 @@ class Workers:
 
     n: int = 0
     address: str | None = None
+    ship_data: bool = False
 
     def __post_init__(self) -> None:
         if type(self.n) is not int or self.n < 0:
@@ -50,7 +53,7 @@ class Workers:
             return
         from panning.jobs.ray_cluster import ray_when_needed
 
-        with ray_when_needed(self.n, self.address, device, listen) as start:
+        with shipping(self.ship_data), ray_when_needed(self.n, self.address, device, listen) as start:
             yield start
 
     @contextmanager
