@@ -57,7 +57,7 @@ class Served:
     """A service that runs until it is closed."""
 
     def __init__(self, root: Path, **options: Any) -> None:
-        self.running = Running(Options(root, port=0, **{"slots": 2, **COMMANDS, **options}))
+        self.running = Running(Options(root, **{"port": 0, "slots": 2, **COMMANDS, **options}))
         self.service, self.port = self.running.service, self.running.port
         made = self.running.new_token()
         self.admin = "" if made is None else made[1]

@@ -26,6 +26,7 @@ import panning
 from panning.client import Client, ServiceError, UnreachableError, client, config_values, download, requests
 from panning.client.requests import Requests
 from panning.foundation.errors import ConfigError, OutputError
+from panning.service.artefacts import Artefact
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -285,6 +286,19 @@ def test_a_service_writes_nowhere_but_into_the_folder(wrong: dict[str, Any], tmp
     ):
         mine.fetch(1, out)
     assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("link", ["a", "a/b", "a/b/dug.json", "a/b/part"])
+def test_a_link_within_the_folder_is_not_followed(link: str, tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(b"x").hexdigest()
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    place = out / link.replace("part", f".{sha256[:32]}.part")
+    place.parent.mkdir(parents=True)
+    place.symlink_to(other if link in ("a", "a/b") else other / "made")
+    with pytest.raises(OutputError, match="is a link"):
+        download.fetch_file(None, 1, Artefact("a/b/dug.json", 1, sha256), out)  # type: ignore[arg-type]
+    assert list(other.iterdir()) == []
 
 
 def test_a_fetch_that_this_machine_has_no_room_for_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

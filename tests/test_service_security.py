@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import socket
+import threading
 import urllib.parse
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -90,6 +91,41 @@ def test_every_route_asks_for_its_scope(served: Served) -> None:
                 assert answer.status not in (401, 403), (method, path, scope)
             else:
                 assert answer.problem == ("token" if scope is None else "scope"), (method, path, scope)
+
+
+def test_a_stranger_is_not_told_what_is_wrong_with_a_body(served: Served) -> None:
+    sent = {"Content-Type": "application/json"}
+    for method, path in (route for route in TABLE if route[0] == "POST" and "{" not in route[1]):
+        for body in (b"{", b"", b'{"a": NaN', b"\xff", b"[" * 100_000):
+            assert served.ask(method, path, None, body, sent).problem == "token", (path, body[:9])
+            assert served.ask(method, path, "pan_guess", body, sent).problem == "token", (path, body[:9])
+            assert served.ask(method, path, served.token("metrics"), body, sent).problem == "scope", (path, body[:9])
+            assert served.ask(method, path, served.admin, body, sent).status in (400, 422), (path, body[:9])
+
+
+def test_a_number_is_written_in_one_way(served: Served) -> None:
+    number = served.submit(served.admin)
+    for wrong in (
+        f"%20{number}",
+        f"+{number}",
+        f"0{number}",
+        f"{number}.0",
+        f"{number}%20",
+        f"{number}_0",
+        "%D9%A1",
+        "1e0",
+    ):
+        query = wrong.replace("+", "%2B")
+        for path in (
+            f"jobs/{wrong}", f"jobs/{wrong}/events", f"jobs?before={query}", f"jobs?limit={query}",
+            f"uploads?owner={query}", f"events?follow={number}:0{number}",
+        ):  # fmt: skip
+            assert served.ask("GET", f"/api/v1/{path}", served.admin).problem == "values", path
+        assert served.ask("DELETE", f"/api/v1/tokens/{wrong}", served.admin).problem == "values"
+        assert served.ask("GET", f"/jobs/{wrong}", served.admin).status == 404
+    last = {"Last-Event-ID": "01"}
+    assert served.ask("GET", f"/api/v1/jobs/{number}/events", served.admin, headers=last).problem == "values"
+    assert served.ask("GET", f"/api/v1/jobs/{number}", served.admin).status == 200
 
 
 def test_a_token_that_is_no_good_is_none(served: Served) -> None:
@@ -287,6 +323,55 @@ def test_half_a_request_is_waited_for_only_so_long(served: Served, monkeypatch: 
         assert found.endswith(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"), half
     number = served.submit(token, rounds=80)
     assert served.until_ended(token, number)["state"] == "succeeded", "a stream may take longer"
+
+
+def test_who_reads_nothing_of_a_file_is_let_go_and_who_reads_slowly_is_not(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, looks, gone = served.token(), threading.Semaphore(0), threading.Semaphore(0)
+    number = served.submit(token)
+    served.until_ended(token, number)
+    with open(served.service.scheduler.folder(number).run / "big.bin", "wb") as file:
+        file.truncate(64 << 20)  # of zeros, which take no room
+    (sha256,) = (
+        one["sha256"]
+        for one in served.ask("GET", f"/api/v1/jobs/{number}/artefacts", token).json
+        if one["path"] == "big.bin"
+    )
+    real = TimedProtocol._look
+
+    def look(self: TimedProtocol, before: int) -> None:
+        real(self, before)
+        (gone if self.transport.is_closing() else looks).release()
+
+    monkeypatch.setattr(TimedProtocol, "_look", look)
+    monkeypatch.setattr(TimedProtocol, "read_s", 0.2)
+    asked = (
+        f"GET /api/v1/jobs/{number}/artefacts/{sha256} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n"
+        f"Authorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+    )
+
+    def read(reader: socket.socket, most: int) -> int:
+        n = 0
+        with contextlib.suppress(ConnectionResetError):
+            while n < most and (piece := reader.recv(1 << 16)):
+                n += len(piece)
+        return n
+
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        reader.connect(("127.0.0.1", served.port))
+        reader.sendall(asked.encode())
+        assert gone.acquire(timeout=60)
+        assert read(reader, 1 << 30) < 64 << 20, "it was let go"
+    left = itertools.count(1 << 40, -(1 << 20))
+    monkeypatch.setattr(TimedProtocol, "_unread", lambda _: next(left))
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        reader.connect(("127.0.0.1", served.port))
+        reader.sendall(asked.encode())
+        assert all(looks.acquire(timeout=60) for _ in range(3)), "it is looked at again and again"
+        assert read(reader, 1 << 30) > 64 << 20, "as long as it reads"
 
 
 def test_what_is_no_http_is_refused(served: Served) -> None:

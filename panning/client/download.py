@@ -24,14 +24,17 @@ def fetch_file(requests: Requests, number: int, one: Artefact, out: Path) -> Pat
 
     Raises:
         ServiceError: if it is refused, or is not what its hash says.
-        OutputError: if there is no room for it.
+        OutputError: if there is no room for it, or a link lies in its way.
         UnreachableError: if it does not get through.
     """
     target = out / one.path
+    _check_no_link(out, one.path)
     if target.is_file() and target.stat().st_size == one.n_bytes and file_sha256(target) == one.sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    part, patience = target.with_name(f".{one.sha256[:32]}.part"), requests.patience()
+    part = target.with_name(f".{one.sha256[:32]}.part")
+    _check_no_link(target.parent, part.name)
+    patience = requests.patience()
     there = part.stat().st_size if part.exists() else 0
     if one.n_bytes - there > (free := shutil.disk_usage(target.parent).free):
         raise OutputError(f"{target} has {one.n_bytes:,} bytes, and the disk has room for {free:,}: make room.")
@@ -47,6 +50,21 @@ def fetch_file(requests: Requests, number: int, one: Artefact, out: Path) -> Pat
         raise ServiceError(f"{one.path} of job {number} is not what its hash says: fetch it again.", 200)
     part.replace(target)
     return target
+
+
+def _check_no_link(out: Path, path: str) -> None:
+    """Refuse a link within ``out`` on the way to a file: it may lead anywhere. ``out`` itself may be one.
+
+    Raises:
+        OutputError: naming the link.
+    """
+    place = out
+    for part in path.split("/"):
+        place = place / part
+        if place.is_symlink():
+            raise OutputError(
+                f"{place} is a link: files are fetched into {out} alone. Remove it, or give another folder."
+            )
 
 
 def _append(requests: Requests, number: int, one: Artefact, part: Path, begin: int) -> None:

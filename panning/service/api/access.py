@@ -194,6 +194,10 @@ Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
 Cookie = Annotated[str | None, Security(COOKIE)]
 
 
+#: All that ``needs`` has made.
+_CHECKS: set[Callable[..., Awaitable[Token]]] = set()
+
+
 def needs(scope: Scope) -> Callable[..., Awaitable[Token]]:
     """The dependency of a route that needs a scope."""
 
@@ -201,7 +205,19 @@ def needs(scope: Scope) -> Callable[..., Awaitable[Token]]:
         access: Access = request.app.state.service.access
         return access.check(request, None if given is None else given.credentials, scope, cookie)
 
+    _CHECKS.add(token)
     return token
+
+
+async def ask_for_token(request: Request) -> None:
+    """Check the token of a request as its route does, if that needs one and has not done so.
+
+    Raises:
+        ProblemError: as ``Access.check``.
+    """
+    parts = getattr(getattr(request.scope.get("route"), "dependant", None), "dependencies", ())
+    for check in {part.call for part in parts} & _CHECKS if "panning.token" not in request.scope else ():
+        await check(request, await BEARER(request), await COOKIE(request))
 
 
 #: Of a route's arguments: the token of a request that may do so much.

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from panning.service.api import about, files, jobs, shelf, tokens, uploads
+from panning.service.api.access import ask_for_token
 from panning.service.api.guard import Guard, Seen
 from panning.service.api.problems import Problem, handle_problems
 from panning.service.api.service import Service
@@ -38,7 +39,7 @@ def routes() -> FastAPI:
     )  # fmt: skip
     for router in (jobs.router, files.router, uploads.router, tokens.router, about.router, shelf.router, about.health):
         app.include_router(router)
-    handle_problems(app)
+    handle_problems(app, ask_for_token)
     made = app.openapi
 
     def described() -> dict[str, Any]:

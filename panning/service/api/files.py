@@ -13,10 +13,12 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.sse import format_sse_event
 from pydantic import Field, TypeAdapter
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from panning.foundation.files import open_regular
 from panning.service.api.access import Reader
 from panning.service.api.jobs import Here, Number
+from panning.service.api.numbers import PLAIN
 from panning.service.api.problems import ASKED, ONE, ProblemError, documented
 from panning.service.api.service import Service
 from panning.service.artefacts import Artefact
@@ -32,10 +34,12 @@ _JOB = TypeAdapter(Job)
 
 router = APIRouter(prefix="/api/v1", tags=["files"])
 Last = Annotated[
-    int | None, Header(alias="Last-Event-ID", ge=0, le=2**53, description="The id of the last event that was seen.")
+    int | None,
+    Header(alias="Last-Event-ID", ge=0, le=2**53, description="The id of the last event that was seen."),
+    PLAIN,
 ]
 Follow = Annotated[
-    list[Annotated[str, Field(pattern="^[1-9][0-9]{0,14}:[0-9]{1,15}$")]],
+    list[Annotated[str, Field(pattern="^[1-9][0-9]{0,14}:(0|[1-9][0-9]{0,14})$")]],
     Query(
         min_length=1, max_length=MOST_FOLLOWED,
         description="A job and the id of the last of its events that was seen, as `7:0`.",
@@ -200,8 +204,21 @@ def _bytes(file: BinaryIO, size: int, asked: str | None, name: str, headers: dic
     headers |= {"Content-Disposition": _attachment(name), "Content-Length": str(end - begin)}
     if span is not None:
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
-    pieces, status = _pieces(file, begin, end), 200 if span is None else 206
-    return StreamingResponse(pieces, status, headers, "application/octet-stream")
+    return _FileResponse(file, _pieces(file, begin, end), 200 if span is None else 206, headers)
+
+
+class _FileResponse(StreamingResponse):
+    """An answer that closes its file whatever becomes of whoever reads it."""
+
+    def __init__(self, file: BinaryIO, pieces: Iterator[bytes], status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(pieces, status, headers, "application/octet-stream")
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
 
 
 def _pieces(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:

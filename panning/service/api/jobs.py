@@ -9,15 +9,15 @@ from pydantic import BaseModel, Field
 
 from panning.foundation.remote import RUNS, Bounds, check_remote
 from panning.service.api.access import Reader, Submitter
+from panning.service.api.numbers import MAX_NUMBER, PLAIN
 from panning.service.api.problems import ASKED, ONE, documented
 from panning.service.api.service import Service, service_of, whose
 from panning.service.store import MAX_PAGE
 from panning.service.words import Attempt, Job, State
 
-MAX_NUMBER = 2**53
 #: What a config may ask for here.
 BOUNDS = Bounds(uploads=True)
-Number = Annotated[int, Path(alias="job", ge=1, le=MAX_NUMBER, description="The job's id.")]
+Number = Annotated[int, Path(alias="job", ge=1, le=MAX_NUMBER, description="The job's id."), PLAIN]
 Here = Annotated[Service, Depends(service_of)]
 Key = Annotated[
     str | None,
@@ -69,8 +69,8 @@ def jobs(
     here: Here,
     token: Reader,
     state: Annotated[State | None, Query(description="Those in this state alone.")] = None,
-    before: Annotated[int | None, Query(ge=1, le=MAX_NUMBER, description="Those with smaller ids.")] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
+    before: Annotated[int | None, Query(ge=1, le=MAX_NUMBER, description="Those with smaller ids."), PLAIN] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE), PLAIN] = 50,
 ) -> Jobs:
     """Jobs that the token may see, the newest first."""
     page = here.store.page(whose(token), state, before, limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -141,8 +141,13 @@ def of_config(error: ConfigError) -> list[Wrong]:
     return found
 
 
-def handle_problems(app: FastAPI) -> None:
-    """Let every error of an application be answered as a problem."""
+def handle_problems(app: FastAPI, ask: Callable[[Request], Awaitable[None]]) -> None:
+    """Let every error of an application be answered as a problem.
+
+    Args:
+        ask: raises if whoever sent a request may not ask what it asks. A body is read before its route asks for a token, and
+            strangers are not told what is wrong with it.
+    """
 
     @app.exception_handler(ProblemError)
     async def _problem(request: Request, error: ProblemError) -> Response:
@@ -159,11 +164,20 @@ def handle_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _values(request: Request, error: RequestValidationError) -> Response:
+        try:
+            await ask(request)
+        except ProblemError as refused:
+            return await _problem(request, refused)
         found = [_wrong(entry) for entry in error.errors()[:20]]
         return answer("values", "; ".join(f"{one.at}: {one.said}" for one in found), id_of(request), found)
 
     @app.exception_handler(HTTPException)
     async def _plain(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # a body that cannot be read at all
+            try:
+                await ask(request)
+            except ProblemError as refused:
+                return await _problem(request, refused)
         code = OF_STATUS.get(error.status_code, "request" if error.status_code < 500 else "fault")
         headers = _allowed(request, error) if error.status_code == 405 else error.headers
         return answer(code, one_line(str(error.detail)), id_of(request), headers=headers)

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
 from panning.service.api.access import Reader
-from panning.service.api.jobs import MAX_NUMBER, Here
+from panning.service.api.jobs import Here
+from panning.service.api.numbers import MAX_NUMBER, PLAIN
 from panning.service.api.problems import ASKED, ONE, documented
 from panning.service.api.service import Service
 from panning.service.words import NoJobError, NoUploadError, Token
@@ -18,7 +19,9 @@ router = APIRouter(prefix="/api/v1", tags=["about"])
 Name = Annotated[str, Path(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}$", description="Of the policy.")]
 Sha256 = Annotated[str, Query(pattern="^[0-9a-f]{64}$", description="Of a mask file.")]
 OfJob = Annotated[
-    int | None, Query(ge=1, le=MAX_NUMBER, description="The job that has left the file; without one it is an upload.")
+    int | None,
+    Query(ge=1, le=MAX_NUMBER, description="The job that has left the file; without one it is an upload."),
+    PLAIN,
 ]
 
 

@@ -9,13 +9,14 @@ from fastapi import APIRouter, Path
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from panning.service.api.access import Admin
-from panning.service.api.jobs import MAX_NUMBER, Here
+from panning.service.api.jobs import Here
+from panning.service.api.numbers import MAX_NUMBER, PLAIN
 from panning.service.api.problems import ASKED, ONE, documented
 from panning.service.tokens import MAX_NAME
 from panning.service.words import NoJobError, Quota, Scope, Token
 
 router = APIRouter(prefix="/api/v1", tags=["tokens"])
-Number = Annotated[int, Path(alias="token", ge=1, le=MAX_NUMBER, description="The token's id.")]
+Number = Annotated[int, Path(alias="token", ge=1, le=MAX_NUMBER, description="The token's id."), PLAIN]
 
 
 def _written(given: object) -> object:

@@ -10,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from panning.service.api.access import Reader, Submitter
-from panning.service.api.jobs import MAX_NUMBER, Here
+from panning.service.api.jobs import Here
+from panning.service.api.numbers import MAX_NUMBER, PLAIN
 from panning.service.api.problems import ASKED, ONE, ProblemError, documented
 from panning.service.api.service import whose
 from panning.service.uploads import MAX_NAME, Coming
@@ -23,6 +24,7 @@ Name = Annotated[str, Query(max_length=MAX_NAME, description="What to call it, o
 Owner = Annotated[
     int | None,
     Query(ge=1, le=MAX_NUMBER, description="The token whose file it is, for the scope admin; else it is one's own."),
+    PLAIN,
 ]
 Length = Annotated[int | None, Header(alias="Content-Length", include_in_schema=False)]
 #: So much is written at a time, beside the event loop.

@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from panning.foundation.errors import ConfigError, JobError
 from panning.foundation.files import open_regular
-from panning.service.api.jobs import MAX_NUMBER, Here, Number
+from panning.service.api.jobs import Here, Number
+from panning.service.api.numbers import MAX_NUMBER, PLAIN
 from panning.service.api.service import Service, whose
 from panning.service.page.pages import PageRoute, Viewer
 from panning.service.page.templates import answer
@@ -38,7 +39,7 @@ def jobs(
     here: Here,
     viewer: Viewer,
     state: Annotated[State | None, Query()] = None,
-    before: Annotated[int | None, Query(ge=1, le=MAX_NUMBER)] = None,
+    before: Annotated[int | None, Query(ge=1, le=MAX_NUMBER), PLAIN] = None,
 ) -> Response:
     """A page of jobs, the newest first."""
     page = here.store.page(whose(viewer), state, before, MOST_JOBS)
@@ -63,7 +64,9 @@ def job(here: Here, viewer: Viewer, number: Number) -> Response:
 
 
 @router.get("/costs")
-def costs(here: Here, viewer: Viewer, job: Annotated[list[int], Query(max_length=MOST_JOBS)]) -> JSONResponse:
+def costs(
+    here: Here, viewer: Viewer, job: Annotated[list[Annotated[int, PLAIN]], Query(max_length=MOST_JOBS)]
+) -> JSONResponse:
     """What jobs were estimated to cost, by their numbers; those whose cost cannot be told are left out."""
     found = {}
     for number in job:
