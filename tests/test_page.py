@@ -4,8 +4,9 @@ it; and what others write or serve has no power over it."""
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,7 +20,7 @@ from served import CONFIG, LONG, Served
 from panning.service.words import Quota
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 pytestmark = pytest.mark.browser
 #: What a page may load, its styles and modules included.
@@ -143,6 +144,31 @@ def test_the_form_and_the_text_are_one_config(page: Page, served: Served, token:
     number = int(page.url.rpartition("/")[2])
     config = served.ask("GET", f"/api/v1/jobs/{number}/config", token).json
     assert (config["seed"], config["density"], config["method"]) == (7, 0.25, "snip")
+
+
+def test_what_is_written_while_a_look_is_on_its_way_is_kept(page: Page) -> None:
+    from playwright.sync_api import expect
+
+    page.goto("/submit")
+    page.get_by_text("Estimated, at most").wait_for()
+    text, seed, density = (page.get_by_label(one) for one in ("Config, as YAML or JSON", "Seed", "Density"))
+    held: list[Route] = []
+
+    def changed_while_it_looks(first: Callable[[], None], *then: Callable[[], None]) -> None:
+        page.route("**/submit/read", lambda route: held.append(route), times=1)  # a method of a list is refused
+        first()
+        with page.expect_request("**/submit/read"):
+            for change in then:
+                change()
+        held.pop().continue_()
+
+    changed_while_it_looks(lambda: seed.fill("7"), lambda: density.fill("0.25"), density.blur)
+    expect(text).to_have_value(re.compile(r"density\W+0\.25"))
+    expect(text).to_have_value(re.compile(r"seed\W+7"))
+    written = text.input_value().replace("0.25", "0.5")
+    changed_while_it_looks(lambda: seed.fill("8"), lambda: text.fill(written))
+    expect(text).to_have_value(re.compile(r"seed\W+8"))
+    expect(text).to_have_value(re.compile(r"density\W+0\.5"))
 
 
 def test_errors_stand_at_their_fields_and_nothing_is_sent(chromium: Browser, served: Served, token: str) -> None:

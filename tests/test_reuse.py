@@ -38,6 +38,7 @@ class Counting(SerialExecutor):
     """Counts the jobs that are run."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.ran: list[Job[Any]] = []
 
     def run(self, jobs: Iterable[Job[Any] | None]) -> Iterator[tuple[Job[Any], Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -306,6 +307,9 @@ def test_a_fetch_that_this_machine_has_no_room_for_says_so(tmp_path: Path, monke
     monkeypatch.setattr(requests.time, "sleep", slept.append)
     sha256 = hashlib.sha256(b"abc").hexdigest()
 
+    def full(path: Path, mode: str) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
     def answers(path: str) -> tuple[bytes, int]:
         told = json.dumps([{"path": "x", "sha256": sha256, "n_bytes": n_bytes}]).encode()
         return (told, len(told)) if path.endswith("artefacts") else (b"abc", 3)
@@ -315,8 +319,7 @@ def test_a_fetch_that_this_machine_has_no_room_for_says_so(tmp_path: Path, monke
         with pytest.raises(OutputError, match="the disk has room for"):
             mine.fetch(1, tmp_path / "large")
         n_bytes = 3
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / f".{sha256[:32]}.part").symlink_to("/dev/full")
+        monkeypatch.setattr(download, "open", full, raising=False)
         with pytest.raises(OutputError, match="No space left on device"):
             mine.fetch(1, tmp_path / "out")
     assert slept == [], "no other try at the service would help"

@@ -74,7 +74,11 @@ function clearWrong() {
 // Reads the text with some changes, shows what it says in the fields, and what it costs; whether all is well.
 async function look(changes = []) {
   try {
-    const found = await ask("POST", "/submit/read", { text: text.value, changes });
+    let asked, found;
+    do { // again where the text was changed meanwhile, so that nothing that was written is lost
+      asked = text.value;
+      found = await ask("POST", "/submit/read", { text: asked, changes });
+    } while (text.value !== asked);
     config = found.config;
     if (changes.length) text.value = found.text;
     showFields();
@@ -114,11 +118,13 @@ async function begin() {
 start.addEventListener("change", () => queued(begin));
 text.addEventListener("change", () => { start.value = ""; about.textContent = ""; queued(() => look()); });
 for (const field of fields) {
-  field.input.addEventListener("change", () => queued(() => {
-    const path = placeOf(field);
-    const value = field.input.value.trim();
-    return path ? look([`${path}=${value || "null"}`]) : false;
-  }));
+  field.input.addEventListener("change", () => {
+    const value = field.input.value.trim(); // now: a look that is on its way writes into the field what it knows
+    queued(() => {
+      const path = placeOf(field);
+      return path ? look([`${path}=${value || "null"}`]) : false;
+    });
+  });
 }
 
 form.addEventListener("submit", async (event) => {
