@@ -1,4 +1,4 @@
-"""What a terminal shows of a run beside the bars of its stages: the jobs that run, and the best candidates so far."""
+"""Beside the bars of a run's stages a terminal shows the jobs that run, and the best candidates so far."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Bars(progress.Progress):
         super().__init__(*columns, **options)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """What is drawn, several times a second."""
+        """The bars and the tables below them; rich draws them several times a second."""
         yield self.make_tasks_table(self.tasks)
         if rows := self.below.jobs():
             table = Table.grid(padding=(0, 2))

@@ -20,12 +20,12 @@ with extra_packages():
 
 #: How long the copy to a node may take.
 FETCH_S = 300.0
-#: What names data -> a list of one reference: as a bare argument of a call, Ray would fetch it whether it is needed or not.
+#: The key of data (``data_name``) -> a list of one reference: a bare reference in a call Ray fetches at once, needed or not.
 Offers = Mapping[Hashable, list[Any]]
 
 
 class Cargo:
-    """What a driver has put into the object store.
+    """The data sets that a driver has put into the object store.
 
     Attributes:
         offers: all of it.

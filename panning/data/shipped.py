@@ -17,6 +17,7 @@ import torch
 
 from panning.data.image_data import ImageData
 from panning.data.splits import InMemorySplit, Split, TensorSplit
+from panning.foundation.context import holding
 from panning.foundation.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -90,7 +91,7 @@ def _split(inputs: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Split:
 
 
 def data_name(task: Any) -> Hashable:
-    """What names the data of a task (``panning.tasks.TaskSpec``) wherever they lie."""
+    """The key by which driver and workers know the data of a task (``panning.tasks.TaskSpec``), wherever the files lie."""
     return str(task.data), task.n_train, task.side, task.classes
 
 
@@ -100,11 +101,8 @@ def data_name(task: Any) -> Hashable:
 @contextmanager
 def shipping(ships: bool) -> Iterator[None]:
     """Within, workers are offered the data of their work."""
-    token = _ships.set(ships)
-    try:
+    with holding(_ships, ships):
         yield
-    finally:
-        _ships.reset(token)
 
 
 def ships_data() -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from panning.foundation.context import holding
 from panning.foundation.errors import PanningError
 
 #: Version -> what came with it. The last is the one in use.
@@ -46,8 +47,5 @@ def made_by(version: int) -> Iterator[None]:
             f"Masks made by version {version!r} cannot be made again here, which knows the versions "
             f"{', '.join(map(str, VERSIONS))}: take the panning of the record's commit."
         )
-    token = _in_use.set(version)
-    try:
+    with holding(_in_use, version):
         yield
-    finally:
-        _in_use.reset(token)

@@ -51,7 +51,7 @@ def places() -> Places:
 
 
 def placed(data: str) -> str:
-    """What a name of data stands for; a text that is no name stands for itself."""
+    """The place that a name of data stands for; a text that is no name comes back as it is."""
     return places().data.get(data, data)
 
 

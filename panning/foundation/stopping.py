@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from panning.foundation.context import holding
 from panning.foundation.errors import ConfigError, StoppedError
 
 #: Says whether a run should stop now.
@@ -76,11 +77,8 @@ def stops_when(should_stop: ShouldStop | None) -> Iterator[None]:
         return
     if not callable(should_stop):
         raise ConfigError(f"should_stop is {should_stop!r}; pass a function without arguments that says true or false.")
-    token = _should_stop.set(should_stop)
-    try:
+    with holding(_should_stop, should_stop):
         yield
-    finally:
-        _should_stop.reset(token)
 
 
 @contextmanager
@@ -95,11 +93,8 @@ def steps_heard(hear: HearsSteps) -> Iterator[None]:
         epoch 1 of 2
         epoch 2 of 2
     """
-    token = _hears_steps.set(hear)
-    try:
+    with holding(_hears_steps, hear):
         yield
-    finally:
-        _hears_steps.reset(token)
 
 
 def step_done(done: int, total: int, unit: str) -> None:

@@ -28,7 +28,7 @@ ANSWER_S = 2.0
 
 
 class Board:
-    """What the workers of a driver have written; jobs are known by numbers.
+    """The actor that holds how far each job is, as workers write it, and which jobs nobody wants; jobs are known by numbers.
 
     >>> from panning.foundation.stopping import Reached
     >>> from panning.jobs.ray_board import Board
@@ -50,7 +50,7 @@ class Board:
         return job not in self._unwanted
 
     def read(self) -> dict[int, Reached]:
-        """What was written since the last time."""
+        """How far the jobs are of which workers wrote since the last read."""
         read, self._reached = self._reached, {}
         return read
 

@@ -42,7 +42,7 @@ with extra_packages():
 
 #: How long an answer that is there may take to come over.
 FETCH_S = 300.0
-#: What a worker answers in place of the outcome of a job that nobody wanted any more.
+#: A worker answers this in place of an outcome where nobody wanted the job any more.
 WITHDRAWN = "withdrawn"
 
 

@@ -126,7 +126,7 @@ def job_event(stage: str, done: int, total: int, job: Job[OutcomeT], outcome: Ou
 
 
 def running_event(stage: str, done: int, total: int, running: Running, **more: Any) -> Event:
-    """What listeners are told of a job that runs.
+    """The event that tells listeners how far a running job is.
 
     Args:
         more: facts that the job itself does not know.

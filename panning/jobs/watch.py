@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from panning.foundation.context import holding
 from panning.foundation.stopping import Reached
 from panning.jobs.work import Job
 
@@ -54,11 +55,8 @@ _watch: ContextVar[Watch] = ContextVar("panning_watch", default=Watch())  # noqa
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
     """Within, executors tell ``watch`` how far jobs are, and ask it which are wanted."""
-    token = _watch.set(watch)
-    try:
+    with holding(_watch, watch):
         yield
-    finally:
-        _watch.reset(token)
 
 
 def current_watch() -> Watch:

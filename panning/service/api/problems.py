@@ -153,6 +153,14 @@ def handle_problems(app: FastAPI, ask: Callable[[Request], Awaitable[None]]) -> 
     async def _problem(request: Request, error: ProblemError) -> Response:
         return answer(error.code, error.detail, id_of(request), headers=error.headers)
 
+    async def refusal(request: Request) -> Response | None:
+        """The answer to whoever may not ask this; None to whoever may."""
+        try:
+            await ask(request)
+        except ProblemError as refused:
+            return await _problem(request, refused)
+        return None
+
     @app.exception_handler(PanningError)
     async def _known(request: Request, error: PanningError) -> Response:
         code = next((code for kind, code in OF_ERROR.items() if isinstance(error, kind)), "fault")
@@ -164,20 +172,16 @@ def handle_problems(app: FastAPI, ask: Callable[[Request], Awaitable[None]]) -> 
 
     @app.exception_handler(RequestValidationError)
     async def _values(request: Request, error: RequestValidationError) -> Response:
-        try:
-            await ask(request)
-        except ProblemError as refused:
-            return await _problem(request, refused)
+        if (refused := await refusal(request)) is not None:
+            return refused
         found = [_wrong(entry) for entry in error.errors()[:20]]
         return answer("values", "; ".join(f"{one.at}: {one.said}" for one in found), id_of(request), found)
 
     @app.exception_handler(HTTPException)
     async def _plain(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 400:  # a body that cannot be read at all
-            try:
-                await ask(request)
-            except ProblemError as refused:
-                return await _problem(request, refused)
+        # 400 is a body that cannot be read at all.
+        if error.status_code == 400 and (refused := await refusal(request)) is not None:
+            return refused
         code = OF_STATUS.get(error.status_code, "request" if error.status_code < 500 else "fault")
         headers = _allowed(request, error) if error.status_code == 405 else error.headers
         return answer(code, one_line(str(error.detail)), id_of(request), headers=headers)
