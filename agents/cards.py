@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panning.agents.config import AgentConfig
+from panning.agents.starting import NOWHERE, Began
 from panning.episode.shelf import Card, Training
 from panning.foundation.config import dump_config, load_config
 from panning.foundation.errors import PolicyError
@@ -55,12 +56,15 @@ def seen_by(facts: dict[str, Any], n_observations: int, path: Path) -> Seen | No
     return [[float(low), float(high)] for low, high in ranges]
 
 
-def write_card(config: AgentConfig, records: Sequence[RunRecord], seen: Seen | None, path: Path) -> None:
+def write_card(
+    config: AgentConfig, records: Sequence[RunRecord], seen: Seen | None, path: Path, began: Began = NOWHERE
+) -> None:
     """Write the card of a trained policy; what people have written on one that is there stays.
 
     Args:
         records: of the rollouts.
         seen: None where the training began before it was kept.
+        began: what the training's beginning has cost.
     """
     before = load_config(Card, path) if path.is_file() else Card()
     env, population = config.env, config.env.population
@@ -72,8 +76,8 @@ def write_card(config: AgentConfig, records: Sequence[RunRecord], seen: Seen | N
         n_tasks=len(tasks), networks=tuple(dict.fromkeys(networks)), data=tuple(dict.fromkeys(str(t.data) for t in tasks)),
         without=() if population is None else population.without,
         densities=(min(env.densities), max(env.densities)), n_rollouts=len(records),
-        n_episodes=round(sum(record.metrics.get("episodes", 0) for record in records)),
-        images_seen=round(sum(record.metrics.get("images_seen", 0) for record in records)),
+        n_episodes=began.n_episodes + round(sum(record.metrics.get("episodes", 0) for record in records)),
+        images_seen=began.images_seen + round(sum(record.metrics.get("images_seen", 0) for record in records)),
         commit=records[-1].environment.get("commit") if records else None,
     )  # fmt: skip
     ranges = {} if seen is None else dict(zip(env.observations, map(tuple, seen), strict=True))

@@ -18,10 +18,11 @@ from pydantic_core import CoreSchema
 from panning.agents.population import Population
 from panning.envs import PanningEnv, RewardSpec
 from panning.episode.actions import ActionSpec
+from panning.episode.levers import Levers
 from panning.episode.observations import ObservationSpec
 from panning.episode.round_reward import ROUND_TERMS
-from panning.foundation.config import Config, Grown
-from panning.foundation.errors import ConfigError
+from panning.foundation.config import DISTINCT, Config, Grown
+from panning.foundation.errors import ConfigError, PolicyError
 from panning.foundation.registry import origins
 from panning.masks.masks import Density
 from panning.pruners.rounds import MAX_ROUNDS
@@ -142,7 +143,9 @@ class PPOSpec(Grown):
         gamma: episodes are short and the reward comes at their end: no discount.
         log_std_init: of the Gaussian of ``mix``; actions live in [-1, 1].
         start: a fixed policy whose action the untrained agent's mean is near, so that exploration begins at a method
-            that works and not in the middle of the action space; None begins there.
+            that works and not in the middle of the action space; None begins there. Or several actions by their levers:
+            every task, seed and density takes an episode with each, and the agent begins at the one that is foreseen to do
+            best for what it sees (``panning.agents.demonstrations``).
     """
 
     later = frozenset({"schedule", "vf_coef", "max_grad_norm", "target_kl"})
@@ -162,7 +165,11 @@ class PPOSpec(Grown):
     max_grad_norm: Annotated[float, Field(gt=0)] = 0.5
     target_kl: Annotated[float, Field(gt=0)] | None = None
     log_std_init: float = -0.7
-    start: Literal["magnitude", "snip", "grasp", "synflow"] | None = None
+    start: (
+        Literal["magnitude", "snip", "grasp", "synflow"]
+        | Annotated[tuple[Levers, ...], Field(min_length=2, max_length=100), DISTINCT]
+        | None
+    ) = None
     net_arch: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (64, 64)
 
     @model_validator(mode="after")
@@ -189,6 +196,17 @@ class AgentConfig(RunConfig):
     env: EnvSpec
     ppo: PPOSpec = PPOSpec()
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _can_begin(self) -> AgentConfig:
+        for levers in () if isinstance(self.ppo.start, str | None) else self.ppo.start:
+            if levers.n_rounds > 1:
+                raise ValueError(f"ppo.start: '{levers.text}' takes env.n_rounds rounds: leave its n_rounds out")
+            try:
+                levers.action(self.env.action)
+            except PolicyError as error:
+                raise ValueError(f"ppo.start: '{levers.text}': {error}") from None
+        return self
 
     def with_tasks(self, change: Callable[[TaskSpec], TaskSpec]) -> AgentConfig:
         if self.env.population is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -26,7 +26,7 @@ from panning.data.shipped import WAY_OUT
 from panning.foundation.errors import DataError, PanningError, WorkerError
 from panning.foundation.memory import keep_freed_memory
 from panning.foundation.own import Own
-from panning.foundation.ray_answers import answer
+from panning.foundation.ray_answers import STOP_S, answer, first_done
 from panning.foundation.ray_gpus import gpu_share
 from panning.foundation.ray_own import sent_with_code
 
@@ -62,6 +62,9 @@ class _EnvWorker:
         for info in infos:
             info.pop("masks", None)  # large, and no training reads them
         return np.copy(observations), rewards, dones, infos  # type: ignore[arg-type]
+
+    def call(self, function: Callable[[Any, Any], Any], item: Any) -> Any:
+        return function(self.envs.envs[0].unwrapped, item)
 
     def replay(self, seed: int | None, actions: list[Any]) -> Any:
         result = self.reset(seed)
@@ -141,6 +144,34 @@ class RayVecEnv(VecEnv):
         results = [self._result(i, call) for i, call in enumerate(self._calls)]
         observations, rewards, dones, infos = zip(*results, strict=True)
         return np.concatenate(observations), np.concatenate(rewards), np.concatenate(dones), sum(infos, [])
+
+    def each(self, function: Callable[[Any, Any], Any], given: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """The number and the result of each item as they come: whichever worker is free takes the next.
+
+        Args:
+            function: of an environment and an item; what it leaves of the environment's episode is not to be relied on.
+        """
+        left, free = deque(range(len(given))), list(range(len(self._workers)))
+        calls: dict[Any, tuple[int, int]] = {}  # -> worker, item
+        while left or calls:
+            while left and free:
+                worker, item = free.pop(), left.popleft()
+                calls[self._workers[worker].call.remote(function, given[item])] = worker, item
+            try:
+                call = first_done(list(calls), ANSWER_S)
+            except GetTimeoutError:
+                call = next(iter(calls))  # out for longest
+            worker, item = calls.pop(call)
+            try:
+                result = answer(call, STOP_S)
+            except RayTaskError as error:
+                raise _own(error) from None
+            except RayError:
+                self._replace(worker)
+                left.appendleft(item)
+            else:
+                yield item, result
+            free.append(worker)
 
     def _result(self, number: int, call: Any) -> Any:
         try:

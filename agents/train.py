@@ -27,10 +27,9 @@ from panning.agents.fastest import with_fastest
 from panning.agents.mixed import mixed
 from panning.agents.rollouts import check_rollout, read_rollouts
 from panning.agents.saving import export_policy, load_agent, rollouts_done, save_agent
+from panning.agents.starting import Began, begin
 from panning.alive.connectivity import Connectivity
 from panning.data.shipped import data_name, ships_data
-from panning.episode.actions import ActionSpec
-from panning.episode.policies import make_policy
 from panning.episode.policy_net import PolicyNet, save_policy
 from panning.episode.shelf import CARD
 from panning.foundation.cache import cache_folder
@@ -61,8 +60,8 @@ def train_agent(
     ('magnitude', 'snip', 'grasp', 'synflow', 'step', 'spread')
 
     Leaves ``agent.safetensors`` (checkpoint), ``policy.safetensors`` (the exported network) with its card ``policy.yaml``,
-    ``rollouts.jsonl`` (a record a rollout), ``logs/`` (TensorBoard and CSV), and ``precision.json`` if the reward asks for
-    the fastest.
+    ``rollouts.jsonl`` (a record a rollout), ``logs/`` (TensorBoard and CSV), ``precision.json`` if the reward asks for
+    the fastest, and ``demonstrations.jsonl`` and ``start.safetensors`` if it begins at the best of several actions.
 
     Args:
         n_workers: Ray actors for the rollouts; 0 runs them in this process. The result is the same.
@@ -83,9 +82,9 @@ def train_agent(
     with sole_writer(out):
         claim_folder(out, config.identity)
         folder = (cache_folder() if cache else None) if isinstance(cache, bool) else cache
-        policy, seen = _trained(config, out, n_workers, listen, folder, start_workers)
+        policy, seen, began = _trained(config, out, n_workers, listen, folder, start_workers)
         save_policy(policy, out / "policy.safetensors")
-        write_card(config, read_rollouts(out / "rollouts.jsonl"), seen, out / f"policy{CARD}")
+        write_card(config, read_rollouts(out / "rollouts.jsonl"), seen, out / f"policy{CARD}", began)
     return policy
 
 
@@ -106,8 +105,11 @@ def _trained(
     listen: Listener,
     cache: Path | None,
     start_workers: Callable[[], None],
-) -> tuple[PolicyNet, Seen | None]:
-    """The policy after all rollouts, and the ranges of what it was shown; those that the folder holds are not run again."""
+) -> tuple[PolicyNet, Seen | None, Began]:
+    """The policy after all rollouts, the ranges of what it was shown, and where it began.
+
+    Episodes and rollouts that the folder holds are not run again.
+    """
     store, checkpoint = RecordStore(out / "rollouts.jsonl", check_rollout), out / "agent.safetensors"
     done = rollouts_done(checkpoint)
     if done > len(store):
@@ -125,6 +127,7 @@ def _trained(
             settled = with_fastest(config, out)
             envs = _make_envs(settled, n_workers if is_left else 0, cache)
             model = _build(config, envs)
+            began = begin(model, config, envs, out, listen)
             n_observations = len(config.env.observations)
             seen = seen_by(load_agent(checkpoint, model), n_observations, checkpoint) if done else None
             model.num_timesteps = done * config.ppo.n_steps * config.ppo.n_envs
@@ -143,11 +146,12 @@ def _trained(
                         )
                         listen(Event(TRAINING, rollout + 1, config.ppo.n_rollouts, "rollout", {**figures, **said}))
                         check_stop()
-            images = sum(int(record.metrics.get("images_seen", 0)) for record in store)
+            images = sum(int(record.metrics.get("images_seen", 0)) for record in store) + began.images_seen
             facts = {"config": config.identity, "rollouts": config.ppo.n_rollouts, "images_seen": images}
+            facts |= {"start": dict(began.facts)} if began.facts else {}
             facts |= {"plugins": plugins} if (plugins := config.env.plugins) else {}
             facts |= {"precision": settled.env.reward.recipe.precision} if config.env.reward.fastest else {}
-            return export_policy(model, config.env, facts), seen
+            return export_policy(model, config.env, facts), seen, began
     finally:
         torch.set_num_threads(threads)
         if envs is not None:
@@ -238,7 +242,7 @@ def _logged(spec: EnvSpec) -> tuple[str, ...]:
 
 def _build(config: AgentConfig, envs: VecEnv) -> PPO:
     ppo = config.ppo
-    model = PPO(
+    return PPO(
         "MlpPolicy",
         envs,
         learning_rate=ppo.learning_rate,
@@ -257,24 +261,6 @@ def _build(config: AgentConfig, envs: VecEnv) -> PPO:
         stats_window_size=ppo.n_steps * ppo.n_envs,  # all episodes of a rollout, for its figures
         device="cpu",  # the network is tiny, and equal results on every machine matter more
     )
-    if ppo.start is not None:
-        _start_near(model, config.env.action, ppo.start)
-    return model
-
-
-def _start_near(model: PPO, spec: ActionSpec, policy: str) -> None:
-    """Move the action's mean (``mix``) or most likely choices (``pick``) to a fixed policy's action."""
-    fixed = make_policy(policy, spec)
-    action = fixed(np.zeros(len(fixed.observations), np.float32))
-    bias: Any = model.policy.action_net.bias
-    with torch.no_grad():
-        if spec.form == "mix":  # short of the bounds, or half of the exploration would be clipped away
-            bias.copy_(0.8 * torch.from_numpy(action))
-            return
-        offset = 0
-        for choice, n_choices in zip(action.astype(int), spec.choices, strict=True):
-            bias[offset + int(choice)] += 2.0
-            offset += n_choices
 
 
 @contextlib.contextmanager

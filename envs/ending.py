@@ -137,8 +137,8 @@ class Final:
     """A mask at the end of an episode.
 
     Attributes:
-        result: None for a dead network that cannot be mended. It scores chance accuracy and full cost, so that dying is
-            never rewarded.
+        result: None for a network that died on the way, or that is dead at the target and cannot be mended, as
+            ``all_alive`` and ``panning.prune`` do. It scores chance accuracy and full cost, so that dying is never rewarded.
         cache: of short trainings; None keeps none.
     """
 
@@ -230,7 +230,7 @@ def ending_terms(spec: RewardSpec, task: Task, state: EpisodeState, cache: Cache
         cache: of short trainings, which are then looked up there first.
     """
     result = None
-    if spec.endings and not state.is_dead:
+    if spec.endings and (not state.is_dead or (spec.all_alive and state.reached_target)):
         result = _mended(task, result_of(state), spec)
     final = Final(task, state.target_density, result, spec, state.n_rounds, cache)
     return {name: value for row in spec.endings.values() for name, value in row.judge(final).items()}

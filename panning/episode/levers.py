@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from panning.episode.actions import OFF, ActionSpec
-from panning.episode.episode import run_policy
+from panning.episode.episode import Action, run_policy
 from panning.episode.policies import Constant
 from panning.foundation.config import Config
 from panning.foundation.errors import PanningError
@@ -94,15 +94,21 @@ class Levers(Config):
         ]
         return "; ".join(said)
 
-    @property
-    def constant(self) -> Constant:
-        """The policy of ``spec`` that takes the action."""
+    def action(self, spec: ActionSpec) -> Action:
+        """The nearest action of a spec.
+
+        Raises:
+            PolicyError: if the spec lacks an index or a lever that this action moves.
+        """
         shares = QuotaSource.parse(self.mix).shares
         quotas = {name: share for name, share in QuotaSource.parse(self.quotas).shares.items() if name != OWN}
         weights = {name: share / max(shares.values()) for name, share in shares.items()}
-        return Constant(
-            self.spec.encode(weights, self.step, self.spread, quotas=quotas, balance=self.balance, start=self.start)
-        )
+        return spec.encode(weights, self.step, self.spread, quotas=quotas, balance=self.balance, start=self.start)
+
+    @property
+    def constant(self) -> Constant:
+        """The policy of ``spec`` that takes the action."""
+        return Constant(self.action(self.spec))
 
     def mask_of(self, problem: Problem, density: float) -> PruneResult:
         """The mask that the action makes."""

@@ -145,6 +145,29 @@ def answer(call: Any, timeout_s: float) -> Any:
             raise ray_is_gone(error) from None
 
 
+def first_done(calls: list[Any], timeout_s: float) -> Any:
+    """The first of several calls that has an answer, whatever it is.
+
+    Raises:
+        GetTimeoutError: after ``timeout_s`` seconds.
+        WorkerError: if Ray itself is gone.
+    """
+    end, look = time.monotonic() + timeout_s, time.monotonic() + LOOK_S
+    while True:
+        check_stop()
+        try:
+            done, _ = ray.wait(calls, timeout=max(0.0, min(STOP_S, end - time.monotonic())))
+        except (LocalRayletDiedError, RaySystemError) as error:
+            raise ray_is_gone(error) from None
+        if done:
+            return done[0]
+        if time.monotonic() >= end:
+            raise GetTimeoutError(f"none of {len(calls)} calls was answered in {timeout_s:.0f} s")
+        if time.monotonic() >= look:
+            check_ray_lives()
+            look = time.monotonic() + LOOK_S
+
+
 def is_of_node(error: RayError) -> bool:
     """Whether a worker is lost since its machine is, which is nobody's fault."""
     said = str(error)

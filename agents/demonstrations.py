@@ -1,0 +1,218 @@
+"""Where an agent's training may begin: at the action, of several that are named, which does best on networks like the one seen.
+
+Each case (task, seed, density) takes an episode with each action. What one short training says of a case is half chance, so
+that the best action is not read off case by case: a ridge regression foresees from a case's first observation how far each
+action lies above the others, and the agent's mean and value are fitted to the action that is foreseen to be first. The
+regression's penalty is chosen by leaving tasks out, which also tells what choosing by what is seen is worth before anything is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from panning.agents.config import AgentConfig
+from panning.envs import PanningEnv
+from panning.episode.levers import Levers
+from panning.foundation.machine import environment_info
+from panning.foundation.progress import Event, Listener
+from panning.foundation.records import RecordStore, RunRecord, content_key
+from panning.foundation.stopping import check_stop
+
+STARTING = "trying actions to begin at"
+#: Tried for the ridge regression: of the kernel's unit, from hardly any penalty to the best action for all.
+PENALTIES = tuple(10.0**exponent for exponent in range(-2, 6))
+#: The fit of the agent to the chosen actions: full-batch steps of Adam, and what keeps ``pick`` from certainty.
+N_STEPS, LEARNING_RATE, UNCERTAINTY = 2000, 3e-3, 0.3
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstrations:
+    """What the named actions gave.
+
+    Attributes:
+        rewards: [cases, actions]
+        tasks: [cases], the number of each case's task.
+        seen: of each case and action what was observed, [rounds, observations].
+        images_seen: in the short trainings.
+    """
+
+    rewards: Array
+    tasks: NDArray[np.int64]
+    seen: tuple[tuple[Array, ...], ...]
+    images_seen: int
+
+    @classmethod
+    def of(cls, records: Iterable[RunRecord]) -> Demonstrations:
+        """Of the records of a whole run."""
+        ordered = sorted(records, key=lambda record: (record.config["task"], record.config["seed"]))
+        rewards = [row for record in ordered for row in record.metrics["rewards"]]
+        tasks = [record.config["task"] for record in ordered for _ in record.metrics["rewards"]]
+        seen = [tuple(map(np.array, row)) for record in ordered for row in record.metrics["seen"]]
+        images = sum(record.metrics["images_seen"] for record in ordered)
+        return cls(np.array(rewards, float), np.array(tasks), tuple(seen), images)
+
+
+def demonstrate(
+    config: AgentConfig, actions: Sequence[Levers], envs: VecEnv, path: Path, listen: Listener
+) -> Demonstrations:
+    """Take the episodes that the file ``path`` does not hold yet, and give all of them.
+
+    Raises:
+        PanningError: if the file is damaged.
+    """
+    n_rounds, n_observations, n_densities = config.env.n_rounds, len(config.env.observations), len(config.env.densities)
+
+    def check(record: RunRecord) -> None:
+        rewards, seen = np.array(record.metrics["rewards"], float), record.metrics["seen"]
+        if rewards.shape != (n_densities, len(actions)) or not np.isfinite(rewards).all():
+            raise ValueError("it holds no reward for each density and action")
+        for episode in (np.array(episode, float) for row in seen for episode in row):
+            if (
+                not 1 <= len(episode) <= n_rounds
+                or episode.shape[1:] != (n_observations,)
+                or not np.isfinite(episode).all()
+            ):
+                raise ValueError("what was observed does not fit")
+
+    store, of_agent = RecordStore(path, check), content_key(config.identity)
+    asked = [
+        {"agent": of_agent, "task": task, "seed": seed, "actions": [levers.text for levers in actions]}
+        for task in range(len(config.env.every_task))
+        for seed in config.env.seeds
+    ]
+    left = [config for config in asked if content_key(config) not in store]
+    encoded = [levers.action(config.env.action) for levers in actions]
+    given = [(each["task"], each["seed"], config.env.densities, encoded) for each in left]
+    listen(Event(STARTING, len(asked) - len(left), len(asked)))
+    for number, metrics in _each(envs, taken, given):
+        store.append(RunRecord(content_key(left[number]), "demonstrations", left[number], metrics, environment_info()))
+        listen(Event(STARTING, len(store), len(asked)))
+        check_stop()
+    return Demonstrations.of(store)
+
+
+def taken(env: PanningEnv, asked: tuple[int, int, Sequence[float], Sequence[NDArray[Any]]]) -> dict[str, Any]:
+    """The rewards and observations of an episode of one task and seed at each density with each action."""
+    task, seed, densities, actions = asked
+    rewards, seen, images = [], [], 0
+    for density in densities:
+        rewards.append([])
+        seen.append([])
+        for action in actions:
+            observed, _ = env.reset(options={"task": task, "seed": seed, "density": density})
+            shown, total, ended = [], 0.0, False
+            while not ended:
+                shown.append(observed.tolist())
+                observed, reward, ended, _, info = env.step(action)
+                total += reward
+            images += int(info.get("images_seen", 0))
+            rewards[-1].append(total)
+            seen[-1].append(shown)
+            check_stop()
+    return {"rewards": rewards, "seen": seen, "images_seen": images}
+
+
+def _each(envs: VecEnv, function: Callable[[PanningEnv, Any], Any], given: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """The number and the result of each item, as they come."""
+    if isinstance(envs, DummyVecEnv):
+        env: Any = envs.envs[0].unwrapped
+        return ((number, function(env, item)) for number, item in enumerate(given))
+    on_ray: Any = envs
+    found: Iterator[tuple[int, Any]] = on_ray.each(function, given)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Foreseen:
+    """What a regression on first observations says of each action.
+
+    Attributes:
+        rewards: [cases, actions], above the mean of the case's actions.
+        held_out: likewise, by a regression without the case's task.
+    """
+
+    rewards: Array
+    held_out: Array
+
+
+def foresee(observations: Array, rewards: Array, groups: NDArray[np.int64]) -> Foreseen:
+    """A ridge regression of what actions give on observations, their squares and products.
+
+    Args:
+        observations: [cases, observations]
+        rewards: [cases, actions]
+        groups: [cases]; cases of one group are left out together.
+
+    Examples:
+        >>> import numpy as np
+        >>> from panning.agents.demonstrations import foresee
+        >>> seen = np.linspace(-1, 1, 8)[:, None]
+        >>> rewards = np.hstack([seen, -seen])  # the first action is better where more is seen
+        >>> foresee(seen, rewards, np.arange(8)).held_out.argmax(1)
+        array([1, 1, 1, 1, 0, 0, 0, 0])
+    """
+    spread = observations.std(0)
+    scaled = (observations - observations.mean(0)) / np.where(spread > 0, spread, 1.0)
+    kernel = (1.0 + scaled @ scaled.T / scaled.shape[1]) ** 2
+    beside = rewards - rewards.mean(1, keepdims=True)  # how hard a case is, says nothing of the choice
+    mean = beside.mean(0)
+    target, unit = beside - mean, np.eye(len(kernel))
+    found: list[tuple[float, Foreseen]] = []
+    for penalty in PENALTIES:
+        hat = np.linalg.solve(kernel + penalty * unit, kernel).T
+        fitted, held_out = hat @ target, target.copy()
+        for group in np.unique(groups):
+            of = np.flatnonzero(groups == group)
+            held_out[of] -= np.linalg.solve(np.eye(len(of)) - hat[np.ix_(of, of)], target[of] - fitted[of])
+        error = float(((held_out - target) ** 2).mean())
+        found.append((error, Foreseen(fitted + mean, held_out + mean)))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def begin_at_best(model: PPO, config: AgentConfig, actions: Sequence[Levers], shown: Demonstrations) -> dict[str, Any]:
+    """Fit the agent's mean (``mix``) or logits (``pick``) and its value; returns what is known of the choice.
+
+    The facts: the mean reward of the action that is foreseen for tasks that were left out (``foreseen``), of the best
+    action for all (``one_action``), of each case's best in hindsight (``hindsight``), and how often each action is first.
+    """
+    first = np.array([row[0][0] for row in shown.seen])
+    found = foresee(first, shown.rewards, shown.tasks)
+    best, cases = found.rewards.argmax(1), np.arange(len(first))
+    episodes = [shown.seen[case][choice] for case, choice in enumerate(best)]
+    encoded = np.array([levers.action(config.env.action) for levers in actions])
+    rounds = [len(episode) for episode in episodes]
+    _fit(
+        model, np.concatenate(episodes), np.repeat(encoded[best], rounds, axis=0),
+        np.repeat(shown.rewards[cases, best], rounds),
+    )  # fmt: skip
+    return {
+        "foreseen": round(float(shown.rewards[cases, found.held_out.argmax(1)].mean()), 6),
+        "one_action": round(float(shown.rewards.mean(0).max()), 6),
+        "hindsight": round(float(shown.rewards.max(1).mean()), 6),
+        "first": {levers.text: int((best == number).sum()) for number, levers in enumerate(actions)},
+    }
+
+
+def _fit(model: PPO, observations: Array, actions: NDArray[np.float32], values: Array) -> None:
+    policy: Any = model.policy
+    parameters = [parameter for name, parameter in policy.named_parameters() if name != "log_std"]
+    optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
+    seen, chosen, wanted = (torch.tensor(part, dtype=torch.float32) for part in (observations, actions, values))
+    for step in range(N_STEPS):
+        value, log_prob, entropy = policy.evaluate_actions(seen, chosen)
+        loss = ((value.flatten() - wanted) ** 2).mean() - log_prob.mean() - UNCERTAINTY * entropy.mean()
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - step / N_STEPS)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    policy.zero_grad()
