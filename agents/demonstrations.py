@@ -1,9 +1,9 @@
-"""Where an agent's training may begin: at the action, of several that are named, which does best on networks like the one seen.
+"""Where an agent's training may begin: at the one of several actions that does best on networks like the one that is seen.
 
 Each case (task, seed, density) takes an episode with each action. What one short training says of a case is half chance, so
 that the best action is not read off case by case: a ridge regression foresees from a case's first observation how far each
 action lies above the others, and the agent's mean and value are fitted to the action that is foreseen to be first. The
-regression's penalty is chosen by leaving tasks out, which also tells what choosing by what is seen is worth before anything is learned.
+regression's penalty is chosen by leaving tasks out, which also tells what choosing by what is seen is worth by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where an agent's training begins: in the middle of the action space, near a fixed policy, or at the best of several actions."""
+"""Where an agent begins: in the middle of the action space, near a fixed policy, or at the best of several actions."""
 
 from __future__ import annotations
 

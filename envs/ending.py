@@ -163,15 +163,15 @@ def training(final: Final) -> Figures:
     ``images_seen`` is what the reward has cost, without the references' trainings (one for each task, seed and density): how
     often those run depends on how many processes share the work and how often it was interrupted.
     """
-    spec, reference = final.spec, _reference(final, final.spec.reference)
+    spec, fixed = final.spec, reference(final, final.spec.reference)
     at_least = None
-    if spec.halving is not None and reference.at_look is not None:
-        at_least = reference.at_look - spec.halving.margin
+    if spec.halving is not None and fixed.at_look is not None:
+        at_least = fixed.at_look - spec.halving.margin
     judged = _judged(final.task, final.result, spec, final.cache, at_least)
-    beside = reference.at_look if judged.ended and reference.at_look is not None else reference.accuracy
+    beside = fixed.at_look if judged.ended and fixed.at_look is not None else fixed.accuracy
     advantage = judged.accuracy - beside
     return {
-        "accuracy": reference.accuracy + advantage if judged.ended else judged.accuracy,
+        "accuracy": fixed.accuracy + advantage if judged.ended else judged.accuracy,
         "advantage": advantage,
         "images_seen": judged.images_seen,
     }
@@ -179,7 +179,7 @@ def training(final: Final) -> Figures:
 
 def contest(final: Final) -> Figures:
     """``accuracy``, its ``advantage`` over the best rival's, the ``score``; ``images_seen`` as ``training`` has it."""
-    rivals = [_reference(final, levers).accuracy for levers in final.spec.against.rivals]
+    rivals = [reference(final, levers).accuracy for levers in final.spec.against.rivals]
     judged = _judged(final.task, final.result, final.spec, final.cache)
     return {
         "accuracy": judged.accuracy,
@@ -247,7 +247,7 @@ _REFERENCES: dict[Any, Judged] = {}
 _MAX_REFERENCES = 10_000
 
 
-def _reference(final: Final, policy: str | Levers) -> Judged:
+def reference(final: Final, policy: str | Levers) -> Judged:
     """A fixed policy's mask on the same task and target, judged: once in a process, or for all that share a cache.
 
     Args:

@@ -294,7 +294,7 @@ def test_the_advantage_of_a_mask_that_is_given_up_is_the_one_at_the_look(trainin
     plain = spec.model_copy(update={"all_alive": False})
     final = ending.Final(task, masks.density, result, plain, 2)
     figures = ending.training(final)
-    reference = ending._reference(final, spec.reference)
+    reference = ending.reference(final, spec.reference)
     assert reference.at_look is not None and reference.images_seen == 400 and figures["images_seen"] == 200
     assert figures["advantage"] < -0.05 and figures["accuracy"] == reference.accuracy + figures["advantage"]
     at_look = short.judge(task, Masks(masks.layout, empty), RECIPE, None, spec.halving).at_look

@@ -131,7 +131,7 @@ def test_who_acts_as_the_best_rival_has_nothing_to_lose(trainings: list[Any]) ->
     env.reset(seed=0)
     _, reward, _, _, info = env.step(env.spec_of_action.encode({"snip": 1.0}, quotas={"erk": 1.0}))
     final = ending.Final(load_task(SPEC, info["seed"]), info["target_density"], None, env.spec_of_reward, 1)
-    of_rivals = [ending._reference(final, levers).accuracy for levers in env.spec_of_reward.against.rivals]
+    of_rivals = [ending.reference(final, levers).accuracy for levers in env.spec_of_reward.against.rivals]
     assert len(trainings) == 3 and info["accuracy"] == of_rivals[0]
     assert reward == (0.0 if of_rivals[0] >= of_rivals[1] else 2 * info["score"]) and reward <= 0
 

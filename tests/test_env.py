@@ -104,6 +104,20 @@ def test_a_dead_network_costs_the_rounds_it_did_not_see() -> None:
     assert round_reward(alone.weights(ROUND_TERMS), state) == pytest.approx(-3 / 4)
 
 
+def test_a_mask_that_is_dead_at_the_target_is_mended_before_it_is_judged_and_one_that_died_before_is_not() -> None:
+    task = load_task(TaskSpec.model_validate(TASK), 0)
+    spec = RewardSpec.model_validate({"training": 1.0, "recipe": SHORT})
+    dead = {}
+    for n_rounds, density in ((1, 0.002), (4, 0.003)):
+        state = transition(initial(task.problem, 0.002, n_rounds), RoundAction({"random": 1.0}, density, 1.0))
+        assert state.is_dead and state.reached_target == (n_rounds == 1)
+        dead[n_rounds] = state
+    assert ending_terms(spec, task, dead[1])["images_seen"] > 0
+    assert ending_terms(spec, task, dead[4])["accuracy"] == 0.1
+    as_it_is = spec.model_copy(update={"all_alive": False})
+    assert ending_terms(as_it_is, task, dead[1])["accuracy"] == 0.1
+
+
 def test_the_training_reward_is_an_advantage_over_the_fixed_policy() -> None:
     reward = {"alive": 0, "loss": 0, "gradient": 0, "training": 10.0, "recipe": SHORT, "reference": "synflow"}
     env = make(densities=[0.05], reward=reward)

@@ -29,14 +29,18 @@ from optuna.samplers import BaseSampler, RandomSampler
 from panning.agents.config import AgentConfig, EnvSpec
 from panning.compare.statistics import interval
 from panning.envs import PanningEnv
+from panning.envs.ending import Final, reference
+from panning.episode.levers import Levers
 from panning.episode.policies import Constant
 from panning.episode.policy_net import digest_of_policy, load_policy
+from panning.foundation.cache import REWARDS, Cache
 from panning.foundation.machine import environment_info
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import numpy_rng
 from panning.foundation.tables import markdown_table, origin
 from panning.searches.kinds import AGENT, named_config
 from panning.searches.samplers.optuna_samplers import MADE
+from panning.tasks import load_task
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {**MADE, "random": lambda seed: RandomSampler(seed)}
 COLUMNS = ("policy", "mean reward", "95 %", "of the best", "n")
@@ -47,30 +51,40 @@ Start = tuple[int, int, float]
 
 @dataclass(frozen=True)
 class Taker:
-    """Who acts, and in which environment: fixed policies have action spaces of their own.
+    """Who is compared.
 
     Attributes:
         identity: what records know it by: two files may have one name.
+        reward: of the episode that begins at a start.
     """
 
     name: str
     identity: Any
-    env: PanningEnv
-    act: Callable[[Any], Action]
-
-    def reward(self, start: Start) -> float:
-        """Take one episode; the sum of its rewards."""
-        number, seed, density = start
-        seen, _ = self.env.reset(options={"task": number, "seed": seed, "density": density})
-        total, ended = 0.0, False
-        while not ended:
-            seen, reward, ended, _, _ = self.env.step(self.act(seen))
-            total += reward
-        return total
+    reward: Callable[[Start], float]
 
     def rewards(self, starts: Sequence[Start]) -> dict[str, Any]:
         """Take an episode from each start; the figures of a record hold the reward of each."""
         return {"rewards": [self.reward(start) for start in starts]}
+
+
+def episode(env: PanningEnv, act: Callable[[Any], Action], start: Start) -> float:
+    """Take one episode; the sum of its rewards."""
+    number, seed, density = start
+    seen, _ = env.reset(options={"task": number, "seed": seed, "density": density})
+    total, ended = 0.0, False
+    while not ended:
+        seen, reward, ended, _, _ = env.step(act(seen))
+        total += reward
+    return total
+
+
+def score_of_rival(config: AgentConfig, cache: Path | None, levers: Levers, start: Start) -> float:
+    """What the contest gives one of its own fixed policies, whose masks are mended if they die on the way."""
+    (number, seed, density), reward = start, config.env.reward
+    task = load_task(config.env.every_task[number], seed, config.source)
+    final = Final(task, density, None, reward, 1, None if cache is None else Cache(cache / REWARDS))
+    rivals = [reference(final, other).accuracy for other in reward.against.rivals]
+    return reward.contest * reward.against.score(reference(final, levers).accuracy, rivals)
 
 
 def starts_of(env: EnvSpec, n: int, seed: int) -> list[Start]:
@@ -109,7 +123,8 @@ def search(config: AgentConfig, given: argparse.Namespace) -> None:
     for number in range(given.proposals):
         trial = study.ask(entries)
         action = [trial.params[name] for name in entries]
-        taker = Taker(given.sampler, action, env, Constant(np.array(action, np.float32)))
+        act = Constant(np.array(action, np.float32))
+        taker = Taker(given.sampler, action, partial(episode, env, act))
         asked = {
             "agent": content_key(config.identity), "sampler": given.sampler, "seed": given.seed, "proposal": number,
             "episodes": given.episodes, "action": action,
@@ -138,16 +153,14 @@ def takers_of(config: AgentConfig, given: argparse.Namespace) -> list[Taker]:
             Taker(
                 f"policy {Path(path).parent.name}/{Path(path).stem}",
                 digest_of_policy(policy),
-                seen.make(config.source, given.cache),
-                policy,
+                partial(episode, seen.make(config.source, given.cache), policy),
             )
         )
     for path in given.best:
         sampler, action = best_of(path)
-        found.append(Taker(f"one action ({sampler})", action.tolist(), own, Constant(action)))
+        found.append(Taker(f"one action ({sampler})", action.tolist(), partial(episode, own, Constant(action))))
     for levers in config.env.reward.against.rivals:
-        fixed = config.env.model_copy(update={"action": levers.spec, "n_rounds": levers.n_rounds})
-        found.append(Taker(levers.text, levers.text, fixed.make(config.source, given.cache), levers.constant))
+        found.append(Taker(levers.text, levers.text, partial(score_of_rival, config, given.cache, levers)))
     return found
 
 
