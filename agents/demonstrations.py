@@ -73,10 +73,18 @@ def demonstrate(
     n_rounds, n_observations, n_densities = config.env.n_rounds, len(config.env.observations), len(config.env.densities)
 
     def check(record: RunRecord) -> None:
-        rewards, seen = np.array(record.metrics["rewards"], float), record.metrics["seen"]
+        try:
+            rewards, images = np.array(record.metrics["rewards"], float), record.metrics["images_seen"]
+            episodes = [np.array(episode, float) for row in record.metrics["seen"] for episode in row]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"it holds no rewards and observations ({error!r})") from None
+        if type(images) is not int:
+            raise ValueError("it does not say how many images were seen")
         if rewards.shape != (n_densities, len(actions)) or not np.isfinite(rewards).all():
             raise ValueError("it holds no reward for each density and action")
-        for episode in (np.array(episode, float) for row in seen for episode in row):
+        if len(episodes) != rewards.size:
+            raise ValueError("what was observed does not fit")
+        for episode in episodes:
             if (
                 not 1 <= len(episode) <= n_rounds
                 or episode.shape[1:] != (n_observations,)

@@ -15,10 +15,11 @@ from pydantic import Field
 from panning.episode.levers import Levers
 from panning.foundation.config import DISTINCT, Config
 
-#: Fixed policies that are each first on some networks: random masks with ERK's quotas, SynFlow, SNIP's places in SynFlow's
-#: quotas, random masks with a blend of both quotas.
+#: Fixed policies that are each first on some networks: SynFlow, SNIP's places in SynFlow's quotas, and random masks, which a
+#: gain start helps without norms and harms with them.
 STANDARD_RIVALS = (
-    Levers(mix="magnitude", quotas="erk", spread=1.0, start="gain"),
+    Levers(mix="magnitude", quotas="erk", spread=1.0),
+    Levers(mix="magnitude", quotas="synflow", spread=1.0),
     Levers(mix="synflow", n_rounds=10),
     Levers(mix="snip", quotas="synflow"),
     Levers(mix="magnitude", quotas="erk + synflow", spread=1.0, start="gain"),

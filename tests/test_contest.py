@@ -209,4 +209,5 @@ def test_an_agent_is_trained_by_contests(tmp_path: Path) -> None:
     told = [figures for figures in rollouts if "score" in figures]
     assert len(told) == 2 and all(np.isclose(one["reward"], 2 * one["score"]) for one in told)
     assert policy.facts["images_seen"] == 2 * 4 * 7 * 50
-    assert len(STANDARD_RIVALS) == 4
+    assert {levers.start for levers in STANDARD_RIVALS if levers.spread == 1} == {"none", "gain"}
+    assert len(STANDARD_RIVALS) % 2 == 1  # one of them is the median

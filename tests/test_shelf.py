@@ -40,6 +40,8 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own, beside which nothing is shipped."""
+    monkeypatch.setattr("panning.episode.shelf.packaged_configs", lambda folder: {})
     folder = tmp_path / "shelf"
     monkeypatch.setenv("PANNING_POLICIES", str(folder))
     return folder
