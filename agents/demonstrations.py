@@ -1,7 +1,7 @@
 """Where an agent's training may begin: at the one of several actions that does best on networks like the one that is seen.
 
 Each case (task, seed, density) takes an episode with each action. What one short training says of a case is half chance, so
-that the best action is not read off case by case: a ridge regression foresees from a case's first observation how far each
+that the best action is not read off case by case: a kernel ridge regression foresees from a first observation how far each
 action lies above the others, and the agent's mean and value are fitted to the action that is foreseen to be first. The
 regression's penalty is chosen by leaving tasks out, which also tells what choosing by what is seen is worth by itself.
 """
@@ -28,7 +28,7 @@ from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.stopping import check_stop
 
 STARTING = "trying actions to begin at"
-#: Tried for the ridge regression: of the kernel's unit, from hardly any penalty to the best action for all.
+#: Tried for the regression: in units of the kernel, from hardly any penalty to the best action for all.
 PENALTIES = tuple(10.0**exponent for exponent in range(-2, 6))
 #: The fit of the agent to the chosen actions: full-batch steps of Adam, and what keeps ``pick`` from certainty.
 N_STEPS, LEARNING_RATE, UNCERTAINTY = 2000, 3e-3, 0.3
@@ -112,13 +112,16 @@ def demonstrate(
 def taken(env: PanningEnv, asked: tuple[int, int, Sequence[float], Sequence[NDArray[Any]]]) -> dict[str, Any]:
     """The rewards and observations of an episode of one task and seed at each density with each action."""
     task, seed, densities, actions = asked
-    rewards, seen, images = [], [], 0
+    rewards: list[list[float]] = []
+    seen: list[list[list[list[float]]]] = []
+    images = 0
     for density in densities:
         rewards.append([])
         seen.append([])
         for action in actions:
             observed, _ = env.reset(options={"task": task, "seed": seed, "density": density})
-            shown, total, ended = [], 0.0, False
+            shown: list[list[float]] = []
+            total, ended = 0.0, False
             while not ended:
                 shown.append(observed.tolist())
                 observed, reward, ended, _, info = env.step(action)
@@ -154,7 +157,7 @@ class Foreseen:
 
 
 def foresee(observations: Array, rewards: Array, groups: NDArray[np.int64]) -> Foreseen:
-    """A ridge regression of what actions give on observations, their squares and products.
+    """A kernel ridge regression of what actions give on what is observed; near is what differs by a standard deviation.
 
     Args:
         observations: [cases, observations]
@@ -171,7 +174,8 @@ def foresee(observations: Array, rewards: Array, groups: NDArray[np.int64]) -> F
     """
     spread = observations.std(0)
     scaled = (observations - observations.mean(0)) / np.where(spread > 0, spread, 1.0)
-    kernel = (1.0 + scaled @ scaled.T / scaled.shape[1]) ** 2
+    squares = (scaled**2).mean(1)
+    kernel = np.exp(2.0 * scaled @ scaled.T / scaled.shape[1] - squares - squares[:, None])
     beside = rewards - rewards.mean(1, keepdims=True)  # how hard a case is, says nothing of the choice
     mean = beside.mean(0)
     target, unit = beside - mean, np.eye(len(kernel))
