@@ -30,7 +30,8 @@ from panning.tasks import DataSource, NamedTask, RunConfig, TaskSpec
 
 #: The most transitions of a rollout; each holds an observation.
 MAX_STEPS = 10_000_000
-#: The stage that the events of an agent's training name.
+#: The stages that the events of an agent's training name.
+STARTING = "trying actions to begin at"
 TRAINING = "training the agent"
 
 
@@ -172,6 +173,11 @@ class PPOSpec(Grown):
     ) = None
     net_arch: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (64, 64)
 
+    @property
+    def tried(self) -> tuple[Levers, ...]:
+        """The actions that are tried for the agent's start."""
+        return () if isinstance(self.start, str | None) else self.start
+
     @model_validator(mode="after")
     def _batches_fit(self) -> PPOSpec:
         if self.n_steps * self.n_envs > MAX_STEPS:
@@ -199,7 +205,7 @@ class AgentConfig(RunConfig):
 
     @model_validator(mode="after")
     def _can_begin(self) -> AgentConfig:
-        for levers in () if isinstance(self.ppo.start, str | None) else self.ppo.start:
+        for levers in self.ppo.tried:
             if levers.n_rounds > 1:
                 raise ValueError(f"ppo.start: '{levers.text}' takes env.n_rounds rounds: leave its n_rounds out")
             try:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from panning.agents.config import AgentConfig
+from panning.agents.config import STARTING, AgentConfig
 from panning.envs import PanningEnv
 from panning.episode.levers import Levers
 from panning.foundation.machine import environment_info
@@ -27,7 +27,6 @@ from panning.foundation.progress import Event, Listener
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.stopping import check_stop
 
-STARTING = "trying actions to begin at"
 #: Tried for the regression: in units of the kernel, from hardly any penalty to the best action for all.
 PENALTIES = tuple(10.0**exponent for exponent in range(-2, 6))
 #: The fit of the agent to the chosen actions: full-batch steps of Adam, and what keeps ``pick`` from certainty.
@@ -123,7 +122,7 @@ def taken(env: PanningEnv, asked: tuple[int, int, Sequence[float], Sequence[NDAr
             shown: list[list[float]] = []
             total, ended = 0.0, False
             while not ended:
-                shown.append(observed.tolist())
+                shown.append(observed.astype(np.float64).round(6).tolist())
                 observed, reward, ended, _, info = env.step(action)
                 total += reward
             images += int(info.get("images_seen", 0))

@@ -12,11 +12,12 @@ import torch
 import yaml
 
 import panning
-from panning.agents import AgentConfig
+from panning.agents import AgentConfig, PPOSpec
 from panning.compare.grid import GridConfig
 from panning.foundation.errors import ConfigError
 from panning.jobs.prune import PruneConfig, check_prune, run_prune
 from panning.jobs.train import TrainConfig, check_train, run_train
+from panning.measure.estimate import agent_stages, in_images
 from panning.measure.footprint import HEADER_BYTES, PROCESS_BYTES, Footprint
 from panning.measure.report import measured, shipped_records
 from panning.searches.config import SearchConfig
@@ -64,6 +65,23 @@ def test_a_training_costs_its_epochs() -> None:
 )
 def test_other_runs_cost_their_jobs_and_rollouts(config: Any, n_steps: int) -> None:
     assert cost_of(config).n_steps == n_steps and cost_of(config).n_parameters == N_PARAMETERS
+
+
+def test_the_actions_that_an_agent_may_begin_at_are_counted() -> None:
+    """Two tasks, each with two densities: three actions a case, and the fixed policy once for each before, not after."""
+    reward = {"training": 1.0, "recipe": SHORT}
+    tasks = [TASK, {**TASK, "n_train": 90}]
+    env: dict[str, Any] = {"tasks": tasks, "densities": [0.1, 0.2], "n_rounds": 2, "seeds": [0], "reward": reward}
+    start = [{"mix": name} for name in ("magnitude", "snip", "synflow")]
+    plain = AgentConfig.model_validate({"env": env, "ppo": PPO})
+    begun = plain.model_copy(update={"ppo": PPOSpec.model_validate({**PPO, "start": start})})
+    (alone,), (first, then) = agent_stages(plain, in_images), agent_stages(begun, in_images)
+    assert first.steps == 2 and then.steps == alone.steps
+    of_one = first.epochs / (2 * 2 * (3 + 1))
+    n_episodes = 4 / 2  # steps of the rollout, rounds of an episode
+    assert then.epochs == pytest.approx(n_episodes * of_one) and alone.epochs == pytest.approx(
+        (n_episodes + 4) * of_one
+    )
 
 
 def test_runs_leave_no_more_than_they_are_said_to(tmp_path: Path) -> None:

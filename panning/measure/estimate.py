@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from panning.agents.config import TRAINING, AgentConfig
+from panning.agents.config import STARTING, TRAINING, AgentConfig
 from panning.foundation.device import device_of
 from panning.foundation.progress import Stage
 from panning.jobs.prune import PruneRun
@@ -203,12 +203,24 @@ def stage(name: str, steps: int, work: Work, price: Price) -> Stage:
     return Stage(name, steps, price.of(work), work.epochs)
 
 
-def agent_stage(config: AgentConfig, pricing: Pricing) -> Stage:
-    """The training of an agent, whose episodes draw every task alike; of many tasks a few are measured."""
+def agent_stages(config: AgentConfig, pricing: Pricing) -> list[Stage]:
+    """The stages of an agent's training, whose episodes draw every task alike; of many tasks a few are measured."""
     ppo, env = config.ppo, config.env
+    cases = len(env.every_task) * len(env.seeds) * len(env.densities)
+    references = cases * (len(env.reward.against.rivals) if env.reward.contest else 1)  # trained once each
+    tried = cases * len(ppo.tried)
+    stages = []
+    if tried:
+        n_steps = len(env.every_task) * len(env.seeds)
+        stages.append(_episodes_stage(config, pricing, Stage(STARTING, n_steps, 0.0), tried * env.n_rounds, references))
     rounds = ppo.n_rollouts * ppo.n_steps * ppo.n_envs
-    n_compared = len(env.reward.against.rivals) if env.reward.contest else 1
-    references = n_compared * len(env.every_task) * len(env.seeds) * len(env.densities)  # trained once each
+    of_training = Stage(TRAINING, ppo.n_rollouts, 0.0, 0.0, ppo.n_envs, "rollout")
+    return [*stages, _episodes_stage(config, pricing, of_training, rounds, 0 if tried else references)]
+
+
+def _episodes_stage(config: AgentConfig, pricing: Pricing, stage_of: Stage, rounds: int, references: int) -> Stage:
+    """The stage with what its rounds and references cost."""
+    env = config.env
     n_trainings = (rounds / env.n_rounds + references) if env.reward.trains else 0.0
     shares = []
     for spec in env.every_task[:: -(-len(env.every_task) // MEASURED_TASKS)]:
@@ -216,10 +228,9 @@ def agent_stage(config: AgentConfig, pricing: Pricing) -> Stage:
         scoring = Work(passes=rounds * _passes_of_round(env.action.indices))
         recipe = env.reward.recipe_on(len(task.data.train))
         work = training_work(task, recipe) * n_trainings + scoring
-        shares.append(stage(TRAINING, ppo.n_rollouts, work, pricing(task, recipe)))
-    n = len(shares)
-    cost, epochs = (sum(values) / n for values in zip(*((one.cost, one.epochs) for one in shares), strict=True))
-    return Stage(TRAINING, ppo.n_rollouts, cost, epochs, ppo.n_envs, "rollout")
+        shares.append(stage(stage_of.name, stage_of.steps, work, pricing(task, recipe)))
+    cost, epochs = (statistics.mean(values) for values in zip(*((one.cost, one.epochs) for one in shares), strict=True))
+    return dataclasses.replace(stage_of, cost=cost, epochs=epochs)
 
 
 def pruning_stage(run: PruneRun, pricing: Pricing) -> Stage:

@@ -23,7 +23,7 @@ from panning.jobs.prune import PruneConfig, check_prune
 from panning.jobs.train import TrainConfig, check_train
 from panning.jobs.ways import Method, Way
 from panning.measure.dry_run import DryRun, dry_run
-from panning.measure.estimate import Pricing, agent_stage, in_images, pruning_stage, training_stage
+from panning.measure.estimate import Pricing, agent_stages, in_images, pruning_stage, training_stage
 from panning.measure.footprint import PROCESS_BYTES, RECORD_BYTES, REPORT_BYTES, Footprint
 from panning.models import MODELS, is_sized
 from panning.models.imported import call_factory
@@ -63,7 +63,7 @@ def stages_of(config: RunConfig, folder: Path = Path()) -> Priced:
             check_search(config)
             return lambda pricing, _: search_stages(config, pricing)
         case AgentConfig():
-            return lambda pricing, _: [agent_stage(config, pricing)]
+            return lambda pricing, _: agent_stages(config, pricing)
         case GridConfig():
             check_grid(config, folder)
             return lambda pricing, share: grid_stages(config, folder, share, pricing)

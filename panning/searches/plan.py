@@ -10,7 +10,7 @@ from panning.jobs.ways import Way
 from panning.measure.estimate import (
     Pricing,
     Work,
-    agent_stage,
+    agent_stages,
     cell_work,
     in_images,
     pruning_work,
@@ -51,7 +51,7 @@ def search_stages(config: SearchConfig, pricing: Pricing = in_images) -> list[St
     def add(name: str, steps: int, work: Work, recipe: Recipe) -> None:
         stages.append(stage(name, steps, work, pricing(task, recipe)))
 
-    stages = [] if part.policy is not None else [agent_stage(config.agent_config(), pricing)]
+    stages = [] if part.policy is not None else agent_stages(config.agent_config(), pricing)
     if config.order == "free":
         stages.append(_trying(config, task, pricing))
         mean = pruning_work(sample_of(part, 0))
