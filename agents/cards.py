@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panning.agents.config import AgentConfig
-from panning.agents.starting import NOWHERE, Began
+from panning.agents.starting import Began
 from panning.episode.shelf import Card, Training
 from panning.foundation.config import dump_config, load_config
 from panning.foundation.errors import PolicyError
@@ -56,15 +56,13 @@ def seen_by(facts: dict[str, Any], n_observations: int, path: Path) -> Seen | No
     return [[float(low), float(high)] for low, high in ranges]
 
 
-def write_card(
-    config: AgentConfig, records: Sequence[RunRecord], seen: Seen | None, path: Path, began: Began = NOWHERE
-) -> None:
+def write_card(config: AgentConfig, records: Sequence[RunRecord], seen: Seen | None, path: Path, began: Began) -> None:
     """Write the card of a trained policy; what people have written on one that is there stays.
 
     Args:
         records: of the rollouts.
         seen: None where the training began before it was kept.
-        began: what the training's beginning has cost.
+        began: what the trying of actions has cost before the rollouts.
     """
     before = load_config(Card, path) if path.is_file() else Card()
     env, population = config.env, config.env.population

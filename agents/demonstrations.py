@@ -1,4 +1,4 @@
-"""Where an agent's training may begin: at the one of several actions that does best on networks like the one that is seen.
+"""Several actions are tried on every case, and an untrained agent is fitted to the best of them for what it sees.
 
 Each case (task, seed, density) takes an episode with each action. What one short training says of a case is half chance, so
 that the best action is not read off case by case: a kernel ridge regression foresees from a first observation how far each
@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from panning.agents.config import STARTING, AgentConfig
 from panning.envs import PanningEnv
-from panning.episode.levers import Levers
+from panning.episode.policies import Constant
 from panning.foundation.machine import environment_info
 from panning.foundation.progress import Event, Listener
 from panning.foundation.records import RecordStore, RunRecord, content_key
@@ -36,13 +36,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Demonstrations:
-    """What the named actions gave.
+    """The episodes that were taken with each action, to choose the agent's start from.
 
     Attributes:
-        rewards: [cases, actions]
+        rewards: of each episode, [cases, actions].
         tasks: [cases], the number of each case's task.
-        seen: of each case and action what was observed, [rounds, observations].
-        images_seen: in the short trainings.
+        seen: of each case and action the episode's observations, [rounds, observations].
+        images_seen: by the short trainings that judged the episodes.
     """
 
     rewards: Array
@@ -52,7 +52,7 @@ class Demonstrations:
 
     @classmethod
     def of(cls, records: Iterable[RunRecord]) -> Demonstrations:
-        """Of the records of a whole run."""
+        """The episodes of all records of a ``demonstrations.jsonl``."""
         ordered = sorted(records, key=lambda record: (record.config["task"], record.config["seed"]))
         rewards = [row for record in ordered for row in record.metrics["rewards"]]
         tasks = [record.config["task"] for record in ordered for _ in record.metrics["rewards"]]
@@ -61,15 +61,14 @@ class Demonstrations:
         return cls(np.array(rewards, float), np.array(tasks), tuple(seen), images)
 
 
-def demonstrate(
-    config: AgentConfig, actions: Sequence[Levers], envs: VecEnv, path: Path, listen: Listener
-) -> Demonstrations:
+def demonstrate(config: AgentConfig, envs: VecEnv, path: Path, listen: Listener) -> Demonstrations:
     """Take the episodes that the file ``path`` does not hold yet, and give all of them.
 
     Raises:
         PanningError: if the file is damaged.
     """
-    n_rounds, n_observations, n_densities = config.env.n_rounds, len(config.env.observations), len(config.env.densities)
+    actions, n_rounds = config.ppo.tried, config.env.n_rounds
+    n_observations, n_densities = len(config.env.observations), len(config.env.densities)
 
     def check(record: RunRecord) -> None:
         try:
@@ -98,8 +97,7 @@ def demonstrate(
         for seed in config.env.seeds
     ]
     left = [config for config in asked if content_key(config) not in store]
-    encoded = [levers.action(config.env.action) for levers in actions]
-    given = [(each["task"], each["seed"], config.env.densities, encoded) for each in left]
+    given = [(each["task"], each["seed"], config.env.densities, encoded_of(config)) for each in left]
     listen(Event(STARTING, len(asked) - len(left), len(asked)))
     for number, metrics in _each(envs, taken, given):
         store.append(RunRecord(content_key(left[number]), "demonstrations", left[number], metrics, environment_info()))
@@ -111,25 +109,50 @@ def demonstrate(
 def taken(env: PanningEnv, asked: tuple[int, int, Sequence[float], Sequence[NDArray[Any]]]) -> dict[str, Any]:
     """The rewards and observations of an episode of one task and seed at each density with each action."""
     task, seed, densities, actions = asked
-    rewards: list[list[float]] = []
-    seen: list[list[list[list[float]]]] = []
-    images = 0
-    for density in densities:
-        rewards.append([])
-        seen.append([])
-        for action in actions:
-            observed, _ = env.reset(options={"task": task, "seed": seed, "density": density})
-            shown: list[list[float]] = []
-            total, ended = 0.0, False
-            while not ended:
-                shown.append(observed.astype(np.float64).round(6).tolist())
-                observed, reward, ended, _, info = env.step(action)
-                total += reward
-            images += int(info.get("images_seen", 0))
-            rewards[-1].append(total)
-            seen[-1].append(shown)
-            check_stop()
-    return {"rewards": rewards, "seen": seen, "images_seen": images}
+    played = [[play(env, Constant(action), (task, seed, density)) for action in actions] for density in densities]
+    return {
+        "rewards": [[one.reward for one in row] for row in played],
+        "seen": [[one.seen for one in row] for row in played],
+        "images_seen": sum(one.images_seen for row in played for one in row),
+    }
+
+
+@dataclass(frozen=True)
+class Played:
+    """An episode that was taken.
+
+    Attributes:
+        reward: the sum over its rounds.
+        seen: what was observed before each round, rounded.
+        images_seen: by the short training that judged its mask.
+    """
+
+    reward: float
+    seen: list[list[float]]
+    images_seen: int
+
+
+def play(env: PanningEnv, act: Callable[[Any], Any], start: tuple[int, int, float]) -> Played:
+    """Take an episode.
+
+    Args:
+        act: gives an action for an observation.
+        start: the number of the task, the seed and the density.
+    """
+    observed, _ = env.reset(options=dict(zip(("task", "seed", "density"), start, strict=True)))
+    seen: list[list[float]] = []
+    total, ended = 0.0, False
+    while not ended:
+        check_stop()
+        seen.append(observed.astype(np.float64).round(6).tolist())
+        observed, reward, ended, _, info = env.step(act(observed))
+        total += reward
+    return Played(total, seen, int(info.get("images_seen", 0)))
+
+
+def encoded_of(config: AgentConfig) -> list[NDArray[np.float32]]:
+    """The actions that are tried, as the agent takes them."""
+    return [levers.action(config.env.action) for levers in config.ppo.tried]
 
 
 def _each(envs: VecEnv, function: Callable[[PanningEnv, Any], Any], given: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -144,7 +167,7 @@ def _each(envs: VecEnv, function: Callable[[PanningEnv, Any], Any], given: Seque
 
 @dataclass(frozen=True, eq=False)
 class Foreseen:
-    """What a regression on first observations says of each action.
+    """The reward that a regression expects of each action, from what is observed before the first round.
 
     Attributes:
         rewards: [cases, actions], above the mean of the case's actions.
@@ -190,35 +213,51 @@ def foresee(observations: Array, rewards: Array, groups: NDArray[np.int64]) -> F
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def begin_at_best(model: PPO, config: AgentConfig, actions: Sequence[Levers], shown: Demonstrations) -> dict[str, Any]:
-    """Fit the agent's mean (``mix``) or logits (``pick``) and its value; returns what is known of the choice.
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """For each case the action that is foreseen to be first, as the agent is fitted to it.
 
-    The facts: the mean reward of the action that is foreseen for tasks that were left out (``foreseen``), of the best
-    action for all (``one_action``), of each case's best in hindsight (``hindsight``), and how often each action is first.
+    Attributes:
+        facts: JSON-able: the mean reward of the action that is foreseen for tasks that were left out (``foreseen``), of the
+            best action for all (``one_action``), of each case's best in hindsight (``hindsight``); for how many cases each
+            action is foreseen to be first (``first``).
+        observations: [rounds of all cases, observations].
+        actions: [rounds of all cases, entries of an action].
+        values: [rounds of all cases], the reward of the episode that a round belongs to.
     """
+
+    facts: dict[str, Any]
+    observations: Array
+    actions: NDArray[np.float32]
+    values: Array
+
+
+def choose(config: AgentConfig, shown: Demonstrations) -> Choice:
+    """Choose among the actions that were tried, by what is observed."""
     first = np.array([row[0][0] for row in shown.seen])
     found = foresee(first, shown.rewards, shown.tasks)
     best, cases = found.rewards.argmax(1), np.arange(len(first))
     episodes = [shown.seen[case][choice] for case, choice in enumerate(best)]
-    encoded = np.array([levers.action(config.env.action) for levers in actions])
     rounds = [len(episode) for episode in episodes]
-    _fit(
-        model, np.concatenate(episodes), np.repeat(encoded[best], rounds, axis=0),
-        np.repeat(shown.rewards[cases, best], rounds),
-    )  # fmt: skip
-    return {
+    facts = {
         "foreseen": round(float(shown.rewards[cases, found.held_out.argmax(1)].mean()), 6),
         "one_action": round(float(shown.rewards.mean(0).max()), 6),
         "hindsight": round(float(shown.rewards.max(1).mean()), 6),
-        "first": {levers.text: int((best == number).sum()) for number, levers in enumerate(actions)},
+        "first": {levers.text: int((best == number).sum()) for number, levers in enumerate(config.ppo.tried)},
     }
+    return Choice(
+        facts, np.concatenate(episodes), np.repeat(np.array(encoded_of(config))[best], rounds, axis=0),
+        np.repeat(shown.rewards[cases, best], rounds),
+    )  # fmt: skip
 
 
-def _fit(model: PPO, observations: Array, actions: NDArray[np.float32], values: Array) -> None:
+def fit(model: PPO, choice: Choice) -> None:
+    """Fit the agent's mean (``mix``) or logits (``pick``) to the actions of a choice, and its value to their rewards."""
     policy: Any = model.policy
     parameters = [parameter for name, parameter in policy.named_parameters() if name != "log_std"]
     optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
-    seen, chosen, wanted = (torch.tensor(part, dtype=torch.float32) for part in (observations, actions, values))
+    parts = choice.observations, choice.actions, choice.values
+    seen, chosen, wanted = (torch.tensor(part, dtype=torch.float32) for part in parts)
     for step in range(N_STEPS):
         value, log_prob, entropy = policy.evaluate_actions(seen, chosen)
         loss = ((value.flatten() - wanted) ** 2).mean() - log_prob.mean() - UNCERTAINTY * entropy.mean()

@@ -1,4 +1,4 @@
-"""Where an agent begins: in the middle of the action space, near a fixed policy, or at the best of several actions."""
+"""An untrained agent is put near a fixed policy, or at the best of several actions, where its config says so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from panning.agents.config import AgentConfig
-from panning.agents.demonstrations import begin_at_best, demonstrate
+from panning.agents.demonstrations import choose, demonstrate, fit
 from panning.agents.saving import export_policy
 from panning.episode.actions import ActionSpec
 from panning.episode.policies import make_policy
@@ -23,10 +23,12 @@ from panning.foundation.progress import Listener
 
 @dataclass(frozen=True)
 class Began:
-    """What the beginning has cost and shown.
+    """What the trying of several actions has cost, and what is known of the choice among them.
 
     Attributes:
-        facts: JSON-able, of the choice among several actions; empty without one.
+        n_episodes: that were taken to try the actions.
+        images_seen: by the short trainings that judged these episodes.
+        facts: ``Choice.facts``; empty where the agent does not begin at one of several actions.
     """
 
     n_episodes: int = 0
@@ -34,28 +36,24 @@ class Began:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: A beginning that costs nothing.
-NOWHERE = Began()
-
-
-def begin(model: PPO, config: AgentConfig, envs: VecEnv, out: Path, listen: Listener) -> Began:
-    """Put an untrained agent where its config says.
+def begin(model: PPO, config: AgentConfig, envs: VecEnv, out: Path, listen: Listener, *, untrained: bool) -> Began:
+    """Put an untrained agent where its config says; of one that goes on, tell where it began.
 
     For several actions ``out`` keeps the episodes in ``demonstrations.jsonl``, and the agent as it begins in
     ``start.safetensors``: beside the trained policy it says what learning added.
     """
     start = config.ppo.start
-    if start is None:
-        return NOWHERE
-    if isinstance(start, str):
-        _near(model, config.env.action, start)
-        return NOWHERE
-    shown = demonstrate(config, start, envs, out / "demonstrations.jsonl", listen)
-    facts = begin_at_best(model, config, start, shown)
-    save_policy(
-        export_policy(model, config.env, {"config": config.identity, "start": facts}), out / "start.safetensors"
-    )
-    return Began(shown.rewards.size, shown.images_seen, facts)
+    if isinstance(start, str | None):
+        if untrained and start is not None:
+            _near(model, config.env.action, start)
+        return Began()
+    shown = demonstrate(config, envs, out / "demonstrations.jsonl", listen)
+    choice = choose(config, shown)
+    if untrained:
+        fit(model, choice)
+        facts = {"config": config.identity, "start": choice.facts}
+        save_policy(export_policy(model, config.env, facts), out / "start.safetensors")
+    return Began(shown.rewards.size, shown.images_seen, choice.facts)
 
 
 def _near(model: PPO, spec: ActionSpec, policy: str) -> None:

@@ -127,7 +127,7 @@ def _trained(
             settled = with_fastest(config, out)
             envs = _make_envs(settled, n_workers if is_left else 0, cache)
             model = _build(config, envs)
-            began = begin(model, config, envs, out, listen)
+            began = begin(model, config, envs, out, listen, untrained=not done)
             n_observations = len(config.env.observations)
             seen = seen_by(load_agent(checkpoint, model), n_observations, checkpoint) if done else None
             model.num_timesteps = done * config.ppo.n_steps * config.ppo.n_envs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from panning.agents import AgentConfig, train_agent
 from panning.agents import train as training
-from panning.agents.demonstrations import Demonstrations, begin_at_best, foresee
+from panning.agents.demonstrations import Demonstrations, choose, fit, foresee
 from panning.agents.saving import export_policy
 from panning.episode.levers import Levers
 from panning.episode.policy_net import load_policy
@@ -83,14 +84,15 @@ def test_the_agent_begins_at_the_action_that_does_best_for_what_it_sees(form: st
     with training.isolated_global_rngs(0):
         model = training._build(settings, training._make_envs(settings, 0))
         before = [parameter.clone() for name, parameter in model.policy.named_parameters() if name == "log_std"]
-        facts = begin_at_best(model, settings, (DENSE, LAST), Demonstrations(rewards, np.arange(n_cases), seen, 0))
+        choice = choose(settings, Demonstrations(rewards, np.arange(n_cases), seen, 0))
+        fit(model, choice)
     policy = export_policy(model, settings.env, {})
     for case, levers in ((0, LAST), (4, LAST), (15, DENSE), (n_cases - 1, DENSE)):
         wanted = levers.action(settings.env.action)
         np.testing.assert_allclose(policy(first[case].astype(np.float32)), wanted, atol=0.1)
     after = [parameter for name, parameter in model.policy.named_parameters() if name == "log_std"]
     assert all((one == two).all() for one, two in zip(before, after, strict=True))  # it explores as its config says
-    assert facts == {
+    assert choice.facts == {
         "foreseen": pytest.approx(0.526, abs=1e-3), "one_action": 0.0, "hindsight": pytest.approx(0.526, abs=1e-3),
         "first": {DENSE.text: 10, LAST.text: 10},
     }  # fmt: skip
@@ -152,12 +154,10 @@ def test_an_action_that_the_agent_cannot_take_is_refused(start: Any, reason: str
         parse_config(AgentConfig, {"env": ENV, "ppo": {**PPO, "start": start}}, "the config")
 
 
-def double(env: Any, item: Path) -> str:
-    """Ends its worker when it is called first."""
+def ends_its_worker_once(env: Any, item: Path) -> str:
+    """Ends the process that calls it, where the item's file is missing; the next call finds the file."""
     if not item.exists():
         item.write_text("")
-        import os
-
         os._exit(1)
     return f"{type(env).__name__} {item.name}"
 
@@ -171,7 +171,7 @@ def test_whichever_worker_is_free_takes_the_next_item_and_one_that_dies_loses_no
     for item in items[1:]:
         item.write_text("")
     envs = RayVecEnv([training.partial(training._make_env, config().env, config().source)] * 2, 2)
-    found = dict(envs.each(double, items))
+    found = dict(envs.each(ends_its_worker_once, items))
     envs.close()
     assert found == {number: f"PanningEnv {number}" for number in range(5)}
     assert isinstance(training._make_envs(config(), 0), DummyVecEnv)

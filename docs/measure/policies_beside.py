@@ -27,6 +27,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler, RandomSampler
 
 from panning.agents.config import AgentConfig, EnvSpec
+from panning.agents.demonstrations import play
 from panning.compare.statistics import interval
 from panning.envs import PanningEnv
 from panning.envs.ending import Final, reference
@@ -51,7 +52,7 @@ Start = tuple[int, int, float]
 
 @dataclass(frozen=True)
 class Taker:
-    """Who is compared.
+    """A policy that takes the episodes.
 
     Attributes:
         identity: what records know it by: two files may have one name.
@@ -68,18 +69,15 @@ class Taker:
 
 
 def episode(env: PanningEnv, act: Callable[[Any], Action], start: Start) -> float:
-    """Take one episode; the sum of its rewards."""
-    number, seed, density = start
-    seen, _ = env.reset(options={"task": number, "seed": seed, "density": density})
-    total, ended = 0.0, False
-    while not ended:
-        seen, reward, ended, _, _ = env.step(act(seen))
-        total += reward
-    return total
+    """The reward of an episode."""
+    return play(env, act, start).reward
 
 
 def score_of_rival(config: AgentConfig, cache: Path | None, levers: Levers, start: Start) -> float:
-    """What the contest gives one of its own fixed policies, whose masks are mended if they die on the way."""
+    """The reward of one of the contest's fixed policies, from the training that the contest itself compares with.
+
+    An episode of its own would end where its mask dies on the way; the contest mends such a mask.
+    """
     (number, seed, density), reward = start, config.env.reward
     task = load_task(config.env.every_task[number], seed, config.source)
     final = Final(task, density, None, reward, 1, None if cache is None else Cache(cache / REWARDS))

@@ -130,11 +130,37 @@ def answer(call: Any, timeout_s: float) -> Any:
         WorkerError: if Ray itself is gone.
         RayError: what became of the worker or the call.
     """
+    return _patiently(lambda wait_s: ray.get(call, timeout=wait_s), timeout_s)
+
+
+def first_done(calls: list[Any], timeout_s: float) -> Any:
+    """The first of several calls that has an answer, be it a value or an error.
+
+    Raises:
+        GetTimeoutError: after ``timeout_s`` seconds.
+        WorkerError: if Ray itself is gone.
+    """
+
+    def done(wait_s: float) -> Any:
+        found, _ = ray.wait(calls, timeout=wait_s)
+        if not found:
+            raise GetTimeoutError(f"none of {len(calls)} calls was answered")
+        return found[0]
+
+    return _patiently(done, timeout_s)
+
+
+def _patiently(ask: Callable[[float], Any], timeout_s: float) -> Any:
+    """What ``ask`` gives, asked for some seconds at a time until ``timeout_s`` have passed.
+
+    Args:
+        ask: waits for as many seconds as it is told, and then raises GetTimeoutError.
+    """
     end, look = time.monotonic() + timeout_s, time.monotonic() + LOOK_S
     while True:
         check_stop()
         try:
-            return ray.get(call, timeout=max(0.0, min(STOP_S, end - time.monotonic())))
+            return ask(max(0.0, min(STOP_S, end - time.monotonic())))
         except GetTimeoutError:
             if time.monotonic() >= end:
                 raise
@@ -143,29 +169,6 @@ def answer(call: Any, timeout_s: float) -> Any:
                 look = time.monotonic() + LOOK_S
         except (LocalRayletDiedError, RaySystemError) as error:
             raise ray_is_gone(error) from None
-
-
-def first_done(calls: list[Any], timeout_s: float) -> Any:
-    """The first of several calls that has an answer, whatever it is.
-
-    Raises:
-        GetTimeoutError: after ``timeout_s`` seconds.
-        WorkerError: if Ray itself is gone.
-    """
-    end, look = time.monotonic() + timeout_s, time.monotonic() + LOOK_S
-    while True:
-        check_stop()
-        try:
-            done, _ = ray.wait(calls, timeout=max(0.0, min(STOP_S, end - time.monotonic())))
-        except (LocalRayletDiedError, RaySystemError) as error:
-            raise ray_is_gone(error) from None
-        if done:
-            return done[0]
-        if time.monotonic() >= end:
-            raise GetTimeoutError(f"none of {len(calls)} calls was answered in {timeout_s:.0f} s")
-        if time.monotonic() >= look:
-            check_ray_lives()
-            look = time.monotonic() + LOOK_S
 
 
 def is_of_node(error: RayError) -> bool:
