@@ -66,14 +66,14 @@ def write_card(config: AgentConfig, records: Sequence[RunRecord], seen: Seen | N
     """
     before = load_config(Card, path) if path.is_file() else Card()
     env, population = config.env, config.env.population
-    tasks = env.every_task
+    tasks, targets = env.every_task, [density for of_task in env.targets for density in of_task]
     networks = [*(task.model_name for task in env.tasks)]
     if population is not None:
         networks += [name for name in ("mlp", "plain", "residual") if name not in population.without]
     trained = Training(
         n_tasks=len(tasks), networks=tuple(dict.fromkeys(networks)), data=tuple(dict.fromkeys(str(t.data) for t in tasks)),
         without=() if population is None else population.without,
-        densities=(min(env.densities), max(env.densities)), n_rollouts=len(records),
+        densities=(min(targets), max(targets)), n_rollouts=len(records),
         n_episodes=began.n_episodes + round(sum(record.metrics.get("episodes", 0) for record in records)),
         images_seen=began.images_seen + round(sum(record.metrics.get("images_seen", 0) for record in records)),
         commit=records[-1].environment.get("commit") if records else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,12 +17,13 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from panning.agents.population import Population
+from panning.agents.ranges import DensityRange
 from panning.envs import PanningEnv, RewardSpec
 from panning.episode.actions import ActionSpec
 from panning.episode.levers import Levers
 from panning.episode.observations import ObservationSpec
 from panning.episode.round_reward import ROUND_TERMS
-from panning.foundation.config import DISTINCT, Config, Grown
+from panning.foundation.config import DISTINCT, Grown
 from panning.foundation.errors import ConfigError, PolicyError
 from panning.foundation.registry import origins
 from panning.masks.masks import Density
@@ -43,30 +45,6 @@ class EpisodeSpec(ObservationSpec):
     reward: RewardSpec = RewardSpec()
 
 
-class DensityRange(Config):
-    """So many densities from ``low`` to ``high``, both included, evenly in the log.
-
-    >>> from panning.agents.config import DensityRange
-    >>> DensityRange(low=0.01, high=0.1, n=3).densities
-    (0.01, 0.0316, 0.1)
-    """
-
-    low: Density
-    high: Density
-    n: Annotated[int, Field(ge=2, le=1000)]
-
-    @model_validator(mode="after")
-    def _ascends(self) -> DensityRange:
-        if self.low >= self.high:
-            raise ValueError(f"low is {self.low:g}, but must be below high, {self.high:g}")
-        return self
-
-    @property
-    def densities(self) -> tuple[float, ...]:
-        steps = (self.low * (self.high / self.low) ** (i / (self.n - 1)) for i in range(self.n))
-        return tuple(float(f"{density:.3g}") for density in steps)
-
-
 class _OrRange:
     """For the schema alone."""
 
@@ -75,7 +53,7 @@ class _OrRange:
 
 
 def _densities(given: Any) -> Any:
-    return DensityRange.model_validate(given).densities if isinstance(given, Mapping) else given
+    return DensityRange.model_validate(given).values if isinstance(given, Mapping) else given
 
 
 class EnvSpec(EpisodeSpec):
@@ -89,26 +67,39 @@ class EnvSpec(EpisodeSpec):
         tasks: that are named.
         population: tasks that are drawn, beside these.
         densities: a list, or ``{low: 0.01, high: 0.2, n: 6}``: so many evenly in the log. What fixed policies give at each
-            is trained once for a task and a seed.
+            is trained once for a task and a seed. A population may have targets of its own (``kept_fan_in``).
     """
 
     later = EpisodeSpec.later | {"population"}
 
     tasks: tuple[NamedTask, ...] = ()
     population: Population | None = None
-    densities: Annotated[tuple[Density, ...], BeforeValidator(_densities), Field(min_length=1), _OrRange()]
+    densities: Annotated[tuple[Density, ...], BeforeValidator(_densities), _OrRange()] = ()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
 
     @model_validator(mode="after")
     def _has_tasks(self) -> EnvSpec:
         if not self.tasks and self.population is None:
             raise ValueError("tasks: at least one is needed, or a population")
+        has_targets = self.population is not None and self.population.kept_fan_in is not None
+        if not self.densities and (self.tasks or not has_targets):
+            raise ValueError("densities: at least one is needed")
+        if self.densities and not self.tasks and has_targets:
+            raise ValueError(
+                "densities: no task has them, for the population has kept_fan_in: leave one of the two out"
+            )
         return self
 
     @property
     def every_task(self) -> tuple[TaskSpec, ...]:
         """The tasks that are named, and then those that are drawn."""
         return (*self.tasks, *(() if self.population is None else self.population.tasks))
+
+    @functools.cached_property
+    def targets(self) -> tuple[tuple[float, ...], ...]:
+        """Of each of these tasks the densities that episodes draw from."""
+        drawn = () if self.population is None else map(self.population.densities_of, self.population.tasks)
+        return (*(self.densities for _ in self.tasks), *(own or self.densities for own in drawn))
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -123,7 +114,7 @@ class EnvSpec(EpisodeSpec):
             cache: the folder of what short trainings gave.
         """
         return PanningEnv(
-            self.every_task, self.densities, self.seeds, self.n_rounds, action=self.action, reward=self.reward,
+            self.every_task, self.targets, self.seeds, self.n_rounds, action=self.action, reward=self.reward,
             observations=self.observations, data_root=source.root, device=source.device, cache=cache,
         )  # fmt: skip
 

@@ -68,13 +68,14 @@ def demonstrate(config: AgentConfig, envs: VecEnv, path: Path, listen: Listener)
         PanningError: if the file is damaged.
     """
     actions, n_rounds = config.ppo.tried, config.env.n_rounds
-    n_observations, n_densities = len(config.env.observations), len(config.env.densities)
+    n_observations, targets = len(config.env.observations), config.env.targets
 
     def check(record: RunRecord) -> None:
         try:
             rewards, images = np.array(record.metrics["rewards"], float), record.metrics["images_seen"]
+            n_densities = len(targets[record.config["task"]])
             episodes = [np.array(episode, float) for row in record.metrics["seen"] for episode in row]
-        except (KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"it holds no rewards and observations ({error!r})") from None
         if type(images) is not int:
             raise ValueError("it does not say how many images were seen")
@@ -97,7 +98,7 @@ def demonstrate(config: AgentConfig, envs: VecEnv, path: Path, listen: Listener)
         for seed in config.env.seeds
     ]
     left = [config for config in asked if content_key(config) not in store]
-    given = [(each["task"], each["seed"], config.env.densities, encoded_of(config)) for each in left]
+    given = [(each["task"], each["seed"], targets[each["task"]], encoded_of(config)) for each in left]
     listen(Event(STARTING, len(asked) - len(left), len(asked)))
     for number, metrics in _each(envs, taken, given):
         store.append(RunRecord(content_key(left[number]), "demonstrations", left[number], metrics, environment_info()))

@@ -9,16 +9,18 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from panning.foundation.config import DISTINCT, Config
+from panning.agents.ranges import KeptRange
+from panning.foundation.config import DISTINCT, Config, Grown
 from panning.foundation.errors import ConfigError
 from panning.foundation.registry import unknown_name_message
 from panning.foundation.seeding import numpy_rng
-from panning.models.sized import MLPSizes, PlainSizes, ResidualSizes, Sizes
+from panning.models.sized import LayerSize, MLPSizes, PlainSizes, ResidualSizes, Sizes, parse_sizes
 from panning.tasks import TaskSpec, check_task_names
 
 #: So often the sizes of a draw are drawn anew; after so many draws in a row without a new task nothing is left to draw.
@@ -153,7 +155,7 @@ class DrawnData(Config):
         return task
 
 
-class Population(Config):
+class Population(Grown):
     """So many tasks, each a drawn network on a drawn part of a data set.
 
     >>> from panning.agents.population import Population
@@ -172,7 +174,10 @@ class Population(Config):
         n_weights: the least and the most weights of a network; others are drawn anew.
         most_multiply_adds: of a forward pass of one image, likewise.
         most_layers_without: norm and residual sums; more of them do not train.
+        kept_fan_in: targets of each network, as inputs that a unit keeps; without, those of all tasks (``densities``).
     """
+
+    later = frozenset({"kept_fan_in"})
 
     n: Annotated[int, Field(ge=1, le=2000)]
     seed: int = 0
@@ -184,6 +189,7 @@ class Population(Config):
     n_weights: Range = (3_000, 300_000)
     most_multiply_adds: Annotated[float, Field(gt=0)] = 2e6
     most_layers_without: Annotated[int, Field(ge=1, le=100)] = 8
+    kept_fan_in: KeptRange | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -215,6 +221,14 @@ class Population(Config):
         """
         return _drawn(self)
 
+    def densities_of(self, task: TaskSpec) -> tuple[float, ...]:
+        """The targets of one of the tasks; none where ``kept_fan_in`` does not say them."""
+        if self.kept_fan_in is None:
+            return ()
+        (data,) = (one for one in self.data if one.data == task.data)
+        layers = _layers_of(parse_sizes(str(task.model)), data, task.model_dump(exclude_none=True))
+        return self.kept_fan_in.densities([layer.fan_in for layer in layers])
+
     def draw(self, number: int) -> TaskSpec | None:
         """The task of a draw; None if it is left out, or no network of its family fits the bounds.
 
@@ -237,13 +251,18 @@ class Population(Config):
         """A network of a family on a part of the data, if it fits the bounds."""
         task = data.draw(rng)
         sizes = kind.model_validate({"norm": norm, **getattr(self, kind.family).draw(rng)})
-        shape = (data.shape[0], task["side"], task["side"]) if "side" in task else data.shape
-        layers = sizes.layers_on(shape, len(task.get("classes", range(data.n_classes))))
+        layers = _layers_of(sizes, data, task)
         is_trained = norm == "batch" or kind is ResidualSizes or len(layers) <= self.most_layers_without
-        fits = self.n_weights[0] <= sum(weights for weights, _ in layers) <= self.n_weights[1]
-        if not (is_trained and fits and sum(weights * uses for weights, uses in layers) <= self.most_multiply_adds):
+        fits = self.n_weights[0] <= sum(layer.n_weights for layer in layers) <= self.n_weights[1]
+        if not (is_trained and fits and sum(one.n_weights * one.uses for one in layers) <= self.most_multiply_adds):
             return None
         return TaskSpec(model=sizes.text, **task)
+
+
+def _layers_of(sizes: Sizes, data: DrawnData, part: Mapping[str, Any]) -> list[LayerSize]:
+    """The layers of a network on a part of the data, by the keys of a task."""
+    shape = (data.shape[0], part["side"], part["side"]) if "side" in part else data.shape
+    return sizes.layers_on(shape, len(part.get("classes", range(data.n_classes))))
 
 
 @functools.lru_cache(maxsize=16)

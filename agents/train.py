@@ -77,8 +77,8 @@ def train_agent(
     """
     if n_workers == 0:
         find_device(config.device)  # said at once; Ray's workers have devices of their own
-    for task in config.env.every_task:  # one clear error, not one from every worker
-        _check_task(task, config)
+    for task, targets in zip(config.env.every_task, config.env.targets, strict=True):
+        _check_task(task, min(targets), config)  # one clear error, not one from every worker
     with sole_writer(out):
         claim_folder(out, config.identity)
         folder = (cache_folder() if cache else None) if isinstance(cache, bool) else cache
@@ -88,11 +88,11 @@ def train_agent(
     return policy
 
 
-def _check_task(spec: TaskSpec, config: AgentConfig) -> None:
+def _check_task(spec: TaskSpec, lowest: float, config: AgentConfig) -> None:
     """Raise a PanningError if a task cannot be loaded, or the lowest density keeps fewer weights than a path has."""
     problem = load_task(spec, config.env.seeds[0], config.source.on_cpu).problem
     try:
-        n_kept = n_kept_at(min(config.env.densities), problem.layout.n_prunable)
+        n_kept = n_kept_at(lowest, problem.layout.n_prunable)
         Connectivity.of(problem).check_reachable(n_kept)
     except DensityError as error:
         raise DensityError(f"{spec.model_name} on {spec.label or spec.data}: {error}") from None

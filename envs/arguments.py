@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from panning.data import OwnBatches
 from panning.foundation.config import Config, parse_config
 from panning.foundation.errors import ConfigError
+from panning.masks.masks import check_density
 from panning.tasks import TaskSpec
 
 DEFAULT_TASK = TaskSpec(model="mlp", data="digits")
@@ -21,6 +22,18 @@ def listed(name: str, value: Any, example: str) -> tuple[Any, ...]:
     if not (items := tuple(value)):
         raise ConfigError(f"{name} is empty; the environment needs at least one, like {name}={example}.")
     return items
+
+
+def densities(given: Any, n_tasks: int) -> tuple[tuple[float, ...], ...]:
+    """The targets of each task: one list for all, or a list for each."""
+    items = listed("densities", given, "[0.05]")
+    if all(isinstance(item, Sequence) and not isinstance(item, str) for item in items):
+        if len(items) != n_tasks:
+            raise ConfigError(
+                f"densities has {len(items)} lists for {n_tasks} tasks; pass one for each, or one for all."
+            )
+        return tuple(tuple(map(check_density, listed("densities", item, "[[0.05], [0.1]]"))) for item in items)
+    return (tuple(map(check_density, items)),) * n_tasks
 
 
 def spec(kind: type[ConfigT], value: Any, name: str, example: str) -> ConfigT:

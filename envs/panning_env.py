@@ -24,7 +24,7 @@ from panning.foundation.config import parse_config
 from panning.foundation.device import check_device_name
 from panning.foundation.errors import ConfigError
 from panning.foundation.keywords import keywords
-from panning.masks.masks import Masks, check_density
+from panning.masks.masks import Masks
 from panning.pruners.described import described
 from panning.scoring.losses import Loss
 from panning.tasks import DataSource, Task, TaskSpec, load_task
@@ -104,7 +104,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
             ``panning.prune``.
         forward, loss: as for ``panning.prune``: ``data`` may then be any batch, Dataset or DataLoader. Such data score
             networks and train none, so the reward's term ``training`` stays at 0.
-        densities: targets; each episode draws one.
+        densities: targets; each episode draws one. In place of one list for all tasks there may be a list for each.
         seeds: of the initial weights and scoring batches; each episode draws one.
         n_rounds: the most rounds an episode may take.
         observations: rows of ``panning.episode.observations.OBSERVATIONS``.
@@ -129,7 +129,7 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
     def __init__(
         self,
         tasks: Sequence[TaskSpec | Mapping[str, Any] | str] | None = None,
-        densities: Sequence[float] = (0.05,),
+        densities: Sequence[float] | Sequence[Sequence[float]] = (0.05,),
         seeds: Sequence[int] = (0,),
         n_rounds: int = 6,
         *,
@@ -149,12 +149,12 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
             raise ConfigError(f"n_rounds is {n_rounds!r}, but must be a whole number of at least 1.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"Unknown render mode '{render_mode}'. Allowed: {self.metadata['render_modes']}.")
-        self.densities = tuple(map(check_density, arguments.listed("densities", densities, "[0.05]")))
         self.seeds = arguments.listed("seeds", seeds, "[0, 1]")
         self.n_rounds = n_rounds
         self.spec_of_action = arguments.spec(ActionSpec, action, "action", "{'form': 'pick'}")
         self.spec_of_reward = arguments.spec(RewardSpec, reward, "reward", "{'training': 20.0}")
         self.tasks = arguments.tasks(tasks, model, data, forward, loss, trains=self.spec_of_reward.trains)
+        self.densities = arguments.densities(densities, len(self.tasks))
         self.source = DataSource(root=data_root, device=check_device_name(device))
         self.cache = None if cache is None else Cache(Path(cache) / REWARDS)
         self.render_mode = render_mode
@@ -196,11 +196,12 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         options = options or {}
         if unknown := set(options) - {"task", "seed", "density"}:
             raise ConfigError(f"Unknown reset options {sorted(unknown)}. Allowed: task, seed, density.")
-        drawn = [int(self.np_random.integers(len(pool))) for pool in (self.tasks, self.seeds, self.densities)]
-        number = int(options.get("task", drawn[0]))
-        task_seed = int(options.get("seed", self.seeds[drawn[1]]))
-        density = float(options.get("density", self.densities[drawn[2]]))
-        self._begin(number, task_seed, density)
+        drawn, at_seed = (int(self.np_random.integers(len(pool))) for pool in (self.tasks, self.seeds))
+        if not 0 <= (number := int(options.get("task", drawn))) < len(self.tasks):
+            raise ConfigError(f"Task {number} does not exist; there are {len(self.tasks)}.")
+        targets = self.densities[number]
+        target = targets[int(self.np_random.integers(len(targets)))]
+        self._begin(number, int(options.get("seed", self.seeds[at_seed])), float(options.get("density", target)))
         return observe(self.state, self.observations), self._info()
 
     def _begin(self, number: int, seed: int, density: float) -> None:
@@ -254,8 +255,6 @@ class PanningEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
         return None
 
     def _load(self, number: int, seed: int) -> Task:
-        if not 0 <= number < len(self.tasks):
-            raise ConfigError(f"Task {number} does not exist; there are {len(self.tasks)}.")
         if (number, seed) not in self._tasks:
             if len(self._tasks) >= MAX_TASKS:
                 del self._tasks[next(iter(self._tasks))]  # the oldest

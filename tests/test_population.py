@@ -13,8 +13,8 @@ from torch import nn
 
 import panning
 from panning.agents import AgentConfig, EnvSpec
-from panning.agents.config import DensityRange
 from panning.agents.population import Population
+from panning.agents.ranges import DensityRange, KeptRange
 from panning.agents.train import train_agent
 from panning.compaction.cost import multiply_adds
 from panning.data import ImageData, load_data
@@ -23,7 +23,7 @@ from panning.envs import PanningEnv
 from panning.envs.panning_env import MAX_TASKS
 from panning.episode import episode
 from panning.foundation.config import dump_config, load_config, parse_config
-from panning.foundation.errors import ConfigError, DataError, DensityError, ModelError
+from panning.foundation.errors import ConfigError, DataError, DensityError, ModelError, PanningError
 from panning.foundation.records import content_key
 from panning.jobs.prune import PruneConfig, check_prune, run_prune
 from panning.masks.layout import prunable_layout
@@ -82,8 +82,8 @@ def test_the_same_network_has_one_name() -> None:
 def test_sizes_tell_weights_and_work(name: str, shape: tuple[int, int, int]) -> None:
     network, layers = sized(name, shape), parse_sizes(name).layers_on(shape, 5)
     found = prunable_layout(network)
-    assert sorted(weights for weights, _ in layers) == sorted(found.sizes)
-    assert sum(weights * uses for weights, uses in layers) == multiply_adds(network, shape, found).total
+    assert sorted(layer.n_weights for layer in layers) == sorted(found.sizes)
+    assert sum(layer.n_weights * layer.uses for layer in layers) == multiply_adds(network, shape, found).total
 
 
 @pytest.mark.parametrize(
@@ -272,10 +272,58 @@ ENV: dict[str, Any] = {
 
 def test_densities_of_a_range_lie_evenly_in_the_log() -> None:
     env = EnvSpec.model_validate(ENV)
-    assert env.densities == (0.1, 0.2, 0.4) == DensityRange(low=0.1, high=0.4, n=3).densities
+    assert env.densities == (0.1, 0.2, 0.4) == DensityRange(low=0.1, high=0.4, n=3).values
     assert parse_config(EnvSpec, json.loads(env.model_dump_json()), "again") == env
     with pytest.raises(ConfigError, match=r"densities: low is 0.4, but must be below high"):
         parse_config(EnvSpec, {**ENV, "densities": {"low": 0.4, "high": 0.1, "n": 3}}, "it")
+
+
+def test_targets_are_what_units_keep() -> None:
+    env = parse_config(EnvSpec, {
+        "population": {**ENV["population"], "kept_fan_in": {"low": 2, "high": 32, "n": 3, "most": 0.25}}, "seeds": [1],
+        "n_rounds": 1, "observations": ["kept_fan_in"],
+    }, "it")  # fmt: skip
+    assert (
+        env.targets[0]
+        == KeptRange(low=2, high=32, n=3, most=0.25).densities([25, 175, 175, 7])
+        == (0.0416, 0.166, 0.25)
+    )
+    made = env.make(DataSource())
+    for number, targets in enumerate(env.targets):
+        assert targets[-1] == 0.25
+        seen = [made.reset(options={"task": number, "density": density})[0] for density in targets[:-1]]
+        assert np.allclose(np.ravel(seen), np.log10([2, 8][: len(seen)]) / 3, atol=1e-3)
+    drawn = {made.reset(seed=seed, options={"task": 0})[1]["target_density"] for seed in range(20)}
+    assert drawn == set(env.targets[0])
+
+
+def test_named_tasks_have_targets_beside_those_of_drawn_ones() -> None:
+    population = {**ENV["population"], "kept_fan_in": {"low": 2, "high": 8, "n": 2}}
+    env = parse_config(EnvSpec, {**ENV, "population": population}, "it")
+    assert env.targets[0] == env.densities and len(env.targets) == 4 and len(set(env.targets[1:])) == 3
+    again = parse_config(EnvSpec, json.loads(env.model_dump_json()), "again")
+    assert again == env and again.targets == env.targets
+    for given, said in [
+        ({"population": population, "densities": [0.1]}, "no task has them"),
+        ({"population": population, "tasks": ENV["tasks"]}, "at least one is needed"),
+        ({"population": {**population, "kept_fan_in": {"low": 8, "high": 2, "n": 2}}}, "must be below high"),
+    ]:
+        with pytest.raises(ConfigError, match=f"densities: .*{said}|kept_fan_in: .*{said}"):
+            parse_config(EnvSpec, given, "it")
+
+
+def test_an_environment_takes_densities_for_each_task() -> None:
+    env = PanningEnv(["mlp:12/digits", "mlp:13/digits"], [[0.3], [0.2, 0.1]], n_rounds=1)
+    found = {(info["task"], info["target_density"]) for _, info in (env.reset(seed=seed) for seed in range(20))}
+    assert found == {(0, 0.3), (1, 0.2), (1, 0.1)}
+    for given, said in [
+        ([[0.3]], "1 lists for 2 tasks"),
+        ([[0.3], []], "densities is empty"),
+        ([[0.3], 0.2], r"Density is \[0.3\]"),
+        (["0.3"], "Density is .0.3."),
+    ]:
+        with pytest.raises(PanningError, match=said):
+            PanningEnv(["mlp:12/digits", "mlp:13/digits"], given)
 
 
 def test_an_agent_trains_on_drawn_tasks(tmp_path: Path) -> None:

@@ -87,11 +87,11 @@ def score_of_rival(config: AgentConfig, cache: Path | None, levers: Levers, star
 
 def starts_of(env: EnvSpec, n: int, seed: int) -> list[Start]:
     """So many starts of episodes, drawn as ``reset`` draws them; the first ones stay when more are asked for."""
-    pools, found = (range(len(env.every_task)), env.seeds, env.densities), []
+    targets, found = env.targets, []
     for number in range(n):
         rng = numpy_rng(seed, "starts", number)
-        task, at_seed, density = (pool[int(rng.integers(len(pool)))] for pool in pools)
-        found.append((task, at_seed, density))
+        task, at_seed = (int(rng.integers(len(pool))) for pool in (env.every_task, env.seeds))
+        found.append((task, env.seeds[at_seed], targets[task][int(rng.integers(len(targets[task])))]))
     return found
 
 

@@ -188,7 +188,7 @@ def _of_agent(folder: Path, data_root: Path | None) -> Subject:
 
     config = named_config(AGENT, folder / "config.yaml").config.with_data(data_root, False)
     net, env = load_policy(folder / "policy.safetensors"), config.env
-    problem, density = load_task(env.every_task[0], env.seeds[0], config.source).problem, min(env.densities)
+    problem, density = load_task(env.every_task[0], env.seeds[0], config.source).problem, min(env.targets[0])
 
     def again(rounds: Rounds) -> Masks:
         result, _ = run_policy(problem, density, net, net.spec, net.n_rounds, listen=rounds.listen)

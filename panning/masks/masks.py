@@ -33,9 +33,12 @@ def check_density(density: float) -> float:
     Raises:
         DensityError: otherwise.
     """
-    if not 0.0 < density <= 1.0:
-        raise DensityError(f"Density is {density}, but must be in (0, 1]: the fraction of weights that is kept.")
-    return float(density)
+    try:
+        if 0.0 < density <= 1.0:
+            return float(density)
+    except TypeError:  # a text, a list
+        pass
+    raise DensityError(f"Density is {density!r}, but must be in (0, 1]: the fraction of weights that is kept.")
 
 
 def n_kept_at(density: float, n_prunable: int) -> int:

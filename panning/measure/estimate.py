@@ -206,7 +206,7 @@ def stage(name: str, steps: int, work: Work, price: Price) -> Stage:
 def agent_stages(config: AgentConfig, pricing: Pricing) -> list[Stage]:
     """The stages of an agent's training, whose episodes draw every task alike; of many tasks a few are measured."""
     ppo, env = config.ppo, config.env
-    cases = len(env.every_task) * len(env.seeds) * len(env.densities)
+    cases = len(env.seeds) * sum(map(len, env.targets))
     references = cases * (len(env.reward.against.rivals) if env.reward.contest else 1)  # trained once each
     tried = cases * len(ppo.tried)
     stages = []

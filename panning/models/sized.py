@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from torch import nn
@@ -38,6 +38,25 @@ Kernel = Annotated[int, Field(ge=1, le=15), AfterValidator(_is_odd)]
 Widths = Annotated[tuple[Width, ...], BeforeValidator(_of_text), Field(max_length=32)]
 
 
+class LayerSize(NamedTuple):
+    """The size of a layer with weights.
+
+    Attributes:
+        fan_in: inputs of each unit.
+        units: outputs, or channels of the output.
+        uses: how often one image takes each weight.
+    """
+
+    fan_in: int
+    units: int
+    uses: int
+
+    @property
+    def n_weights(self) -> int:
+        """How many weights the layer has."""
+        return self.fan_in * self.units
+
+
 class Sizes(Config):
     """Base of the sizes of a network of one family.
 
@@ -64,8 +83,8 @@ class Sizes(Config):
         return ",".join(said)
 
     @abstractmethod
-    def layers_on(self, input_shape: tuple[int, ...], n_classes: int) -> list[tuple[int, int]]:
-        """Of each layer with weights the number of these, and how often one image takes each of them."""
+    def layers_on(self, input_shape: tuple[int, ...], n_classes: int) -> list[LayerSize]:
+        """Of each layer with weights its size."""
 
     @abstractmethod
     def build(self, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
@@ -77,7 +96,7 @@ class MLPSizes(Sizes):
 
     family, label, n_dimensions = "mlp", "MLP", None
 
-    def layers_on(self, input_shape: tuple[int, ...], n_classes: int) -> list[tuple[int, int]]:
+    def layers_on(self, input_shape: tuple[int, ...], n_classes: int) -> list[LayerSize]:
         return _linear([math.prod(input_shape), *self.widths, n_classes])
 
     def build(self, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
@@ -99,12 +118,12 @@ class PlainSizes(Sizes):
     kernel: Kernel = 3
     hidden: Widths = ()
 
-    def layers_on(self, input_shape: tuple[int, ...], n_classes: int) -> list[tuple[int, int]]:
+    def layers_on(self, input_shape: tuple[int, ...], n_classes: int) -> list[LayerSize]:
         n_inputs, height, width = input_shape
-        found = []
+        found: list[LayerSize] = []
         for n_channels in self.widths:
             for _ in range(self.layers):
-                found.append((self.kernel**2 * n_inputs * n_channels, height * width))
+                found.append(LayerSize(self.kernel**2 * n_inputs, n_channels, height * width))
                 n_inputs = n_channels
             if min(height, width) >= 2:
                 height, width = height // 2, width // 2
@@ -129,15 +148,16 @@ class ResidualSizes(Sizes):
     blocks: Count = 1
     kernel: Kernel = 3
 
-    def layers_on(self, input_shape: tuple[int, ...], n_classes: int) -> list[tuple[int, int]]:
+    def layers_on(self, input_shape: tuple[int, ...], n_classes: int) -> list[LayerSize]:
         n_inputs, height, width = input_shape
-        found, before = [(self.kernel**2 * n_inputs * self.widths[0], height * width)], self.widths[0]
+        before = self.widths[0]
+        found = [LayerSize(self.kernel**2 * n_inputs, before, height * width)]
         for number, n_channels in enumerate(self.widths):
             if number > 0:
                 height, width = -(-height // 2), -(-width // 2)
-                found.append((before * n_channels, height * width))
+                found.append(LayerSize(before, n_channels, height * width))
             for _ in range(self.blocks):
-                found += [(self.kernel**2 * n * n_channels, height * width) for n in (before, n_channels)]
+                found += [LayerSize(self.kernel**2 * n, n_channels, height * width) for n in (before, n_channels)]
                 before = n_channels
         return found + _linear([before, n_classes])
 
@@ -146,8 +166,8 @@ class ResidualSizes(Sizes):
         return ResNet((channels, height, width), n_classes, self.widths, self.blocks, self.kernel, self.norm == "batch")
 
 
-def _linear(widths: Sequence[int]) -> list[tuple[int, int]]:
-    return [(n_inputs * n_outputs, 1) for n_inputs, n_outputs in pairwise(widths)]
+def _linear(widths: Sequence[int]) -> list[LayerSize]:
+    return [LayerSize(n_inputs, n_outputs, 1) for n_inputs, n_outputs in pairwise(widths)]
 
 
 FAMILIES: dict[str, type[Sizes]] = {kind.family: kind for kind in (MLPSizes, PlainSizes, ResidualSizes)}
