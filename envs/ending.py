@@ -280,7 +280,7 @@ def _judged_reference(final: Final, policy: str | Levers) -> Judged:
         result, _ = run_policy(problem, density, make_policy(policy, action), action, final.n_rounds)
     else:
         result = policy.mask_of(problem, density)
-    return _judged(final.task, _mended(final.task, result, final.spec), final.spec, None)
+    return _judged(final.task, _mended(final.task, result, final.spec), final.spec, final.cache)
 
 
 def _mended(task: Task, result: PruneResult, spec: RewardSpec) -> PruneResult | None:

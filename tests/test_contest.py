@@ -151,7 +151,16 @@ def test_rivals_are_trained_once(trainings: list[Any], tmp_path: Path) -> None:
     env = env_of(tmp_path)
     env.reset(seed=0, options={"seed": 0, "density": 0.1})
     env.step(env.spec_of_action.encode({"synflow": 1.0}))
-    assert len(trainings) == 7 and len(Cache(tmp_path / REWARDS)) == 5
+    assert len(trainings) == 7 and len(Cache(tmp_path / REWARDS)) == 8  # five masks, and three by the rivals' names
+
+
+def test_the_mask_of_a_rival_is_trained_once_whoever_makes_it(trainings: list[Any], tmp_path: Path) -> None:
+    env = env_of(tmp_path)
+    env.reset(seed=0, options={"seed": 0, "density": 0.1})
+    *_, info = env.step(env.spec_of_action.encode({"snip": 1.0}))  # the third rival's
+    final = ending.Final(load_task(SPEC, 0), 0.1, None, env.spec_of_reward, 1)
+    assert info["accuracy"] == ending.reference(final, env.spec_of_reward.against.rivals[2]).accuracy
+    assert len(trainings) == 3
 
 
 def test_a_dead_network_scores_as_guessing(trainings: list[Any]) -> None:
