@@ -2,8 +2,8 @@
 
 Each case (task, seed, density) takes an episode with each action. What one short training says of a case is half chance, so
 that the best action is not read off case by case: a kernel ridge regression foresees from a first observation how far each
-action lies above the others, and the agent's mean and value are fitted to the action that is foreseen to be first. The
-regression's penalty is chosen by leaving tasks out, which also tells what choosing by what is seen is worth by itself.
+action lies above the others, and the agent's mean and value are fitted to the action that is foreseen to be first. A case
+is foreseen from the other tasks alone, so that its own chance has no say; that also tells what choosing by sight is worth.
 """
 
 from __future__ import annotations
@@ -166,33 +166,23 @@ def _each(envs: VecEnv, function: Callable[[PanningEnv, Any], Any], given: Seque
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class Foreseen:
-    """The reward that a regression expects of each action, from what is observed before the first round.
+def foresee(observations: Array, rewards: Array, groups: NDArray[np.int64]) -> Array:
+    """What each action gives, above the mean of the case's actions, as the other groups foretell it: [cases, actions].
 
-    Attributes:
-        rewards: [cases, actions], above the mean of the case's actions.
-        held_out: likewise, by a regression without the case's task.
-    """
-
-    rewards: Array
-    held_out: Array
-
-
-def foresee(observations: Array, rewards: Array, groups: NDArray[np.int64]) -> Foreseen:
-    """A kernel ridge regression of what actions give on what is observed; near is what differs by a standard deviation.
+    A kernel ridge regression on what is observed, in which near is what differs by a standard deviation. Its penalty is the
+    one that errs least.
 
     Args:
         observations: [cases, observations]
         rewards: [cases, actions]
-        groups: [cases]; cases of one group are left out together.
+        groups: [cases]; a case is foreseen without all cases of its group.
 
     Examples:
         >>> import numpy as np
         >>> from panning.agents.demonstrations import foresee
         >>> seen = np.linspace(-1, 1, 8)[:, None]
         >>> rewards = np.hstack([seen, -seen])  # the first action is better where more is seen
-        >>> foresee(seen, rewards, np.arange(8)).held_out.argmax(1)
+        >>> foresee(seen, rewards, np.arange(8)).argmax(1)
         array([1, 1, 1, 1, 0, 0, 0, 0])
     """
     spread = observations.std(0)
@@ -202,7 +192,7 @@ def foresee(observations: Array, rewards: Array, groups: NDArray[np.int64]) -> F
     beside = rewards - rewards.mean(1, keepdims=True)  # how hard a case is, says nothing of the choice
     mean = beside.mean(0)
     target, unit = beside - mean, np.eye(len(kernel))
-    found: list[tuple[float, Foreseen]] = []
+    found: list[tuple[float, Array]] = []
     for penalty in PENALTIES:
         hat = np.linalg.solve(kernel + penalty * unit, kernel).T
         fitted, held_out = hat @ target, target.copy()
@@ -210,7 +200,7 @@ def foresee(observations: Array, rewards: Array, groups: NDArray[np.int64]) -> F
             of = np.flatnonzero(groups == group)
             held_out[of] -= np.linalg.solve(np.eye(len(of)) - hat[np.ix_(of, of)], target[of] - fitted[of])
         error = float(((held_out - target) ** 2).mean())
-        found.append((error, Foreseen(fitted + mean, held_out + mean)))
+        found.append((error, held_out + mean))
     return min(found, key=lambda pair: pair[0])[1]
 
 
@@ -219,9 +209,9 @@ class Choice:
     """For each case the action that is foreseen to be first, as the agent is fitted to it.
 
     Attributes:
-        facts: JSON-able: the mean reward of the action that is foreseen for tasks that were left out (``foreseen``), of the
-            best action for all (``one_action``), of each case's best in hindsight (``hindsight``); for how many cases each
-            action is foreseen to be first (``first``).
+        facts: JSON-able: the mean reward of the actions that are foreseen (``foreseen``), of the best action for all
+            (``one_action``), of each case's best in hindsight (``hindsight``); for how many cases each action is foreseen to
+            be first (``first``).
         observations: [rounds of all cases, observations].
         actions: [rounds of all cases, entries of an action].
         values: [rounds of all cases], the reward of the episode that a round belongs to.
@@ -236,12 +226,11 @@ class Choice:
 def choose(config: AgentConfig, shown: Demonstrations) -> Choice:
     """Choose among the actions that were tried, by what is observed."""
     first = np.array([row[0][0] for row in shown.seen])
-    found = foresee(first, shown.rewards, shown.tasks)
-    best, cases = found.rewards.argmax(1), np.arange(len(first))
+    best, cases = foresee(first, shown.rewards, shown.tasks).argmax(1), np.arange(len(first))
     episodes = [shown.seen[case][choice] for case, choice in enumerate(best)]
     rounds = [len(episode) for episode in episodes]
     facts = {
-        "foreseen": round(float(shown.rewards[cases, found.held_out.argmax(1)].mean()), 6),
+        "foreseen": round(float(shown.rewards[cases, best].mean()), 6),
         "one_action": round(float(shown.rewards.mean(0).max()), 6),
         "hindsight": round(float(shown.rewards.max(1).mean()), 6),
         "first": {levers.text: int((best == number).sum()) for number, levers in enumerate(config.ppo.tried)},

@@ -63,14 +63,14 @@ def test_what_is_held_out_is_what_a_regression_without_the_group_says() -> None:
 
     every = [held_out(10.0**exponent) for exponent in range(-2, 6)]
     best = min(every, key=lambda result: float(((result - target) ** 2).mean()))
-    np.testing.assert_allclose(found.held_out, best + beside.mean(0), atol=1e-8)
+    np.testing.assert_allclose(found, best + beside.mean(0), atol=1e-8)
 
 
 def test_where_nothing_that_is_seen_tells_the_best_action_for_all_is_foreseen() -> None:
     rng = np.random.default_rng(1)
     seen, rewards = rng.normal(size=(60, 2)), rng.normal(size=(60, 3))
     rewards[:, 2] += 1.0
-    assert (foresee(seen, rewards, np.arange(60)).held_out.argmax(1) == 2).mean() > 0.9
+    assert (foresee(seen, rewards, np.arange(60)).argmax(1) == 2).mean() > 0.9
 
 
 @pytest.mark.parametrize("form", ["mix", "pick"])
