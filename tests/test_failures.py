@@ -147,6 +147,22 @@ def test_a_failure_is_kept_with_its_reason_and_not_run_again(tmp_path: Path) -> 
     assert again.asked == [] and outcomes[record.key].failure == "raised"
 
 
+def test_each_part_of_a_record_is_put_into_json_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checks and its file share the text: making it again would be most of what a short trial costs the driver."""
+    made, encode = list[str](), json.JSONEncoder.encode
+
+    def noted(encoder: json.JSONEncoder, value: Any) -> str:
+        made.append(encode(encoder, value))
+        return made[-1]
+
+    monkeypatch.setattr(json.JSONEncoder, "encode", noted)
+    outcome = GOOD.model_copy(update={"environment": {"commit": "there"}})
+    JobStore(tmp_path).run([training(0), training(1)], Given(lambda job: outcome), silent, "it")
+    assert sum('"accuracy"' in text for text in made) == 2
+    assert sum('"there"' in text for text in made) == 3, "once more for its own line"
+    assert sum('"recipe"' in text for text in made) == 2 * 2, "for the key and for the record"
+
+
 @pytest.mark.parametrize(
     "outcome",
     [

@@ -296,7 +296,7 @@ def test_a_killed_worker_loses_nothing(
         n_trained = 0
         put = JobStore.put
 
-        def kill_then_put(self: JobStore, job: Job, outcome: Outcome) -> None:
+        def kill_then_put(self: JobStore, job: Job, outcome: Outcome, *record: Any) -> None:
             nonlocal n_trained
             if job.spec.kind == "train":
                 n_trained += 1
@@ -304,7 +304,7 @@ def test_a_killed_worker_loses_nothing(
                     left.extend(pids(executor))
                 if n_trained in (1, 5):  # in the middle: both workers are at a job or about to be
                     os.kill(left.pop(), signal.SIGKILL)
-            put(self, job, outcome)
+            put(self, job, outcome, *record)
 
         monkeypatch.setattr(JobStore, "put", kill_then_put)
         result = search(tmp_path, executor)

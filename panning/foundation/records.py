@@ -9,12 +9,13 @@ out by readers and written over by the next writer. What an environment says sta
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ class RunRecord:
     config: dict[str, Any]
     metrics: dict[str, Any]
     environment: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def texts(self) -> tuple[str, str, str]:
+        """The JSON of config, environment and metrics, made once for checks and file, which cost most of keeping a record.
+
+        Raises:
+            ValueError, TypeError: if one of them is no JSON.
+        """
+        return canonical_json(self.config), canonical_json(self.environment), canonical_json(self.metrics)
 
 
 def content_key(config: Any) -> str:
@@ -135,14 +145,13 @@ class RecordStore:
         """
         if record.key in self._places:
             raise PanningError(f"{self.path} already holds a record with the key {record.key}.")
-        known, environment = self._environments, record.environment
-        lines, named = b"", record
-        if environment:
-            if (key := content_key(environment)) not in known:
-                lines = record_line(RunRecord(key, ENVIRONMENT, {}, {}, environment)).encode()
-                known = {**known, key: environment}
-            named = replace(record, environment=key)  # type: ignore[arg-type]  # its name, until it is read
-        line = record_line(named).encode()
+        known, lines, named = self._environments, b"", record.texts[1]
+        if record.environment:
+            if (key := hash_of(named)) not in known:
+                lines = record_line(RunRecord(key, ENVIRONMENT, {}, {}, record.environment)).encode()
+                known = {**known, key: record.environment}
+            named = _text(key)  # in its place
+        line = record_line(record, named).encode()
         if len(line) > MAX_LINE_BYTES:
             raise PanningError(f"The record {record.key} has {len(line)} bytes, more than {MAX_LINE_BYTES}; not kept.")
         try:
@@ -303,9 +312,11 @@ class _Journal:
         return record
 
 
-def record_line(record: RunRecord) -> str:
-    """A record as it stands in a file, whole."""
-    return canonical_json(asdict(record)) + "\n"
+def record_line(record: RunRecord, environment: str | None = None) -> str:
+    """A record as it stands in a file: whole, or with this JSON in place of its environment."""
+    config, whole, metrics = record.texts
+    names = f'"environment":{environment or whole},"key":{_text(record.key)},"kind":{_text(record.kind)}'
+    return f'{{"config":{config},{names},"metrics":{metrics}}}\n'
 
 
 def _is_whole(tail: bytes) -> bool:

@@ -6,6 +6,7 @@ A folder may come from elsewhere: every record is checked when the folder is ope
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,20 @@ def check_record(record: RunRecord) -> None:
         return  # nothing is made of it
     if not is_key_of(record.key, record.kind, record.config):
         raise ValueError("its key is not that of its config")
+    check_metrics(record.kind, record.config, json.dumps(record.metrics))
+
+
+def check_metrics(kind: str, config: Mapping[str, Any], metrics: str) -> None:
+    """Raise ValueError, naming the field, if metrics are not what such a job gives.
+
+    Args:
+        metrics: as JSON.
+    """
     try:
-        outcome = OUTCOMES[record.kind].model_validate_json(json.dumps(record.metrics), strict=True)
+        outcome = OUTCOMES[kind].model_validate_json(metrics, strict=True)
     except ValidationError as error:
         raise ValueError(first_error(error)) from None
-    if missing := outcome.lacking(test=bool(record.config.get("test"))):
+    if missing := outcome.lacking(test=bool(config.get("test"))):
         raise ValueError(f"it lacks {', '.join(missing)}")
 
 

@@ -162,9 +162,10 @@ class RayWorkers:
         HEAD.answers()
         calls = [*self._calls, *([] if self._reading is None else [self._reading])]
         try:
-            ready, _ = ray.wait(calls, num_returns=1, timeout=timeout_s) if calls else ([], [])
-            if len(ready) < len(calls) and ready:  # all that is there
-                ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+            # All that is there, without waiting: where trials are short this is all there is to ask.
+            ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
+            if calls and not ready:
+                ready, _ = ray.wait(calls, num_returns=1, timeout=timeout_s)
         except (LocalRayletDiedError, RaySystemError) as error:
             raise ray_is_gone(error) from None
         if not ready:

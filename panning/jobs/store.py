@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from panning.foundation.errors import JobError
 from panning.foundation.files import write_atomic
 from panning.foundation.machine import environment_info
 from panning.foundation.progress import Event, Listener
-from panning.foundation.records import MAX_LINE_BYTES, RunRecord, canonical_json
+from panning.foundation.records import MAX_LINE_BYTES, RunRecord, record_line
 from panning.foundation.stopping import check_stop
 from panning.foundation.text import one_line
 from panning.jobs.executor import Executor
-from panning.jobs.kept import Kept, check_record
+from panning.jobs.kept import Kept, check_metrics
 from panning.jobs.outcome import Outcome, OutcomeT, PruneOutcome
 from panning.jobs.reuse import OtherRuns
 from panning.jobs.runs import write_index
@@ -55,14 +54,18 @@ class JobStore(Kept):
             self.put(job, outcome)
         return outcome
 
-    def put(self, job: Job[OutcomeT], outcome: OutcomeT) -> None:
-        """Keep an outcome durably."""
+    def put(self, job: Job[OutcomeT], outcome: OutcomeT, record: RunRecord | None = None) -> None:
+        """Keep an outcome durably.
+
+        Args:
+            record: of it, where that was made already.
+        """
         if isinstance(outcome, PruneOutcome) and outcome.mask is not None:
             write_atomic(self._mask_path(job), outcome.mask)
         if outcome.trace is not None:
             write_atomic(self.out / "failed" / f"{job.key}.txt", outcome.trace)
         if job.key not in self.records:
-            self.records.append(_record(job, outcome))
+            self.records.append(record or _record(job, outcome))
 
     def _count(self, outcome: Outcome) -> None:
         """Raise JobError once too many trials have failed in this process."""
@@ -110,8 +113,8 @@ class JobStore(Kept):
         return ((job, self._kept(job, given)) for job, given in ended)
 
     def _kept(self, job: Job[OutcomeT], given: OutcomeT) -> OutcomeT:
-        outcome = _sound(job, given)
-        self.put(job, outcome)
+        outcome, record = _sound(job, given)
+        self.put(job, outcome, record)
         self._count(outcome)
         return outcome
 
@@ -141,14 +144,15 @@ def _record(job: Job[Any], outcome: Outcome) -> RunRecord:
     return RunRecord(job.key, job.spec.kind, job.config, outcome.metrics, environment)
 
 
-def _sound(job: Job[OutcomeT], outcome: OutcomeT) -> OutcomeT:
-    """The outcome, if its record can be read again; else a failure: what a trial gives may be anything."""
+def _sound(job: Job[OutcomeT], outcome: OutcomeT) -> tuple[OutcomeT, RunRecord]:
+    """The outcome and its record, if that can be read again; else a failure: what a trial gives may be anything."""
     try:
         record = _record(job, outcome)
-        if (n_bytes := len(canonical_json(asdict(record)))) > MAX_LINE_BYTES // 2:
+        if (n_bytes := len(record_line(record))) > MAX_LINE_BYTES // 2:
             raise ValueError(f"its record would have {n_bytes} bytes")
-        check_record(record)
+        check_metrics(record.kind, record.config, record.texts[2])
     except (ValueError, TypeError) as error:
         said = f"what it gave is no outcome of a {job.spec.kind} job: {error}"
-        return job.spec.outcome(error=one_line(said)[:500], failure="raised", environment=outcome.environment)
-    return outcome
+        outcome = job.spec.outcome(error=one_line(said)[:500], failure="raised", environment=outcome.environment)
+        return outcome, _record(job, outcome)
+    return outcome, record
