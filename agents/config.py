@@ -23,7 +23,7 @@ from panning.episode.actions import ActionSpec
 from panning.episode.levers import Levers
 from panning.episode.observations import ObservationSpec
 from panning.episode.round_reward import ROUND_TERMS
-from panning.foundation.config import DISTINCT, Grown
+from panning.foundation.config import DISTINCT, Grown, Seed
 from panning.foundation.errors import ConfigError, PolicyError
 from panning.foundation.registry import origins
 from panning.masks.masks import Density
@@ -75,7 +75,7 @@ class EnvSpec(EpisodeSpec):
     tasks: tuple[NamedTask, ...] = ()
     population: Population | None = None
     densities: Annotated[tuple[Density, ...], BeforeValidator(_densities), _OrRange()] = ()
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (100, 101, 102, 103)
 
     @model_validator(mode="after")
     def _has_tasks(self) -> EnvSpec:
@@ -192,7 +192,7 @@ class AgentConfig(RunConfig):
     kind: Literal["train-agent"] = "train-agent"
     env: EnvSpec
     ppo: PPOSpec = PPOSpec()
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _can_begin(self) -> AgentConfig:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from panning.agents.ranges import KeptRange
-from panning.foundation.config import DISTINCT, Config, Grown
+from panning.foundation.config import DISTINCT, Config, Grown, Seed
 from panning.foundation.errors import ConfigError
 from panning.foundation.registry import unknown_name_message
 from panning.foundation.seeding import numpy_rng
@@ -180,7 +180,7 @@ class Population(Grown):
     later = frozenset({"kept_fan_in"})
 
     n: Annotated[int, Field(ge=1, le=2000)]
-    seed: int = 0
+    seed: Seed = 0
     without: Annotated[tuple[str, ...], DISTINCT] = ()
     data: Annotated[tuple[DrawnData, ...], Field(min_length=1)]
     mlp: DrawnMLPs = DrawnMLPs()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from console import run
 
 import panning
-from panning.foundation.config import parse_config, replaced
+from panning.agents import AgentConfig
+from panning.compare.grid import GridConfig
+from panning.foundation.config import Config, parse_config, replaced
 from panning.foundation.errors import ConfigError
 from panning.jobs.prune import PruneConfig, check_prune, run_prune
 from panning.jobs.train import TrainConfig, check_train, expanded
+from panning.searches.config import SearchConfig
 from panning.searches.kinds import PRUNE, TRAIN, named_config
 from panning.training.presets import load_dynamic_preset
 
@@ -39,6 +44,52 @@ def identity(folder: str) -> dict[str, Any]:
     found = json.loads(Path(folder, "run.json").read_text())
     assert isinstance(found, dict)
     return found
+
+
+AGENT: dict[str, Any] = {"env": {"tasks": [TASK], "densities": [0.1]}}
+SEARCH: dict[str, Any] = {"name": "s", "task": TASK, "densities": [0.1], "recipe": SHORT, "samplers": ["random"]}
+BENCH: dict[str, Any] = {
+    "name": "b", "tasks": [{"task": TASK, "recipe": SHORT}], "densities": [0.1], "methods": ["snip"], "seeds": [0],
+}  # fmt: skip
+CONFIGS: dict[str, tuple[type[Config], dict[str, Any]]] = {
+    "prune": (PruneConfig, {"task": TASK, "density": 0.1}), "train": (TrainConfig, {"task": TASK}),
+    "train-agent": (AgentConfig, AGENT), "search": (SearchConfig, SEARCH), "bench": (GridConfig, BENCH),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("prune", "seed"), ("train", "seed"), ("train-agent", "seed"), ("train-agent", "env.seeds"), ("search", "seeds"),
+        ("search", "agent.seeds"), ("search", "agent.seed"), ("search", "samplers.0.seed"), ("bench", "seeds"),
+    ],
+)  # fmt: skip
+def test_a_seed_that_no_record_holds_is_refused_before_anything_runs(kind: str, place: str) -> None:
+    model, values = CONFIGS[kind]
+    if place.startswith("samplers"):
+        values = {**values, "samplers": [{"name": "random", "n": 1}], "order": "free"}
+    for seed in (2**63, -(2**63) - 1):
+        seeds = [seed] if place.endswith("s") else seed
+        with pytest.raises(ConfigError, match=rf"seeds?(\.0)?: must be (less than|at least) [^\n]*\(given: {seed}\)"):
+            parse_config(model, replaced(values, {place: seeds}), "it")
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_half_a_letter_is_refused_before_anything_runs(kind: str) -> None:
+    model, values = CONFIGS[kind]
+    for name, value in (("x", "npz:\udcff.npz"), ("\ud800", 1), ("x", [{"y": ("a", "\udfff")}])):
+        with pytest.raises(ConfigError, match="holds half a letter"):
+            parse_config(model, {**values, name: value}, "it")
+
+
+def test_a_file_whose_name_is_no_utf_8_is_refused_before_the_mask_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"\xff.npz")
+    part = {"images": np.zeros((20, 4, 4), np.uint8), "labels": np.arange(20) % 2}
+    with open(name, "wb") as file:
+        np.savez(file, **{f"{of}_{what}": values for of in ("train", "test") for what, values in part.items()})
+    assert run("prune", "--model", "mlp", "--data", f"npz:{name}", "--density", "0.1", "--out", "out") == 2
+    said = capsys.readouterr().err
+    assert "holds half a letter" in said and "pruning" not in said and not Path("out").exists()
 
 
 # --- one mask ---

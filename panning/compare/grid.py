@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from panning.compare.contenders import IN_TASKS, Contender
-from panning.foundation.config import DISTINCT, OR_NAME, Config
+from panning.foundation.config import DISTINCT, OR_NAME, Config, Seed
 from panning.foundation.errors import ConfigError, PanningError
 from panning.jobs.outcome import CellOutcome
 from panning.jobs.spec import CellSpec, digest
@@ -76,7 +76,7 @@ class GridConfig(RunConfig):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     tasks: Annotated[tuple[GridTask, ...], Field(min_length=1), DISTINCT]
     densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), DISTINCT]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), DISTINCT]
     methods: Annotated[tuple[Annotated[Contender, OR_NAME], ...], Field(min_length=1), DISTINCT]
     short: Annotated[tuple[Recipe, ...], DISTINCT] = ()
     controls: bool = True

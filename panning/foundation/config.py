@@ -8,13 +8,14 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -28,6 +29,7 @@ from panning.foundation.errors import ConfigError, PanningError
 from panning.foundation.files import read_regular
 from panning.foundation.places import named
 from panning.foundation.registry import lookup, nearest
+from panning.foundation.text import half_letter
 from panning.foundation.wrong import what_is_wrong
 
 if TYPE_CHECKING:
@@ -100,6 +102,10 @@ def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
 DISTINCT = AfterValidator(_distinct)
 
 
+#: A seed that every generator and every table can hold.
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
 class _Or:
     """For the schema alone; what reads the shorter form is a validator of the field or of its model."""
 
@@ -170,6 +176,8 @@ def parse_config(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected keys and values at the top level, found {type(values).__name__}.")
+    if (half := half_letter(values)) is not None:
+        raise ConfigError(f"{source}: {half!r} holds half a letter, as a file's name that is no UTF-8 does; rename it.")
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -7,6 +7,7 @@ what stands around them. Nothing that comes from outside does any of it here.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 #: What Markdown takes for more than text: the bar of a table, the end of a link's or image's name, the begin of a tag.
 _ACTIVE = re.compile(r"\||\](?=[(\[])|!(?=\[)|<(?=[A-Za-z/!?])")
@@ -40,6 +41,21 @@ def one_line(text: str) -> str:
 def first_line(error: object) -> str:
     """The first line of what an error says, or the name of its type if it says nothing."""
     return (str(error).strip() or type(error).__name__).partition("\n")[0]
+
+
+def half_letter(values: object) -> str | None:
+    """The first text in plain values that no file in UTF-8 can hold, since it has a surrogate alone; None if there is none.
+
+    Examples:
+        >>> from panning.foundation.text import half_letter
+        >>> half_letter({"name": ["whole", "half \\ud800"]}), half_letter("whole")
+        ('half \\ud800', None)
+    """
+    if isinstance(values, str):
+        return None if values.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in values) else values
+    inner = [*values, *values.values()] if isinstance(values, Mapping) else values
+    found = map(half_letter, inner) if isinstance(inner, list | tuple) else ()
+    return next((half for half in found if half is not None), None)
 
 
 def in_markdown(text: str) -> str:

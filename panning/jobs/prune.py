@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from panning.episode.policy_net import PolicyNet, load_policy
-from panning.foundation.config import Name, dump_config
+from panning.foundation.config import Name, Seed, dump_config
 from panning.foundation.errors import PanningError, PolicyError
 from panning.foundation.files import check_claim, write_atomic
 from panning.foundation.progress import Listener, silent
@@ -20,7 +20,6 @@ from panning.foundation.stopping import ShouldStop, stops_when
 from panning.jobs.artefacts import tell_artefacts
 from panning.jobs.runs import run_folder, said_of, started_from
 from panning.jobs.single import stream_task, write_mask
-from panning.jobs.spec import Seed
 from panning.jobs.ways import Agent, Bounds, Method, Way
 from panning.jobs.work import make_mask
 from panning.masks.masks import Density

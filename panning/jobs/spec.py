@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from panning.foundation.config import Config, Grown
+from panning.foundation.config import Config, Grown, Seed
 from panning.foundation.records import canonical_json, content_key, hash_of
 from panning.jobs.outcome import CellOutcome, PruneOutcome, TrainOutcome
 from panning.jobs.ways import Way
@@ -24,9 +24,6 @@ from panning.masks.masks import Density
 from panning.pruners.targets import SharesOf, Target
 from panning.tasks import NamedTask
 from panning.training import Recipe
-
-#: A seed that every generator and every table can hold.
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 def digest(data: bytes | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import SerializerFunctionWrapHandler, field_serializer, model_validator
 
-from panning.foundation.config import OR_NAME, dump_config
+from panning.foundation.config import OR_NAME, Seed, dump_config
 from panning.foundation.files import write_atomic
 from panning.foundation.progress import Listener, silent
 from panning.foundation.stopping import ShouldStop, stops_when
@@ -17,7 +17,6 @@ from panning.jobs.artefacts import tell_artefacts
 from panning.jobs.by import DynamicSpec
 from panning.jobs.runs import run_folder, said_of, started_from
 from panning.jobs.single import TrainingPlan, train_in_folder
-from panning.jobs.spec import Seed
 from panning.masks.file import fingerprint, load_masks
 from panning.masks.masks import Density, Masks, check_masks_fit, digest_of
 from panning.tasks import NamedTask, RunConfig, TaskSpec, load_task

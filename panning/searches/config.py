@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from panning.agents.config import AgentConfig, EnvSpec, EpisodeSpec, PPOSpec
-from panning.foundation.config import DISTINCT, OR_NAME, Config, Grown, Name
+from panning.foundation.config import DISTINCT, OR_NAME, Config, Grown, Name, Seed
 from panning.jobs.ways import Method
 from panning.masks.masks import Density
 from panning.searches.samplers import SAMPLERS
@@ -61,8 +61,8 @@ class AgentPart(EpisodeSpec):
 
     policy: str | None = None
     tasks: tuple[NamedTask, ...] = ()
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100, 101, 102, 103)
-    seed: int = 0
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (100, 101, 102, 103)
+    seed: Seed = 0
     ppo: PPOSpec = PPOSpec()
 
 
@@ -104,7 +104,7 @@ class SamplerPart(Config):
     name: Annotated[str, Name(SAMPLERS, "sampler")]
     n: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
     per_round: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _has_actions(self) -> SamplerPart:
@@ -177,7 +177,7 @@ class SearchConfig(RunConfig, Grown):
     name: str
     task: NamedTask
     densities: Annotated[tuple[Density, ...], Field(min_length=1), DISTINCT]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), DISTINCT] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), DISTINCT] = (0, 1, 2)
     agent: AgentPart = AgentPart()
     n_samples: Annotated[int, Field(ge=0, le=10_000)] = 8
     cost_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.0
