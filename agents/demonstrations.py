@@ -92,7 +92,7 @@ def demonstrate(config: AgentConfig, envs: VecEnv, path: Path, listen: Listener)
                 raise ValueError("what was observed does not fit")
 
     store, of_agent = RecordStore(path, check), content_key(config.identity)
-    asked = [
+    asked: list[dict[str, Any]] = [
         {"agent": of_agent, "task": task, "seed": seed, "actions": [levers.text for levers in actions]}
         for task in range(len(config.env.every_task))
         for seed in config.env.seeds

@@ -67,7 +67,7 @@ class BenchEnv(PanningEnv):
 
     def action(self, weights: dict[str, float], density: float, spread: float = 0.0) -> NDArray[np.float32]:
         """The action that gives indices these weights and leads from the present density to ``density``."""
-        way = math.log(density / self.state.density) / math.log(self.densities[0] / self.state.density)
+        way = math.log(density / self.state.density) / math.log(self.densities[0][0] / self.state.density)
         step = 1.0 + math.log(way) / math.log(self.state.rounds_left)  # way = (1 / rounds left)^(1 - step)
         return self.spec_of_action.encode(weights, step=step, spread=spread)
 
