@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+    from postgres import Cluster
     from served import Served
 
 os.environ["PANNING_CACHE"] = "off"  # nothing is kept in the home folder, and no test depends on the one before it
@@ -49,10 +51,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 #: Files whose tests stay in one worker: Ray starts once, and the searches and the grid that many tests look at run once;
-#: those of the page share a browser.
+#: those of the page share a browser, and those of the service's store a cluster of Postgres.
 TOGETHER = {
     **dict.fromkeys(["test_agents", "test_contracts", "test_python_runs", "test_search", "test_shipping"], "ray"),
-    "test_grid": "grid", "test_runs": "runs",
+    "test_grid": "grid", "test_runs": "runs", "test_service_store": "postgres", "test_service_postgres": "postgres",
 }  # fmt: skip
 
 
@@ -91,6 +93,27 @@ def local_ray() -> Iterator[None]:
     ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A cluster of Postgres for all tests of this process; starting one takes seconds."""
+    from postgres import Cluster, missing
+
+    if why := missing():
+        pytest.skip(why)
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Path | str]:
+    """Gives new databases for the service's store, of one backend after the other."""
+    if request.param == "postgres":
+        cluster: Cluster = request.getfixturevalue("postgres")
+        return cluster.new
+    numbers = itertools.count(1)
+    return lambda: tmp_path / f"service-{next(numbers)}.sqlite"
 
 
 @pytest.fixture(scope="module")

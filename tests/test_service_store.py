@@ -1,11 +1,14 @@
-"""The service's table of jobs: its steps against a model, keys, quotas, the fair order, tokens, times, schemas."""
+"""The service's table of jobs, on SQLite and on Postgres: its steps against a model, keys, quotas, the fair order, tokens,
+times, schemas."""
 
 from __future__ import annotations
 
 import sqlite3
 import subprocess
 import sys
-import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,10 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from panning.foundation.errors import ConfigError, OutputError
-from panning.service.database import Database
+from panning.service.database import JOBS, migrate
 from panning.service.folder import Outcome
 from panning.service.store import Store
 from panning.service.words import (
@@ -36,9 +39,15 @@ CONFIG = {"kind": "prune", "density": 0.1}
 MANY = Quota(running=100, queued=1000)
 
 
+#: Gives new databases, of one backend after the other (``conftest.py``).
+Places = Callable[[], Path | str]
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.at(tmp_path / "service.sqlite")
+def store(places: Places) -> Iterator[Store]:
+    made = Store.at(places())
+    yield made
+    made.close()
 
 
 def add(store: Store, name: str = "Ada", quota: Quota = MANY) -> int:
@@ -51,17 +60,15 @@ def add(store: Store, name: str = "Ada", quota: Quota = MANY) -> int:
 class Jobs(RuleBasedStateMachine):
     """Any order of calls leaves the table as a few lines of Python say."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Path | str) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.store = Store.at(Path(self.folder.name) / "service.sqlite")
+        self.store = Store.at(place)
         self.tokens = [add(self.store, name) for name in "ab"]
         self.model: dict[int, dict[str, Any]] = {}
         self.keys: dict[tuple[int, str], tuple[float, int]] = {}
 
     def teardown(self) -> None:
         self.store.close()
-        self.folder.cleanup()
 
     def pick(self, data: st.DataObject, *states: str) -> tuple[int, dict[str, Any]] | None:
         there = [number for number, job in self.model.items() if not states or job["state"] in states]
@@ -173,8 +180,9 @@ class Jobs(RuleBasedStateMachine):
             assert all((attempt.how is None) == (mine["state"] == "running") for attempt in attempts[-1:])
 
 
-TestJobs = Jobs.TestCase
-TestJobs.settings = settings(max_examples=12, stateful_step_count=25)
+def test_any_order_of_calls_leaves_the_table_as_a_model_says(places: Places) -> None:
+    few = settings(max_examples=4 if isinstance(places(), str) else 12, stateful_step_count=25)
+    run_state_machine_as_test(lambda: Jobs(places()), settings=few)
 
 
 # --- pages, quotas, order ---
@@ -229,7 +237,79 @@ def test_an_attempt_of_another_boot_was_interrupted_and_is_no_crash(store: Store
     assert {attempt.how for attempt in store.attempts(number)} == {"interrupted"}
 
 
-def test_what_is_acknowledged_is_on_the_disk(store: Store, tmp_path: Path) -> None:
+def test_of_several_who_ask_at_once_none_gets_more_than_it_may(store: Store) -> None:
+    """Each transaction reads before it writes, and no other comes between the two."""
+    token, ready = add(store, quota=Quota(running=2, queued=5)), threading.Barrier(8)
+    said: list[str] = []
+
+    def work(call: Callable[[], str]) -> None:
+        ready.wait(60)
+        try:
+            said.append(call())
+        except QuotaError:
+            said.append("refused")
+
+    def at_once(call: Callable[[], str]) -> list[str]:
+        said.clear()
+        threads = [threading.Thread(target=work, args=(call,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        return sorted(said)
+
+    assert at_once(lambda: str(store.submit(token, CONFIG, "key").job.id)) == ["1"] * 8
+    assert at_once(lambda: str(store.submit(token, CONFIG).job.id)) == ["2", "3", "4", "5", *["refused"] * 4]
+    assert at_once(lambda: str(getattr(store.start_next("b"), "id", "none"))) == ["1", "2", *["none"] * 6]
+    assert store.counts() == {"queued": 3, "running": 2, "succeeded": 0, "failed": 0, "cancelled": 0}
+
+
+def test_a_page_is_read_by_an_index_however_many_jobs_there_are(store: Store) -> None:
+    one, other = add(store), add(store, "Bo")
+    rows = [
+        {"token": one if n % 3 else other, "kind": "prune", "config": "{}" * 100, "state": STATES[n % 5], "message": "",
+         "attempt": 1, "crashes": 0, "cancel_asked": False, "pinned": False, "deleted": n % 9 == 0, "n_bytes": 1,
+         "submitted": datetime(2026, 1, 1, tzinfo=UTC)}
+        for n in range(5_000)
+    ]  # fmt: skip
+    with store.database.writes() as connection:
+        connection.execute(sa.insert(JOBS), rows)
+        connection.exec_driver_sql("ANALYZE")
+    asked: list[tuple[str, Any]] = []
+
+    def hear(_: Any, __: Any, statement: str, parameters: Any, *more: Any) -> None:
+        if statement.startswith("SELECT"):
+            asked.append((statement, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", hear)
+    try:
+        for token in (None, one):
+            for state in (None, "failed"):
+                for before in (None, 2_500):
+                    assert len(store.page(token, state, before)) == 50
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", hear)
+    assert len(asked) == 8
+    with store.database.reads() as connection:
+        explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+        for statement, parameters in asked:
+            plan = "\n".join(str(row) for row in connection.exec_driver_sql(f"{explain} {statement}", parameters))
+            assert "index" in plan.lower() and not any(way in plan for way in ("Seq Scan", "Sort", "TEMP")), plan
+
+
+def test_what_a_process_has_left_is_stored_whatever_it_is(store: Store) -> None:
+    number = store.submit(add(store), CONFIG).job.id
+    store.start_next("b")
+    told = store.settle(number, 1, Outcome("failed", message="a\0b\x1b\N{SNOWMAN}" * 1_000), "b")
+    assert (
+        told.message.startswith("a")
+        and len(told.message) == 5_000
+        and store.attempts(number)[0].message == told.message
+    )
+
+
+def test_what_is_acknowledged_is_on_the_disk(tmp_path: Path) -> None:
+    store = Store.at(tmp_path / "service.sqlite")
     number = store.submit(add(store), CONFIG).job.id
     for pragma, value in (("journal_mode", "wal"), ("synchronous", 2)):
         with store.database.reads() as connection:
@@ -241,13 +321,15 @@ def test_what_is_acknowledged_is_on_the_disk(store: Store, tmp_path: Path) -> No
 # --- tokens and times ---
 
 
-def test_tokens_are_kept_as_hashes_and_end(tmp_path: Path) -> None:
+def test_tokens_are_kept_as_hashes_and_end(store: Store, tmp_path: Path) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    store = Store(Database(tmp_path / "service.sqlite"), clock=lambda: now)
+    store = Store(store.database, clock=lambda: now)
     token, secret = store.tokens.add("Ada", "submit", expires=now + timedelta(days=1))
     assert store.tokens.of(secret) == token and store.tokens.of(secret[:-1]) is None
     assert [token.may(scope) for scope in ("read", "submit", "admin")] == [True, True, False]
-    everything = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    with store.database.reads() as connection:
+        rows = str(connection.execute(sa.text("SELECT * FROM tokens")).all()).encode()
+    everything = b"".join([rows, *(path.read_bytes() for path in tmp_path.iterdir())])
     assert secret.encode() not in everything and secret[4:].encode() not in everything
     now += timedelta(days=1)
     assert store.tokens.of(secret) is None, "it has expired"
@@ -270,12 +352,13 @@ def test_a_token_that_is_made_for_another_has_its_jobs(store: Store) -> None:
         store.tokens.add("lost", "read", owner=99)
 
 
-def test_times_are_utc_whatever_the_zone_and_a_time_without_one_is_refused(tmp_path: Path) -> None:
+def test_times_are_utc_whatever_the_zone_and_a_time_without_one_is_refused(store: Store) -> None:
     here = datetime(2026, 1, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
-    store = Store(Database(tmp_path / "service.sqlite"), clock=lambda: here)
+    store = Store(store.database, clock=lambda: here)
     job = store.submit(add(store), CONFIG).job
     assert job.submitted == here and job.submitted.tzinfo == UTC
-    (text,) = sqlite3.connect(tmp_path / "service.sqlite").execute("SELECT submitted FROM jobs").fetchone()
+    with store.database.reads() as connection:
+        text = connection.execute(sa.text("SELECT submitted FROM jobs")).scalar_one()
     assert text == "2025-12-31T23:30:00.000000Z"
     with pytest.raises(sa.exc.StatementError, match="without a zone"):
         Store(store.database, clock=lambda: datetime(2026, 1, 1)).submit(1, CONFIG)
@@ -284,13 +367,36 @@ def test_times_are_utc_whatever_the_zone_and_a_time_without_one_is_refused(tmp_p
 # --- schemas ---
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3, 4])
-def test_a_database_of_each_schema_opens(schema: int, tmp_path: Path) -> None:
-    """tests/golden/service-N.sql is the dump of a database that the version with schema N wrote."""
-    path = tmp_path / "service.sqlite"
-    with sqlite3.connect(path) as old:
+def write_old(place: Path | str, schema: int) -> None:
+    """Write a database of an older schema.
+
+    tests/golden/service-N.sql is the dump of a database that the version with schema N wrote, on SQLite. On Postgres its
+    rows stand in tables of the migrations up to N, which stay as they are.
+    """
+    with closing(sqlite3.connect(place if isinstance(place, Path) else ":memory:")) as old:
         old.executescript((GOLDEN / f"service-{schema}.sql").read_text())
-    store = Store.at(path)
+        if isinstance(place, Path):
+            return
+        old.row_factory = sqlite3.Row
+        engine = sa.create_engine(place.replace("postgresql", "postgresql+psycopg"))
+        with engine.begin() as connection:
+            migrate(connection, str(schema))
+            tables = sa.MetaData()
+            tables.reflect(connection)
+            for table in tables.sorted_tables:
+                rows = [dict(row) for row in old.execute(f"SELECT * FROM {table.name}")]
+                if rows and table.name != "alembic_version":
+                    connection.execute(sa.insert(table), rows)
+                if "id" in table.c:
+                    last = max(row["id"] for row in rows)
+                    connection.execute(sa.text(f"SELECT setval('{table.name}_id_seq', {last})"))
+        engine.dispose()
+
+
+@pytest.mark.parametrize("schema", [1, 2, 3, 4])
+def test_a_database_of_each_schema_opens(schema: int, places: Places) -> None:
+    write_old(place := places(), schema)
+    store = Store.at(place)
     assert [(job.id, job.state, job.code) for job in store.page()] == [
         (4, "queued", None), (3, "cancelled", None), (2, "failed", "crashed"), (1, "succeeded", None)
     ]  # fmt: skip
@@ -298,6 +404,8 @@ def test_a_database_of_each_schema_opens(schema: int, tmp_path: Path) -> None:
     assert store.submit(1, {**CONFIG, "seed": 3}, key="again").job.id == 4
     assert [(token.name, token.owner) for token in store.tokens.all()] == [("Ada", 1), ("Ada's screen", 1)][:schema]
     assert store.start_next("b").id == 4  # type: ignore[union-attr]
+    assert store.submit(1, CONFIG).job.id == 5 and store.tokens.add("Bo", "read")[0].id > 1
+    store.close()
 
 
 def test_a_newer_database_and_a_file_that_is_none_are_refused(tmp_path: Path) -> None:

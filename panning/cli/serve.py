@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from panning.cli import options, output
 app = typer.Typer()
 
 GIB = 1 << 30
+DATABASE = "PANNING_DATABASE"
 #: The highest value of each limit: who wants no limit says 0.
 MOST = 1e9
 
@@ -75,6 +77,15 @@ def serve(
     https: Annotated[
         bool, typer.Option("--https", help="It is reached over https alone, through a proxy: cookies are marked so.")
     ] = False,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            envvar=DATABASE,
+            help="A Postgres database, as postgresql://USER@HOST/NAME; a password belongs into the variable. "
+            "Default: SQLite in --root.",
+        ),
+    ] = None,
     new_token: Annotated[
         bool, typer.Option("--new-admin-token", help="Make one more token with the scope admin, and show it.")
     ] = False,
@@ -96,13 +107,26 @@ def serve(
         raise ConfigError(
             f"--host {host} listens everywhere: say which names it may be called by, as --name HOST:PORT."
         )
+    os.environ.pop(DATABASE, None)  # the processes of jobs inherit the rest
     caps = Caps(int(memory * GIB), hours * 3600, int(disk * GIB), dense_epochs=epochs)
     rules = Rules(reduce_days, remove_days, int(jobs_gib * GIB))
     named = named_data(data_sets or ())
     where = None if data_root is None else str(data_root.absolute())
     running = Running(
         Options(
-            root.absolute(), host, port, names or (), slots, workers, where, caps, upload << 20, named, rules, https
+            root.absolute(),
+            host,
+            port,
+            names or (),
+            slots,
+            workers,
+            where,
+            caps,
+            upload << 20,
+            named,
+            rules,
+            https,
+            database,
         )
     )
     log_to()

@@ -40,6 +40,7 @@ EXTRAS = {
     "h11": "service",
     "prometheus_client": "service",
     "jinja2": "service",
+    "psycopg": "postgres",
     "pytest": "dev",
 }
 

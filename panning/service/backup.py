@@ -17,8 +17,9 @@ from pathlib import Path
 
 from panning.foundation.errors import OutputError
 from panning.service.folder import JobFolder
+from panning.service.home import SQLITE, elsewhere
 
-DATABASE, JOBS, UPLOADS = "service.sqlite", "jobs", "uploads"
+JOBS, UPLOADS = "jobs", "uploads"
 #: Where files are linked to, in the folder of the service: links are of one file system.
 LINKS = ".backup"
 #: So often it is tried to see a job's folder at rest; a look takes milliseconds.
@@ -49,10 +50,16 @@ def back_up(root: Path, out: Path) -> Backup:
         out: a folder that is not there yet; it appears once it is whole.
 
     Raises:
-        OutputError: if there is no service, ``out`` is there, or something cannot be read or written.
+        OutputError: if there is no service, its database is one of Postgres, ``out`` is there, or something cannot be read
+            or written.
     """
     root, out = root.absolute(), out.absolute()
-    if not (root / DATABASE).is_file():
+    if (name := elsewhere(root)) is not None:
+        raise OutputError(
+            f"This service has its jobs in the {name}, which is not copied here: end the service, and take the database by "
+            f"pg_dump and the folder {root} by cp (docs/deploy.md)."
+        )
+    if not (root / SQLITE).is_file():
         raise OutputError(f"{root} holds no service: name the folder that `panning serve --root` has.")
     if out.exists():
         raise OutputError(f"{out} is there already: name another folder for the backup.")
@@ -77,7 +84,7 @@ def back_up(root: Path, out: Path) -> Backup:
 
 
 def _copied(root: Path, part: Path, out: Path) -> Backup:
-    jobs, uploads = _database(root / DATABASE, part / DATABASE)
+    jobs, uploads = _database(root / SQLITE, part / SQLITE)
     for folder in (JOBS, UPLOADS):
         (part / folder).mkdir(mode=0o700)
     for owner, sha256 in uploads:

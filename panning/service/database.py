@@ -1,27 +1,31 @@
-"""The database of the service: its tables, how it is opened, and its migrations.
-
-SQLite with a write-ahead log, synced to the disk before a write is answered. Only the server's process opens it.
-"""
+"""The database of the service: its tables, how it is opened, and its migrations. Two backends stand below it: SQLite
+(``panning.service.sqlite``), and Postgres (``panning.service.postgres``)."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.util import CommandError
-from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.engine import Connection, Dialect
 
 from panning.foundation.errors import OutputError
+from panning.foundation.text import one_line
+from panning.service.postgres import Postgres
+from panning.service.sqlite import Sqlite
+from panning.service.words import BusyError
 
 #: The newest schema.
 SCHEMA = "4"
-BUSY_MS = 30_000
+LOG = logging.getLogger("panning.service")
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
@@ -41,6 +45,16 @@ class UtcTime(sa.types.TypeDecorator[datetime]):
         return None if value is None else datetime.fromisoformat(value)
 
 
+class Message(sa.types.TypeDecorator[str]):
+    """A sentence that a job's process has left, which may hold anything; Postgres stores no NUL."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 TABLES = sa.MetaData()
 TOKENS = sa.Table(
     "tokens", TABLES, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String),
@@ -52,7 +66,7 @@ TOKENS = sa.Table(
 JOBS = sa.Table(
     "jobs", TABLES, sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", sa.Integer),
     sa.Column("kind", sa.String), sa.Column("config", sa.Text), sa.Column("state", sa.String),
-    sa.Column("code", sa.String), sa.Column("message", sa.Text), sa.Column("attempt", sa.Integer),
+    sa.Column("code", sa.String), sa.Column("message", Message), sa.Column("attempt", sa.Integer),
     sa.Column("crashes", sa.Integer), sa.Column("cancel_asked", sa.Boolean), sa.Column("pinned", sa.Boolean),
     sa.Column("deleted", sa.Boolean), sa.Column("n_bytes", sa.BigInteger), sa.Column("submitted", UtcTime),
     sa.Column("started", UtcTime), sa.Column("ended", UtcTime), sa.Column("kept", sa.String),
@@ -61,7 +75,7 @@ JOBS = sa.Table(
 ATTEMPTS = sa.Table(
     "attempts", TABLES, sa.Column("job", sa.Integer, primary_key=True), sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("boot", sa.String), sa.Column("started", UtcTime), sa.Column("ended", UtcTime),
-    sa.Column("how", sa.String), sa.Column("message", sa.Text),
+    sa.Column("how", sa.String), sa.Column("message", Message),
 )  # fmt: skip
 KEYS = sa.Table(
     "keys", TABLES, sa.Column("token", sa.Integer, primary_key=True), sa.Column("key", sa.String, primary_key=True),
@@ -72,6 +86,26 @@ UPLOADS = sa.Table(
     sa.Column("kind", sa.String), sa.Column("name", sa.String), sa.Column("n_bytes", sa.BigInteger),
     sa.Column("made", UtcTime), sa.Column("facts", sa.Text),
 )  # fmt: skip
+
+
+class Backend(Protocol):
+    """What stands below a database; ``Sqlite`` says what its attributes are."""
+
+    name: str
+    unlike: str
+    lost: tuple[type[Exception], ...]
+
+    def reads(self) -> AbstractContextManager[Connection]:
+        """A connection that sees one state of the database."""
+
+    def writes(self) -> AbstractContextManager[Connection]:
+        """A connection whose statements count all together or not at all, and no other's between them."""
+
+    def shut_to_others(self) -> None:
+        """Let nobody else read what lies on this machine."""
+
+    def close(self) -> None:
+        """Close all connections."""
 
 
 class Database:
@@ -85,27 +119,28 @@ class Database:
     >>> database.close()
 
     Args:
-        path: of the file; an older schema is migrated.
+        place: the path of a file of SQLite, which is made if it is not there, or the URL of a database of Postgres. An older
+            schema is migrated.
 
     Raises:
-        OutputError: if it cannot be opened, or is of a newer version of this package.
+        OutputError: if it cannot be opened, is of a newer version of this package, or is another server's.
+        ConfigError: for a URL that is none of Postgres.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.engine: Engine = sa.create_engine(
-            f"sqlite:///{path.absolute()}", connect_args={"check_same_thread": False}
-        )
-        sa.event.listen(self.engine, "connect", _open)
-        sa.event.listen(self.engine, "begin", _begin)
+    def __init__(self, place: Path | str) -> None:
+        self._backend: Backend = Sqlite(place) if isinstance(place, Path) else Postgres(place)
+        self.name = self._backend.name
         try:
-            with self.writes() as connection:
-                self._migrate(connection)
-        except CommandError as error:
-            raise OutputError(f"{path} is of a newer version of panning: {error}") from None
-        except sa.exc.DatabaseError as error:
-            raise OutputError(f"{path} is no database of the service: {error.orig}") from None
-        path.chmod(0o600)
+            with self._backend.writes() as connection:
+                migrate(connection)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, CommandError):
+                raise OutputError(f"{self.name} is of a newer version of panning: {error}") from None
+            if isinstance(error, sa.exc.DBAPIError):
+                raise OutputError(f"{self.name} {self._backend.unlike}: {_reason(error)}") from None
+            raise
+        self._backend.shut_to_others()
 
     @property
     def schema(self) -> str:
@@ -114,34 +149,50 @@ class Database:
 
     @contextlib.contextmanager
     def reads(self) -> Iterator[Connection]:
-        """A connection that sees one state of the database."""
-        with self.engine.begin() as connection:
+        """A connection that sees one state of the database.
+
+        Raises:
+            BusyError: if the database cannot be reached now.
+        """
+        with self._reached(), self._backend.reads() as connection:
             yield connection
 
     @contextlib.contextmanager
     def writes(self) -> Iterator[Connection]:
-        """A connection whose statements count all together or not at all, and no other's between them."""
-        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        """A connection whose statements count all together or not at all, and no other's between them.
+
+        Raises:
+            BusyError: if the database cannot be reached now.
+        """
+        with self._reached(), self._backend.writes() as connection:
             yield connection
 
     def close(self) -> None:
-        self.engine.dispose()
+        self._backend.close()
 
-    def _migrate(self, connection: Connection) -> None:
-        config = AlembicConfig()
-        config.set_main_option("script_location", "panning.service:migrations")
-        config.set_main_option("path_separator", "os")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-def _open(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy says where a transaction begins, not the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}"):
-        connection.execute(f"PRAGMA {pragma}")
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Callers are told no more than that it cannot be reached; the log has the reason."""
+        try:
+            yield
+        except self._backend.lost as error:
+            LOG.warning("database", extra={"facts": {"database": self.name, "error": _reason(error)}})
+            raise BusyError("The database of the service cannot be reached now: try again in a moment.") from None
 
 
-def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later may be refused then; one that writes waits for its turn at once.
-    is_write = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
+def migrate(connection: Connection, schema: str = "head") -> None:
+    """Bring a database to a schema, the newest unless another is named.
+
+    Raises:
+        CommandError: of alembic, if its schema is none of this version's.
+    """
+    config = AlembicConfig()
+    config.set_main_option("script_location", "panning.service:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, schema)
+
+
+def _reason(error: Exception) -> str:
+    """What a driver said, on one line; drivers name no password."""
+    return one_line(str(getattr(error, "orig", None) or error))

@@ -22,12 +22,13 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from panning.foundation.errors import OutputError
+from panning.foundation.text import one_line
 from panning.service import supervisor
 from panning.service.folder import MARK, Caps, JobFolder, Order, Outcome
 from panning.service.inputs import named_uploads
 from panning.service.retention import Retention, Rules
 from panning.service.store import Store
-from panning.service.words import Job
+from panning.service.words import BusyError, Job
 
 #: How often it looks around, and how long it starts nothing after it could not.
 LOOK_S, PAUSE_S = 0.2, 5.0
@@ -74,6 +75,9 @@ class Scheduler:
     Args:
         told: hears of each job after a step of it.
 
+    Attributes:
+        trouble: what the last look failed by, in a sentence; empty if it did not.
+
     Raises:
         OutputError: if another server runs the jobs of this folder.
     """
@@ -86,6 +90,7 @@ class Scheduler:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._children: list[subprocess.Popen[bytes]] = []
         self._paused_until = 0.0
+        self.trouble = ""
         if (lease := JobFolder(setup.root).take()) is None:
             raise OutputError(f"Another server runs the jobs in {setup.root}.")
         self._lease = lease
@@ -103,7 +108,9 @@ class Scheduler:
         while not until.is_set():
             try:
                 self.tick()
-            except (OSError, OutputError, DBAPIError) as error:
+                self.trouble = ""
+            except (OSError, OutputError, BusyError, DBAPIError) as error:
+                self.trouble = one_line(str(error))
                 LOG.warning("scheduler", extra={"facts": {"error": str(error)}})
             (wake or until).wait(LOOK_S)
             if wake is not None:
@@ -127,10 +134,13 @@ class Scheduler:
     def close(self, seconds: float = 30.0) -> None:
         """Ask all jobs to end, and wait for them; they are queued again. What does not end in time goes on alone."""
         end = time.monotonic() + seconds
-        for job in self.store.running():
-            self.folder(job.id).ask_to_stop("shutdown")
-        while [job for job in self.store.running() if self._look_after(job)] and time.monotonic() < end:
-            time.sleep(LOOK_S / 4)
+        try:
+            for job in self.store.running():
+                self.folder(job.id).ask_to_stop("shutdown")
+            while [job for job in self.store.running() if self._look_after(job)] and time.monotonic() < end:
+                time.sleep(LOOK_S / 4)
+        except BusyError as error:  # the next server steps on what has ended meanwhile
+            LOG.warning("scheduler", extra={"facts": {"error": str(error)}})
         for child in self._children:
             child.poll()
         os.close(self._lease)

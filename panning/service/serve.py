@@ -22,6 +22,7 @@ from panning.service.api.guard import authorities
 from panning.service.api.service import Service
 from panning.service.checks import CHECKER, Checks
 from panning.service.folder import Caps, JobFolder
+from panning.service.home import open_database
 from panning.service.retention import Rules
 from panning.service.scheduler import RUNNER, Scheduler, Setup
 from panning.service.store import Store
@@ -41,7 +42,7 @@ class Options:
     """How a service is to be.
 
     Attributes:
-        root: holds the database and the folders of jobs.
+        root: holds the folders of jobs, and the database, unless that is one of Postgres.
         host, port: where it listens; port 0 is any free one.
         names: further names that requests may call it by, as that of a proxy.
         slots: so many jobs run at a time.
@@ -52,6 +53,7 @@ class Options:
         data_sets: further data sets by name, as ``npz:FILE``.
         rules: when files of jobs that have ended go.
         https: callers reach it over https alone, through a proxy.
+        database: the URL of a Postgres database, which may have a password.
         runner, checker: the commands of their processes.
     """
 
@@ -67,6 +69,7 @@ class Options:
     data_sets: Mapping[str, str] = field(default_factory=dict)
     rules: Rules = Rules()
     https: bool = False
+    database: str | None = field(default=None, repr=False)
     runner: tuple[str, ...] = RUNNER
     checker: tuple[str, ...] = CHECKER
 
@@ -147,7 +150,8 @@ class Running:
         scheduling = threading.Thread(target=self._schedule, name="scheduler")
         scheduling.start()
         threading.Thread(target=self._warm, name="checks", daemon=True).start()
-        LOG.info("serving", extra={"facts": {"url": self.url, "root": str(self.options.root)}})
+        facts = {"url": self.url, "root": str(self.options.root), "database": self.service.store.database.name}
+        LOG.info("serving", extra={"facts": facts})
         try:
             self.server.run(sockets=[self.socket])
         finally:
@@ -183,7 +187,7 @@ class Running:
 
 
 def _service(options: Options) -> Service:
-    store = Store.at(options.root / "service.sqlite")
+    store = Store(open_database(options.root, options.database))
     setup = Setup(
         options.root / "jobs", options.slots, options.workers, options.data_root, options.caps, runner=options.runner,
         uploads=options.root / "uploads", data_sets=options.data_sets, rules=options.rules,

@@ -78,9 +78,9 @@ class Store:
         self._now = clock
 
     @classmethod
-    def at(cls, path: Path) -> Store:
-        """The store in a file, which is made if it is not there."""
-        return cls(Database(path))
+    def at(cls, place: Path | str) -> Store:
+        """The store in a file, which is made if it is not there, or in the Postgres database of a URL."""
+        return cls(Database(place))
 
     def close(self) -> None:
         self.database.close()
