@@ -51,7 +51,7 @@ class Health(BaseModel):
     status: str
 
 
-@router.post("/validate", responses=documented(*ASKED, "config", "busy"))
+@router.post("/validate", responses=documented(*ASKED, "config"))
 def validate(here: Here, token: Submitter, config: Config) -> Health:
     """Check a config as a submission does; all its errors come at once."""
     check_remote(config, BOUNDS)
@@ -59,20 +59,20 @@ def validate(here: Here, token: Submitter, config: Config) -> Health:
     return Health(status="well-formed")
 
 
-@router.post("/cost", responses=documented(*ASKED, "config", "busy"))
+@router.post("/cost", responses=documented(*ASKED, "config"))
 def cost(here: Here, token: Submitter, config: Config) -> dict[str, Any]:
     """What a run of a config costs at most: parameters, dense epochs, memory and disk in bytes, steps of each stage."""
     check_remote(config, BOUNDS)
     return here.checks.cost(config, token.owner, here.files(token.owner, config))
 
 
-@router.get("/methods", responses=documented(*ASKED, "busy"))
+@router.get("/methods", responses=documented(*ASKED))
 def methods(here: Here, token: Reader) -> list[dict[str, Any]]:
     """Every method, with its paper and what it needs."""
     return here.checks.methods()
 
 
-@router.get("/data-sets", responses=documented(*ASKED, "busy"))
+@router.get("/data-sets", responses=documented(*ASKED))
 def data_sets(here: Here, token: Reader) -> list[DataSet]:
     """The data sets that configs may name."""
     return [DataSet(name=name, there=there) for name, there in here.checks.data_sets().items()]

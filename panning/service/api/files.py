@@ -70,7 +70,7 @@ _SSE_OF_ALL: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@router.get("/jobs/{job}/events", responses={**documented(*ONE, "busy"), **_SSE}, response_class=StreamingResponse)
+@router.get("/jobs/{job}/events", responses={**documented(*ONE), **_SSE}, response_class=StreamingResponse)
 def events(here: Here, token: Reader, number: Number, request: Request, last: Last = None) -> Response:
     """The events of a job as they come (server-sent events), from the first or behind Last-Event-ID."""
     job = here.job(number, token)
@@ -79,7 +79,7 @@ def events(here: Here, token: Reader, number: Number, request: Request, last: La
     return StreamingResponse(told, media_type="text/event-stream")
 
 
-@router.get("/events", responses={**documented(*ASKED, "busy"), **_SSE_OF_ALL}, response_class=StreamingResponse)
+@router.get("/events", responses={**documented(*ASKED), **_SSE_OF_ALL}, response_class=StreamingResponse)
 def events_of_jobs(here: Here, token: Reader, request: Request, follow: Follow) -> Response:
     """The events of several jobs in one stream: browsers open six connections to a server, whoever has more tabs."""
     after = {int(job): int(last) for job, _, last in (one.partition(":") for one in follow)}

@@ -48,7 +48,7 @@ class Jobs(BaseModel):
     "/jobs",
     status_code=201,
     responses={
-        **documented(*ASKED, "key", "config", "quota", "busy"),
+        **documented(*ASKED, "key", "config", "quota"),
         200: {"model": Job, "description": "Sent before"},
     },
 )

@@ -55,7 +55,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "fault": (500, "The service failed"),
 }
 #: What any request may be answered with, and one that names a job or token.
-ASKED = ("request", "token", "scope", "origin", "too-large", "host", "values", "failures", "fault")
+ASKED = ("request", "token", "scope", "origin", "too-large", "host", "values", "failures", "busy", "fault")
 ONE = (*ASKED, "absent")
 #: Status -> code, for errors that say no more than a status.
 OF_STATUS = {400: "request", 401: "token", 403: "scope", 404: "absent", 405: "method", 413: "too-large", 503: "busy"}

@@ -76,13 +76,13 @@ class Compared(BaseModel):
     layers: list[Layer]
 
 
-@router.get("/policies", responses=documented(*ASKED, "busy"))
+@router.get("/policies", responses=documented(*ASKED))
 def policies(here: Here, token: Reader) -> list[Policy]:
     """The trained policies that have a name, with their cards."""
     return [Policy(**values) for values in here.checks.policies()]
 
 
-@router.get("/policies/{name}", responses=documented(*ONE, "busy"))
+@router.get("/policies/{name}", responses=documented(*ONE))
 def policy(here: Here, token: Reader, name: Name) -> Policy:
     """One of them."""
     found = [values for values in here.checks.policies() if values["name"] == name]
@@ -91,7 +91,7 @@ def policy(here: Here, token: Reader, name: Name) -> Policy:
     return Policy(**found[0])
 
 
-@router.get("/masks/compare", responses=documented(*ONE, "file", "busy"))
+@router.get("/masks/compare", responses=documented(*ONE, "file"))
 def compare(
     here: Here, token: Reader, first: Sha256, second: Sha256, first_job: OfJob = None, second_job: OfJob = None
 ) -> Compared:

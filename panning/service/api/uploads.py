@@ -68,7 +68,7 @@ def _owner(token: Token, asked: int | None) -> int:
     max_body_size=_NO_OTHER_LIMIT,
     openapi_extra=_RAW,
     responses={
-        **documented(*ASKED, "length", "kind", "hash", "file", "quota", "busy"),
+        **documented(*ASKED, "length", "kind", "hash", "file", "quota"),
         200: {"model": Upload, "description": "It was there"},
     },
 )
