@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -52,7 +52,8 @@ def _somebody() -> dict[str, Any]:
 class Cluster:
     """A running cluster; its folder is short, as paths of sockets must be, and open to the user that Postgres runs as."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Sequence[str] = FAST) -> None:
+        self._options = options
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self._numbers = itertools.count(1)
 
@@ -75,7 +76,7 @@ class Cluster:
             "--no-sync",
         ]
         subprocess.run(made, check=True, capture_output=True, **quiet)
-        options = [part for one in FAST for part in ("-c", one)]
+        options = [part for one in self._options for part in ("-c", one)]
         with open(self.folder / "log", "wb") as log:
             self._process = subprocess.Popen(
                 [_program("postgres"), "-D", data, "-k", self.folder, *options], stdout=log, stderr=log, **quiet
