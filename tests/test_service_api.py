@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from served import CONFIG, LONG, Served
+from served import COMMANDS, CONFIG, LONG, Served
 
 from panning.service import serve, streams
 from panning.service.api.app import routes
@@ -301,6 +301,21 @@ def test_every_error_is_described() -> None:
             assert "421" in errors, (path, method)
             for said in errors.values():
                 assert list(said["content"]) == ["application/problem+json"]
+
+
+def test_a_signal_before_the_server_listens_ends_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve.Running(serve.Options(tmp_path, port=0, **COMMANDS))
+    before = set(threading.enumerate())
+
+    def interrupted(what: str, **_: object) -> None:
+        if what == "serving":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve.LOG, "info", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        running.run()
+    running.socket.close()
+    assert [thread for thread in set(threading.enumerate()) - before if thread.name == "scheduler"] == []
 
 
 def test_the_server_loads_no_torch() -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,22 +143,25 @@ def test_a_scheduler_goes_on_when_the_database_is_there_again(store: Store, post
 def test_a_service_on_postgres_runs_jobs_and_goes_on_after_a_restart(postgres: Cluster, tmp_path: Path) -> None:
     url = postgres.new()
     served = Served(tmp_path / "root", database=url)
-    token = served.token()
-    number = served.submit(token)
-    assert served.until_ended(token, number)["state"] == "succeeded"
-    running = served.submit(token, **LONG)
-    told = served.events(token, running)
-    while next(told)[1] != 3:
-        pass
-    postgres.run(f"ALTER DATABASE {name_in(url)} WITH ALLOW_CONNECTIONS false")
-    ended(postgres, url)
-    answer = served.ask("GET", "/api/v1/jobs", token)
-    assert (answer.status, answer.problem, answer.headers["Retry-After"]) == (503, "busy", "1")
-    assert served.ask("GET", "/readyz").status == 503 and served.ask("GET", "/healthz").status == 200
-    postgres.run(f"ALTER DATABASE {name_in(url)} WITH ALLOW_CONNECTIONS true")
-    assert next(told)[0] == "message" and served.ask("GET", "/api/v1/jobs", token).status == 200
-    told.close()
-    served.close()
+    try:
+        token = served.token()
+        number = served.submit(token)
+        assert served.until_ended(token, number)["state"] == "succeeded"
+        running = served.submit(token, **LONG)
+        told = served.events(token, running)
+        while next(told)[1] != 3:
+            pass
+        postgres.run(f"ALTER DATABASE {name_in(url)} WITH ALLOW_CONNECTIONS false")
+        ended(postgres, url)
+        answer = served.ask("GET", "/api/v1/jobs", token)
+        assert (answer.status, answer.problem, answer.headers["Retry-After"]) == (503, "busy", "1")
+        assert served.ask("GET", "/readyz").status == 503 and served.ask("GET", "/healthz").status == 200
+        postgres.run(f"ALTER DATABASE {name_in(url)} WITH ALLOW_CONNECTIONS true")
+        assert next(told)[0] == "message" and served.ask("GET", "/api/v1/jobs", token).status == 200
+        told.close()
+    finally:
+        postgres.run(f"ALTER DATABASE {name_in(url)} WITH ALLOW_CONNECTIONS true")
+        served.close()
     assert not (tmp_path / "root" / "service.sqlite").exists()
     again = Served(tmp_path / "root", database=url)
     try:
@@ -305,6 +309,7 @@ def test_the_log_says_which_database_it_is(postgres: Cluster, tmp_path: Path) ->
     server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stderr is not None
     first = json.loads(server.stderr.readline())
+    urllib.request.urlopen(f"{first['url']}/healthz", timeout=120).close()  # it listens to signals by now
     server.terminate()
     out, rest = server.communicate(timeout=120)
     assert first["event"] == "serving" and first["database"].startswith("Postgres database service_")

@@ -2,8 +2,8 @@
 
     python docs/measure/service_store.py [N_JOBS] [N_TOKENS] [URL of an empty Postgres database]
 
-Prints JSON: milliseconds of wall time and of this process's own processor time (what Postgres takes is not in it), the median
-and the slowest of 30 calls of each kind.
+Prints JSON: milliseconds of wall time and of this process's own processor time (what Postgres takes is not in it), the
+median and the slowest of 30 calls of each kind.
 """
 
 from __future__ import annotations
@@ -102,8 +102,11 @@ def main() -> None:
         store.close()
     machine = environment_info()
     backend = "SQLite" if place is path else "Postgres"
-    print(json.dumps({"backend": backend, "load": os.getloadavg()[0], "jobs": n_jobs, "tokens": n_tokens, "MiB": size, "opening": opened, "ms": found,
-                      "environment": machine}, indent=2))  # fmt: skip
+    told = {
+        "backend": backend, "load": os.getloadavg()[0], "jobs": n_jobs, "tokens": n_tokens, "MiB": size, "opening": opened,
+        "ms": found, "environment": machine,
+    }  # fmt: skip
+    print(json.dumps(told, indent=2))
 
 
 if __name__ == "__main__":

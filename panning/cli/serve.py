@@ -145,6 +145,8 @@ def backup(
 ) -> None:
     """Copy a service, also while it runs; `panning serve --root` takes the copy as it is.
 
+    A service on Postgres is copied by pg_dump.
+
     Example: panning backup /backup/monday --root /srv/panning
     """
     from panning.foundation.text import in_bytes

@@ -148,16 +148,17 @@ class Running:
         """
         _let_many_connect()
         scheduling = threading.Thread(target=self._schedule, name="scheduler")
-        scheduling.start()
-        threading.Thread(target=self._warm, name="checks", daemon=True).start()
-        facts = {"url": self.url, "root": str(self.options.root), "database": self.service.store.database.name}
-        LOG.info("serving", extra={"facts": facts})
-        try:
+        try:  # from here on: a signal may come before the server listens to signals
+            scheduling.start()
+            threading.Thread(target=self._warm, name="checks", daemon=True).start()
+            facts = {"url": self.url, "root": str(self.options.root), "database": self.service.store.database.name}
+            LOG.info("serving", extra={"facts": facts})
             self.server.run(sockets=[self.socket])
         finally:
             self._over.set()
             self.service.wake.set()
-            scheduling.join()
+            if scheduling.is_alive():
+                scheduling.join()
             self.service.checks.close()
             self.service.scheduler.close(seconds)
             self.service.store.close()
