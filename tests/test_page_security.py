@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from served import LONG, Answer, Served
 from test_service_security import TABLE
 
 from panning.service.api.access import MOST_FAILURES, Failures
-from panning.service.api.sessions import LIFETIME_S, MOST_OF_ONE, Sessions
-from panning.service.words import SCOPES, Quota, Token
+from panning.service.api.sessions import LIFETIME, MOST_OF_ONE, Sessions
+from panning.service.database import Database
+from panning.service.tokens import Tokens
+from panning.service.words import SCOPES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("/", "/jobs", "/jobs/{job}", "/submit", "/compare", "/policies", "/costs?job=1")
@@ -54,10 +58,12 @@ def test_a_token_is_exchanged_for_a_cookie_that_scripts_cannot_read(served: Serv
     answer = sign_in(served, secret)
     made = SimpleCookie(answer.headers["Set-Cookie"])[f"panning-{served.port}"]
     assert answer.status == 204 and made["httponly"] and made["samesite"] == "strict" and not made["secure"]
-    assert (made["path"], int(made["max-age"]), made["domain"]) == ("/", LIFETIME_S, "")
+    assert (made["path"], int(made["max-age"]), made["domain"]) == ("/", LIFETIME.total_seconds(), "")
     assert secret[4:] not in made.value and len(made.value) == 43
     kept = served.service.access.sessions._sessions
-    assert made.value.encode() not in b"".join(kept), "the server has the hash alone"
+    assert made.value not in kept and hashlib.sha256(made.value.encode()).hexdigest() in kept
+    for file in served.running.options.root.glob("service.sqlite*"):
+        assert made.value.encode() not in file.read_bytes(), "memory and disk have the hash alone"
 
 
 def test_over_https_the_cookie_is_marked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,22 +107,38 @@ def test_sign_out_expiry_and_revocation_end_a_session(served: Served, monkeypatc
     sent = served.ask("GET", "/jobs?state=failed", headers=two)
     assert (sent.status, sent.headers["Location"]) == (303, "/signin?next=/jobs%3Fstate%3Dfailed")
     assert "Max-Age=0" in sent.headers["Set-Cookie"]
-    three, now = cookie(served, served.token()), 0.0
-    ended = served.service.access.sessions
-    monkeypatch.setattr(ended, "_clock", lambda: now + LIFETIME_S + 10**6)
+    three, late = cookie(served, served.token()), datetime.now(UTC) + LIFETIME
+    monkeypatch.setattr(served.service.access.sessions, "_now", lambda: late)
     assert served.ask("GET", "/api/v1/jobs", headers=three).status == 401
     assert served.ask("GET", "/session").json == {"signed_in": False}
 
 
-def test_sessions_of_one_token_are_few() -> None:
-    from datetime import UTC, datetime
-
-    sessions = Sessions(clock=lambda: 0.0)
-    one, two = (Token(n, n, "Ada", "read", Quota(), datetime.now(UTC), None, None) for n in (1, 2))
+def test_sessions_of_one_token_are_few_and_those_that_are_over_leave_nothing(tmp_path: Path) -> None:
+    now, tokens = datetime(2026, 1, 1, tzinfo=UTC), Tokens(Database(tmp_path / "service.sqlite"))
+    sessions = Sessions(tokens, clock=lambda: now)
+    one, two = (tokens.add(name, "read")[0] for name in "ab")
     other = sessions.begin(two)
     made = [sessions.begin(one) for _ in range(MOST_OF_ONE + 3)]
-    assert [sessions.of(secret) is not None for secret in made] == [False] * 3 + [True] * MOST_OF_ONE
-    assert sessions.of(other) is not None
+    for there in (sessions, Sessions(tokens, clock=lambda: now)):
+        assert [there.of(secret) is not None for secret in made] == [False] * 3 + [True] * MOST_OF_ONE
+        assert there.of(other) is not None
+    now += LIFETIME
+    last = sessions.begin(two)
+    assert list(Sessions(tokens, clock=lambda: now)._sessions) == [hashlib.sha256(last.encode()).hexdigest()]
+
+
+def test_a_session_goes_on_when_the_server_is_started_again_unless_it_has_ended(tmp_path: Path) -> None:
+    first = Served(tmp_path)
+    kept, revoked, out = (cookie(first, first.token()) for _ in range(3))
+    assert first.ask("DELETE", "/session", headers={**out, **ours(first)}).status == 204
+    number = first.service.store.tokens.all()[-2].id
+    assert first.ask("DELETE", f"/api/v1/tokens/{number}", first.admin).status == 204
+    first.close()
+    again = Served(tmp_path, port=first.port)
+    try:
+        assert [again.ask("GET", "/api/v1/jobs", headers=one).status for one in (kept, revoked, out)] == [200, 401, 401]
+    finally:
+        again.close()
 
 
 def test_a_stream_ends_with_its_session(served: Served) -> None:

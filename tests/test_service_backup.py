@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ def test_a_backup_that_is_taken_while_a_job_runs_is_a_service_that_goes_on(
     sha256 = hashlib.sha256(content).hexdigest()
     ended = served.submit(token)
     served.until_ended(token, ended)
+    served.service.access.sessions.begin(served.service.access.of(token))  # type: ignore[arg-type]
     assert served.ask("PUT", f"/api/v1/uploads/{sha256}?kind=network", token, content).status == 201
     running = served.submit(token, **LONG)
     told = served.events(token, running)
@@ -42,6 +45,8 @@ def test_a_backup_that_is_taken_while_a_job_runs_is_a_service_that_goes_on(
     served.ask("POST", f"/api/v1/jobs/{running}/cancel", token)
     list(told)
     served.close()
+    with closing(sqlite3.connect(tmp_path / "copy" / "service.sqlite")) as copy:
+        assert copy.execute("SELECT count(*) FROM sessions").fetchall() == [(0,)], "whoever signs out meanwhile is out"
     assert not (tmp_path / "root" / ".backup").exists()
     shutil.copytree(tmp_path / "copy", tmp_path / "again")
     restored = Served(tmp_path / "again")

@@ -1,6 +1,7 @@
 """A backup of a service, taken while it runs: a folder that `panning serve --root` takes as it is.
 
-The database is copied first (SQLite's online backup), then the files that it names: they are as new as their rows, or newer.
+The database is copied first (SQLite's online backup), but for the sessions of browsers, then the files that it names: they
+are as new as their rows, or newer.
 A running job changes its files meanwhile, which belong together, as a checkpoint and the records before it. So all files of
 a job are linked under other names within an instant in which none of them changed, and copied from there: files are replaced
 or written on at their end, never changed within. The restored job goes on as after a power cut at that instant.
@@ -104,6 +105,9 @@ def _database(source: Path, target: Path) -> tuple[list[str], list[tuple[str, st
         if not {"jobs", "tokens"} <= tables:
             raise sqlite3.DatabaseError(f"{source} is no database of the service")
         jobs = [str(number) for (number,) in copy.execute("SELECT id FROM jobs WHERE NOT deleted ORDER BY id")]
+        if "sessions" in tables:  # whoever has signed out since would be signed in again
+            copy.execute("DELETE FROM sessions")
+            copy.commit()
         sent = "SELECT token, sha256 FROM uploads" if "uploads" in tables else "SELECT 0, '' WHERE 0"
         return jobs, [(str(owner), str(sha256)) for owner, sha256 in copy.execute(sent)]
 

@@ -24,7 +24,7 @@ from panning.service.sqlite import Sqlite
 from panning.service.words import BusyError
 
 #: The newest schema.
-SCHEMA = "4"
+SCHEMA = "5"
 LOG = logging.getLogger("panning.service")
 
 
@@ -85,6 +85,10 @@ UPLOADS = sa.Table(
     "uploads", TABLES, sa.Column("token", sa.Integer, primary_key=True), sa.Column("sha256", sa.String, primary_key=True),
     sa.Column("kind", sa.String), sa.Column("name", sa.String), sa.Column("n_bytes", sa.BigInteger),
     sa.Column("made", UtcTime), sa.Column("facts", sa.Text),
+)  # fmt: skip
+SESSIONS = sa.Table(
+    "sessions", TABLES, sa.Column("hash", sa.String, primary_key=True), sa.Column("token", sa.Integer),
+    sa.Column("until", UtcTime),
 )  # fmt: skip
 
 

@@ -77,13 +77,14 @@ class Access:
 
     Args:
         tokens: of the store. Tokens that were good are remembered, so they are to be revoked here.
+        clock: in seconds, for failures.
         secure: the service is reached over https alone: cookies go no other way.
     """
 
     def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.monotonic, secure: bool = False) -> None:
         self.tokens = tokens
         self.secure = secure
-        self.sessions = Sessions(clock)
+        self.sessions = Sessions(tokens)
         self.failures = Failures(clock)
         self._known: dict[bytes, Token] = {}
         self._revoked: set[int] = set()

@@ -1,22 +1,26 @@
 """Sessions of browsers: a token is exchanged for a random id in a cookie, because streams of events and downloads of a page
-send no header of ours. The server keeps the hash of the id, in memory: sessions end with it."""
+send no header of ours. The database has the hash of the id, so that a session goes on when the server is started again, and
+nobody who reads the database can show it. The server is the only one that writes there, and looks sessions up in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+import sqlalchemy as sa
 from fastapi.security import APIKeyCookie
 from starlette.requests import HTTPConnection
 
+from panning.service.database import SESSIONS
+from panning.service.tokens import Tokens, now_utc
 from panning.service.words import Token
 
 #: A session lasts so long, however busy it is.
-LIFETIME_S = 12 * 3600.0
+LIFETIME = timedelta(hours=12)
 #: So many sessions of one token are kept: the oldest goes first.
 MOST_OF_ONE = 50
 
@@ -27,45 +31,57 @@ class Session:
 
     Attributes:
         key: the hash of its id.
-        until: seconds of the clock at which it ends.
+        until: when it ends.
     """
 
-    key: bytes
+    key: str
     token: Token
-    until: float
+    until: datetime
 
 
 class Sessions:
-    """The sessions of a server.
+    """The sessions of a service.
 
-    >>> from datetime import UTC, datetime
+    >>> from pathlib import Path
     >>> from panning.service.api.sessions import Sessions
-    >>> from panning.service.words import Quota, Token
-    >>> sessions = Sessions()
-    >>> made = sessions.begin(Token(1, 1, "Ada", "read", Quota(), datetime.now(UTC), None, None))
-    >>> sessions.of(made).token.name, sessions.of("guessed")
+    >>> from panning.service.database import Database
+    >>> from panning.service.tokens import Tokens
+    >>> tokens = Tokens(Database(Path("service.sqlite")))
+    >>> made = Sessions(tokens).begin(tokens.add("Ada", "read")[0])
+    >>> later = Sessions(tokens)
+    >>> later.of(made).token.name, later.of("guessed")
     ('Ada', None)
-    >>> sessions.end(made)
-    >>> sessions.of(made)
+    >>> later.end(made)
+    >>> later.of(made)
 
     Args:
-        clock: in seconds.
+        tokens: whose sessions they are; the database is theirs.
+        clock: gives the present time.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._sessions: dict[bytes, Session] = {}
+    def __init__(self, tokens: Tokens, clock: Callable[[], datetime] = now_utc) -> None:
+        self._database, self._now = tokens.database, clock
         self._lock = threading.Lock()
+        good = {token.id: token for token in tokens.all() if tokens.is_good(token)}
+        with self._database.reads() as connection:
+            rows = connection.execute(sa.select(SESSIONS).order_by(SESSIONS.c.until)).all()
+        found = [Session(row.hash, good[row.token], row.until) for row in rows if row.token in good]
+        self._sessions = {one.key: one for one in found}  # the oldest first
 
     def begin(self, token: Token) -> str:
-        """Begin a session of a token; its id, which nothing can tell again."""
+        """Begin a session of a token; its id, which nothing can tell again. Once this returns, it is on the disk."""
         secret = secrets.token_urlsafe(32)
-        session = Session(_hash(secret), token, self._clock() + LIFETIME_S)
+        session = Session(_hash(secret), token, self._now() + LIFETIME)
         with self._lock:
-            self._sessions = {key: one for key, one in self._sessions.items() if one.until > self._clock()}
-            own = [key for key, one in self._sessions.items() if one.token.id == token.id]  # the oldest first
-            for key in own[: max(0, len(own) - MOST_OF_ONE + 1)]:
-                del self._sessions[key]
+            own = [key for key, one in self._sessions.items() if one.token.id == token.id]
+            gone = {*own[: max(0, len(own) - MOST_OF_ONE + 1)]}
+            gone |= {key for key, one in self._sessions.items() if one.until <= self._now()}
+            values = {"hash": session.key, "token": token.id, "until": session.until}
+            with self._database.writes() as connection:
+                is_over = SESSIONS.c.hash.in_(gone) | (SESSIONS.c.until <= self._now())
+                connection.execute(sa.delete(SESSIONS).where(is_over))
+                connection.execute(sa.insert(SESSIONS).values(values))
+            self._sessions = {key: one for key, one in self._sessions.items() if key not in gone}
             self._sessions[session.key] = session
         return secret
 
@@ -76,16 +92,19 @@ class Sessions:
 
     def is_open(self, session: Session) -> bool:
         """Whether a session has neither ended nor expired; its token is looked at elsewhere."""
-        return session.key in self._sessions and session.until > self._clock()
+        return session.key in self._sessions and session.until > self._now()
 
     def end(self, secret: str) -> None:
         """Sign out."""
         with self._lock:
             self._sessions.pop(_hash(secret), None)
+            with self._database.writes() as connection:
+                connection.execute(sa.delete(SESSIONS).where(SESSIONS.c.hash == _hash(secret)))
 
 
-def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode(errors="replace")).digest()
+def _hash(secret: str) -> str:
+    # The id has 256 random bits: nothing is gained by a slow hash.
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
 def cookie_name(request: HTTPConnection, secure: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -10,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from panning.service.api.access import Cookie, check_ours
 from panning.service.api.problems import ProblemError
-from panning.service.api.sessions import LIFETIME_S, cookie_name
+from panning.service.api.sessions import LIFETIME, cookie_name
 from panning.service.page.pages import PageRoute, access_of
 from panning.service.page.templates import answer
 
@@ -56,8 +57,8 @@ async def sign_in(request: Request, shown: Shown) -> Response:
         raise ProblemError("scope", f"The scope of this token is {token.scope}: it may not look at jobs.")
     response = Response(status_code=204)
     response.set_cookie(
-        cookie_name(request, access.secure), access.sessions.begin(token), max_age=int(LIFETIME_S), httponly=True,
-        samesite="strict", secure=access.secure,
+        cookie_name(request, access.secure), await asyncio.to_thread(access.sessions.begin, token),
+        max_age=int(LIFETIME.total_seconds()), httponly=True, samesite="strict", secure=access.secure,
     )  # fmt: skip
     return response
 
@@ -68,7 +69,7 @@ async def sign_out(request: Request, cookie: Cookie) -> Response:
     access = access_of(request)
     check_ours(request, access.secure)
     if cookie is not None:
-        access.sessions.end(cookie)
+        await asyncio.to_thread(access.sessions.end, cookie)
     response = Response(status_code=204)
     response.delete_cookie(cookie_name(request, access.secure), secure=access.secure, httponly=True, samesite="strict")
     return response
