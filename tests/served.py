@@ -1,9 +1,9 @@
 """A service for tests: the real server in a thread of this process, with jobs that dig (``digger.py``) and a check process
 that nods (``nodder.py``), so that neither takes torch.
 
-    python served.py FOLDER PORT
+    python served.py FOLDER PORT [RUNNER]
 
-runs it as a process of its own, which prints its port and, at the first start, the token.
+runs it as a process of its own, which prints its port and, at the first start, the token; RUNNER is a file beside this one.
 """
 
 from __future__ import annotations
@@ -115,9 +115,10 @@ class Served:
             connection.close()
 
 
-def main(root: str, port: str) -> None:
+def main(root: str, port: str, runner: str = "digger.py") -> None:
     """Serve until SIGTERM."""
-    running = Running(Options(Path(root), port=int(port), slots=2, **COMMANDS))
+    commands = {**COMMANDS, "runner": (*PYTHON, str(TESTS / runner))}
+    running = Running(Options(Path(root), port=int(port), slots=2, **commands))
     made = running.new_token()
     print(running.port, "" if made is None else made[1], flush=True)
     running.run()

@@ -233,12 +233,12 @@ def test_a_stream_that_is_cut_goes_on_behind_the_last_event(
     for n in (5, 7):
         assert streams._loop is not None
         streams._loop.call_soon_threadsafe(streams.close)
-        view.locator(".now .notice:visible").wait_for()
+        page.locator("#trouble:visible").wait_for()
         job.tell(*rollouts(n, 9)[n - 2 :])
         streams._is_open = True
         view = live(page, job)
     assert [line[0] for line in as_table(view, "reward")] == [str(i) for i in range(1, 8)]
-    view.locator(".now .notice").wait_for(state="hidden")
+    page.locator("#trouble").wait_for(state="hidden")
 
 
 def test_many_events_are_drawn_together(page: Page, told: Callable[[], Told]) -> None:

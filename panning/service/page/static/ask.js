@@ -1,4 +1,5 @@
 // Asks the service for something: the cookie goes along by itself, and the header shows that the page is ours.
+import { showSignedIn, showSignedOut } from "./trouble.js";
 
 export class ProblemError extends Error {
   // What the service refused: `code` tells problems apart, `errors` are the wrong values, each with its field.
@@ -21,10 +22,14 @@ export async function ask(method, path, body, headers = {}) {
   } catch {
     throw new ProblemError(0, { detail: "The service cannot be reached." });
   }
-  if (answer.ok) return answer.status === 204 ? null : answer.json();
+  if (answer.ok) {
+    showSignedIn();
+    return answer.status === 204 ? null : answer.json();
+  }
   const problem = await answer.json().catch(() => ({}));
   if (answer.status === 401 && location.pathname !== "/signin") {
-    location.assign(`/signin?next=${encodeURIComponent(location.pathname + location.search)}`);
+    showSignedOut(); // what was written here stays
+    problem.detail = "You are signed out.";
   }
   throw new ProblemError(answer.status, problem);
 }

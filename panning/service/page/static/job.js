@@ -1,6 +1,7 @@
 // One job: its buttons, and its parts renewed when its state changes.
 import { ask, say } from "./ask.js";
 import { inWords } from "./costs.js";
+import { oneAtATime, pageNow } from "./renew.js";
 import { showTimes } from "./times.js";
 
 const live = document.getElementById("live");
@@ -15,9 +16,8 @@ const ACTIONS = {
 
 // The server makes the parts; those that differ are put in the place of the old ones. What is open stays open.
 async function renew() {
-  const answer = await fetch(location.href, { credentials: "same-origin" });
-  if (!answer.ok) return;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const page = await pageNow();
+  if (page === null) return;
   for (const part of document.querySelectorAll("[data-part]")) {
     const fresh = page.querySelector(`[data-part="${part.dataset.part}"]`);
     if (!fresh) continue;
@@ -63,8 +63,7 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-let renewing = Promise.resolve();
-live.addEventListener("job", () => { renewing = renewing.then(renew).catch(() => {}); });
+live.addEventListener("job", oneAtATime(renew));
 
 const found = await ask("GET", `/costs?job=${number}`).catch(() => ({}));
 if (found[number]) document.getElementById("cost").textContent = inWords(found[number]);

@@ -1,14 +1,14 @@
 // The list of jobs: while some are at work, what has changed is looked up and shown.
 import { ask } from "./ask.js";
 import { inEpochs } from "./costs.js";
+import { pageNow } from "./renew.js";
 import { showTimes } from "./times.js";
 
 const EVERY_MS = 5000;
 
 async function renew() {
-  const answer = await fetch(location.href, { credentials: "same-origin" });
-  if (!answer.ok || answer.redirected) return;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const page = await pageNow();
+  if (page === null) return;
   for (const old of document.querySelectorAll("#jobs tbody tr")) {
     const fresh = page.querySelector(`#jobs tr[data-job="${old.dataset.job}"]`);
     if (!fresh || fresh.dataset.state === old.dataset.state) continue;

@@ -7,13 +7,14 @@ import { Heat } from "./pictures/heat.js";
 import { Mix } from "./pictures/mix.js";
 import { count, html, isNumber, percent, plain } from "./pictures/plot.js";
 import { Rungs } from "./pictures/rungs.js";
+import { showSignedOut, showTrouble } from "./trouble.js";
 
 const ENDED = ["succeeded", "failed", "cancelled"];
 const DRAW_MS = 100; // at most ten redraws a second, whatever the rate of events
 
 const live = document.getElementById("live");
 const job = Number(live.dataset.job);
-let course = fresh(), state = live.dataset.state, attempt = null, asked = false, drawn = 0, told = "";
+let course = fresh(), state = live.dataset.state, attempt = null, asked = false, drawn = 0, told = "", isCut = false;
 
 const parts = {
   stage: html("strong", {}),
@@ -21,7 +22,6 @@ const parts = {
   left: html("span", {}),
   bar: html("progress", { max: "1", value: "0", "aria-label": "Steps of the stage" }),
   latest: html("p", { class: "about" }),
-  trouble: html("p", { class: "notice", role: "status", hidden: true }),
   best: html("ul", { class: "best-so-far" }),
   stages: html("ol", { class: "stages" }),
   said: html("p", { class: "visually-hidden", role: "status" }),
@@ -32,7 +32,7 @@ parts.bests = html("div", { hidden: true }, html("h3", {}, "Best so far"), parts
 const pictures = [new Comparison(), new Rungs(), new Rollouts(), new Mix(), new Epochs(), new Heat()];
 live.append(
   html("h2", {}, "The run"),
-  html("div", { class: "now" }, html("p", { class: "stage" }, parts.stage, parts.steps, parts.left), parts.bar, parts.latest, parts.trouble, parts.all, parts.said),
+  html("div", { class: "now" }, html("p", { class: "stage" }, parts.stage, parts.steps, parts.left), parts.bar, parts.latest, parts.all, parts.said),
   parts.bests, html("div", { class: "pictures" }, ...pictures.map((one) => one.node)),
 );
 
@@ -115,6 +115,8 @@ function redraw() {
   }), Math.max(0, drawn + DRAW_MS - performance.now()));
 }
 
+const tellOfJob = () => live.dispatchEvent(new CustomEvent("job"));
+
 function hear(what) {
   if (what.course) course = structuredClone(what.course);
   if (what.events) take(course, what.events);
@@ -122,12 +124,13 @@ function hear(what) {
     const isNew = what.row.state !== state || (attempt !== null && what.row.attempt !== attempt);
     ({ state, attempt } = what.row);
     live.dataset.state = state;
-    if (isNew) live.dispatchEvent(new CustomEvent("job", { detail: what.row }));
+    if (isNew) tellOfJob();
   }
-  if (what.trouble !== undefined || ENDED.includes(state)) {
-    const trouble = ENDED.includes(state) ? "" : what.trouble;
-    parts.trouble.hidden = !trouble;
-    parts.trouble.textContent = trouble;
+  if (what.trouble !== undefined) {
+    if (what.signedOut) showSignedOut();
+    else showTrouble(ENDED.includes(state) ? "" : what.trouble);
+    if (isCut && !what.trouble) tellOfJob(); // what was to be renewed meanwhile could not be
+    isCut = Boolean(what.trouble);
   }
   redraw();
 }

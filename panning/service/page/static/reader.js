@@ -1,6 +1,6 @@
 // Reads the service's stream of events: one request for all jobs that are followed, and on behind the last event that came.
 
-const FIRST_WAIT_MS = 500, LONGEST_WAIT_MS = 10_000;
+export const FIRST_WAIT_MS = 500, LONGEST_WAIT_MS = 10_000;
 // The server says something every 15 seconds; a stream that is still for longer is dead, as after a sleep of the machine.
 const STILL_MS = 40_000;
 
@@ -22,7 +22,8 @@ export function parse(text) {
   return found;
 }
 
-// hear(job, told): told has events ([[id, event], ...]), or row (the job as it is now), or trouble (a sentence; "" when it is over).
+// hear(job, told): told has events ([[id, event], ...]), or row (the job as it is now), or trouble (a sentence; "" when it is over),
+// with signedOut if the session has ended: then nothing is asked for until somebody follows or looks again.
 export class Reader {
   constructor(hear, address = "/api/v1/events") {
     this.hear = hear;
@@ -33,13 +34,21 @@ export class Reader {
     this.wait = FIRST_WAIT_MS;
     this.soon = null;
     this.troubled = false;
+    this.resting = false; // signed out
   }
 
   follow(job, after = 0) {
     const last = Math.max(after, this.known.get(job) ?? 0);
     this.known.set(job, last);
-    if (this.after.has(job)) return;
-    this.after.set(job, last);
+    if (this.after.has(job) && !this.resting) return;
+    if (!this.after.has(job)) this.after.set(job, last);
+    this.wait = FIRST_WAIT_MS;
+    this.again(20);
+  }
+
+  // Somebody looks: what waits for its next try is tried at once.
+  wake() {
+    if (!this.troubled) return;
     this.wait = FIRST_WAIT_MS;
     this.again(20);
   }
@@ -61,7 +70,8 @@ export class Reader {
 
   async read() {
     const control = this.control = new AbortController();
-    let delay = null, trouble = "The service does not answer; trying again.";
+    this.resting = false;
+    let delay = null, out = false, trouble = "The service does not answer; trying again.";
     try {
       const wanted = [...this.after].map(([job, last]) => `follow=${job}:${last}`).join("&");
       const answer = await fetch(`${this.address}?${wanted}`, { signal: control.signal, credentials: "same-origin", cache: "no-store" });
@@ -69,7 +79,7 @@ export class Reader {
         await this.take(answer.body, control);
         trouble = "The stream was cut; connecting again.";
       } else if (answer.status === 401 || answer.status === 403) {
-        delay = Infinity;
+        out = true;
         trouble = "You are signed out: sign in again to see what goes on.";
       } else {
         delay = 1000 * Number(answer.headers.get("Retry-After") || 0) || null;
@@ -80,11 +90,9 @@ export class Reader {
     }
     if (this.control !== control || !this.after.size) return;
     this.troubled = true;
-    for (const job of this.after.keys()) this.hear(job, { trouble });
-    if (delay === Infinity) {
-      this.after.clear();
-      return;
-    }
+    this.resting = out;
+    for (const job of this.after.keys()) this.hear(job, { trouble, signedOut: out });
+    if (out) return;
     this.again(delay ?? this.wait * (0.5 + Math.random() / 2));
     this.wait = Math.min(2 * this.wait, LONGEST_WAIT_MS);
   }

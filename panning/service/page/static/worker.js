@@ -9,7 +9,7 @@ const reader = new Reader((job, told) => {
   if (!one) return;
   if (told.events) take(one.course, told.events);
   if (told.row) one.row = told.row;
-  if (told.trouble !== undefined) one.trouble = told.trouble;
+  if (told.trouble !== undefined) one.trouble = told.signedOut ? "" : told.trouble; // who comes later has just signed in
   for (const port of one.ports) port.postMessage({ job, ...told });
 });
 
@@ -25,6 +25,10 @@ function leave(port) {
 self.addEventListener("connect", (event) => {
   const [port] = event.ports;
   port.addEventListener("message", ({ data }) => {
+    if (data.wake) {
+      reader.wake();
+      return;
+    }
     leave(port);
     if (data.leave) return;
     const job = data.follow;
