@@ -1,4 +1,4 @@
-"""One job on the page while it runs, in a real browser: the events are those that the test writes."""
+"""Jobs on the page while they run, in a real browser: the events are those that the test writes."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Told:
         self.served, self.token, self.number, self.n = served, token, served.submit(token), 0
         self.folder = served.service.scheduler.folder(self.number)
         self.folder.path.mkdir(parents=True, exist_ok=True)
+        self.has_ended = False
 
     def tell(self, *events: Event) -> None:
         with open(self.folder.events, "a") as file:
@@ -44,8 +45,10 @@ class Told:
                 file.write(json.dumps({"time": 1e9 + self.n, **event.as_json()}) + "\n")
 
     def end(self) -> None:
-        (self.folder.path / "end").touch()
-        self.served.until_ended(self.token, self.number)
+        if not self.has_ended:
+            self.has_ended = True
+            (self.folder.path / "end").touch()
+            self.served.until_ended(self.token, self.number)
 
 
 @pytest.fixture
@@ -221,6 +224,44 @@ def test_eight_tabs_are_live_at_once_over_one_stream(
         second.tell(*rounds(9)[4:])
         live(pages[-1], second)
         assert wrong == []
+
+
+def test_the_list_of_jobs_shows_what_happens_by_the_same_stream(
+    chromium: Browser, served: Served, token: str, told: Callable[[], Told]
+) -> None:
+    from playwright.sync_api import expect
+
+    with opened(chromium, served, token) as page:
+        page.goto("/jobs")
+        page.evaluate("window.same = true")
+        page.get_by_text("There is no job yet.").wait_for()
+        job, other = told(), told()
+        row = page.locator(f"tr[data-job='{job.number}'][data-state='running']")
+        row.wait_for()
+        job.tell(*SEARCH[:4])
+        expect(row.locator("[data-place]")).to_have_text("1/3 training the agent, 2 of 4")
+        tab = page.context.new_page()
+        show(tab, job)
+        job.tell(*SEARCH[4:6])
+        expect(row.locator("[data-place]")).to_have_text("1/3 training the agent, 4 of 4")
+        assert row.locator("progress").evaluate("one => one.value") == 1 and live(tab, job)
+        assert sum(served.service.listening.values()) == 1, "tabs of both kinds share one stream"
+        row.get_by_role("link").focus()
+        foreign = served.submit(served.token())
+        other.end()
+        page.locator(f"tr[data-job='{other.number}'][data-state='succeeded']").wait_for()
+        expect(page.locator(".filter .n").first).to_have_text("2")
+        assert page.locator(f"tr[data-job='{foreign}']").count() == 0, "those of others are not there"
+        assert row.get_by_role("link").evaluate("one => one === document.activeElement"), "the focus stays"
+        assert row.locator("[data-place]").inner_text() == "1/3 training the agent, 4 of 4"
+        served.ask("PUT", f"/api/v1/jobs/{other.number}/pin", token)
+        page.locator(f"tr[data-job='{other.number}']").get_by_text("pinned").wait_for()
+        served.ask("DELETE", f"/api/v1/jobs/{other.number}/pin", token)
+        served.ask("DELETE", f"/api/v1/jobs/{other.number}", token)
+        page.locator(f"tr[data-job='{other.number}']").wait_for(state="detached")
+        assert page.evaluate("window.same"), "and it was not loaded anew"
+        tab.close()
+    (served.service.scheduler.folder(foreign).path / "end").touch()
 
 
 def test_a_stream_that_is_cut_goes_on_behind_the_last_event(

@@ -118,7 +118,7 @@ def test_a_page_goes_on_by_itself_when_the_server_is_killed_and_started_again(
 ) -> None:
     number = server.job()
     with signed_in(chromium, server) as tab:
-        page = tab(f"/jobs/{number}")
+        page, listed = tab(f"/jobs/{number}"), tab("/jobs")
         server.tell(number, *rollouts(2, TOTAL))
         server.kill()
         page.locator("#trouble:visible").get_by_text("The service does not answer; trying again.").wait_for()
@@ -127,12 +127,15 @@ def test_a_page_goes_on_by_itself_when_the_server_is_killed_and_started_again(
         assert drawn(page, 3) == told(3), "nothing is lost, and nothing is there twice"
         page.locator("#trouble").wait_for(state="hidden")
         server.kill()
-        page.locator("#trouble:visible").wait_for()
+        for one in (page, listed):
+            one.locator("#trouble:visible").wait_for()
         (server.root / "jobs" / str(number) / "end").touch()
         server.start()
         page.locator("#live[data-state='succeeded']").wait_for()
         page.locator("#facts .state.succeeded").wait_for()
-        assert page.evaluate("window.same"), "and it was not loaded anew"
+        listed.locator(f"tr[data-job='{number}'][data-state='succeeded']").wait_for()
+        listed.locator("#trouble").wait_for(state="hidden")
+        assert page.evaluate("window.same") and listed.evaluate("window.same"), "and they were not loaded anew"
 
 
 def test_who_is_signed_out_is_told_so_and_comes_back_to_the_same_page(chromium: Browser, server: Server) -> None:

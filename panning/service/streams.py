@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
+from panning.service.board import Board, News
 from panning.service.events import EventReader
 from panning.service.folder import JobFolder
 from panning.service.store import Store
@@ -86,7 +87,7 @@ class Streams:
         folder: gives the folder of a job.
 
     Attributes:
-        n_listeners: of all jobs.
+        n_listeners: of all jobs, and of the list of jobs.
     """
 
     def __init__(self, store: Store, folder: Callable[[int], JobFolder]) -> None:
@@ -94,17 +95,21 @@ class Streams:
         self._channels: dict[int, Channel] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = True
+        self._board = Board(store, folder, QUIET_S)
         self.n_listeners = 0
 
     def told(self, job: Job) -> None:
         """Take note of a job's new state; from any thread."""
-        if self._loop is not None and self._channels:
-            with contextlib.suppress(RuntimeError):  # the loop has just ended, and all streams with it
-                self._loop.call_soon_threadsafe(self._hear, job)
+        self._soon(self._hear, job)
+
+    def gone(self, job: Job) -> None:
+        """Take note that a job was deleted; from any thread."""
+        self._soon(self._board.lose, job)
 
     def close(self) -> None:
         """End all streams at once; in the loop's thread."""
         self._is_open = False
+        self._board.close()
         for channel in self._channels.values():
             channel.tell()
 
@@ -140,15 +145,20 @@ class Streams:
         finally:
             self._leave(number, channel)
 
-    async def listen_to_all(self, after: Mapping[int, int]) -> AsyncGenerator[tuple[int, Told | None], None]:
+    async def listen_to_all(
+        self, after: Mapping[int, int], listing: bool = False, owner: int | None = None
+    ) -> AsyncGenerator[tuple[int, Told | None] | News, None]:
         """The events of several jobs as they come, each told with its job's number, until all have ended or the server does.
 
         None is told of a job that is gone.
 
         Args:
             after: number of a job -> the id of the last event that was seen.
+            listing: tell also what happens in the list of jobs, until the server ends.
+            owner: the token whose list it is; None for that of all jobs.
         """
-        told: asyncio.Queue[tuple[int, Told | None] | None] = asyncio.Queue(maxsize=1)  # who reads slowly is waited for
+        # Who reads slowly is waited for.
+        told: asyncio.Queue[tuple[int, Told | None] | News | None] = asyncio.Queue(maxsize=1)
 
         async def hear(number: int) -> None:
             try:
@@ -158,7 +168,19 @@ class Streams:
                 await told.put((number, None))
             await told.put(None)
 
+        async def hear_list() -> None:
+            self._loop = asyncio.get_running_loop()
+            self.n_listeners += 1
+            try:
+                async with contextlib.aclosing(self._board.listen(owner)) as news:
+                    async for one in news:
+                        await told.put(one)
+            finally:
+                self.n_listeners -= 1
+            await told.put(None)
+
         tasks = [asyncio.create_task(hear(number)) for number in after]
+        tasks += [asyncio.create_task(hear_list())] if listing else []
         try:
             left = len(tasks)
             while left:
@@ -203,7 +225,13 @@ class Streams:
                     channel.tell()
             await asyncio.sleep(LOOK_S)
 
+    def _soon(self, step: Callable[[Job], None], job: Job) -> None:
+        if self._loop is not None and (self._channels or self._board.is_heard):
+            with contextlib.suppress(RuntimeError):  # the loop has just ended, and all streams with it
+                self._loop.call_soon_threadsafe(step, job)
+
     def _hear(self, job: Job) -> None:
+        self._board.hear(job)
         if (channel := self._channels.get(job.id)) is not None:
             channel.job = job
             channel.tell()

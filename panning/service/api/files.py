@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.sse import format_sse_event
@@ -20,8 +20,9 @@ from panning.service.api.access import Reader
 from panning.service.api.jobs import Here, Number
 from panning.service.api.numbers import PLAIN
 from panning.service.api.problems import ASKED, ONE, ProblemError, documented
-from panning.service.api.service import Service
+from panning.service.api.service import Service, whose
 from panning.service.artefacts import Artefact
+from panning.service.board import News
 from panning.service.streams import Told
 from panning.service.words import Job, NoJobError, Token
 
@@ -30,7 +31,7 @@ MOST_STREAMS, MOST_OF_ONE = 500, 100
 #: Jobs in one stream.
 MOST_FOLLOWED = 32
 CHUNK_BYTES = 1 << 18
-_JOB = TypeAdapter(Job)
+_JOB, _NEWS = TypeAdapter(Job), TypeAdapter(News)
 
 router = APIRouter(prefix="/api/v1", tags=["files"])
 Last = Annotated[
@@ -39,12 +40,15 @@ Last = Annotated[
     PLAIN,
 ]
 Follow = Annotated[
-    list[Annotated[str, Field(pattern="^[1-9][0-9]{0,14}:(0|[1-9][0-9]{0,14})$")]],
+    list[Annotated[str, Field(pattern="^[1-9][0-9]{0,14}:(0|[1-9][0-9]{0,14})$")]] | None,
     Query(
-        min_length=1, max_length=MOST_FOLLOWED,
-        description="A job and the id of the last of its events that was seen, as `7:0`.",
+        max_length=MOST_FOLLOWED, description="A job and the id of the last of its events that was seen, as `7:0`."
     ),
 ]  # fmt: skip
+Listing = Annotated[
+    Literal["1"] | None,
+    Query(description="Tells what happens in the list of jobs, too. Either this is asked for, or a job is followed."),
+]
 Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Of the file's content.")]
 Asked = Annotated[
     str | None, Header(alias="Range", description="One range of bytes; several are answered with the whole file.")
@@ -64,7 +68,9 @@ _SSE: dict[int | str, dict[str, Any]] = {
 _SSE_OF_ALL: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "As the stream of one job, with `JOB:LINE` as the id of an event; a `gone` event holds the `id` of a "
-        "job that is not there; the stream ends when all jobs have.",
+        "job that is not there; the stream ends when all jobs have. Of the list of jobs `jobs` events tell, ten a second at "
+        "most: `jobs` that are new or have taken a step, ids of jobs that are `gone`, and `places` of running ones; the "
+        "`first` one holds where they are by now.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }  # fmt: skip
@@ -80,11 +86,15 @@ def events(here: Here, token: Reader, number: Number, request: Request, last: La
 
 
 @router.get("/events", responses={**documented(*ASKED), **_SSE_OF_ALL}, response_class=StreamingResponse)
-def events_of_jobs(here: Here, token: Reader, request: Request, follow: Follow) -> Response:
-    """The events of several jobs in one stream: browsers open six connections to a server, whoever has more tabs."""
-    after = {int(job): int(last) for job, _, last in (one.partition(":") for one in follow)}
+def events_of_jobs(
+    here: Here, token: Reader, request: Request, follow: Follow = None, jobs: Listing = None
+) -> Response:
+    """The events of several jobs, and of the list of jobs, in one stream: browsers open six connections to a server."""
+    if not follow and jobs is None:
+        raise ProblemError("values", "Name a job to follow, as follow=7:0, or ask for the list by jobs=1.")
+    after = {int(job): int(last) for job, _, last in (one.partition(":") for one in follow or ())}
     _check_room(here, token)
-    told = _told_of_all(here, token, after, lambda: here.access.still(request, token))
+    told = _told_of_all(here, token, after, jobs is not None, lambda: here.access.still(request, token))
     return StreamingResponse(told, media_type="text/event-stream")
 
 
@@ -110,7 +120,7 @@ async def _told(
 
 
 async def _told_of_all(
-    here: Service, token: Token, after: Mapping[int, int], is_good: Callable[[], bool]
+    here: Service, token: Token, after: Mapping[int, int], listing: bool, is_good: Callable[[], bool]
 ) -> AsyncIterator[bytes]:
     """``after``: number of a job -> the id of the last event that was seen."""
     here.listening[token.owner] += 1
@@ -119,11 +129,15 @@ async def _told_of_all(
         for number in sorted(set(after) - set(theirs)):
             yield _gone(number)
         async with contextlib.aclosing(
-            here.streams.listen_to_all({number: after[number] for number in theirs})
+            here.streams.listen_to_all({number: after[number] for number in theirs}, listing, whose(token))
         ) as all_told:
-            async for number, told in all_told:
+            async for one in all_told:
                 if not is_good():
                     return
+                if isinstance(one, News):
+                    yield _news(one)
+                    continue
+                number, told = one
                 yield _gone(number) if told is None else _sent(told, f"{number}:")
     finally:
         here.listening[token.owner] -= 1
@@ -134,6 +148,10 @@ def _sent(told: Told, of_job: str = "") -> bytes:
     if told.job is not None:
         found.append(format_sse_event(event="job", data_str=_JOB.dump_json(told.job).decode()))
     return b"".join(found) or b":\n\n"
+
+
+def _news(news: News) -> bytes:
+    return b":\n\n" if news == News() else format_sse_event(event="jobs", data_str=_NEWS.dump_json(news).decode())
 
 
 def _gone(number: int) -> bytes:

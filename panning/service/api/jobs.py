@@ -110,17 +110,19 @@ def retry(here: Here, token: Submitter, number: Number) -> Job:
 @router.put("/jobs/{job}/pin", responses=documented(*ONE))
 def pin(here: Here, token: Submitter, number: Number) -> Job:
     """Keep a job and its files from being deleted, by anybody and by the service's rules."""
-    return here.store.pin(here.job(number, token).id)
+    return here.seen(here.store.pin(here.job(number, token).id))
 
 
 @router.delete("/jobs/{job}/pin", responses=documented(*ONE))
 def unpin(here: Here, token: Submitter, number: Number) -> Job:
     """Let a job and its files be deleted again."""
-    return here.store.pin(here.job(number, token).id, pinned=False)
+    return here.seen(here.store.pin(here.job(number, token).id, pinned=False))
 
 
 @router.delete("/jobs/{job}", status_code=204, responses=documented(*ONE, "step"))
 def delete(here: Here, token: Submitter, number: Number) -> None:
     """Delete a job that has ended, with its files."""
-    here.store.delete(here.job(number, token).id)
+    job = here.job(number, token)
+    here.store.delete(job.id)
+    here.streams.gone(job)
     here.wake.set()

@@ -80,11 +80,15 @@ class Service:
             check_uploads(connection, owner, config)
         return self.scheduler.setup.files(owner, config)
 
-    def told(self, job: Job) -> Job:
-        """Tell of a job that was stepped on by a request."""
+    def seen(self, job: Job) -> Job:
+        """Tell of a job that a request has changed."""
         self.streams.told(job)
-        self.wake.set()
         return job
+
+    def told(self, job: Job) -> Job:
+        """Tell of a job that was stepped on by a request, and have the scheduler look at it."""
+        self.wake.set()
+        return self.seen(job)
 
 
 def whose(token: Token) -> int | None:

@@ -4,6 +4,9 @@ export const FIRST_WAIT_MS = 500, LONGEST_WAIT_MS = 10_000;
 // The server says something every 15 seconds; a stream that is still for longer is dead, as after a sleep of the machine.
 const STILL_MS = 40_000;
 
+// Stands for the list of jobs, where a job's number stands otherwise.
+export const LIST = "jobs";
+
 // The events in a text of whole events: [{id, event, data}].
 export function parse(text) {
   const found = [];
@@ -23,7 +26,7 @@ export function parse(text) {
 }
 
 // hear(job, told): told has events ([[id, event], ...]), or row (the job as it is now), or trouble (a sentence; "" when it is over),
-// with signedOut if the session has ended: then nothing is asked for until somebody follows or looks again.
+// with signedOut if the session has ended: then nothing is asked for until somebody follows or looks again. Of LIST it has news.
 export class Reader {
   constructor(hear, address = "/api/v1/events") {
     this.hear = hear;
@@ -73,7 +76,7 @@ export class Reader {
     this.resting = false;
     let delay = null, out = false, trouble = "The service does not answer; trying again.";
     try {
-      const wanted = [...this.after].map(([job, last]) => `follow=${job}:${last}`).join("&");
+      const wanted = [...this.after].map(([job, last]) => job === LIST ? "jobs=1" : `follow=${job}:${last}`).join("&");
       const answer = await fetch(`${this.address}?${wanted}`, { signal: control.signal, credentials: "same-origin", cache: "no-store" });
       if (answer.ok) {
         await this.take(answer.body, control);
@@ -135,6 +138,10 @@ export class Reader {
         this.known.set(job, place);
         if (!batches.has(job)) batches.set(job, []);
         batches.get(job).push([place, said]);
+        continue;
+      }
+      if (event === "jobs") {
+        if (this.after.has(LIST)) this.hear(LIST, { news: said });
         continue;
       }
       const job = said.id;

@@ -2,8 +2,8 @@
 import { fresh, take } from "./course.js";
 import { FIRST_WAIT_MS, LONGEST_WAIT_MS, Reader } from "./reader.js";
 
-// Follow a job. hear(told): told has course (all until now), events (what is new), row (the job as it is now), trouble
-// (a sentence; "" when it is over), with signedOut if that is the trouble.
+// Follow a job, or the list of jobs (LIST). hear(told): told has course (all until now), events (what is new), row (the job as it is now), trouble
+// (a sentence; "" when it is over), with signedOut if that is the trouble; of the list, news.
 export function follow(job, hear) {
   const whenLookedAt = (wake) => document.addEventListener("visibilitychange", () => { if (!document.hidden) wake(); });
   if (typeof SharedWorker === "undefined") {
@@ -33,4 +33,5 @@ export function follow(job, hear) {
   addEventListener("pageshow", (event) => { if (event.persisted) join(); });
 }
 
+export { LIST } from "./reader.js";
 export { take };
