@@ -55,7 +55,8 @@ with open(folder / "events.jsonl", "ab+") as log:
             end("stopped", reason=(folder / "stop").read_text())
         time.sleep(config.get("step_s", 0.01))
         dug = {"steps": dug["steps"] + 1, "digest": hashlib.sha256(dug["digest"].encode()).hexdigest()}
-        log.write(json.dumps({"step": dug["steps"], "attempt": attempt}).encode() + b"\n")
+        told = {"stage": "digging", "done": dug["steps"], "total": n_steps, "kind": "round", "facts": {}}
+        log.write(json.dumps({**told, "step": dug["steps"], "attempt": attempt}).encode() + b"\n")
         log.flush()
         aside = place.with_suffix(f".{os.getpid()}")
         aside.write_text(json.dumps(dug))

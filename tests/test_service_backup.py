@@ -66,7 +66,7 @@ def test_a_backup_that_is_taken_while_a_job_runs_is_a_service_that_goes_on(
                 places.append((event[1], event[2]["step"]))
         assert places == [(i, i) for i in range(1, n + 6)], "every event once, and on behind the last"
         attempts = restored.ask("GET", f"/api/v1/jobs/{running}/attempts", token).json
-        assert [one["how"] for one in attempts] == ["crashed", None], "as after a power cut"
+        assert [one["how"] for one in attempts] == ["interrupted", None], "as after a power cut"
         told.close()
         restored.ask("POST", f"/api/v1/jobs/{running}/cancel", token)
         restored.until_ended(token, running)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from panning.foundation.errors import OutputError
+from panning.service.events import reached
 from panning.service.folder import Caps, JobFolder, Order
 from panning.service.scheduler import Scheduler, Setup
 from panning.service.store import Store
@@ -154,12 +155,66 @@ def test_a_job_whose_process_is_killed_goes_on_where_it_was(server: Server, vict
         pass  # a runner whose supervisor was killed is killed by the system, a moment later
     os.close(lease)
     server.scheduler.tick()  # settles it, and starts it again
-    assert not alive(pids["runner"]) and server.store.attempts(number)[0].how == "crashed"
+    how = server.store.attempts(number)[0].how
+    assert not alive(pids["runner"]) and how == ("crashed" if victim == "runner" else "interrupted")
     reborn(server, number)
     server.store.cancel(number)
     (job,) = server.until_ended(number)
     assert (job.state, job.attempt) == ("cancelled", 2) and server.folder(number).processes() == []
     assert not (server.folder(number).path / "TWICE").exists()
+
+
+def kill_all(server: Server, number: int) -> None:
+    """Kill the processes of a job and the server that looked after it, as a container that is killed does."""
+    for child in server.scheduler._children:
+        child.kill()
+        child.wait(60)
+    while (lease := server.folder(number).take()) is None:
+        pass
+    os.close(lease)
+    server.restart()
+
+
+def test_a_job_that_is_killed_with_the_server_goes_on_however_often_as_long_as_it_comes_further(server: Server) -> None:
+    number, pids = running(server)
+    os.kill(pids["runner"], signal.SIGKILL)  # once by itself
+    for child in server.scheduler._children:
+        child.wait(60)
+    reborn(server, number)
+    for attempt in range(2, 7):
+        before = reached(server.folder(number).events)
+        while reached(server.folder(number).events) == before:
+            pass
+        kill_all(server, number)
+        reborn(server, number)
+        assert (server.store.job(number).state, server.store.job(number).attempt) == ("running", attempt + 1)
+    server.store.cancel(number)
+    (job,) = server.until_ended(number)
+    found = [attempt.how for attempt in server.store.attempts(number)]
+    assert (job.state, found) == ("cancelled", ["crashed", *["interrupted"] * 5, "stopped"])
+
+
+def test_a_job_that_is_killed_three_times_at_one_place_fails(server: Server) -> None:
+    number, _ = running(server, step_s=600)
+    kill_all(server, number)
+    reborn(server, number)
+    kill_all(server, number)
+    reborn(server, number)
+    kill_all(server, number)
+    server.scheduler.tick()
+    job = server.store.job(number)
+    assert (job.state, job.code, job.attempt) == (
+        "failed",
+        "crashed",
+        3,
+    ) and "before it had come any further" in job.message
+    assert [attempt.how for attempt in server.store.attempts(number)] == ["interrupted", "interrupted", "crashed"]
+    server.store.retry(number)
+    for _ in range(2):
+        reborn(server, number)
+        kill_all(server, number)
+    reborn(server, number)
+    assert server.store.job(number).state == "running", "a retry counts anew"
 
 
 def test_a_server_that_starts_again_adopts_what_runs(server: Server) -> None:

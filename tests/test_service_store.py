@@ -90,7 +90,8 @@ class Jobs(RuleBasedStateMachine):
             return
         assert answer.job.id not in self.model and self.store.config(answer.job.id) == config
         self.model[answer.job.id] = {
-            "token": token, "state": "queued", "code": None, "crashes": 0, "attempt": 0, "asked": False, "pinned": False
+            "token": token, "state": "queued", "code": None, "crashes": 0, "attempt": 0, "asked": False, "pinned": False,
+            "killed": [],
         }  # fmt: skip
         if key:
             self.keys[token, key] = density, answer.job.id
@@ -108,22 +109,28 @@ class Jobs(RuleBasedStateMachine):
             assert job.id == min(number for number in queued if self.model[number]["token"] == mine["token"])
             mine.update(state="running", attempt=mine["attempt"] + 1)
 
-    @rule(data=st.data(), state=st.sampled_from(["succeeded", "failed", "crashed", "cancel", "shutdown", "time"]))
-    def settle(self, data: st.DataObject, state: str) -> None:
+    @rule(
+        data=st.data(), place=st.sampled_from([3, 4]),
+        state=st.sampled_from(["succeeded", "failed", "crashed", "killed", "killed", "cancel", "shutdown", "time"]),
+    )  # fmt: skip
+    def settle(self, data: st.DataObject, state: str, place: int) -> None:
         if (found := self.pick(data)) is None:
             return
         number, job = found
         is_stop = state in ("cancel", "shutdown", "time")
         outcome = Outcome("stopped" if is_stop else state, reason=state, code="memory")  # type: ignore[arg-type]
-        given = None if state == "crashed" else outcome
+        given = None if state == "killed" else outcome
         if job["state"] != "running":
             with pytest.raises(StepError, match=f"it is {job['state']}"):
                 self.store.settle(number, job["attempt"], given, "boot")
             return
         with pytest.raises(StepError):
             self.store.settle(number, job["attempt"] + 1, given, "boot")
-        after = self.store.settle(number, job["attempt"], given, "boot", n_bytes=7)
+        after = self.store.settle(number, job["attempt"], given, "boot", n_bytes=7, place=place)
         crashes = job["crashes"] + (state == "crashed")
+        job["killed"] = [*job["killed"], place] if state == "killed" else []
+        if is_stuck := job["killed"][-MAX_CRASHES:] == [place] * MAX_CRASHES:
+            job["killed"] = []  # a retry counts anew
         if state in ("succeeded", "failed"):
             expected = (state, "memory" if state == "failed" else None)
         elif state == "time":
@@ -132,7 +139,8 @@ class Jobs(RuleBasedStateMachine):
             expected = ("cancelled", None)
         else:
             job["crashes"] = crashes
-            expected = ("failed", "crashed") if crashes == MAX_CRASHES and state == "crashed" else ("queued", None)
+            is_over = is_stuck or (crashes == MAX_CRASHES and state == "crashed")
+            expected = ("failed", "crashed") if is_over else ("queued", None)
         assert (after.state, after.code, after.n_bytes) == (*expected, 7)
         job.update(state=expected[0], code=expected[1], asked=False)
 
@@ -393,7 +401,7 @@ def write_old(place: Path | str, schema: int) -> None:
         engine.dispose()
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4, 5, 6])
 def test_a_database_of_each_schema_opens(schema: int, places: Places) -> None:
     write_old(place := places(), schema)
     store = Store.at(place)

@@ -24,7 +24,7 @@ from panning.service.sqlite import Sqlite
 from panning.service.words import BusyError
 
 #: The newest schema.
-SCHEMA = "5"
+SCHEMA = "6"
 LOG = logging.getLogger("panning.service")
 
 
@@ -75,7 +75,7 @@ JOBS = sa.Table(
 ATTEMPTS = sa.Table(
     "attempts", TABLES, sa.Column("job", sa.Integer, primary_key=True), sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("boot", sa.String), sa.Column("started", UtcTime), sa.Column("ended", UtcTime),
-    sa.Column("how", sa.String), sa.Column("message", Message),
+    sa.Column("how", sa.String), sa.Column("message", Message), sa.Column("place", sa.BigInteger),
 )  # fmt: skip
 KEYS = sa.Table(
     "keys", TABLES, sa.Column("token", sa.Integer, primary_key=True), sa.Column("key", sa.String, primary_key=True),

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from panning.foundation.errors import PanningError
 from panning.foundation.progress import Event
 
 #: Kinds of which the last stands for those before it.
@@ -174,3 +175,29 @@ def read_events(path: Path, after: int = 0) -> Iterator[tuple[int, dict[str, Any
     """The events that are there behind the id ``after``, each with its id."""
     for number, line in EventReader(path, after).lines():
         yield number, json.loads(line)
+
+
+def reached(path: Path) -> int:
+    """How far a run has come by all that it has told: more when it tells of a step for the first time, the same when it
+    only tells steps again.
+
+    Examples:
+        >>> from panning.foundation.progress import Event
+        >>> from panning.service.events import EventLog, reached
+        >>> with EventLog(Path("events.jsonl")) as log:
+        ...     log.hear(Event("training", 5, 9, "stage"))
+        >>> before = reached(Path("events.jsonl"))
+        >>> with EventLog(Path("events.jsonl")) as log:
+        ...     log.hear(Event("training", 4, 9, "stage"))
+        >>> reached(Path("events.jsonl")) == before
+        True
+    """
+    furthest: dict[tuple[str, str], int] = {}
+    for _, line in EventReader(path).lines():
+        try:
+            event = Event.of_json(json.loads(line))
+        except (PanningError, ValueError):
+            continue
+        step = (event.stage, event.kind)
+        furthest[step] = max(furthest.get(step, 0), event.done + 1)
+    return sum(furthest.values())

@@ -30,7 +30,7 @@ from panning.service.supervisor import ATTEMPTS, LOG, STOP
 MARK = "PANNING_JOB"
 #: No file of ours is larger; configs from elsewhere have at most 5,000 values.
 MAX_BYTES = 4 << 20
-#: How an attempt ended: "stopped" since it was asked to, "crashed" without its own last word.
+#: How an attempt ended: "stopped" since it was asked to, "crashed" where its own process left no word.
 Ended = Literal["succeeded", "failed", "stopped", "crashed"]
 
 

@@ -2,6 +2,7 @@
 
 Whether a job lives is told by the lease on its folder alone. A server that was killed and starts again finds leases that are
 held, and goes on with these jobs as if it had started them; where a lease is free, the job has ended, or is queued again.
+A job whose own process died has crashed, as its supervisor writes; where there is no word, the supervisor was killed, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from panning.foundation.errors import OutputError
 from panning.foundation.text import one_line
 from panning.service import supervisor
+from panning.service.events import reached
 from panning.service.folder import MARK, Caps, JobFolder, Order, Outcome
 from panning.service.inputs import named_uploads
 from panning.service.retention import Retention, Rules
@@ -160,8 +162,9 @@ class Scheduler:
         return False
 
     def _settle(self, job: Job, outcome: Outcome | None) -> None:
-        size = supervisor.n_bytes(self.folder(job.id).path)
-        self._told(self.store.settle(job.id, job.attempt, outcome, self._boot, size))
+        folder = self.folder(job.id)
+        size, place = supervisor.n_bytes(folder.path), reached(folder.events) if outcome is None else 0
+        self._told(self.store.settle(job.id, job.attempt, outcome, self._boot, size, place))
 
     def _start(self, job: Job) -> bool:
         """Start the processes of a job, which hold its lease from now on; whether they started."""

@@ -1,12 +1,14 @@
-"""The two rules of the table of jobs: whose turn it is, and what follows when an attempt has ended."""
+"""The rules of the table of jobs: whose turn it is, what follows when an attempt has ended, and what one that left no word
+says of its job."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
-from panning.service.database import JOBS, TOKENS
+from panning.service.database import ATTEMPTS, JOBS, TOKENS
 from panning.service.folder import Outcome
 from panning.service.words import MAX_CRASHES
 
@@ -16,8 +18,12 @@ THERE = JOBS.c.deleted.is_(False)
 OF_REASON = {"time": "time", "disk": "quota"}
 
 
-def following(row: Any, outcome: Outcome, how: str) -> dict[str, Any]:
-    """The state behind ``running``, with the reason for it."""
+def following(row: Any, outcome: Outcome, how: str, is_stuck: bool = False) -> dict[str, Any]:
+    """The state behind ``running``, with the reason for it.
+
+    Args:
+        is_stuck: its processes were killed so often at one place that it ends.
+    """
     if outcome.state == "succeeded":
         return {"state": "succeeded", "code": None, "message": outcome.message}
     if outcome.state == "failed":
@@ -27,9 +33,32 @@ def following(row: Any, outcome: Outcome, how: str) -> dict[str, Any]:
     if row.cancel_asked:
         return {"state": "cancelled", "message": "It was cancelled while it ran."}
     crashes = row.crashes + (how == "crashed")
-    if how == "crashed" and crashes >= MAX_CRASHES:
+    if is_stuck or (how == "crashed" and crashes >= MAX_CRASHES):
         return {"state": "failed", "code": "crashed", "crashes": crashes, "message": outcome.message}
     return {"state": "queued", "crashes": crashes, "message": ""}
+
+
+def without_word(connection: Connection, number: int, attempt: int, boot: str, place: int) -> tuple[Outcome, bool]:
+    """What is said of an attempt without a word, and whether the job ends by it.
+
+    Its supervisor was killed as well as the job's own process, as with a container or the machine. That is no fault of the
+    job, but for the last of ``MAX_CRASHES`` in a row at the same place: the job may be what takes all others along.
+
+    Args:
+        boot: of now; an attempt of another one ended with the machine, which never counts.
+        place: how far the job has come.
+    """
+    known = sa.select(ATTEMPTS.c.boot).where(ATTEMPTS.c.job == number, ATTEMPTS.c.number == attempt)
+    if boot != "" and connection.execute(known).scalar_one_or_none() != boot:
+        return Outcome("crashed", message="The machine was started anew while it ran."), False
+    before = ATTEMPTS.c.number.between(attempt - MAX_CRASHES + 1, attempt - 1)
+    alike = sa.select(sa.func.count()).where(
+        ATTEMPTS.c.job == number, before, ATTEMPTS.c.how == "interrupted", ATTEMPTS.c.place == place
+    )  # fmt: skip
+    if int(connection.execute(alike).scalar_one()) == MAX_CRASHES - 1:
+        said = f"All its processes were killed {MAX_CRASHES} times in a row before it had come any further."
+        return Outcome("crashed", message=said), True
+    return Outcome("crashed", message="All its processes were killed, as with a container."), False
 
 
 def _turn() -> sa.Select[Any]:

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from panning.foundation.records import canonical_json
 from panning.service.database import ATTEMPTS, JOBS, KEYS, TOKENS, Database
 from panning.service.folder import Outcome
-from panning.service.steps import THERE, TURN, following
+from panning.service.steps import THERE, TURN, following, without_word
 from panning.service.tokens import Tokens, now_utc
 from panning.service.uploads import check_uploads, stored
 from panning.service.words import (
@@ -247,28 +247,31 @@ class Store:
             asked = sa.select(*LISTED).where(THERE, JOBS.c.state == "running").order_by(JOBS.c.id)
             return [Job(*row) for row in connection.execute(asked)]
 
-    def settle(self, number: int, attempt: int, outcome: Outcome | None, boot: str = "", n_bytes: int = 0) -> Job:
+    def settle(
+        self, number: int, attempt: int, outcome: Outcome | None, boot: str = "", n_bytes: int = 0, place: int = 0
+    ) -> Job:
         """Step a running job on, as its attempt has ended.
 
         Args:
-            outcome: None if it left no word, as after a crash.
-            boot: of now; an attempt of another one was interrupted, which is no crash.
+            outcome: None if it left no word.
+            boot: of now.
+            place: how far it has come (``panning.service.events.reached``).
 
         Raises:
             StepError: if that attempt is not running.
         """
-        outcome = outcome or Outcome("crashed", message="Its processes ended without a word.")
         with self.database.writes() as connection:
             row = connection.execute(sa.select(JOBS).where(JOBS.c.id == number)).one_or_none()
-            began = sa.select(ATTEMPTS.c.boot).where(ATTEMPTS.c.job == number, ATTEMPTS.c.number == attempt)
-            is_other_boot = boot != "" and connection.execute(began).scalar_one_or_none() != boot
-            how = "interrupted" if outcome.state == "crashed" and is_other_boot else outcome.state
-            values = {} if row is None else following(row, outcome, how)
+            has_word, is_stuck = outcome is not None, False
+            if outcome is None:
+                outcome, is_stuck = without_word(connection, number, attempt, boot, place)
+            how = outcome.state if has_word or is_stuck else "interrupted"
+            values = {} if row is None else following(row, outcome, how, is_stuck)
             ended = None if values.get("state") == "queued" else self._now()
             values |= {"n_bytes": n_bytes, "ended": ended, "cancel_asked": False}
             stepped = self._step(connection, number, ("running",), values, JOBS.c.attempt == attempt)
             self._must(stepped, connection, number, f"end attempt {attempt} of")
-            said = {"ended": self._now(), "how": how, "message": outcome.message}
+            said = {"ended": self._now(), "how": how, "message": outcome.message, "place": place}
             of_attempt = (ATTEMPTS.c.job == number, ATTEMPTS.c.number == attempt)
             connection.execute(sa.update(ATTEMPTS).where(*of_attempt).values(said))
             return self._job(connection, number)

@@ -20,7 +20,7 @@ CODES: Mapping[str, str] = {
     "memory": "it took more memory than it may",
     "time": "it took longer than it may",
     "quota": "it took or would cost more than it may",
-    "crashed": "its process ended three times without a word",
+    "crashed": "its process ended three times without a word, or could not come any further",
     "error": "it raised an error",
 }
 #: What is left of a job's files: all, its results (masks, policies, tables, pictures and records), or nothing.
@@ -151,7 +151,7 @@ class Attempt:
 
     Attributes:
         number: from 1.
-        how: succeeded, failed, stopped, crashed, or interrupted where the machine was started anew; None while it lasts.
+        how: succeeded, failed, stopped, crashed, or interrupted where all its processes were killed; None while it lasts.
     """
 
     number: int
