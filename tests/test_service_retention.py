@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from served import CONFIG, Served
@@ -18,6 +20,7 @@ from panning.service.folder import JobFolder, Outcome
 from panning.service.retention import Retention, Rules, is_result, reduce
 from panning.service.store import Store
 from panning.service.supervisor import n_bytes
+from panning.service.uploads import Uploads
 from panning.service.words import Job, Quota, StepError
 
 #: What runs leave that is no result: it goes first.
@@ -68,6 +71,11 @@ def test_links_go_and_lead_to_nothing(tmp_path: Path) -> None:
 # --- when ---
 
 
+def named(sha256: str) -> dict[str, Any]:
+    """A config that names an upload."""
+    return {**CONFIG, "task": {"model": f"upload:{sha256}", "data": "digits"}}
+
+
 class Kept:
     """A store with jobs that have ended, folders of theirs, and a clock."""
 
@@ -77,13 +85,25 @@ class Kept:
         self.store._now = lambda: self.now
         self.token = self.store.tokens.add("Ada", "submit", Quota(running=100, queued=100))[0].id
         self.jobs = root / "jobs"
-        self.retention = Retention(self.store.database, self.folder, Rules(**rules), lambda: self.now)  # type: ignore[arg-type]
+        self.uploads = Uploads(self.store.database, root / "uploads", lambda: self.now)
+        given = Rules(**rules)  # type: ignore[arg-type]
+        self.retention = Retention(self.store.database, self.folder, given, lambda: self.now, self.uploads)
 
     def folder(self, number: int) -> JobFolder:
         return JobFolder(self.jobs / str(number))
 
-    def ended(self, state: str = "succeeded") -> int:
-        number = self.store.submit(self.token, CONFIG).job.id
+    def sent(self, content: str, owner: int | None = None) -> str:
+        """The hash of an upload, which was there already or is sent now."""
+        owner, sha256 = owner or self.token, hashlib.sha256(content.encode()).hexdigest()
+        if self.uploads.known(owner, sha256, "network") is None:
+            with self.uploads.coming(owner, sha256, len(content)) as came:
+                came.write(content.encode())
+                came.finish()
+                self.uploads.keep(owner, came, "network", "", {})
+        return sha256
+
+    def ended(self, upload: str | None = None, state: str = "succeeded") -> int:
+        number = self.store.submit(self.token, CONFIG if upload is None else named(upload)).job.id
         assert self.store.start_next("b") is not None
         for name, size in FILES.items():
             path = self.folder(number).path / name
@@ -106,7 +126,7 @@ class Kept:
 
 def test_by_age_a_job_is_reduced_and_then_removed(tmp_path: Path) -> None:
     kept = Kept(tmp_path, reduce_days=7, remove_days=30)
-    first, failed, pinned = kept.ended(), kept.ended("failed"), kept.ended()
+    first, failed, pinned = kept.ended(), kept.ended(state="failed"), kept.ended()
     kept.store.pin(pinned)
     kept.later(days=3)
     late, running = kept.ended(), kept.store.submit(kept.token, CONFIG).job.id
@@ -163,6 +183,73 @@ def test_without_rules_nothing_goes(tmp_path: Path) -> None:
     assert kept.retention.sweep() == 0 and kept.job(number).kept == "all"
 
 
+def test_uploads_that_no_job_needs_go_after_their_last_use_and_all_others_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Kept(tmp_path, reduce_days=7, remove_days=30)
+    caplog.set_level("INFO", "panning.service")
+    names = ("nobody", "runs", "waits", "ended", "pinned", "gone", "deleted", "again")
+    hashes = {name: kept.sent(name) for name in names}
+    other = kept.store.tokens.add("Bo", "submit")[0].id
+    assert kept.sent("runs", other) == hashes["runs"], "everybody has their own"
+    jobs = {name: kept.ended(hashes[name]) for name in ("pinned", "gone", "deleted")}
+    kept.store.pin(jobs["pinned"])
+    kept.store.delete(jobs["deleted"])
+    kept.store.forget(jobs["deleted"])
+    running = kept.store.submit(kept.token, named(hashes["runs"])).job.id
+    kept.store.start_next("b")
+    kept.later(days=29)
+    kept.ended(hashes["ended"])
+    kept.store.submit(kept.token, named(hashes["waits"]))
+    kept.sent("again")
+    assert kept.retention.sweep() > 0 and len(kept.uploads.all(None)) == len(names) + 1, "none is so old"
+    kept.later(days=2)
+    kept.retention.sweep()
+    mine = {hashes[name] for name in ("runs", "waits", "ended", "pinned", "again")}
+    assert {one.sha256 for one in kept.uploads.all(kept.token)} == set(os.listdir(tmp_path / "uploads/1")) == mine
+    assert kept.uploads.all(other) == os.listdir(tmp_path / "uploads/2") == [], "what others need keeps none"
+    facts = [record.facts for record in caplog.records if "upload" in getattr(record, "facts", {})]  # type: ignore[attr-defined]
+    freed = {one["upload"]: one["freed_bytes"] for one in facts if one["token"] == kept.token}
+    assert freed == {hashes[name]: len(name) for name in ("nobody", "gone", "deleted")}, "measured on the disk"
+    kept.later(days=31)
+    kept.retention.sweep()
+    assert {one.sha256 for one in kept.uploads.all(kept.token)} == {
+        hashes[name] for name in ("runs", "waits", "pinned")
+    }
+    kept.store.settle(running, 1, Outcome("succeeded"), "b")
+    kept.later(days=31)
+    kept.retention.sweep()
+    assert {one.sha256 for one in kept.uploads.all(kept.token)} == {hashes[name] for name in ("waits", "pinned")}
+
+
+def test_an_upload_that_is_used_or_cannot_be_removed_at_that_moment_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(tmp_path, remove_days=30)
+    sent, used, tried, alone = (kept.sent(name) for name in ("sent", "used", "tried", "alone"))
+    failed = kept.ended(tried, "failed")
+    kept.later(days=31)
+    before = kept.now - timedelta(days=30)
+    assert sorted(kept.uploads.unneeded(before, 9)) == sorted((1, one) for one in (sent, used, alone))
+    kept.store.submit(kept.token, named(used))
+    kept.sent("sent")
+    kept.store.retry(failed)
+    for one in (sent, used, tried):
+        assert kept.uploads.remove_unneeded(kept.token, one, before) is None, "it was used since it was looked for"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+        assert kept.retention.sweep() == 0
+    assert kept.uploads.one(kept.token, alone).n_bytes == 5 and kept.uploads.path(kept.token, alone).is_file()
+    assert kept.retention.sweep() == 1 and len(kept.uploads.all(kept.token)) == 3
+
+
+def test_uploads_stay_without_a_rule_of_age(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, reduce_days=1, most_bytes=1)
+    kept.sent("mine")
+    kept.later(days=36_500)
+    assert kept.retention.sweep() == 0 and len(kept.uploads.all(kept.token)) == 1
+
+
 def test_few_are_seen_to_at_a_time_and_the_next_look_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Kept(tmp_path, remove_days=1)
     jobs = [kept.ended() for _ in range(5)]
@@ -209,8 +296,6 @@ def test_a_server_that_is_killed_meanwhile_goes_on(tmp_path: Path, monkeypatch: 
 def test_a_folder_that_a_process_holds_or_that_cannot_be_changed_is_left_for_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import os
-
     kept = Kept(tmp_path, remove_days=1)
     number = kept.ended()
     kept.later(days=2)
@@ -225,7 +310,7 @@ def test_a_folder_that_a_process_holds_or_that_cannot_be_changed_is_left_for_lat
 
 def test_a_job_whose_files_are_gone_is_not_tried_again(tmp_path: Path) -> None:
     kept = Kept(tmp_path, reduce_days=1)
-    number = kept.ended("failed")
+    number = kept.ended(state="failed")
     kept.later(days=2)
     kept.retention.sweep()
     with pytest.raises(StepError, match=r"it is failed in its attempt 1. Its weights.* Send its config again"):

@@ -401,7 +401,7 @@ def write_old(place: Path | str, schema: int) -> None:
         engine.dispose()
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4, 5, 6, 7])
 def test_a_database_of_each_schema_opens(schema: int, places: Places) -> None:
     write_old(place := places(), schema)
     store = Store.at(place)

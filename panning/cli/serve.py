@@ -61,7 +61,10 @@ def serve(
     remove_days: Annotated[
         float,
         typer.Option(
-            "--remove-days", min=0, max=36_500, help="So long after its end all files of a job go; 0 is never."
+            "--remove-days",
+            min=0,
+            max=36_500,
+            help="So long after its end all files of a job go, and uploads that no job needs; 0 is never.",
         ),
     ] = 0.0,
     jobs_gib: Annotated[

@@ -24,7 +24,7 @@ from panning.service.sqlite import Sqlite
 from panning.service.words import BusyError
 
 #: The newest schema.
-SCHEMA = "6"
+SCHEMA = "7"
 LOG = logging.getLogger("panning.service")
 
 
@@ -84,7 +84,7 @@ KEYS = sa.Table(
 UPLOADS = sa.Table(
     "uploads", TABLES, sa.Column("token", sa.Integer, primary_key=True), sa.Column("sha256", sa.String, primary_key=True),
     sa.Column("kind", sa.String), sa.Column("name", sa.String), sa.Column("n_bytes", sa.BigInteger),
-    sa.Column("made", UtcTime), sa.Column("facts", sa.Text),
+    sa.Column("made", UtcTime), sa.Column("facts", sa.Text), sa.Column("used", UtcTime),
 )  # fmt: skip
 SESSIONS = sa.Table(
     "sessions", TABLES, sa.Column("hash", sa.String, primary_key=True), sa.Column("token", sa.Integer),

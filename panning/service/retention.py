@@ -3,6 +3,9 @@
 A job is first reduced to its results: masks, policies, tables, pictures, reports and records. Trained weights, checkpoints,
 logs and caches go. Later its folder goes; its row in the table stays, and says what went. Pinned jobs keep everything.
 
+Uploads go as jobs are removed: so long after they were last sent or named, unless a job names them that waits or runs, or of
+which files are left.
+
 What is to go is written into the table first, so that a server that was killed meanwhile goes on, and a job that is pinned
 keeps what it had at that moment. How much went is measured on the disk.
 """
@@ -28,6 +31,7 @@ from panning.service.folder import JobFolder
 from panning.service.steps import THERE
 from panning.service.supervisor import ATTEMPTS, n_bytes
 from panning.service.tokens import now_utc
+from panning.service.uploads import Uploads
 from panning.service.words import ENDED, Kept
 
 #: How often it looks for what may go, and how many jobs are seen to at a time, between two looks at those that run.
@@ -52,7 +56,7 @@ class Rules:
 
     Attributes:
         reduce_days: after its end, a job is reduced to its results.
-        remove_days: after its end, its folder goes.
+        remove_days: after its end, its folder goes; so long after its last use, an upload that no job needs.
         most_bytes: that the folders of all jobs take; beyond it jobs are reduced, and then removed, those that ended first
             first.
     """
@@ -108,13 +112,14 @@ class Retention:
     Args:
         folder: gives the folder of a job.
         clock: gives the present time.
+        uploads: of the service; without them none goes.
     """
 
     def __init__(
         self, database: Database, folder: Callable[[int], JobFolder], rules: Rules,
-        clock: Callable[[], datetime] = now_utc,
+        clock: Callable[[], datetime] = now_utc, uploads: Uploads | None = None,
     ) -> None:  # fmt: skip
-        self.database, self.rules = database, rules
+        self.database, self.rules, self.uploads = database, rules, uploads
         self._folder, self._now = folder, clock
         self._looked = float("-inf")
 
@@ -124,7 +129,7 @@ class Retention:
             self._looked = time.monotonic()
 
     def sweep(self) -> int:
-        """Let go what may go now, of ``MOST_AT_ONCE`` jobs at most; how many were seen to."""
+        """Let go what may go now, of ``MOST_AT_ONCE`` jobs and uploads at most; how many were seen to."""
         with self.database.reads() as connection:
             unfinished = list(connection.execute(sa.select(JOBS.c.id).where(JOBS.c.sweeping)).scalars())
         n = sum(self._carry_out(number) for number in unfinished)  # a server that was killed has left them
@@ -132,7 +137,24 @@ class Retention:
             if not self._carry_out(number):
                 break
             n += 1
-        return n
+        return n + self._uploads_go(MOST_AT_ONCE - n)
+
+    def _uploads_go(self, n: int) -> int:
+        """Remove uploads that no job needs, ``n`` at most, and measure what that frees; how many went."""
+        if self.uploads is None or not self.rules.remove_days or n <= 0:
+            return 0
+        gone, before = 0, self._now() - timedelta(days=self.rules.remove_days)
+        for owner, sha256 in self.uploads.unneeded(before, n):
+            facts = {"upload": sha256, "token": owner}
+            try:
+                freed = self.uploads.remove_unneeded(owner, sha256, before)
+            except OSError as error:
+                LOG.warning("retention", extra={"facts": {**facts, "error": str(error)}})
+                continue
+            if freed is not None:
+                gone += 1
+                LOG.info("retention", extra={"facts": {**facts, "freed_bytes": freed}})
+        return gone
 
     def _mark(self) -> int | None:
         """Write into the table what goes next; the job's number, or None if nothing does."""

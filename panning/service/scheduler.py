@@ -30,6 +30,7 @@ from panning.service.folder import MARK, Caps, JobFolder, Order, Outcome
 from panning.service.inputs import named_uploads
 from panning.service.retention import Retention, Rules
 from panning.service.store import Store
+from panning.service.uploads import Uploads
 from panning.service.words import BusyError, Job
 
 #: How often it looks around, and how long it starts nothing after it could not.
@@ -87,7 +88,9 @@ class Scheduler:
     def __init__(self, store: Store, setup: Setup, told: Callable[[Job], None] = lambda job: None) -> None:
         self.store = store
         self.setup = setup
-        self.retention = Retention(store.database, self.folder, setup.rules)
+        self.retention = Retention(
+            store.database, self.folder, setup.rules, uploads=Uploads(store.database, setup.uploads)
+        )
         self._told = told
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._children: list[subprocess.Popen[bytes]] = []

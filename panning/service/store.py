@@ -24,7 +24,7 @@ from panning.service.database import ATTEMPTS, JOBS, KEYS, TOKENS, Database
 from panning.service.folder import Outcome
 from panning.service.steps import THERE, TURN, following, without_word
 from panning.service.tokens import Tokens, now_utc
-from panning.service.uploads import check_uploads, stored
+from panning.service.uploads import stored, take_uploads
 from panning.service.words import (
     ENDED,
     STATES,
@@ -105,7 +105,7 @@ class Store:
             if key is not None and (known := self._known(connection, token, key, digest)) is not None:
                 return Submitted(known, is_new=False)
             self._check_quota(connection, token)
-            check_uploads(connection, token, config)
+            take_uploads(connection, token, config, self._now())
             values = {
                 "token": token, "kind": str(config.get("kind")), "config": text, "state": "queued", "message": "",
                 "attempt": 0, "crashes": 0, "cancel_asked": False, "pinned": False, "deleted": False, "n_bytes": 0,
@@ -191,7 +191,7 @@ class Store:
         again = {"state": "queued", "code": None, "message": "", "crashes": 0, "cancel_asked": False, "ended": None}
         with self.database.writes() as connection:
             token = self._job(connection, number).token
-            check_uploads(connection, token, self._config(connection, number))
+            take_uploads(connection, token, self._config(connection, number), self._now())
             whole = JOBS.c.kept == "all"
             stepped = self._step(connection, number, ("failed", "cancelled"), again, whole)
             self._must(stepped, connection, number, "retry")

@@ -136,11 +136,13 @@ class Uploads:
         return _upload(row)
 
     def known(self, owner: int, sha256: str, kind: UploadKind) -> Upload | None:
-        """The upload if it is there already.
+        """The upload if it is there already; it counts as used now.
 
         Raises:
             OtherKindError: if it is there as another kind.
         """
+        with self.database.writes() as connection:
+            connection.execute(sa.update(UPLOADS).where(*_of(owner, sha256)).values(used=self._now()))
         try:
             found = self.one(owner, sha256)
         except NoUploadError:
@@ -178,7 +180,7 @@ class Uploads:
         path = self.path(owner, came.sha256)
         values = {
             "token": owner, "sha256": found.sha256, "kind": kind, "name": name, "n_bytes": found.n_bytes,
-            "made": found.made, "facts": canonical_json(found.facts),
+            "made": found.made, "facts": canonical_json(found.facts), "used": found.made,
         }  # fmt: skip
         with self.database.writes() as connection:
             if connection.execute(sa.select(UPLOADS.c.kind).where(*_of(owner, came.sha256))).first() is None:
@@ -194,16 +196,35 @@ class Uploads:
             NoUploadError: if there is none.
             InUseError: if a job that has not ended names it.
         """
-        waits = JOBS.c.state.in_(("queued", "running"))
         with self.database.writes() as connection:
-            uses = sa.select(JOBS.c.id).where(
-                THERE, JOBS.c.token == owner, waits, JOBS.c.config.contains(UPLOAD + sha256)
-            )  # fmt: skip
-            if (job := connection.execute(uses.limit(1)).scalar_one_or_none()) is not None:
+            if (job := connection.execute(_naming(owner, sha256, _WAITS)).scalar_one_or_none()) is not None:
                 raise InUseError(f"Job {job} has not ended, and uses the upload: cancel it, or wait for its end.")
             if connection.execute(sa.delete(UPLOADS).where(*_of(owner, sha256))).rowcount == 0:
                 raise NoUploadError(f"There is no upload {sha256}.")
             self.path(owner, sha256).unlink(missing_ok=True)
+
+    def unneeded(self, before: datetime, n: int) -> list[tuple[int, str]]:
+        """Owner and hash of uploads that were last used before a time and that no job needs: the ``n`` oldest."""
+        due = sa.select(UPLOADS.c.token, UPLOADS.c.sha256).where(UPLOADS.c.used < before).order_by(UPLOADS.c.used)
+        with self.database.reads() as connection:
+            found = [(int(owner), str(sha256)) for owner, sha256 in connection.execute(due)]
+            naming = sa.select(JOBS.c.token, JOBS.c.config).where(THERE, _NEEDS, JOBS.c.config.contains(UPLOAD))
+            jobs = connection.execute(naming) if found else ()
+            needed = {(owner, sha256) for owner, config in jobs for _, sha256 in named_uploads(json.loads(config))}
+        return [one for one in found if one not in needed][:n]
+
+    def remove_unneeded(self, owner: int, sha256: str, before: datetime) -> int | None:
+        """Remove an upload with its file, unless it is used or needed by now; the bytes that this frees on the disk."""
+        with self.database.writes() as connection:
+            gone = sa.delete(UPLOADS).where(
+                *_of(owner, sha256), UPLOADS.c.used < before, ~_naming(owner, sha256, _NEEDS).exists()
+            )
+            if connection.execute(gone).rowcount == 0:
+                return None
+            path = self.path(owner, sha256)
+            n_bytes = path.lstat().st_size if path.exists() else 0
+            path.unlink(missing_ok=True)
+            return n_bytes
 
     def tidy(self) -> None:
         """Remove what a server that was killed has left: parts, files without a row, and rows without a file."""
@@ -238,6 +259,28 @@ def stored(connection: Connection, owner: int) -> int:
     tables = (JOBS, UPLOADS)
     sums = [sa.select(sa.func.coalesce(sa.func.sum(one.c.n_bytes), 0)).where(one.c.token == owner) for one in tables]
     return sum(int(connection.execute(one).scalar_one()) for one in sums)
+
+
+#: Jobs that read the uploads that they name, and those that may: of which files are left, so that they can be tried again.
+_WAITS = JOBS.c.state.in_(("queued", "running"))
+_NEEDS = _WAITS | (JOBS.c.kept != "nothing")
+
+
+def _naming(owner: int, sha256: str, which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """One job of an owner that names an upload."""
+    named = JOBS.c.config.contains(UPLOAD + sha256)
+    return sa.select(JOBS.c.id).where(THERE, JOBS.c.token == owner, which, named).limit(1)
+
+
+def take_uploads(connection: Connection, owner: int, config: Mapping[str, Any], now: datetime) -> None:
+    """See that the uploads that a config names are there, and note that they are used.
+
+    Raises:
+        ConfigError: as ``check_uploads``.
+    """
+    check_uploads(connection, owner, config)
+    for _, sha256 in named_uploads(config):
+        connection.execute(sa.update(UPLOADS).where(*_of(owner, sha256)).values(used=now))
 
 
 def check_uploads(connection: Connection, owner: int, config: Mapping[str, Any]) -> None:
