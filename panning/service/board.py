@@ -85,8 +85,8 @@ class _Tail:
         self.place: Place | None = None
         self._reader, self._course = EventReader(folder.events), Course()
 
-    def look(self, number: int) -> bool:
-        """Read what is new; whether the job has gone on."""
+    def look(self, number: int) -> Place | None:
+        """Read what is new; where the job is, if it has gone on."""
         before = self.place
         for _, line in self._reader.lines():
             try:
@@ -97,7 +97,7 @@ class _Tail:
             phase = self._course.phase
             if event.kind not in BESIDE and phase[0]:
                 self.place = Place(number, event.stage, *phase, event.done, event.total)
-        return self.place != before
+        return None if self.place == before else self.place
 
 
 class Board:
@@ -177,21 +177,24 @@ class Board:
             except (OSError, PanningError, DBAPIError) as error:  # the next look may do better
                 LOG.warning("board", extra={"facts": {"error": str(error)}})
                 moved = []
-            for tail in moved:
-                for one in self._of(tail.token) if tail.place is not None else ():
-                    one.places[tail.place.job] = tail.place
+            for token, place in moved:
+                for one in self._of(token):
+                    one.places[place.job] = place
                     one.new.set()
             await asyncio.sleep(LOOK_S)
 
-    def _looked(self, known: dict[int, _Tail]) -> tuple[dict[int, _Tail], list[_Tail]]:
-        """The tails of all running jobs, and those of jobs that have gone on; ``known`` are those until now."""
-        tails = {}
+    def _looked(self, known: dict[int, _Tail]) -> tuple[dict[int, _Tail], list[tuple[int, Place]]]:
+        """The tails of all running jobs, and where those are that have gone on, with their tokens; ``known`` are the tails
+        until now."""
+        tails, moved = {}, []
         for job in self._store.running():
             tail = known.get(job.id)
             tails[job.id] = (
                 tail if tail is not None and tail.attempt == job.attempt else _Tail(job, self._folder(job.id))
             )
-        return tails, [tail for number, tail in tails.items() if tail.look(number)]
+            if (place := tails[job.id].look(job.id)) is not None:
+                moved.append((job.token, place))
+        return tails, moved
 
 
 async def pause(seconds: float) -> None:
