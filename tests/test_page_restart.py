@@ -56,7 +56,9 @@ class Server:
 
     def tell(self, number: int, *events: Event) -> None:
         """Tell of a job that runs, whether the server does or not."""
-        with open(self.root / "jobs" / str(number) / "events.jsonl", "a") as file:
+        folder = self.root / "jobs" / str(number)
+        folder.mkdir(exist_ok=True)  # the table says a moment earlier that the job runs
+        with open(folder / "events.jsonl", "a") as file:
             for event in events:
                 file.write(json.dumps({"time": 1e9 + event.done, **event.as_json()}) + "\n")
 
