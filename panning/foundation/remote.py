@@ -66,7 +66,7 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "density": (0, 1), "densities": (0, 1), "min_density": (0, 1), "max_density": (0, 1), "target_macs": (0, 1e15),
     "target_parameters": (0, 1e12), "round_to": (1, 1024), "rounds": (1, 10_000), "seed": _SEED, "seeds": _SEED,
     "n_train": (1, 1e8), "side": (1, 4096), "sides": (1, 4096), "shape": (1, 4096), "classes": (0, 10_000),
-    "n_classes": (2, 10_000), "low": (0, 1), "high": (0, 1), "layers": (0, 32), "widths": (1, 4096), "stages": (1, 32),
+    "n_classes": (2, 10_000), "low": (0, 1e6), "high": (0, 1e6), "layers": (0, 32), "widths": (1, 4096), "stages": (1, 32),
     "blocks": (1, 32), "kernels": (1, 7), "hidden": (0, 32), "units": (1, 4096), "n_weights": (0, 1e7),
     "most_multiply_adds": (0, 1e8),
     "most_layers_without": (1, 100), "scoring_per_class": (1, 1000), "epochs": (0, 1000), "batch_size": (1, 65_536),
@@ -90,7 +90,7 @@ SWITCHES = {
 NESTS = {
     "task", "tasks", "recipe", "short", "rungs", "agent", "env", "ppo", "action", "reward", "halving", "observations",
     "dynamic", "methods", "baselines", "start", "starts", "samplers", "drawn", "levers",
-    "population", "mlp", "plain", "residual", "densities", "data", "against", "rivals",
+    "population", "mlp", "plain", "residual", "densities", "kept_fan_in", "data", "against", "rivals",
 }  # fmt: skip
 #: Fields that hold keys of their own.
 FREE = {"options", "terms", "min_density", "max_density"}
