@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from panning.foundation.errors import ConfigError
 from panning.service.checker import Checker
 from panning.service.checks import Checks
 from panning.service.inputs import named_data
-from panning.service.words import UploadError
+from panning.service.words import BusyError, UploadError
 
 PRUNE = {"kind": "prune", "task": {"model": "mlp", "data": "digits"}, "density": 0.1, "method": "snip"}
 
@@ -34,6 +35,35 @@ def test_a_checker_tells_methods_and_data_sets(tmp_path: Path) -> None:
     assert {("before", "snip"), ("during", "rigl")} <= {(row["when"], row["name"]) for row in methods}
     there = checker.answer({"what": "data"})["found"]
     assert there["digits"] and not there["mnist"]
+
+
+def test_a_process_that_begins_while_the_service_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks, begun = Checks(None), list[Any]()
+    popen = subprocess.Popen
+
+    def late(*args: Any, **keys: Any) -> Any:
+        checks.close()  # it finds no process yet
+        begun.append(popen(*args, **keys))
+        return begun[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", late)
+    with pytest.raises(BusyError):
+        checks.start()
+    (process,) = begun
+    assert process.poll() is not None and process.stdin.closed and process.stdout.closed
+
+
+def test_the_pipes_of_a_process_that_died_are_closed() -> None:
+    checks = Checks(None)
+    checks.start()
+    first: Any = checks._process
+    first.kill()
+    first.wait()
+    checks.start()
+    second: Any = checks._process
+    assert first.stdin.closed and first.stdout.closed and second.poll() is None
+    checks.close()
+    assert second.poll() is not None and second.stdin.closed
 
 
 def test_a_checker_compares_masks_layer_by_layer(tmp_path: Path) -> None:

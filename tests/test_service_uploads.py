@@ -220,6 +220,9 @@ def test_a_file_that_a_job_uses_is_kept_until_the_job_has_ended(served: Served, 
     number = served.submit(token, **{**LONG, **named()})
     refused = served.ask("DELETE", path, token)
     assert refused.problem == "used" and str(number) in refused.json["detail"]
+    steps = served.events(token, number)
+    while next(steps)[0] != "message":
+        pass  # it runs, and has its folder
     served.ask("POST", f"/api/v1/jobs/{number}/cancel", token)
     served.until_ended(token, number)
     order = served.service.scheduler.folder(number).order()

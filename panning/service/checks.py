@@ -207,8 +207,10 @@ class Checks:
 
     def _begin(self) -> subprocess.Popen[bytes]:
         """The process, which is started if there is none, and is warm in the end."""
-        if self._process is not None and self._process.poll() is None:
-            return self._process
+        if self._process is not None:
+            if self._process.poll() is None:
+                return self._process
+            self._end(self._process)  # it has died by itself
         self._check_open()
         settings = json.dumps(
             {"data_root": self.data_root, "memory_bytes": self.memory_bytes, "data_sets": dict(self.named_data)}
@@ -217,7 +219,8 @@ class Checks:
             [*self.command, settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-        if self._read(self._process, WARM_S) is None:
+        is_warm = self._is_open and self._read(self._process, WARM_S) is not None
+        if not (is_warm and self._is_open):  # ``close`` may have found no process to end
             self._end(self._process)
             self._check_open()
             raise JobError("The check process does not begin.")

@@ -43,16 +43,16 @@ async function tellCosts() {
 
 // --- the list ---
 
-let shown = document.getElementById("list").outerHTML;
+let shown = document.getElementById("list").cloneNode(true);
 
 async function renew() {
   const page = await pageNow();
   if (page === null) return;
   const [counts, fresh] = [document, page].map((one) => one.querySelectorAll(".filter .n"));
   counts.forEach((count, i) => { count.textContent = fresh[i].textContent; });
-  const old = document.getElementById("list"), list = page.getElementById("list"), text = list.outerHTML;
-  if (text === shown) return;
-  shown = text;
+  const old = document.getElementById("list"), list = page.getElementById("list");
+  if (list.isEqualNode(shown)) return;
+  shown = list.cloneNode(true);
   const held = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
   const left = old.querySelector(".scroll")?.scrollLeft ?? 0, inside = old.contains(document.activeElement);
   showTimes(list);
