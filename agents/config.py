@@ -97,7 +97,7 @@ class EnvSpec(EpisodeSpec):
 
     @functools.cached_property
     def targets(self) -> tuple[tuple[float, ...], ...]:
-        """Of each of these tasks the densities that episodes draw from."""
+        """The densities that an episode may aim at: a tuple for each task of ``every_task``."""
         drawn = () if self.population is None else map(self.population.densities_of, self.population.tasks)
         return (*(self.densities for _ in self.tasks), *(own or self.densities for own in drawn))
 

@@ -167,10 +167,10 @@ def _each(envs: VecEnv, function: Callable[[PanningEnv, Any], Any], given: Seque
 
 
 def foresee(observations: Array, rewards: Array, groups: NDArray[np.int64]) -> Array:
-    """What each action gives, above the mean of the case's actions, as the other groups foretell it: [cases, actions].
+    """The reward that a regression expects of each action, minus the mean of the case's actions: [cases, actions].
 
-    A kernel ridge regression on what is observed, in which near is what differs by a standard deviation. Its penalty is the
-    one that errs least.
+    The regression is a kernel ridge on the observations, each in units of its standard deviation. It foresees a case from
+    the cases of other groups, with the penalty that errs least.
 
     Args:
         observations: [cases, observations]

@@ -23,7 +23,7 @@ from panning.foundation.progress import Listener
 
 @dataclass(frozen=True)
 class Began:
-    """What the trying of several actions has cost, and what is known of the choice among them.
+    """The episodes that tried several actions before PPO: their cost, and what they say of the choice among the actions.
 
     Attributes:
         n_episodes: that were taken to try the actions.

@@ -151,7 +151,7 @@ def first_done(calls: list[Any], timeout_s: float) -> Any:
 
 
 def _patiently(ask: Callable[[float], Any], timeout_s: float) -> Any:
-    """What ``ask`` gives, asked for some seconds at a time until ``timeout_s`` have passed.
+    """Call ``ask`` for some seconds at a time until it gives an answer, or ``timeout_s`` have passed.
 
     Args:
         ask: waits for as many seconds as it is told, and then raises GetTimeoutError.

@@ -53,7 +53,7 @@ class LayerSize(NamedTuple):
 
     @property
     def n_weights(self) -> int:
-        """How many weights the layer has."""
+        """The number of the layer's weights."""
         return self.fan_in * self.units
 
 
@@ -84,7 +84,7 @@ class Sizes(Config):
 
     @abstractmethod
     def layers_on(self, input_shape: tuple[int, ...], n_classes: int) -> list[LayerSize]:
-        """Of each layer with weights its size."""
+        """The sizes of the layers that have weights, from input to output."""
 
     @abstractmethod
     def build(self, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:

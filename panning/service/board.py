@@ -19,16 +19,16 @@ from panning.service.folder import JobFolder
 from panning.service.store import Store
 from panning.service.words import Job
 
-#: How often running jobs are looked at while somebody listens.
+#: Seconds between two looks at the running jobs, while somebody listens.
 LOOK_S = 0.2
-#: A listener is told something so often in a second at most.
+#: The most messages that a listener gets in a second.
 RATE = 10.0
 LOG = logging.getLogger("panning.service")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a running job is.
+    """The stage and the step that a running job has come to.
 
     Attributes:
         number: of the stage, from 1, of ``n_stages``.
@@ -45,7 +45,7 @@ class Place:
 
 @dataclass(frozen=True)
 class News:
-    """What a listener is told.
+    """One message to a listener of the list of jobs.
 
     Attributes:
         first: nothing was told before: the list may have changed in any way until now.
@@ -62,7 +62,7 @@ class News:
 
 @dataclass(eq=False)
 class _Listener:
-    """What somebody is still to be told; ``token`` is whose jobs, None for those of all."""
+    """The news that a listener has not got yet. It listens to the jobs of ``token``; None listens to all jobs."""
 
     token: int | None
     jobs: dict[int, Job] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class Board:
             one.new.set()
 
     async def listen(self, token: int | None) -> AsyncGenerator[News, None]:
-        """What happens in the list, until the server ends.
+        """The changes of the list of jobs, as messages, until the server ends.
 
         Args:
             token: whose jobs; None for those of all.

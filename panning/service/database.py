@@ -93,7 +93,7 @@ SESSIONS = sa.Table(
 
 
 class Backend(Protocol):
-    """What stands below a database; ``Sqlite`` says what its attributes are."""
+    """The interface of a backend, SQLite or Postgres; ``Sqlite`` says what its attributes are."""
 
     name: str
     unlike: str
