@@ -182,6 +182,7 @@ def reached(path: Path) -> int:
     only tells steps again.
 
     Examples:
+        >>> from pathlib import Path
         >>> from panning.foundation.progress import Event
         >>> from panning.service.events import EventLog, reached
         >>> with EventLog(Path("events.jsonl")) as log:
