@@ -7,6 +7,8 @@ plain network that the core runs without Stable-Baselines3 (``panning.episode.po
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from stable_baselines3 import A2C, PPO
 from panning.agents.config import EpisodeSpec
 from panning.episode.policy_net import PolicyNet
 from panning.episode.sb3_policy import actor_of, policy_of_agent
+from panning.episode.shelf import Bounds
 from panning.foundation.errors import PolicyError
 from panning.foundation.files import write_atomic
 from panning.foundation.tensorfile import DAMAGE, read_tensors
@@ -72,7 +75,10 @@ def load_agent(path: Path, model: PPO) -> dict[str, Any]:
 
 
 def export_policy(
-    model: PPO | A2C, episode: EpisodeSpec | None = None, facts: dict[str, Any] | None = None
+    model: PPO | A2C,
+    episode: EpisodeSpec | None = None,
+    facts: dict[str, Any] | None = None,
+    seen: Mapping[str, Bounds] | None = None,
 ) -> PolicyNet:
     """The actor of a PPO or A2C agent as a plain network, which ``panning.prune(policy=...)`` takes.
 
@@ -89,10 +95,13 @@ def export_policy(
         model: with an ``MlpPolicy`` whose activation is tanh, and with the environment that it was trained on.
         episode: what its episodes are like; None asks its environment.
         facts: JSON-able, kept in the file.
+        seen: of each observation the lowest and the highest that the training has shown.
 
     Raises:
         PolicyError: for an agent of another algorithm, policy or environment.
     """
     if episode is None:
-        return policy_of_agent(model, facts)
-    return actor_of(model.policy, episode.action, episode.n_rounds, episode.observations, facts or {})
+        policy = policy_of_agent(model, facts)
+    else:
+        policy = actor_of(model.policy, episode.action, episode.n_rounds, episode.observations, facts or {})
+    return replace(policy, seen=dict(seen or {}))

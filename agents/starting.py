@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from panning.agents.config import AgentConfig
 from panning.agents.demonstrations import choose, demonstrate, fit
 from panning.agents.saving import export_policy
+from panning.agents.sight import Seen, named, widened
 from panning.episode.actions import ActionSpec
 from panning.episode.policies import make_policy
 from panning.episode.policy_net import save_policy
@@ -29,11 +30,13 @@ class Began:
         n_episodes: that were taken to try the actions.
         images_seen: by the short trainings that judged these episodes.
         facts: ``Choice.facts``; empty where the agent does not begin at one of several actions.
+        seen: of each observation the lowest and the highest that the agent was fitted on; None where it was not.
     """
 
     n_episodes: int = 0
     images_seen: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    seen: Seen | None = None
 
 
 def begin(model: PPO, config: AgentConfig, envs: VecEnv, out: Path, listen: Listener, *, untrained: bool) -> Began:
@@ -49,11 +52,14 @@ def begin(model: PPO, config: AgentConfig, envs: VecEnv, out: Path, listen: List
         return Began()
     shown = demonstrate(config, envs, out / "demonstrations.jsonl", listen)
     choice = choose(config, shown)
+    seen = widened(None, choice.observations)
     if untrained:
         fit(model, choice)
         facts = {"config": config.identity, "start": choice.facts}
-        save_policy(export_policy(model, config.env, facts), out / "start.safetensors")
-    return Began(shown.rewards.size, shown.images_seen, choice.facts)
+        save_policy(
+            export_policy(model, config.env, facts, named(config.env.observations, seen)), out / "start.safetensors"
+        )
+    return Began(shown.rewards.size, shown.images_seen, choice.facts, seen)
 
 
 def _near(model: PPO, spec: ActionSpec, policy: str) -> None:

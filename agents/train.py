@@ -21,12 +21,13 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from panning.agents.cards import Seen, seen_by, widened, write_card
+from panning.agents.cards import write_card
 from panning.agents.config import TRAINING, AgentConfig, EnvSpec
 from panning.agents.fastest import with_fastest
 from panning.agents.mixed import mixed
 from panning.agents.rollouts import check_rollout, read_rollouts
 from panning.agents.saving import export_policy, load_agent, rollouts_done, save_agent
+from panning.agents.sight import named, seen_by, widened
 from panning.agents.starting import Began, begin
 from panning.alive.connectivity import Connectivity
 from panning.data.shipped import data_name, ships_data
@@ -82,9 +83,9 @@ def train_agent(
     with sole_writer(out):
         claim_folder(out, config.identity)
         folder = (cache_folder() if cache else None) if isinstance(cache, bool) else cache
-        policy, seen, began = _trained(config, out, n_workers, listen, folder, start_workers)
+        policy, began = _trained(config, out, n_workers, listen, folder, start_workers)
         save_policy(policy, out / "policy.safetensors")
-        write_card(config, read_rollouts(out / "rollouts.jsonl"), seen, out / f"policy{CARD}", began)
+        write_card(config, read_rollouts(out / "rollouts.jsonl"), policy.seen, out / f"policy{CARD}", began)
     return policy
 
 
@@ -105,8 +106,8 @@ def _trained(
     listen: Listener,
     cache: Path | None,
     start_workers: Callable[[], None],
-) -> tuple[PolicyNet, Seen | None, Began]:
-    """The policy after all rollouts, the ranges of what it was shown, and where it began.
+) -> tuple[PolicyNet, Began]:
+    """The policy after all rollouts, and where it began.
 
     Episodes and rollouts that the folder holds are not run again.
     """
@@ -129,7 +130,7 @@ def _trained(
             model = _build(config, envs)
             began = begin(model, config, envs, out, listen, untrained=not done)
             n_observations = len(config.env.observations)
-            seen = seen_by(load_agent(checkpoint, model), n_observations, checkpoint) if done else None
+            seen = seen_by(load_agent(checkpoint, model), n_observations, checkpoint) if done else began.seen
             model.num_timesteps = done * config.ppo.n_steps * config.ppo.n_envs
             if is_left:
                 with _logger(out / "logs" / f"from-rollout-{done:05d}") as logger:
@@ -151,7 +152,7 @@ def _trained(
             facts |= {"start": dict(began.facts)} if began.facts else {}
             facts |= {"plugins": plugins} if (plugins := config.env.plugins) else {}
             facts |= {"precision": settled.env.reward.recipe.precision} if config.env.reward.fastest else {}
-            return export_policy(model, config.env, facts), seen, began
+            return export_policy(model, config.env, facts, named(config.env.observations, seen)), began
     finally:
         torch.set_num_threads(threads)
         if envs is not None:

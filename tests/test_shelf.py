@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import nn
 
 import panning
 from panning.agents import AgentConfig, train_agent
-from panning.agents.cards import seen_by, widened
+from panning.agents.sight import seen_by, widened
 from panning.compare.contenders import Contender
-from panning.episode.policy_net import digest_of_policy, load_policy
+from panning.episode.observations import STANDARD
+from panning.episode.policy_net import digest_of_policy, load_policy, parse_policy, save_policy
 from panning.episode.shelf import MARGIN, Card, card_of, keep, located, shelf_folder, unseen
 from panning.foundation.config import dump_config, load_config, parse_config
 from panning.foundation.errors import ConfigError, PanningWarning, PolicyError, StoppedError
@@ -149,7 +151,7 @@ def test_a_card_without_a_policy_is_none_and_a_broken_one_is_said(agent: Path, s
     with pytest.raises(ConfigError, match="mine.yaml.*\n.*summry: unknown key. Did you mean 'summary'"):
         panning.policies()
     (shelf / "mine.yaml").write_text("kind: bench\nname: mine\n")  # a grid beside its policy
-    assert card_of(shelf / "mine.safetensors") is None and load_policy(shelf / "mine.safetensors").seen == {}
+    assert card_of(shelf / "mine.safetensors") is None
     with pytest.raises(ConfigError, match="is no card of a policy: a card says 'kind: policy'"):
         panning.policies()
 
@@ -187,9 +189,40 @@ def test_a_network_of_another_kind_warns_with_figures(agent: Path) -> None:
     with pytest.warns(PanningWarning, match=r"no network like this one.*network_size is 0.65, seen were 0.38 to 0.38"):
         masks = panning.prune(net, batch, density=0.2, policy=agent / "policy.safetensors")
     assert "network_size" in masks.manifest["warnings"][0] and "rounds_left" not in masks.manifest["warnings"][0]
-    bare = agent.parent / "bare.safetensors"
-    shutil.copy(agent / "policy.safetensors", bare)  # without its card
-    assert "warnings" not in panning.prune(net, batch, density=0.2, policy=bare).manifest
+    of_before = agent.parent / "of_before.safetensors"
+    save_policy(replace(load_policy(agent / "policy.safetensors"), seen={}), of_before)
+    assert "warnings" not in panning.prune(net, batch, density=0.2, policy=of_before).manifest
+
+
+def test_the_card_says_what_the_policy_keeps(agent: Path) -> None:
+    card, net = card_of(agent / "policy.safetensors"), load_policy(agent / "policy.safetensors")
+    assert card is not None and card.seen == net.seen and list(net.seen) == sorted(STANDARD)
+
+
+def test_outside_of_what_it_has_seen_a_policy_acts_as_at_the_nearest_that_it_has(agent: Path) -> None:
+    trained = load_policy(agent / "policy.safetensors")
+    net = replace(trained, observations=("progress", "network_size"), seen={"network_size": (0.25, 0.5)})
+    shown = [np.array(values, np.float32) for values in ((0.75, 0.875), (0.75, 0.5), (0.75, 0.0), (0.75, 0.25))]
+    weights = (np.array([[1.0, 2.0]], np.float32),)
+    net = replace(net, weights=weights, biases=(np.zeros(1, np.float32),))
+    assert [float(net.output(one)[0]) for one in shown] == [1.75, 1.75, 1.25, 1.25]
+    assert float(replace(net, seen={}).output(shown[0])[0]) == 2.5
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [{"depth": [0.0, 1.0]}, {"progress": [0.5, 0.0]}, {"progress": [0.0, 2.0]}, {"progress": [0.0]}, [0.0], None],
+)
+def test_ranges_that_are_none_are_refused(agent: Path, tmp_path: Path, seen: Any) -> None:
+    data = (agent / "policy.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    description = json.loads(header["__metadata__"]["panning_policy"]) | {"seen": seen}
+    header["__metadata__"]["panning_policy"] = json.dumps(description)
+    changed = json.dumps(header).encode()
+    broken = len(changed).to_bytes(8, "little") + changed + data[8 + size :]
+    with pytest.raises(PolicyError, match="mine(:| is not)"):
+        parse_policy(broken, "mine")
 
 
 def test_a_little_outside_is_inside() -> None:

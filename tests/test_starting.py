@@ -114,6 +114,8 @@ def test_episodes_are_kept_and_an_interrupted_beginning_goes_on_to_the_same_agen
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     first = load_policy(tmp_path / "a/start.safetensors")
     np.testing.assert_allclose(first.weights[0], policy.weights[0], atol=1e-6)  # PPO's rate was next to nothing
+    assert first.seen.keys() == policy.seen.keys() == set(policy.observations)
+    assert all(policy.seen[name][0] <= low <= high <= policy.seen[name][1] for name, (low, high) in first.seen.items())
     assert set(policy.facts["start"]) == {"foreseen", "one_action", "hindsight", "first"}
     assert "n_episodes: 12" in (tmp_path / "a/policy.yaml").read_text()  # 8 to begin, 4 of the rollout
 

@@ -1,15 +1,15 @@
 """A trained policy as a plain network: a safetensors file that the core runs without Stable-Baselines3.
 
-The metadata says what the policy was made for: the action's spec, the names of the observations, the number of rounds.
-Nothing is unpickled.
+The metadata says what the policy was made for: the action's spec, the names of the observations, the number of rounds, and
+the range of each observation that the training has shown. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 from panning.episode.actions import ActionSpec
 from panning.episode.episode import Action, Observation, Policy
 from panning.episode.observations import OBSERVATIONS, STANDARD
-from panning.episode.shelf import MAX_POLICY_BYTES, Bounds, card_of, located, named_instead, unseen
+from panning.episode.shelf import MAX_POLICY_BYTES, Bounds, located, named_instead, unseen
 from panning.foundation.config import parse_config
 from panning.foundation.errors import PanningError, PolicyError
 from panning.foundation.files import named_within, read_regular, strict_json, write_atomic
@@ -38,11 +38,14 @@ ZIP = b"PK\x03\x04"
 class PolicyNet(Policy):
     """A multi-layer perceptron with tanh between the layers: observation -> action.
 
+    Outside of what its training has shown a network's output is no choice, so an observation that lies there is taken as
+    the nearest that was shown.
+
     Attributes:
         weights, biases: of each layer, float32; the last gives the action's mean (``mix``) or logits (``pick``).
         log_std: of the action's Gaussian, for sampling; empty for ``pick``.
         facts: JSON-able, of the training.
-        seen: observation -> the lowest and the highest that the training has shown, from the policy's card; not in its file.
+        seen: observation -> the lowest and the highest that the training has shown; one without a range is taken as it is.
         rng: actions are drawn from the policy with it; None takes the most likely ones.
     """
 
@@ -78,10 +81,14 @@ class PolicyNet(Policy):
 
     def output(self, observation: Observation) -> NDArray[np.float32]:
         """The raw output of the last layer."""
-        hidden = observation.astype(np.float32)
+        hidden = self._nearest_seen(observation.astype(np.float32))
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             hidden = np.tanh(weight @ hidden + bias)
         return self.weights[-1] @ hidden + self.biases[-1]
+
+    def _nearest_seen(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        low, high = np.array([self.seen.get(name, (-np.inf, np.inf)) for name in self.observations], np.float32).T
+        return observation.clip(low, high)
 
     def _heads(self, output: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         return np.split(output, np.cumsum(self.spec.choices)[:-1])
@@ -116,6 +123,8 @@ def dump_policy(policy: PolicyNet) -> bytes:
         "n_rounds": policy.n_rounds,
         "facts": policy.facts,
     }
+    if policy.seen:  # without it files are as they were before it was kept
+        description["seen"] = {name: list(bounds) for name, bounds in policy.seen.items()}
     # One metadata key only: safetensors orders several by a hash that differs from call to call, and equal policies
     # shall be equal files.
     return save(tensors, {"panning_policy": json.dumps(description, sort_keys=True)})
@@ -127,14 +136,13 @@ def digest_of_policy(policy: PolicyNet) -> str:
 
 
 def load_policy(path: str | Path) -> PolicyNet:
-    """Read a policy, with what its card says that it has seen, if a card lies beside it.
+    """Read a policy.
 
     Args:
         path: of a file, or a name on the shelf (``panning.policies``).
 
     Raises:
         PolicyError: if the file is absent, broken, or made for other observations or by a newer version.
-        ConfigError: if its card is broken.
 
     Examples:
         >>> from panning.agents import load_policy
@@ -150,8 +158,7 @@ def load_policy(path: str | Path) -> PolicyNet:
         data = read_regular(path, MAX_POLICY_BYTES)
     except OSError as error:
         raise PolicyError(f"{path} cannot be read: {error.strerror or error}.") from None
-    net, card = parse_policy(data, str(path)), card_of(path)
-    return net if card is None else replace(net, seen=card.seen)
+    return parse_policy(data, str(path))
 
 
 def parse_policy(data: bytes, source: str) -> PolicyNet:
@@ -170,7 +177,7 @@ def parse_policy(data: bytes, source: str) -> PolicyNet:
         if version != FORMAT_VERSION:
             raise PolicyError(f"{source} has policy format {version}; this version reads {FORMAT_VERSION}.")
         spec = parse_config(ActionSpec, description["action"], f"{source}, action")
-        for name in (seen := description.get("observations", STANDARD)):
+        for name in (observations := description.get("observations", STANDARD)):
             if name not in OBSERVATIONS:
                 raise PolicyError(f"{source}: {unknown_name_message('observation', name, OBSERVATIONS)}")
         n_layers = len(tensors) // 2  # what is there too much or too little makes a name below unknown
@@ -187,7 +194,8 @@ def parse_policy(data: bytes, source: str) -> PolicyNet:
             biases=tuple(tensors[f"layers.{i}.bias"].numpy() for i in range(n_layers)),
             log_std=tensors["log_std"].numpy(),
             facts=description["facts"],
-            observations=tuple(seen),
+            observations=tuple(observations),
+            seen=_ranges(description.get("seen", {}), observations, source),
         )
         _check_shapes(policy, source)
     except PanningError:
@@ -195,6 +203,15 @@ def parse_policy(data: bytes, source: str) -> PolicyNet:
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PolicyError(f"{source} is not a panning policy file ({error}).") from None
     return policy
+
+
+def _ranges(given: Mapping[str, Any], observations: Sequence[str], source: str) -> dict[str, Bounds]:
+    ranges = {name: (float(low), float(high)) for name, (low, high) in given.items()}
+    if not ranges.keys() <= set(observations) or not all(-1 <= low <= high <= 1 for low, high in ranges.values()):
+        raise PolicyError(
+            f"{source}: 'seen' must give the policy's own observations a lowest and a highest in [-1, 1]."
+        )
+    return ranges
 
 
 def _check_shapes(policy: PolicyNet, source: str) -> None:

@@ -78,8 +78,9 @@ def doubts(problem: Problem, kept: Sequence[int], equal: Equals | None, last: Ma
             f"{name} is {value:.2f}, seen were {low:.2f} to {high:.2f}" for name, (value, low, high) in strange.items()
         ]
         doubts.append(
-            f"The policy was trained on no network like this one, or on no such mask of one: {'; '.join(said)}. Its choices "
-            "rest on nothing there: compare with fixed methods (erk, synflow), or train a policy on networks of this kind."
+            f"The policy was trained on no network like this one, or on no such mask of one: {'; '.join(said)}. It chooses "
+            "as for the nearest that it has seen, which rests on nothing here: compare with fixed methods (erk, synflow), "
+            "or train a policy on networks of this kind."
         )
     if empty := [name for name, n in zip(layout.names, kept, strict=True) if n == 0]:
         reason = f"{_reason(problem, NEARLY_ZERO)} " if not doubts and scales(problem, NEARLY_ZERO) else ""
