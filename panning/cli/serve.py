@@ -113,23 +113,22 @@ def serve(
     os.environ.pop(DATABASE, None)  # the processes of jobs inherit the rest
     caps = Caps(int(memory * GIB), hours * 3600, int(disk * GIB), dense_epochs=epochs)
     rules = Rules(reduce_days, remove_days, int(jobs_gib * GIB))
-    named = named_data(data_sets or ())
     where = None if data_root is None else str(data_root.absolute())
     running = Running(
         Options(
-            root.absolute(),
-            host,
-            port,
-            names or (),
-            slots,
-            workers,
-            where,
-            caps,
-            upload << 20,
-            named,
-            rules,
-            https,
-            database,
+            root=root.absolute(),
+            host=host,
+            port=port,
+            names=names or (),
+            slots=slots,
+            workers=workers,
+            data_root=where,
+            caps=caps,
+            upload_bytes=upload << 20,
+            data_sets=named_data(data_sets or ()),
+            rules=rules,
+            https=https,
+            database=database,
         )
     )
     log_to()
