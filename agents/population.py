@@ -175,9 +175,10 @@ class Population(Grown):
         most_multiply_adds: of a forward pass of one image, likewise.
         most_layers_without: norm and residual sums; more of them do not train.
         kept_fan_in: targets of each network, as inputs that a unit keeps; without, those of all tasks (``densities``).
+        balanced: each family has as many draws with norms as without, and on each data set; else that is drawn, too.
     """
 
-    later = frozenset({"kept_fan_in"})
+    later = frozenset({"kept_fan_in", "balanced"})
 
     n: Annotated[int, Field(ge=1, le=2000)]
     seed: Seed = 0
@@ -190,6 +191,7 @@ class Population(Grown):
     most_multiply_adds: Annotated[float, Field(gt=0)] = 2e6
     most_layers_without: Annotated[int, Field(ge=1, le=100)] = 8
     kept_fan_in: KeptRange | None = None
+    balanced: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -235,9 +237,11 @@ class Population(Grown):
         Family, norm and data are drawn first, and sizes until they fit: bounds change the sizes, not the families' shares.
         """
         rng = numpy_rng(self.seed, "population", number)
-        kind = (MLPSizes, PlainSizes, ResidualSizes)[rng.integers(3)]
-        norm: Literal["none", "batch"] = "batch" if rng.integers(2) else "none"
-        data = self.data[rng.integers(len(self.data))]
+        kinds, norms = (MLPSizes, PlainSizes, ResidualSizes), ("none", "batch")
+        groups = (kinds, norms, self.data)
+        sizes = [len(group) for group in groups]
+        drawn = np.unravel_index(number % math.prod(sizes), sizes, "F") if self.balanced else map(rng.integers, sizes)
+        kind, norm, data = (group[int(i)] for group, i in zip(groups, drawn, strict=True))
         if {kind.family, "norm" if norm == "batch" else "no_norm", data.data} & set(self.without):
             return None
         for _ in range(MAX_REDRAWN):

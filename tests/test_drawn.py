@@ -164,6 +164,14 @@ def seen(model: str, density: float = 0.01, data: str = "digits") -> dict[str, f
     return dict(zip(OF_NETWORKS, observe(state, OF_NETWORKS).tolist(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("model", "share"), [("mlp", 0.0), ("mlp:8-8,norm=batch", 1.0), ("resnet20", 1.0), ("mlp:8,norm=batch", 1.0)]
+)
+def test_networks_with_norms_are_alike_whatever_their_depth(model: str, share: float) -> None:
+    state = initial(load_task(TaskSpec(model=model, data="digits"), 0).problem, 0.1, 1)
+    assert observe(state, ["normalised"]) == [share]
+
+
 def test_observations_of_networks_are_what_they_say() -> None:
     """The MLP has layers of 64 x 256, 256 x 128 and 128 x 10; ResNet-20 has 22 layers, of which a path needs four."""
     mlp, resnet = seen("mlp"), seen("resnet20")

@@ -225,6 +225,15 @@ def test_a_part_that_is_left_out_changes_no_other_task() -> None:
         assert list(rest) == [task for task in whole if not is_of(task)][:20], name
 
 
+def test_in_a_balanced_population_no_family_is_short_of_norms_or_data() -> None:
+    more = POPULATION.model_copy(update={"n": 12 * 3, "balanced": True})
+    of = {(str(t.model).partition(":")[0], "norm=batch" in str(t.model), str(t.data)) for t in more.tasks[:12]}
+    assert len(of) == 12, "each family, with and without norms, on each of the two data sets"
+    assert more.model_copy(update={"n": 6}).tasks == more.tasks[:6]
+    rest = more.model_copy(update={"n": 10, "without": ("residual",)})
+    assert list(rest.tasks) == [task for task in more.tasks if "residual" not in str(task.model)][:10]
+
+
 def test_draws_are_what_they_were() -> None:
     """Agents' identities name a population by its ranges and seed: other draws would be another training."""
     assert [(task.model, task.data, task.side, task.classes, task.n_train) for task in POPULATION.tasks[:3]] == [

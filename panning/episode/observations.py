@@ -122,8 +122,12 @@ def linear_share(state: EpisodeState) -> float:
 
 def norm_layers(state: EpisodeState) -> float:
     """Modules that normalise / prunable layers, at most 1: told by their class's name."""
-    n = sum("Norm" in type(module).__name__ for module in state.problem.model.modules())
-    return min(1.0, n / len(state.problem.layout.names))
+    return min(1.0, _n_norms(state) / len(state.problem.layout.names))
+
+
+def normalised(state: EpisodeState) -> float:
+    """Modules that normalise / prunable layers but the last, at most 1: 1 where every layer but the last is normalised."""
+    return min(1.0, _n_norms(state) / max(1, len(state.problem.layout.names) - 1))
 
 
 def skipped_layers(state: EpisodeState) -> float:
@@ -156,6 +160,10 @@ def input_size(state: EpisodeState) -> float:
     return math.log10(max(1, state.problem.example.n_entries)) / 6.0
 
 
+def _n_norms(state: EpisodeState) -> int:
+    return sum("Norm" in type(module).__name__ for module in state.problem.model.modules())
+
+
 def _kept_fan_ins(state: EpisodeState) -> list[float]:
     return [
         math.log10(max(TINY, units.shape[1] * state.target_density))
@@ -173,7 +181,7 @@ OBSERVATIONS: dict[str, Callable[[EpisodeState], float]] = {
     for function in (
         loss, grad_norm, loss_change, grad_norm_change, effective_density, target_density, progress, rounds_left,
         alive_share, sparsest_layer, layer_contrast, units_in_use, last_spread, network_size, network_depth, linear_share,
-        norm_layers, skipped_layers, kept_fan_in, least_kept_fan_in, network_width, classes, input_size,
+        norm_layers, normalised, skipped_layers, kept_fan_in, least_kept_fan_in, network_width, classes, input_size,
     )
 }  # fmt: skip
 

@@ -84,7 +84,7 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
 #: Fields that are true or false.
 SWITCHES = {
     "download", "all_alive", "released", "nesterov", "augment", "compact", "controls", "balance", "start", "fastest",
-    "streaming", "options", "per_round",
+    "streaming", "options", "per_round", "balanced",
 }  # fmt: skip
 #: Fields that hold further fields.
 NESTS = {
