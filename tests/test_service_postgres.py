@@ -121,7 +121,7 @@ def test_a_scheduler_goes_on_when_the_database_is_there_again(store: Store, post
         """Ends at the third look; between the first two the database is away."""
 
         def wait(self, timeout: float | None = None) -> bool:
-            looked.append(scheduler.trouble)
+            looked.append(scheduler.trouble.text)
             if len(looked) == 1:
                 postgres.run(f"ALTER DATABASE {name_in(url)} WITH ALLOW_CONNECTIONS false")
                 ended(postgres, url)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from panning.foundation.errors import PanningError
 from panning.foundation.progress import BESIDE, Event
 from panning.service.events import EventReader
 from panning.service.folder import JobFolder
+from panning.service.log import Trouble
 from panning.service.store import Store
 from panning.service.words import Job
 
@@ -23,7 +23,6 @@ from panning.service.words import Job
 LOOK_S = 0.2
 #: The most messages that a listener gets in a second.
 RATE = 10.0
-LOG = logging.getLogger("panning.service")
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,7 @@ class Board:
         self._tails: dict[int, _Tail] = {}
         self._task: asyncio.Task[None] | None = None
         self._is_open = True
+        self._trouble = Trouble("board")
 
     @property
     def is_heard(self) -> bool:
@@ -174,8 +174,9 @@ class Board:
         while self._is_open:
             try:
                 self._tails, moved = await asyncio.to_thread(self._looked, dict(self._tails))
+                self._trouble.over()
             except (OSError, PanningError, DBAPIError) as error:  # the next look may do better
-                LOG.warning("board", extra={"facts": {"error": str(error)}})
+                self._trouble.met(error)
                 moved = []
             for token, place in moved:
                 for one in self._of(token):

@@ -6,9 +6,16 @@ import json
 import logging
 import re
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from panning.foundation.text import one_line
+
+LOG = logging.getLogger("panning.service")
+#: How long a trouble that goes on is not logged again.
+AGAIN_S = 60.0
 _SECRET = re.compile(r"pan_[\w-]+")
 #: Characters of a text that are kept.
 MOST = 4_000
@@ -37,6 +44,42 @@ class JsonLines(logging.Formatter):
 def plain(text: str) -> str:
     """A text for the log: short, and without secrets."""
     return _SECRET.sub("pan_***", text[-MOST:])
+
+
+class Trouble:
+    """What goes wrong at each try of something that is tried every moment, as while a database is away.
+
+    It is logged as it begins or changes, then once a minute, and as it is over.
+
+    >>> from panning.service.log import Trouble
+    >>> trouble = Trouble("scheduler")
+    >>> trouble.met(OSError("no space left"))
+    >>> trouble.text
+    'no space left'
+
+    Attributes:
+        text: one line; empty while nothing is wrong.
+    """
+
+    def __init__(self, where: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.text = ""
+        self._where = where
+        self._clock = clock
+        self._again = 0.0
+
+    def met(self, error: Exception) -> None:
+        """A try has failed."""
+        text, now = one_line(str(error)), self._clock()
+        if text != self.text or now >= self._again:
+            LOG.warning(self._where, extra={"facts": {"error": plain(str(error))}})
+            self._again = now + AGAIN_S
+        self.text = text
+
+    def over(self) -> None:
+        """A try went well."""
+        if self.text:
+            LOG.info(self._where, extra={"facts": {"over": plain(self.text)}})
+        self.text = ""
 
 
 def log_to(stream: TextIO = sys.stderr) -> logging.Logger:

@@ -23,11 +23,11 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from panning.foundation.errors import OutputError
-from panning.foundation.text import one_line
 from panning.service import supervisor
 from panning.service.events import reached
 from panning.service.folder import MARK, Caps, JobFolder, Order, Outcome
 from panning.service.inputs import named_uploads
+from panning.service.log import Trouble
 from panning.service.retention import Retention, Rules
 from panning.service.store import Store
 from panning.service.uploads import Uploads
@@ -95,7 +95,7 @@ class Scheduler:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._children: list[subprocess.Popen[bytes]] = []
         self._paused_until = 0.0
-        self.trouble = ""
+        self.trouble = Trouble("scheduler")
         if (lease := JobFolder(setup.root).take()) is None:
             raise OutputError(f"Another server runs the jobs in {setup.root}.")
         self._lease = lease
@@ -113,10 +113,9 @@ class Scheduler:
         while not until.is_set():
             try:
                 self.tick()
-                self.trouble = ""
+                self.trouble.over()
             except (OSError, OutputError, BusyError, DBAPIError) as error:
-                self.trouble = one_line(str(error))
-                LOG.warning("scheduler", extra={"facts": {"error": str(error)}})
+                self.trouble.met(error)
             (wake or until).wait(LOOK_S)
             if wake is not None:
                 wake.clear()

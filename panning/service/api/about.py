@@ -105,8 +105,8 @@ def readyz(here: Here) -> Health:
         raise ProblemError("busy", f"The table of jobs cannot be read: {error}.") from None
     if not here.is_scheduling:
         raise ProblemError("busy", "Jobs are not looked after: the service begins, or ends.")
-    if here.scheduler.trouble:
-        raise ProblemError("busy", f"Jobs are not looked after: {here.scheduler.trouble}")
+    if trouble := here.scheduler.trouble.text:
+        raise ProblemError("busy", f"Jobs are not looked after: {trouble}")
     return Health(status="ready")
 
 
