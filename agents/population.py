@@ -25,6 +25,9 @@ from panning.tasks import TaskSpec, check_task_names
 
 #: So often the sizes of a draw are drawn anew; after so many draws in a row without a new task nothing is left to draw.
 MAX_REDRAWN, MAX_IN_VAIN = 50, 100
+Norm = Literal["none", "batch"]
+KINDS: tuple[type[Sizes], ...] = (MLPSizes, PlainSizes, ResidualSizes)
+NORMS: tuple[Norm, ...] = ("none", "batch")
 
 
 def _ascends(given: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -237,11 +240,10 @@ class Population(Grown):
         Family, norm and data are drawn first, and sizes until they fit: bounds change the sizes, not the families' shares.
         """
         rng = numpy_rng(self.seed, "population", number)
-        kinds, norms = (MLPSizes, PlainSizes, ResidualSizes), ("none", "batch")
-        groups = (kinds, norms, self.data)
-        sizes = [len(group) for group in groups]
+        sizes = [len(KINDS), len(NORMS), len(self.data)]
         drawn = np.unravel_index(number % math.prod(sizes), sizes, "F") if self.balanced else map(rng.integers, sizes)
-        kind, norm, data = (group[int(i)] for group, i in zip(groups, drawn, strict=True))
+        of_kind, of_norm, of_data = map(int, drawn)
+        kind, norm, data = KINDS[of_kind], NORMS[of_norm], self.data[of_data]
         if {kind.family, "norm" if norm == "batch" else "no_norm", data.data} & set(self.without):
             return None
         for _ in range(MAX_REDRAWN):
@@ -249,9 +251,7 @@ class Population(Grown):
                 return task
         return None
 
-    def _fitting(
-        self, rng: np.random.Generator, kind: type[Sizes], norm: Literal["none", "batch"], data: DrawnData
-    ) -> TaskSpec | None:
+    def _fitting(self, rng: np.random.Generator, kind: type[Sizes], norm: Norm, data: DrawnData) -> TaskSpec | None:
         """A network of a family on a part of the data, if it fits the bounds."""
         task = data.draw(rng)
         sizes = kind.model_validate({"norm": norm, **getattr(self, kind.family).draw(rng)})
