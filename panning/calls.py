@@ -187,8 +187,8 @@ def train_agent(
     ...     net, batch, densities=[0.2], out="runs/agent", n_rounds=2, on_event=lambda event: None,
     ...     ppo={"n_rollouts": 2, "n_envs": 1, "n_steps": 4, "batch_size": 4},
     ... )
-    >>> len(agent.rollouts), panning.prune(net, batch, density=0.1, policy=agent.policy).n_kept
-    (2, 14)
+    >>> len(agent.rollouts), panning.prune(net, batch, density=0.2, policy=agent.policy).n_kept
+    (2, 29)
 
     Args:
         model: as for ``panning.search``, or a list of models or tasks, of which each episode draws one.

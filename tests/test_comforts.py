@@ -197,10 +197,13 @@ def test_the_start_of_ray_is_announced_and_its_failure_one_sentence(
 
     monkeypatch.setattr(ray_cluster.ray, "init", times_out)
     monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
+    ended: list[str] = []
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: ended.append("Ray"))  # or that of other tests would end
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(WorkerError) as caught, output.listener() as listen, Workers(2).ray("cpu", listen) as start:
         assert capsys.readouterr().err == ""  # it starts when it is needed
         start()
+    assert ended == ["Ray"]
     assert str(caught.value) == (
         "Ray did not start on this machine (The current node timed out during startup.): try 0 workers, which gives the "
         "same results without Ray, or fewer workers."
