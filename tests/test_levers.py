@@ -29,6 +29,7 @@ from panning.episode.observations import STANDARD
 from panning.episode.policies import Constant, Replay
 from panning.episode.policy_net import PolicyNet, dump_policy, load_policy, parse_policy, save_policy
 from panning.foundation.errors import ConfigError, MaskError, PolicyError
+from panning.foundation.progress import Event, Listener
 from panning.jobs.outcome import CellOutcome, PruneOutcome
 from panning.jobs.spec import CellSpec, PruneSpec, TrainSpec
 from panning.jobs.ways import Agent, ReplayedEpisode, Way
@@ -36,7 +37,7 @@ from panning.jobs.work import Job, execute
 from panning.masks.allocation import uniform_counts
 from panning.masks.budgets import fitted_counts
 from panning.masks.masks import n_kept_at
-from panning.pruners import Form, prune_problem, prune_round
+from panning.pruners import Form, Rounds, prune_problem, prune_round
 from panning.pruners.rounds import RoundAction
 from panning.scoring.problem import Problem
 from panning.scoring.signals import Signals
@@ -140,9 +141,9 @@ def test_sources_count_at_the_target_once_and_in_proportion_before(monkeypatch: 
     """Two rounds to 0.02: the first has 10 times as many weights as the counts of the target, divided as they are."""
     asked: list[tuple[str, float]] = []
 
-    def counted(problem: Problem, source: str, density: float) -> Sequence[int]:
+    def counted(problem: Problem, source: str, density: float, *, listen: Listener) -> Sequence[int]:
         asked.append((source, density))
-        return panning.pruners.source_counts(problem, source, density)
+        return panning.pruners.source_counts(problem, source, density, listen)
 
     monkeypatch.setattr(episode, "source_counts", counted)
     problem = residual_problem()
@@ -297,3 +298,22 @@ def test_an_agent_is_trained_on_every_lever_and_acts_the_same_from_its_file(tmp_
     result, actions = run_policy(problem, 0.05, again, ALL, 2)
     replayed, _ = run_policy(problem, 0.05, Replay([action.tolist() for action in actions]), ALL, 2)
     assert torch.equal(result.mask, replayed.mask) and result.start == replayed.start is not None
+
+
+@pytest.mark.parametrize("way", ["method", "form", "policy"])
+def test_a_mask_that_lends_quotas_tells_how_far_it_is(way: str) -> None:
+    """A hundred rounds of SynFlow on a large network take an hour. They are no rounds of the network that is pruned."""
+    told: list[Event] = []
+    problem, rounds = residual_problem(), Rounds(listen=told.append)
+    if way == "method":
+        prune_problem(problem, 0.2, "precrop", rounds=rounds)
+    elif way == "form":
+        prune_problem(problem, 0.2, "snip", form=Form(quotas="synflow"), rounds=rounds)
+    else:
+        spec = ActionSpec(quotas=("synflow",))
+        action = spec.encode({"snip": 1.0}, quotas={"synflow": 1.0})
+        run_policy(problem, 0.2, Constant(action), spec, 1, listen=told.append)
+    assert [event for event in told if event.kind != "round"] == [
+        Event("quotas of SynFlow", done, 100) for done in range(1, 101)
+    ]
+    assert [(event.stage, event.done, event.total) for event in told if event.kind == "round"] == [("pruning", 1, 1)]

@@ -366,9 +366,9 @@ def test_agents_without_populations_keep_their_identity() -> None:
 def test_counts_of_quotas_are_found_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def counted(problem: Any, *args: Any) -> Any:
+    def counted(problem: Any, *args: Any, listen: Any) -> Any:
         asked.append((problem.seed, *args))
-        return source_counts(problem, *args)
+        return source_counts(problem, *args, listen)
 
     monkeypatch.setattr(episode, "source_counts", counted)
     tasks = [TaskSpec(model="mlp:11", data="digits", n_train=100)]

@@ -1,4 +1,4 @@
-"""What the service logs while the same thing goes wrong again and again."""
+"""A failure that repeats is logged as it begins, once a minute, and as it is over: not at every try."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_precrop_keeps_the_shares_of_the_other_method() -> None:
     with isolated_torch_rng(0):
         model = nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 40), nn.ReLU(), nn.Linear(40, 5))
     problem = Problem.of(model, (20,), None)
-    groups, shares = groups_of(problem), Shares(PRUNERS["erk"].pruner)  # type: ignore[arg-type]
+    groups, shares = groups_of(problem), Shares(PRUNERS["erk"].pruner, "ERK")  # type: ignore[arg-type]
     kept = shares(Signals(problem, torch.ones(problem.layout.n_prunable, dtype=torch.bool)), groups, 0.2) >= 1.0
     dense = problem.layout.counts(PRUNERS["erk"].pruner(problem, 0.2).mask)
     first, second, third = (n / size for n, size in zip(dense, problem.layout.sizes, strict=True))

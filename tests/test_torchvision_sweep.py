@@ -54,7 +54,7 @@ N_SAMPLES = 5  # GCS-Group makes five groups
 NOT_FOR_ALL = {"uniform_plus": DensityError, "smart_ratio": DensityError, "smart_ratio_vgg": DensityError,
                "phew": ModelError, **dict.fromkeys(OF_UNITS, DensityError)}  # fmt: skip
 DENSITY = 0.05
-OF_ONE_ROUND = Shares(ScoreRounds({"synflow": 1.0}))
+OF_ONE_ROUND = Shares(ScoreRounds({"synflow": 1.0}), "SynFlow")
 
 
 def problem_of(name: str) -> Problem:
@@ -207,7 +207,7 @@ def test_every_method_on(name: str, monkeypatch: pytest.MonkeyPatch, table: dict
         assert int(result.mask.sum()) == k and torch.isfinite(result.scores).all(), method
         return result.mask
 
-    # Its shares come from SynFlow's hundred rounds, fifty minutes on ViT-B/16: one round's will do, as for the others.
+    # PreCrop takes its shares from SynFlow's hundred rounds, which need fifty minutes on ViT-B/16. One round is enough here.
     one_round = replace(PRUNERS["precrop"], pruner=replace(PRUNERS["precrop"].pruner, score=OF_ONE_ROUND))  # type: ignore[type-var]
     monkeypatch.setitem(PRUNERS, "precrop", one_round)
     for method in PRUNERS:

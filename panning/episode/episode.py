@@ -79,7 +79,7 @@ def initial(problem: Problem, target_density: float, n_rounds: int) -> EpisodeSt
     )  # fmt: skip
 
 
-def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
+def transition(state: EpisodeState, action: RoundAction, listen: Listener = silent) -> EpisodeState:
     """The state after one round.
 
     NOTE The one impure step: the given state's signals are freed, scalars apart, for on large networks they are most of the
@@ -87,8 +87,11 @@ def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
 
     The observation needs the loss at the new mask. An action that mixed a second-order index in is most likely followed by
     one that does again, so its signals come from the same graph: that saves the next round a forward and backward pass.
+
+    Args:
+        listen: hears of the rounds of other methods whose quotas the action takes.
     """
-    result = prune_round(state.signals, action, {name: _counts(state, name) for name in action.quotas})
+    result = prune_round(state.signals, action, {name: _counts(state, name, listen) for name in action.quotas})
     state.signals.free()  # before the next pass
     signals = Signals(state.problem, result.mask)
     reached = n_true(result.mask) <= n_kept_at(state.target_density, result.mask.numel())
@@ -108,11 +111,11 @@ def transition(state: EpisodeState, action: RoundAction) -> EpisodeState:
     )
 
 
-def _counts(state: EpisodeState, source: str) -> Sequence[int]:
+def _counts(state: EpisodeState, source: str, listen: Listener) -> Sequence[int]:
     """The layers' counts of a source of quotas at the episode's target, found once for all episodes of a problem."""
     known, key = state.problem.at_target, (source, state.target_density)
     if key not in known:
-        known[key] = source_counts(state.problem, *key)
+        known[key] = source_counts(state.problem, *key, listen=listen)
     return known[key]
 
 
@@ -151,7 +154,7 @@ def run_policy(
         action = policy(observation)
         actions.append(action)
         chosen = decode(spec, action, state)
-        state = transition(state, chosen)
+        state = transition(state, chosen, listen)
         history.append(
             {
                 "round": state.round_number,

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from panning.alive.connectivity import Connectivity
 from panning.alive.repair import all_alive
 from panning.foundation.errors import ForwardError, MaskError, PanningError, UnknownNameError
 from panning.foundation.modes import unwritten
+from panning.foundation.progress import Listener, silent
 from panning.foundation.registry import Table, lookup, origins, unknown_name_message
 from panning.masks.masks import n_kept_at
 from panning.masks.shape import check_unrepaired
@@ -41,6 +43,7 @@ from panning.pruners.score_rounds import RELEASE_TEMPERATURE, ScoreRounds, mean_
 from panning.pruners.shipped import SHIPPED
 from panning.pruners.staged import StagedPanning
 from panning.pruners.structured import KeepUnits, Shares, snap, three_sp
+from panning.pruners.told import of_quotas
 from panning.scoring.indices import INDICES
 from panning.scoring.problem import Problem, Scoring
 
@@ -141,11 +144,12 @@ _OWN: dict[str, PrunerRow] = {
     "snap_it": PrunerRow(KeepUnits(snap, n_rounds=6), "SNAP-it (units)", _SNAP),
     "three_sp": PrunerRow(KeepUnits(three_sp), "3SP (units)", "van Amersfoort et al. 2020, arXiv 2007.00389"),
     "precrop": PrunerRow(
-        KeepUnits(Shares(ScoreRounds({"synflow": 1.0}, n_rounds=100)), indices=("synflow",), ranks_once=False),
+        KeepUnits(Shares(ScoreRounds({"synflow": 1.0}, n_rounds=100), "SynFlow"), indices=("synflow",), ranks_once=False),
         "PreCrop (units, SynFlow's quotas)", _PRECROP,
     ),
     "precrop_erk": PrunerRow(
-        KeepUnits(Shares(RandomQuotas("erk")), indices=(), ranks_once=False), "PreCrop (units, ERK's quotas)", _PRECROP
+        KeepUnits(Shares(RandomQuotas("erk"), "ERK"), indices=(), ranks_once=False), "PreCrop (units, ERK's quotas)",
+        _PRECROP,
     ),
 }  # fmt: skip
 
@@ -302,18 +306,20 @@ def prune_problem(
     if any(INDICES[name].needs_data for name in form.indices):
         problem.source(f"Place '{form.place}'")  # before any work
     result = None if method is None or variant is None else _by_method(problem, target, method, rounds, *variant)
-    result = form.apply(problem, result, n_kept, density, lambda source: source_counts(problem, source, target))
+    counts_of = partial(source_counts, problem, density=target, listen=rounds.listen)
+    result = form.apply(problem, result, n_kept, density, counts_of)
     if all_alive_weights:
         result = make_all_alive(problem, result, all_alive_weights)
         form.check_bounds(layout, result.mask)
     return result
 
 
-def source_counts(problem: Problem, source: str, density: float) -> Sequence[int]:
+def source_counts(problem: Problem, source: str, density: float, listen: Listener = silent) -> Sequence[int]:
     """How many weights each layer keeps at a density: by a row of ``QUOTAS``, or in the mask of a row of ``PRUNERS``."""
     if source in QUOTAS:
         return QUOTAS[source](problem.layout, n_kept_at(density, problem.layout.n_prunable))
-    return problem.layout.counts(prune_problem(problem, density, source).mask)
+    rounds = Rounds(listen=of_quotas(listen, PRUNERS[source].label))
+    return problem.layout.counts(prune_problem(problem, density, source, rounds=rounds).mask)
 
 
 def _by_method(

@@ -23,6 +23,7 @@ from torch import Tensor
 from panning.compaction.cost import multiply_adds
 from panning.compaction.together import STAYS, Groups, groups_of
 from panning.foundation.errors import DensityError, ModelError
+from panning.foundation.progress import Listener, silent
 from panning.foundation.seeding import torch_generator
 from panning.masks.allocation import allocate
 from panning.masks.masks import n_kept_at
@@ -30,26 +31,27 @@ from panning.pruners.doubts import equals
 from panning.pruners.quotas import RandomQuotas
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
 from panning.pruners.score_rounds import ScoreRounds
-from panning.pruners.told import tell_round
+from panning.pruners.told import of_quotas, tell_round
 from panning.scoring.indices import snip_signed
 from panning.scoring.problem import Problem
 from panning.scoring.signals import Signals
 
-#: A score [groups] of each group of units, of the signals at a mask and the density of the round; higher is kept.
-UnitScore = Callable[[Signals, Groups, float], Tensor]
+#: A score [groups] of each group of units, of the signals at a mask and the density of the round; higher is kept. The
+#: listener hears of work that takes long.
+UnitScore = Callable[[Signals, Groups, float, Listener], Tensor]
 
 
-def snap(signals: Signals, groups: Groups, density: float) -> Tensor:
+def snap(signals: Signals, groups: Groups, density: float, listen: Listener = silent) -> Tensor:
     """|dL/dc_u|: what the loss feels of a unit's gate."""
     return groups.sums(snip_signed(signals).double(), read_only=True).abs()
 
 
-def three_sp(signals: Signals, groups: Groups, density: float) -> Tensor:
+def three_sp(signals: Signals, groups: Groups, density: float, listen: Listener = silent) -> Tensor:
     """|dL/dc_u| for each multiply-add of the weights into and out of the unit, in the dense network."""
     model, layout = signals.problem.model, signals.problem.layout
     n_ops = multiply_adds(model, signals.problem.real_example, layout).by_layer
     each = layout.per_layer([n / size for n, size in zip(n_ops, layout.sizes, strict=True)], torch.double)
-    return snap(signals, groups, density) / groups.sums(each.to(signals.mask.device)).clamp(min=1.0)
+    return snap(signals, groups, density, listen) / groups.sums(each.to(signals.mask.device)).clamp(min=1.0)
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,16 @@ class Shares:
 
     Attributes:
         quotas: the other method.
+        label: what listeners are told that it is.
     """
 
     quotas: ScoreRounds | RandomQuotas
+    label: str
 
-    def __call__(self, signals: Signals, groups: Groups, density: float) -> Tensor:
+    def __call__(self, signals: Signals, groups: Groups, density: float, listen: Listener = silent) -> Tensor:
         problem, layout = signals.problem, signals.problem.layout
-        counts = layout.counts(self.quotas(problem, density).mask)
+        rounds = Rounds(listen=of_quotas(listen, self.label))
+        counts = layout.counts(self.quotas(problem, density, rounds).mask)
         each = layout.per_layer([n / size for n, size in zip(counts, layout.sizes, strict=True)], torch.double)
         shares = (groups.sums(each) / groups.sums(torch.ones_like(each))).sqrt()
         lots = torch.rand(groups.n, generator=torch_generator(problem.seed, "units"), dtype=torch.double)
@@ -106,7 +111,7 @@ class KeepUnits:
         signals, history = Signals(problem, mask), []
         for number, target in enumerate(targets):
             signals = signals.at(mask, number)
-            scores = self.score(signals, groups, target).cpu() * (-1.0 if rounds.inverted else 1.0)
+            scores = self.score(signals, groups, target, rounds.listen).cpu() * (-1.0 if rounds.inverted else 1.0)
             ranks = _ranks(groups, scores, left, ranks, rounds.round_to)
             weights = groups.lowest(ranks.to(mask.device), groups.n)
             least = _least_rank(weights, n_kept_at(target, len(mask)), groups.n)

@@ -1,4 +1,4 @@
-"""What listeners are told of a round: what was mixed, and what is left of each layer."""
+"""What listeners are told of a round: what was mixed, and what is left of each layer; and of rounds that lend quotas."""
 
 from __future__ import annotations
 
@@ -50,3 +50,21 @@ def tell_round(
     }
     listen(Event("pruning", done, total, "round", LazyFacts({"round": done, **known}, later, held=mask)))
     step_done(done, total, "round")
+
+
+def of_quotas(listen: Listener, source: str) -> Listener:
+    """Tells a listener of the rounds of another mask, of which the layers' counts are all that is taken.
+
+    They are steps of a stage of their own: the network that is being pruned has not lost a weight by them.
+
+    >>> from panning.foundation.progress import Event
+    >>> from panning.pruners.told import of_quotas
+    >>> of_quotas(print, "SynFlow")(Event("pruning", 1, 100, "round", {"density": 0.95}))
+    Event(stage='quotas of SynFlow', done=1, total=100, kind='stage', facts={})
+
+    Args:
+        source: what tables call the method.
+    """
+    if listen is silent:
+        return silent
+    return lambda event: listen(Event(f"quotas of {source}", event.done, event.total))

@@ -47,9 +47,9 @@ def plain(text: str) -> str:
 
 
 class Trouble:
-    """What goes wrong at each try of something that is tried every moment, as while a database is away.
+    """Logs a failure that repeats at every try, as while a database is away, without a line for each try.
 
-    It is logged as it begins or changes, then once a minute, and as it is over.
+    It logs the failure as it begins or changes, then once a minute, and as it is over.
 
     >>> from panning.service.log import Trouble
     >>> trouble = Trouble("scheduler")

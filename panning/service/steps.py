@@ -39,10 +39,10 @@ def following(row: Any, outcome: Outcome, how: str, is_stuck: bool = False) -> d
 
 
 def without_word(connection: Connection, number: int, attempt: int, boot: str, place: int) -> tuple[Outcome, bool]:
-    """What is said of an attempt without a word, and whether the job ends by it.
+    """The outcome of an attempt that ended without writing one, and whether the job ends by it.
 
-    Its supervisor was killed as well as the job's own process, as with a container or the machine. That is no fault of the
-    job, but for the last of ``MAX_CRASHES`` in a row at the same place: the job may be what takes all others along.
+    The supervisor was killed as well as the job's own process, as with a container or the machine. The job is not to blame
+    and is tried again. ``MAX_CRASHES`` times in a row at the same place, the job itself may be what kills them, and ends.
 
     Args:
         boot: of now; an attempt of another one ended with the machine, which never counts.
