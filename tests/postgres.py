@@ -22,6 +22,7 @@ from typing import Any, Self
 
 #: Postgres refuses to run as root; then it is one of these.
 USERS = ("postgres", "nobody")
+PROGRAMS = ("initdb", "postgres", "createdb", "dropdb", "pg_dump", "pg_restore")
 #: What is lost in a power cut is no test's concern.
 FAST = ("fsync=off", "full_page_writes=off", "shared_buffers=16MB", "listen_addresses=", "max_wal_senders=0")
 
@@ -30,8 +31,8 @@ def missing() -> str:
     """What is missing for a cluster, in a sentence; empty if nothing is."""
     if find_spec("psycopg") is None:
         return "Tests on Postgres need psycopg, which is not installed: pip install 'panning[postgres]'."
-    if any(_program(name) is None for name in ("initdb", "postgres")):
-        return "Tests on Postgres need its programs initdb and postgres, which are not on the PATH."
+    if lacking := [name for name in PROGRAMS if _program(name) is None]:
+        return f"Tests on Postgres need its programs {', '.join(lacking)}, which are not on the PATH."
     return ""
 
 
@@ -111,6 +112,12 @@ class Cluster:
         name = f"service_{next(self._numbers)}"
         self.run(f"CREATE DATABASE {name} {more}")
         return f"postgresql://panning@/{name}?host={self.folder}"
+
+    def call(self, *command: str | Path) -> None:
+        """Run one of Postgres's programs as the cluster's owner, on its socket."""
+        name, *arguments = command
+        known = {**os.environ, "PGHOST": str(self.folder), "PGUSER": "panning"}
+        subprocess.run([str(_program(str(name))), *arguments], check=True, cwd=self.folder, env=known)
 
     def cut(self, url: str) -> int:
         """End all connections to a database; how many there were."""

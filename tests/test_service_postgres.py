@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from postgres import Cluster, name_in
+from postgres import PROGRAMS, Cluster, name_in
 from served import LONG, Served
 from test_extras import BLOCK
 from test_service_retention import code
@@ -24,6 +25,7 @@ from test_service_retention import code
 from panning.foundation.errors import ConfigError, OutputError
 from panning.service import postgres as module
 from panning.service import serve
+from panning.service.api.sessions import Sessions
 from panning.service.backup import back_up
 from panning.service.home import open_database
 from panning.service.scheduler import Scheduler, Setup
@@ -32,6 +34,7 @@ from panning.service.words import BusyError
 
 CONFIG = {"kind": "prune", "density": 0.1}
 SECRET = "hunter2"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +61,29 @@ def ended(postgres: Cluster, url: str) -> None:
     postgres.cut(url)
     while postgres.run(f"SELECT 1 FROM pg_stat_activity WHERE datname = '{name_in(url)}'"):
         pass
+
+
+# --- dump and restore ---
+
+
+def test_the_commands_of_the_guide_dump_and_restore_a_database(store: Store, postgres: Cluster, tmp_path: Path) -> None:
+    url, token = url_of(store, postgres), store.tokens.add("Ada", "submit")[0]
+    name, tokens = name_in(url), store.tokens.all()
+    session = Sessions(store.tokens).begin(token)
+    kept = store.submit(token.id, CONFIG).job
+    store.close()
+    ended(postgres, url)
+    told = re.findall(rf"^runuser -u \w+ -- ((?:{'|'.join(PROGRAMS)}) .*)$", (DOCS / "deploy.md").read_text(), re.M)
+    dump = str(tmp_path / "monday.dump")
+    places = {"/var/backups/panning/monday.dump": dump, "postgresql:///panning": url, "panning": name}
+    for command in told:
+        postgres.call(*(places.get(part, part) for part in shlex.split(command.replace("--owner panning ", ""))))
+    assert [command.split()[0] for command in told] == ["pg_dump", "dropdb", "createdb", "pg_restore"]
+    restored = Store.at(url)
+    assert restored.job(kept.id) == kept and restored.tokens.all() == tokens
+    assert Sessions(restored.tokens).of(session) is None
+    assert restored.submit(token.id, CONFIG).job.id == kept.id + 1
+    restored.close()
 
 
 # --- one server at a time ---
