@@ -20,6 +20,7 @@ from panning.foundation.errors import (
     ForwardError,
     JobError,
     MaskError,
+    OutputError,
     PanningWarning,
     WorkerError,
 )
@@ -257,6 +258,12 @@ def test_a_mask_whose_file_its_record_names_is_not_parsed_again(pruned: Path, mo
     monkeypatch.setattr(kept, "parse_masks", lambda *_: pytest.fail("it was parsed"))
     found = JobStore(pruned).get(pruning(0))
     assert found is not None and found.mask == (pruned / "masks" / f"{pruning(0).key}.safetensors").read_bytes()
+
+
+def test_a_file_in_the_place_of_the_masks_folder_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "masks").write_text("mine")
+    with pytest.raises(OutputError, match="masks is a file, where a run keeps the folder of its masks"):
+        JobStore(tmp_path)
 
 
 def test_a_mask_that_was_deleted_is_made_again(pruned: Path) -> None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from panning.foundation.config import first_error, parse_config
-from panning.foundation.errors import MaskError
+from panning.foundation.errors import MaskError, OutputError
 from panning.foundation.files import read_regular
 from panning.foundation.records import RecordStore, RunRecord, canonical_json, hash_of
 from panning.jobs.outcome import Outcome, OutcomeT, PruneOutcome
@@ -74,12 +74,17 @@ class Kept:
 
     Raises:
         PanningError: if a record in it is none, with file, line and field.
+        OutputError: if a file lies where its masks belong; the first mask would end the run.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.records = RecordStore(out / "records.jsonl", check_record, quick=check_quickly)
         self.masks = out / "masks"
+        if self.masks.exists() and not self.masks.is_dir():
+            raise OutputError(
+                f"{self.masks} is a file, where a run keeps the folder of its masks: give another folder."
+            )
 
     def get(self, job: Job[OutcomeT]) -> OutcomeT | None:
         """The outcome of a job that ran already.
