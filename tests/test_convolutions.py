@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import masks_of_versions
 import pytest
 import torch
 import torch.nn.functional as F
-from test_layers import ROOT
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -18,6 +17,7 @@ from panning.flow import convolutions
 from panning.flow.convolutions import How, convolution
 from panning.foundation.errors import PanningError
 from panning.foundation.making import NEWEST, made_by, making
+from panning.foundation.records import RecordStore
 from panning.pruners import prune_problem
 from panning.pruners.described import described
 from panning.scoring.problem import Problem
@@ -171,14 +171,9 @@ def test_a_manifest_says_the_version_and_an_unknown_one_is_refused() -> None:
 
 
 def test_the_script_counts_what_differs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = ROOT / "docs" / "measure" / "masks_of_versions.py"
-    spec = importlib.util.spec_from_file_location("masks_of_versions", path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     arguments = ["--models", "lenet5", "--methods", "snip", "--densities", "0.02", "--samples", "4"]
     for times in (2, 1):  # a row when it is measured, and in the table
-        script.main([*arguments, "--records", str(tmp_path / "records.jsonl")])
+        masks_of_versions.main([*arguments, "--records", str(tmp_path / "records.jsonl")])
         assert capsys.readouterr().out.count("lenet5") == times
-    (record,) = script.RecordStore(tmp_path / "records.jsonl")
+    (record,) = RecordStore(tmp_path / "records.jsonl")
     assert record.metrics["kept"] == 8610 and record.metrics["from_first"] < 10

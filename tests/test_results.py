@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
+import results
 from PIL import Image
 
 from panning.compare import report as grid_report
@@ -61,15 +60,6 @@ SHOWN = {
 }
 
 
-def making() -> Any:
-    """The script that makes the pages."""
-    spec = importlib.util.spec_from_file_location("results", ROOT / "docs" / "measure" / "results.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def records_of(name: str) -> list[RunRecord]:
     return read_cells([RESULTS / f"{name}.jsonl"])
 
@@ -77,14 +67,14 @@ def records_of(name: str) -> list[RunRecord]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_is_the_report_of_its_records(page: Path) -> None:
     records = records_of(page.stem)
-    parts = [part.markdown(records) for part in making().parts_of(page.stem)]
+    parts = [part.markdown(records) for part in results.parts_of(page.stem)]
     assert page.read_text() == f"# {page.stem}\n\n" + "\n".join(parts)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", GRIDS, ids=lambda page: page.stem)
 def test_a_page_has_every_picture_of_its_records_and_their_numbers(page: Path) -> None:
-    drawn = {f"{page.stem}-{stem}": p for p, stem in making().pictures_of(page.stem, records_of(page.stem))}
+    drawn = {f"{page.stem}-{stem}": p for p, stem in results.pictures_of(page.stem, records_of(page.stem))}
     for form in ("png", "csv"):
         assert {path.stem for path in RESULTS.glob(f"{page.stem}-*.{form}")} == drawn.keys()
     for name, picture in drawn.items():

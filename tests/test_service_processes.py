@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from service_chaos import Chaos
 
 from panning.foundation.errors import OutputError
 from panning.service.events import reached
@@ -304,14 +304,8 @@ def test_an_order_is_read_back_as_it_was_given(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_nothing_is_lost_while_everything_is_killed(tmp_path: Path) -> None:
     """The harness of docs/measure/service_chaos.py, with jobs that take no torch."""
-    path = TESTS.parent / "docs" / "measure" / "service_chaos.py"
-    spec = importlib.util.spec_from_file_location("service_chaos", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["service_chaos"] = module
-    spec.loader.exec_module(module)
     configs = [{**CONFIG, "steps": 20, "seed": seed, "helpers": 1, "step_s": 0.03} for seed in range(12)]
-    chaos = module.Chaos(tmp_path, configs, n_kills=10, slots=3, runner=DIGGER, every_s=0.7, seconds=240)
+    chaos = Chaos(tmp_path, configs, n_kills=10, slots=3, runner=DIGGER, every_s=0.7, seconds=240)
     found = chaos.run()
     assert found["outcomes"] == {"succeeded": 12} and found["acknowledged"] == 12
     assert (found["run twice at a time"], found["processes left"], found["faults of events"]) == (0, 0, 0)

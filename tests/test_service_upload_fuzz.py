@@ -3,42 +3,29 @@ likes, each under the limits of time and memory."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from upload_files import good_files, mutated
+from upload_fuzz import Watch, look
 
 from panning.foundation.files import strict_json
 from panning.service.files import KINDS
 
-SCRIPT = Path(__file__).resolve().parent.parent / "docs" / "measure" / "upload_fuzz.py"
 
-
-@pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("upload_fuzz", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["upload_fuzz"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_hostile_uploads_are_refused_in_sentences_and_run_nothing(fuzz: ModuleType, tmp_path: Path) -> None:
-    path, watch, found = tmp_path / "upload", fuzz.Watch(), Counter[str]()
-    good = fuzz.good_files()
+def test_hostile_uploads_are_refused_in_sentences_and_run_nothing(tmp_path: Path) -> None:
+    path, watch, found = tmp_path / "upload", Watch(), Counter[str]()
+    good = good_files()
     assert {kind for kind, _ in good} == set(KINDS)
     for kind, data in good:
         path.write_bytes(data)
-        assert fuzz.look(path, kind, watch) == "good", kind
+        assert look(path, kind, watch) == "good", kind
     watch.seen.clear()
     for seed in range(250):
-        kind, data = fuzz.mutated(seed, good)
+        kind, data = mutated(seed, good)
         path.write_bytes(data)
-        found[fuzz.look(path, kind, watch)] += 1
+        found[look(path, kind, watch)] += 1
     assert set(found) == {"good", "refused"}, found
     assert found["refused"] > 150
     assert not watch.seen, "nothing was run, started, asked for or opened"
@@ -52,8 +39,8 @@ def test_a_header_is_in_utf_8(code: str) -> None:
     assert strict_json(b'{"a": "\xc3\xa9"}') == {"a": "\u00e9"}
 
 
-def test_the_watch_sees_what_is_run(fuzz: ModuleType, tmp_path: Path) -> None:
-    watch = fuzz.Watch()
+def test_the_watch_sees_what_is_run(tmp_path: Path) -> None:
+    watch = Watch()
     watch.is_on = True
     exec("1 + 1")
     open(tmp_path / "other", "w").close()  # noqa: SIM115

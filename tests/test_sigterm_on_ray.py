@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import select
 import signal
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from job_hook import write_hook
 from test_stopping import RECIPE, TASK, left_by
 
 from panning.compare.grid import GridConfig
@@ -32,16 +32,6 @@ def wrapped(module):
         signal.pause()
     module.execute = execute
 """
-
-
-def write_hook(folder: Path, wrapped: str) -> None:
-    """That of the scripts which measure a search."""
-    path = Path(__file__).resolve().parent.parent / "docs" / "measure" / "job_hook.py"
-    spec = importlib.util.spec_from_file_location("job_hook", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.write_hook(folder, wrapped)
 
 
 def processes_of(mark: str) -> list[int]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
+import training_speed as speed
 from test_layers import ROOT
 
 from panning.data import load_data
@@ -14,10 +13,6 @@ from panning.foundation.records import read_records
 from panning.training import Recipe
 
 SCRIPT = ROOT / "docs" / "measure" / "training_speed.py"
-spec = importlib.util.spec_from_file_location("training_speed", SCRIPT)
-assert spec is not None and spec.loader is not None
-speed = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(speed)
 
 
 def test_both_loops_are_timed_in_turns() -> None:
