@@ -16,10 +16,10 @@ from panning.masks.allocation import (
     allocate_by_layer,
     erk_counts,
     round_counts,
-    sorted_evenly,
     top_k,
     uniform_counts,
 )
+from panning.masks.equals import sorted_evenly
 from panning.masks.layout import Layout
 from panning.masks.selection import SAMPLE_STRIDE, kth_largest, spread_mask
 from panning.scoring.schedules import SCHEDULES, densities

@@ -21,8 +21,9 @@ from panning.cli import app
 from panning.foundation.errors import ConfigError, MaskError, ModelError, NonFiniteError, PanningError
 from panning.masks import passes
 from panning.masks.allocation import top_k
+from panning.masks.equals import even_shares
 from panning.masks.packed import PackedMasks
-from panning.masks.passes import Passes, even_shares, patterns, score_of
+from panning.masks.passes import Passes, patterns, score_of
 from panning.models.mapped import map_weights, without_memory
 from panning.pruners import PRUNERS
 from panning.streaming import is_streamed

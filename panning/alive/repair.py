@@ -22,7 +22,7 @@ from torch import Tensor
 
 from panning.alive.connectivity import Connectivity
 from panning.foundation.errors import DensityError
-from panning.masks.allocation import sorted_evenly
+from panning.masks.equals import sorted_evenly
 from panning.masks.layout import Layout
 from panning.masks.selection import n_true
 

@@ -3,27 +3,22 @@
 Scores are never compared with a threshold: dead weights all score exactly 0, so ties are normal at high sparsity, and
 ``score >= threshold`` would keep too many, ``>`` too few. Among equals every layer keeps the same share, scattered over the
 layer: a scale that starts at zero makes all scores behind it 0, and the order in which layers were registered must not
-decide between them. The order of equals is fixed (``even_order``): for nested budgets the masks are nested. Methods that
-move masks while a network trains draw lots instead.
+decide between them. The order of equals is fixed (``panning.masks.equals``), so that masks of nested budgets are nested. Methods
+that move masks while a network trains draw lots instead.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from panning.foundation.errors import DensityError, NonFiniteError
+from panning.masks.equals import first_evenly
 from panning.masks.layout import Layout
-from panning.masks.selection import Array, in_memory, kth_largest, n_true, spread_mask
-
-#: 2^32 over the golden ratio: its multiples modulo 2^32 cover the circle more evenly than those of any other number.
-GOLDEN, CIRCLE = 2_654_435_769, 2**32
-PlacesT = TypeVar("PlacesT", Tensor, Array)
+from panning.masks.selection import in_memory, kth_largest, n_true, spread_mask
 
 
 def top_k(
@@ -53,52 +48,11 @@ def top_k(
     if generator is not None:
         ties = ties[torch.randperm(len(ties), generator=generator).to(ties.device)]
     elif sizes is not None:
-        ties = ties[even_order(ties, sizes)]
+        mask[ties] = False
+        mask[first_evenly(ties, sizes, len(ties) - n_surplus)] = True
+        return mask
     mask[ties[len(ties) - n_surplus :]] = False
     return mask
-
-
-def sorted_evenly(scores: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Flat positions, the highest score first; equals in an order of which any first part is even over layers.
-
-    Args:
-        sizes: of the layers that lie one after the other in ``scores``.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    ranked = scores[order]
-    equal = functional.pad(ranked[1:] == ranked[:-1], (1, 1))  # each to the one before; the ends to none
-    tied = (equal[:-1] | equal[1:]).nonzero().squeeze(-1)
-    if len(tied) == 0:
-        return order
-    ties = order[tied]
-    order[tied] = ties[even_order(ties, sizes, (~equal[:-1]).cumsum(0)[tied])]
-    return order
-
-
-def even_order(positions: Tensor, sizes: Sequence[int], group: Tensor | None = None) -> Tensor:
-    """In which order equals are kept: indices into ``positions``, of which any first part is even over layers.
-
-    A layer's equals are scattered by the multiples of the golden ratio; the j-th of n of them stands at (j + 1/2) / n.
-
-    Args:
-        sizes: of the layers that lie one after the other.
-        group: of equals, for each position, ascending; None: all are equal.
-    """
-    group = torch.zeros_like(positions) if group is None else group
-    starts = torch.tensor([0, *sizes], device=positions.device).cumsum(0)
-    layer = torch.bucketize(positions, starts[1:], right=True)
-    cell = group * len(sizes) + layer
-    order = scatter(positions - starts[layer]).argsort(stable=True)
-    order = order[cell[order].argsort(stable=True)]
-    _, number, counts = cell[order].unique_consecutive(return_inverse=True, return_counts=True)
-    place = torch.arange(len(positions), device=positions.device) - (counts.cumsum(0) - counts)[number]
-    order = order[((place.double() + 0.5) / counts[number]).argsort(stable=True)]
-    return order[group[order].argsort(stable=True)]
-
-
-def scatter(place: PlacesT) -> PlacesT:
-    """A key for every place in a layer; sorting by it scatters neighbours."""
-    return place * GOLDEN % CIRCLE
 
 
 def allocate(

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from panning.masks.allocation import round_counts, sorted_evenly
+from panning.masks.allocation import round_counts
+from panning.masks.equals import sorted_evenly
 
 #: The divisor for a layer that is to keep nothing: its best weight then ranks below every weight within the budgets.
 NOTHING = 0.25

@@ -9,17 +9,15 @@ rule, one where a caller guesses right where the k-th highest lies. The mask is 
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from panning.foundation.errors import DensityError
-from panning.masks.allocation import scatter
+from panning.masks.equals import even_shares, scattered
 from panning.masks.packed import Bits, unpacked
 from panning.masks.selection import Array
 
@@ -242,30 +240,3 @@ class Passes:
         self.guess = None
         self.begin()
         return False
-
-
-def even_shares(counts: Sequence[int], n_kept: int) -> list[int]:
-    """How many of each layer's equals are kept: the j-th of n of them stands at (j + 1/2) / n, as in ``even_order``."""
-    total = sum(counts)
-    if n_kept == total:
-        return list(counts)
-    sure = max(0.0, (n_kept - len(counts)) / total)  # what stands before is kept, whatever the layer
-    shares = [max(0, math.ceil(sure * n - 0.5) - 1) for n in counts]
-    waiting = [
-        ((share + 0.5) / n, layer) for layer, (share, n) in enumerate(zip(shares, counts, strict=True)) if n > share
-    ]
-    heapq.heapify(waiting)
-    for _ in range(n_kept - sum(shares)):
-        _, layer = heapq.heappop(waiting)
-        shares[layer] += 1
-        if shares[layer] < counts[layer]:
-            heapq.heappush(waiting, ((shares[layer] + 0.5) / counts[layer], layer))
-    return shares
-
-
-def scattered(places: Array, n_kept: int) -> NDArray[np.int64]:
-    """Which of a layer's equals are kept: the first ``n_kept`` in the order of ``even_order``."""
-    if n_kept in (0, places.size):
-        return places[:n_kept]
-    keys = scatter(places)  # no two are equal in a layer of up to 2^32 weights
-    return places[np.argpartition(keys, n_kept - 1)[:n_kept]]
