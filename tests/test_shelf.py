@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,10 +25,8 @@ from panning.episode.policy_net import digest_of_policy, load_policy, parse_poli
 from panning.episode.shelf import MARGIN, Card, card_of, keep, located, shelf_folder, unseen
 from panning.foundation.config import dump_config, load_config, parse_config
 from panning.foundation.errors import ConfigError, PanningWarning, PolicyError, StoppedError
-from panning.foundation.packaged import packaged_configs
 from panning.foundation.stopping import stops_when
 from panning.pruners import PRUNERS
-from panning.pruners.shipped import SHIPPED, shipped_rows
 from panning.searches.kinds import PRUNE, named_config
 
 CONFIG: dict[str, Any] = {
@@ -42,8 +40,7 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's own, beside which nothing is shipped."""
-    monkeypatch.setattr("panning.episode.shelf.packaged_configs", lambda folder: {})
+    """The user's own."""
     folder = tmp_path / "shelf"
     monkeypatch.setenv("PANNING_POLICIES", str(folder))
     return folder
@@ -107,7 +104,7 @@ def test_damaged_ranges_of_a_checkpoint_are_refused(damaged: Any) -> None:
 
 
 def test_a_name_is_taken_wherever_a_path_is(agent: Path, tmp_path: Path, shelf: Path) -> None:
-    assert panning.policies() == {}
+    assert list(panning.policies()) == ["panning"]
     card = card_of(agent / "policy.safetensors")
     assert card is not None
     kept = keep(agent / "policy.safetensors", "mine", card)
@@ -123,17 +120,20 @@ def test_a_name_is_taken_wherever_a_path_is(agent: Path, tmp_path: Path, shelf: 
     config = tmp_path / "prune.yaml"
     config.write_text("task: {model: 'mlp:16', data: digits}\ndensity: 0.1\npolicy: mine\n")
     assert named_config(PRUNE, config).config.policy == str(kept.path)
+    (tmp_path / "mine").mkdir()  # a folder is none
+    assert located("mine", tmp_path) == kept.path
+    (tmp_path / "mine").rmdir()
     (tmp_path / "mine").write_bytes(b"no policy")  # a file of this name is meant first
     assert located("mine", tmp_path) == tmp_path / "mine"
 
 
 def test_names_that_are_not_there(agent: Path) -> None:
-    with pytest.raises(PolicyError, match=r"No policy file 'mine'.* makes one\.$"):
+    with pytest.raises(PolicyError, match=r"No policy file 'mine'.* makes one\. Policies by name: panning\.$"):
         load_policy("mine")
     keep(agent / "policy.safetensors", "mine", Card())
     with pytest.raises(PolicyError, match="Did you mean 'mine'"):
         load_policy("min")
-    with pytest.raises(PolicyError, match="Policies by name: mine"):
+    with pytest.raises(PolicyError, match="Policies by name: panning, mine"):
         load_policy("other")
     with pytest.raises(ConfigError, match="There is a policy 'mine' already"):
         keep(agent / "policy.safetensors", "mine", Card())
@@ -146,7 +146,7 @@ def test_names_that_are_not_there(agent: Path) -> None:
 def test_a_card_without_a_policy_is_none_and_a_broken_one_is_said(agent: Path, shelf: Path) -> None:
     keep(agent / "policy.safetensors", "mine", Card())
     (shelf / "alone.yaml").write_text("summary: no file\n")
-    assert list(panning.policies()) == ["mine"]
+    assert list(panning.policies()) == ["panning", "mine"]
     (shelf / "mine.yaml").write_text("kind: policy\nsummry: x\n")
     with pytest.raises(ConfigError, match="mine.yaml.*\n.*summry: unknown key. Did you mean 'summary'"):
         panning.policies()
@@ -162,7 +162,7 @@ def test_the_command_lists_shows_and_keeps(agent: Path, capsys: pytest.CaptureFi
         out, err = capsys.readouterr()
         return err if code else out
 
-    assert "No policy has a name: panning ships none yet" in said("list")
+    assert said("list").splitlines()[1].split()[:2] == ["panning", "shipped"]
     assert "mine.safetensors" in said("add", str(agent), "--name", "mine", "--summary", "For a small MLP.")
     assert "For a small MLP." in said("list")
     shown = said("show", "mine")
@@ -172,7 +172,7 @@ def test_the_command_lists_shows_and_keeps(agent: Path, capsys: pytest.CaptureFi
     found = json.loads(said("show", "mine", "--json"))
     assert found["trained"]["n_tasks"] == 1 and not found["shipped"]
     assert "Did you mean 'mine'" in said("show", "mien", code=2)
-    assert json.loads(said("list", "--json")).keys() == {"mine"}
+    assert json.loads(said("list", "--json")).keys() == {"panning", "mine"}
 
 
 # --- what was never seen ---
@@ -236,19 +236,34 @@ def test_a_little_outside_is_inside() -> None:
 # --- a policy that is shipped ---
 
 
-def test_two_files_ship_the_method(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (packaged_configs("policies") == {}) == ("panning" not in PRUNERS) == (SHIPPED == {})
-    for suffix in (".safetensors", ".yaml"):
-        shutil.copy(agent / f"policy{suffix}", tmp_path / f"panning{suffix}")
-    rows = shipped_rows({"policies/panning": tmp_path / "panning.yaml"})
-    assert shipped_rows({"policies/other": tmp_path / "other.yaml"}) == {}
-    monkeypatch.setitem(PRUNERS.data, "panning", rows["panning"])
+def test_the_policy_that_is_shipped_is_a_method() -> None:
+    shipped = panning.policies()["panning"]
+    assert shipped.shipped and shipped.card.summary and shipped.card.fails and shipped.card.trained is not None
     net, batch = net_and_batch()
     by_method = panning.prune(net, batch, density=0.2, method="panning")
-    by_policy = panning.prune(net, batch, density=0.2, policy=agent / "policy.safetensors")
+    by_policy = panning.prune(net, batch, density=0.2, policy="panning")
     assert torch.equal(by_method.flat, by_policy.flat) and by_method.manifest == by_policy.manifest
-    assert by_method.manifest["policy"] == digest_of_policy(load_policy(agent / "policy.safetensors"))
-    assert rows["panning"].needs_data
+    policy = load_policy(shipped.path)
+    assert policy.seen == shipped.card.seen
+    assert by_method.manifest["policy"] == digest_of_policy(policy)
+    assert PRUNERS["panning"].needs_data
+
+
+@pytest.mark.parametrize(
+    ("kept_inputs", "has_norms", "places", "quotas"),
+    [
+        (1, False, "synflow", "synflow"), (20, False, "synflow", "synflow"),
+        (1, True, "synflow", "erk"), (20, True, "by lot", "synflow"),
+    ],
+)  # fmt: skip
+def test_the_rule_that_is_shipped(kept_inputs: float, has_norms: bool, places: str, quotas: str) -> None:
+    """Without norms SynFlow; with norms its places in ERK's quotas where a unit keeps one input, else lots in its quotas."""
+    policy = load_policy("panning")
+    assert policy.observations == ("kept_fan_in", "normalised")
+    observation = np.array([math.log10(kept_inputs) / 3.0, has_norms], np.float32)
+    chosen = policy.spec.decode(policy(observation), 1.0, 0.1, policy.n_rounds)
+    assert chosen.quotas[quotas] > 0.8 and chosen.start == "none"
+    assert chosen.spread > 0.99 if places == "by lot" else chosen.weights[places] > 0.8 and chosen.spread < 0.01
 
 
 def test_a_policy_prunes_without_ray_and_stable_baselines(agent: Path, shelf: Path) -> None:

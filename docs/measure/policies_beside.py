@@ -34,7 +34,7 @@ from panning.envs.ending import Final, reference
 from panning.episode.levers import Levers
 from panning.episode.policies import Constant
 from panning.episode.policy_net import digest_of_policy, load_policy
-from panning.foundation.cache import REWARDS, Cache
+from panning.foundation.cache import REWARDS, Cache, cache_folder
 from panning.foundation.machine import environment_info
 from panning.foundation.records import RecordStore, RunRecord, content_key
 from panning.foundation.seeding import numpy_rng
@@ -194,7 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("--episodes", type=int, default=episodes, help="that each action or policy takes")
         command.add_argument("--seed", type=int, default=0, help="of the episodes, and of the sampler")
         command.add_argument("--out", type=Path, required=True, help="the records, JSON lines")
-        command.add_argument("--cache", type=Path, help="a folder of short trainings' results, shared with an agent")
+        command.add_argument(
+            "--cache",
+            type=Path,
+            default=cache_folder(),
+            help="short trainings' results, shared with agents; default: as theirs",
+        )
         command.add_argument("--data-root")
         if name == "search":
             command.add_argument("--sampler", choices=list(SAMPLERS), default="tpe")

@@ -26,20 +26,14 @@ def list_(as_json: options.AsJson = False) -> None:
 
     A name is taken wherever a policy file is: panning prune --policy NAME.
     """
-    from panning.episode.shelf import policies, shelf_folder
+    from panning.episode.shelf import policies
 
     found = policies()
     if as_json:
         output.print_json({name: _as_json(policy) for name, policy in found.items()})
         return
-    if found:
-        rows = [[name, "shipped" if one.shipped else "your own", one.card.summary] for name, one in found.items()]
-        output.print_table(["name", "from", "what it is"], rows)
-        return
-    output.say(
-        f"No policy has a name: panning ships none yet, and {shelf_folder()} holds none. panning train-agent makes one, "
-        "panning policies add RUN --name NAME keeps it there."
-    )
+    rows = [[name, "shipped" if one.shipped else "your own", one.card.summary] for name, one in found.items()]
+    output.print_table(["name", "from", "what it is"], rows)
 
 
 @app.command()

@@ -149,16 +149,17 @@ def located(given: str | Path, folder: Path | None = None) -> Path:
         folder: that a relative path is taken from.
     """
     path = Path(given) if folder is None else folder / given
-    if path.exists() or not NAME.fullmatch(str(given)):
+    is_there = path.exists() and not path.is_dir()  # a checkout has a folder `panning`, as the shipped policy is called
+    if is_there or not NAME.fullmatch(str(given)):
         return path
     return shelved.path if (shelved := policies().get(str(given))) is not None else path
 
 
 def named_instead(given: str | Path) -> str:
-    """For the message on a file that is not there: the names on the shelf; empty where there are none."""
-    if not (names := list(policies())) or Path(given).suffix == POLICY:
+    """For the message on a file that is not there: the names on the shelf; empty where a file was meant."""
+    if Path(given).suffix == POLICY:
         return ""
-    near = nearest(Path(given).name, names)
+    near = nearest(Path(given).name, names := list(policies()))
     return f" Did you mean '{near}'?" if near else f" Policies by name: {', '.join(names)}."
 
 

@@ -3,8 +3,8 @@
 Scores are never compared with a threshold: dead weights all score exactly 0, so ties are normal at high sparsity, and
 ``score >= threshold`` would keep too many, ``>`` too few. Among equals every layer keeps the same share, scattered over the
 layer: a scale that starts at zero makes all scores behind it 0, and the order in which layers were registered must not
-decide between them. The order of equals is fixed (``panning.masks.equals``), so that masks of nested budgets are nested. Methods
-that move masks while a network trains draw lots instead.
+decide between them. The order of equals is fixed (``panning.masks.equals``), so that masks of nested budgets are nested.
+Methods that move masks while a network trains draw lots instead.
 """
 
 from __future__ import annotations

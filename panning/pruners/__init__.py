@@ -66,7 +66,7 @@ _AT_200 = Scoring(temperature=RELEASE_TEMPERATURE)
 _ONE_BATCH = Scoring(same_batch=True)
 
 _OWN: dict[str, PrunerRow] = {
-    **SHIPPED,
+    "panning": SHIPPED,
     "random": PrunerRow(RandomQuotas("uniform"), "random (uniform)", "control"),
     "uniform_plus": PrunerRow(
         RandomQuotas("uniform_plus"), "random (uniform+)", "Gale et al. 2019, arXiv 1902.09574"

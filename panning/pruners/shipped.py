@@ -1,12 +1,10 @@
-"""The method ``panning``: the policy that the package ships under this name, once it ships one.
+"""The method ``panning``: the trained policy that the package ships under this name.
 
-Two files in ``panning.configs/policies`` ship it: ``panning.safetensors`` and its card ``panning.yaml``. Without them the
-table of methods has no such row.
+Two files in ``panning.configs/policies`` ship it: ``panning.safetensors``, and its card, ``panning.yaml``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +18,8 @@ from panning.scoring.problem import Problem
 if TYPE_CHECKING:
     from panning.episode.agent_pruner import AgentPruner
 
-#: The method's name, which is that of its files.
-METHOD = "panning"
-POLICIES = "policies"
+#: The method's name, which is that of its files, and their folder.
+METHOD, POLICIES = "panning", "policies"
 
 
 @dataclass(frozen=True)
@@ -49,17 +46,7 @@ class ShippedPolicy:
         return self.agent(problem, density, rounds)
 
 
-def shipped_rows(cards: Mapping[str, Path]) -> dict[str, PrunerRow]:
-    """The row of the shipped policy; none where there is no such card.
-
-    Args:
-        cards: of the policies that the package ships, as ``packaged_configs`` finds them.
-    """
-    if (card := cards.get(f"{POLICIES}/{METHOD}")) is None:
-        return {}
-    return {
-        METHOD: PrunerRow(ShippedPolicy(card.with_suffix(".safetensors")), "panning", "the policy that panning ships")
-    }
-
-
-SHIPPED = shipped_rows(packaged_configs(POLICIES))
+SHIPPED = PrunerRow(
+    ShippedPolicy(packaged_configs(POLICIES)[f"{POLICIES}/{METHOD}"].with_suffix(".safetensors")),
+    "panning", "the policy that panning ships",
+)  # fmt: skip
