@@ -214,7 +214,7 @@ def _at_once(
 
     result, met = (prune_to(density), {}) if target is None else meet(problem, target, prune_to)
     plugins = plugins_of(method, said["form"])
-    return described(problem, result, all_alive=all_alive, plugins=plugins, **_told(method), **met, **said)
+    return described(problem, result, all_alive=all_alive, plugins=plugins, **_told(method, rounds), **met, **said)
 
 
 def _warned(made: Described) -> Masks:
@@ -250,11 +250,11 @@ def _streams(
     return True
 
 
-def _told(method: str | Pruner | None) -> dict[str, Any]:
+def _told(method: str | Pruner | None, rounds: Rounds) -> dict[str, Any]:
     """The entries of a manifest that name the method, and of a policy its file and its rounds."""
     agent = method if isinstance(method, AgentPruner) else shipped_agent(method)
     if agent is not None:
-        return {"method": "panning", "policy": digest_of_policy(agent.net), "rounds": agent.n_rounds}
+        return {"method": "panning", "policy": digest_of_policy(agent.net), "rounds": agent.rounds_of(rounds)}
     return {"method": name_of(method)}
 
 

@@ -266,6 +266,20 @@ def test_the_rule_that_is_shipped(kept_inputs: float, has_norms: bool, places: s
     assert chosen.spread > 0.99 if places == "by lot" else chosen.weights[places] > 0.8 and chosen.spread < 0.01
 
 
+def test_the_method_heeds_what_a_method_is_asked() -> None:
+    net, batch = net_and_batch()
+
+    def prune(**given: Any) -> panning.Masks:
+        return panning.prune(net, batch, density=0.2, method="panning", **given)
+
+    plain, once = prune(), prune(n_rounds=1)
+    assert (plain.manifest["rounds"], once.manifest["rounds"]) == (4, 1) and not torch.equal(plain.flat, once.flat)
+    inverted = prune(control="invert")
+    assert plain.overlap(inverted) < 0.2  # the worst of SynFlow's scores, in SynFlow's quotas
+    with pytest.raises(PolicyError, match="leave the schedule out"):
+        prune(schedule="linear")
+
+
 def test_a_policy_prunes_without_ray_and_stable_baselines(agent: Path, shelf: Path) -> None:
     keep(agent / "policy.safetensors", "mine", Card())
     code = (

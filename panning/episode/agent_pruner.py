@@ -9,6 +9,7 @@ from typing import Any
 from panning.episode.episode import run_policy
 from panning.episode.policy_net import PolicyNet, load_policy
 from panning.episode.sb3_policy import policy_of_agent
+from panning.foundation.errors import PolicyError
 from panning.pruners.rounds import METHODS_OWN, PruneResult, Rounds
 from panning.scoring.problem import Problem
 
@@ -40,4 +41,11 @@ class AgentPruner:
 
     def __call__(self, problem: Problem, density: float, rounds: Rounds = METHODS_OWN) -> PruneResult:
         problem.source("A policy")  # before any work
-        return run_policy(problem, density, self.net, self.net.spec, self.net.n_rounds, listen=rounds.listen)[0]
+        if rounds.schedule is not None:
+            raise PolicyError("A policy says itself how much each of its rounds cuts: leave the schedule out.")
+        net, n_rounds = self.net, self.rounds_of(rounds)
+        return run_policy(problem, density, net, net.spec, n_rounds, inverted=rounds.inverted, listen=rounds.listen)[0]
+
+    def rounds_of(self, rounds: Rounds) -> int:
+        """How many rounds it takes at a caller's wishes."""
+        return self.n_rounds if rounds.n_rounds is None else rounds.n_rounds

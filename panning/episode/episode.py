@@ -136,12 +136,16 @@ def run_policy(
     spec: ActionSpec,
     n_rounds: int,
     *,
+    inverted: bool = False,
     listen: Listener = silent,
 ) -> tuple[PruneResult, list[Action]]:
     """Prune with a policy; also returns the actions taken, which replay the episode on another seed.
 
     A dead network is pruned on to the target all the same, so that the result has the number of weights asked for
     (``all_alive`` can still mend it).
+
+    Args:
+        inverted: keep the lowest scores instead of the highest, the control of score inversion.
     """
     state = initial(problem, target_density, n_rounds)
     policy.reset()
@@ -153,7 +157,7 @@ def run_policy(
         unseen |= policy.unseen(observation)
         action = policy(observation)
         actions.append(action)
-        chosen = decode(spec, action, state)
+        chosen = replace(decode(spec, action, state), inverted=inverted)
         state = transition(state, chosen, listen)
         history.append(
             {
